@@ -1,0 +1,82 @@
+"""The arrays of a shard and how they nest: the schema that both storage backends and the reader follow.
+
+Ragged data is flat arrays plus counts. Every array belongs to a level; a level's counts, stored on its parent,
+say how many of its elements each parent element owns:
+
+    example ── token      token_counts      tokens
+            ├─ document   document_counts   document_lengths (tokens; sum to the example's tokens)
+            └─ position   position_counts   positions, labels, label_logits, the record's per-position arrays
+                 └─ entry entry_counts      ids, logits
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kdcache.targets.spec import RecordSpec
+
+__all__ = ["COUNTS", "PARENT", "Field", "Level", "class_dtype", "levels_of", "record_fields"]
+
+Level = Literal["example", "token", "document", "position", "entry"]
+
+PARENT: dict[Level, Level] = {
+    "token": "example",
+    "document": "example",
+    "position": "example",
+    "entry": "position",
+}
+COUNTS: dict[Level, str] = {
+    "token": "token_counts",
+    "document": "document_counts",
+    "position": "position_counts",
+    "entry": "entry_counts",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array of a shard: shape (elements of `level`, *shape)."""
+
+    name: str
+    level: Level
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+
+def levels_of(fields: Sequence[Field]) -> list[Level]:
+    """The levels below example that these fields use, parents before children."""
+    used = {field.level for field in fields}
+    if "entry" in used:
+        used.add("position")
+    return [level for level in PARENT if level in used]
+
+
+def class_dtype(num_classes: int) -> str:
+    """Smallest unsigned dtype that holds every class id below num_classes."""
+    return "uint16" if num_classes <= 1 << 16 else "uint32"
+
+
+def record_fields(spec: RecordSpec, num_classes: int) -> list[Field]:
+    """The arrays of one record, in the order they are stored."""
+    fields = [Field("maximum", "position", "float32")]
+    if spec.dense:
+        return [*fields, Field("logits", "position", spec.logit_dtype, (num_classes,))]
+    count = len(spec.curve.temperatures)
+    if spec.logit_dtype == "uint8":
+        fields.append(Field("span", "position", "float32"))
+    return [
+        *fields,
+        Field("num_certain", "position", "uint16"),
+        Field("tail_log_partition", "position", "float32", (count,)),
+        Field("tail_mean", "position", "float32", (count,)),
+        Field("ids", "entry", class_dtype(num_classes)),
+        Field("logits", "entry", spec.logit_dtype),
+    ]
+
+
+def empty_arrays(fields: Sequence[Field]) -> dict[str, np.ndarray]:
+    """A shard of no examples: every array and every counts array with length 0."""
+    arrays = {f.name: np.zeros((0, *f.shape), f.dtype) for f in fields}
+    return arrays | {COUNTS[level]: np.zeros(0, np.uint32) for level in levels_of(fields)}

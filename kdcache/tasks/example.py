@@ -1,0 +1,20 @@
+"""Example: one model input with its supervised places, as a task makes it and a cache keeps it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Example"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """tokens: int64 [L]. positions: int64 [P], ascending indices into tokens. labels: int64 [P].
+
+    documents: int64, token counts of the documents packed into the example, in order; they sum to L.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    documents: np.ndarray
