@@ -84,6 +84,7 @@ class TeacherConfig(Config):
 
     placement: "replicate", a whole copy on each rank's device, or "device_map", layers spread over
         gpus_per_replica devices; ranks of one node own disjoint groups.
+    attention_implementation: null leaves the choice to transformers.
     """
 
     path: str
@@ -91,7 +92,7 @@ class TeacherConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     placement: Literal["replicate", "device_map"] = "replicate"
     gpus_per_replica: PositiveInt = 1
-    attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     trust_remote_code: bool = False
 
 
@@ -142,7 +143,7 @@ class StudentConfig(Config):
     path: str | None = None
     config: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 
@@ -224,13 +225,14 @@ class EvalConfig(Config):
 class TrainConfig(Config):
     """A `kdcache train` run. One of steps and epochs says how long.
 
+    deepspeed: path of a DeepSpeed JSON file, or its settings here; what the other keys say is not repeated in it.
     loss_chunk: positions whose logits exist at one time in the fused LM head and loss.
     """
 
     cache: str
     output: str
     student: StudentConfig
-    deepspeed: str | dict[str, Any] = "configs/deepspeed/zero1.json"
+    deepspeed: str | dict[str, Any] = {"zero_optimization": {"stage": 1}}
     terms: tuple[TermConfig, ...] = (TermConfig(name="divergence"),)
     global_batch: PositiveInt = 64
     micro_batch: PositiveInt = 8

@@ -1,1 +1,10 @@
-"""TODO docstring"""
+"""Dump: run the teacher over the corpus once and commit one shard per work unit.
+
+ranks       which process this is, under any launcher
+pins        what a dump fixes before it starts: the header of the cache
+teacher     load the teacher, logits in blocks of positions
+background  write shards while the teacher works on
+run         the loop over units: skip what is committed, make the rest, finalize
+
+Only this package loads a teacher.
+"""

@@ -1,1 +1,19 @@
-"""TODO docstring"""
+"""Cache -> student: the DeepSpeed engine around a transformers model, and nothing of the teacher.
+
+launch       run_train: one process, ranks of a launcher, or starting the launcher; one error line whoever fails
+distributed  World: which rank this is, the few collectives of a run, who speaks when ranks fail
+run          the story of a run: cache, student, engine, resume, steps, evaluation, export
+student      the model from a config or a folder, and the checks that it fits the cache
+model        StudentWithLoss: body, head and loss in one forward, so that the loss is computed inside the engine
+collate      a Batch of a cache -> tensors
+engine       DeepSpeed's settings and initialize
+schedule     pure: the learning rate of a step
+loop         the steps
+checkpoint   save, resume, change of world size
+settings     which settings a resumed run may not change
+evaluate     held-out figures, with or without DeepSpeed
+export       the plain Hugging Face folder and its model card
+cut          a smaller model from a model's layers
+
+Only this package imports deepspeed, inside functions.
+"""

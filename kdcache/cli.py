@@ -1,0 +1,166 @@
+"""The command line: reads arguments and configs, calls the rooms, prints one line for every error.
+
+Exit status: 0 done, 1 the work failed, 2 the command or its config was wrong. Imports happen inside the commands,
+so that `kdcache inspect` and `--help` start in under a second.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcache.errors import KdcacheError
+
+__all__ = ["main"]
+
+OVERRIDE_HELP = "Replace a setting of the config, e.g. -o output=runs/cache -o task.sequence_length=512. Repeatable."
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="kdcache")
+def cli() -> None:
+    """Run a teacher once over a corpus, keep its logits, and train many students from them.
+
+    \b
+    kdcache dump-logits configs/dump.yaml     teacher + corpus -> cache
+    kdcache verify runs/cache                 is every byte what it should be?
+    kdcache train configs/train.yaml          cache -> student; the teacher is not needed any more
+    kdcache eval runs/student/student --cache runs/held-out
+    """
+
+
+@cli.command("dump-logits")
+@click.argument("config", type=click.Path())
+@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
+@click.option("--rank", type=click.IntRange(min=0), help="This process's number, where no launcher sets RANK.")
+@click.option("--world-size", type=click.IntRange(min=1), help="How many processes share the work.")
+def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world_size: int | None) -> None:
+    """Run the teacher of CONFIG over its corpus and write its logits to a cache.
+
+    Interrupt it at any time and run it again: finished shards are kept, and the number of ranks may change.
+    Ranks do not talk to each other, so they may be started by any launcher or by hand:
+
+    \b
+    kdcache dump-logits configs/dump.yaml
+    deepspeed --num_gpus 8 --no_local_rank --module kdcache dump-logits configs/dump.yaml
+    torchrun --nproc-per-node 8 -m kdcache dump-logits configs/dump.yaml
+    srun kdcache dump-logits configs/dump.yaml
+    kdcache dump-logits configs/dump.yaml --rank 3 --world-size 16
+    """
+    from kdcache.config import DumpConfig, load_config
+    from kdcache.dump.ranks import find_rank
+    from kdcache.dump.run import run_dump
+
+    run_dump(load_config(DumpConfig, config, overrides), find_rank(rank, world_size))
+
+
+@cli.command()
+@click.argument("config", type=click.Path())
+@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
+@click.option("--nproc", type=click.IntRange(min=1), help="Start the deepspeed launcher with so many local ranks.")
+def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
+    """Train the student of CONFIG from a cache, with DeepSpeed.
+
+    Run the same command again to go on from the last checkpoint; the number of ranks may change.
+
+    \b
+    kdcache train configs/train.yaml --nproc 8
+    deepspeed --hostfile hosts --no_local_rank --module kdcache train configs/train.yaml
+    """
+    from kdcache.config import TrainConfig, load_config
+    from kdcache.train.launch import run_train
+
+    settings = load_config(TrainConfig, config, overrides)
+    sys.exit(run_train(settings, nproc=nproc, config_path=config, overrides=list(overrides)))
+
+
+@cli.command("eval")
+@click.argument("students", nargs=-1, required=True, type=click.Path())
+@click.option("--cache", required=True, help="A held-out cache: its text, and the teacher's logits to compare with.")
+@click.option("--untrained", is_flag=True, help="Add a row for the first student with fresh random weights.")
+@click.option("--batch-examples", default=8, show_default=True, type=click.IntRange(min=1))
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def evaluate(students: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Compare STUDENTS (model folders) with the teacher on a held-out cache, in one table.
+
+    Held-out loss, perplexity, KL to the teacher, top-1 agreement; the teacher's own figures come from the cache.
+    """
+    from kdcache.report.evaluate import evaluate_students, render
+
+    rows = evaluate_students(students, **options)
+    click.echo(json.dumps(rows, indent=1) if as_json else render(rows))
+
+
+@cli.command()
+@click.argument("cache", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def inspect(cache: str, as_json: bool) -> None:
+    """Say what is in CACHE: task, teacher, corpus, record, shards, bytes a position."""
+    from kdcache.report.inspect import describe, render
+
+    facts = describe(cache)
+    click.echo(json.dumps(facts, indent=1) if as_json else render(facts))
+
+
+@cli.command()
+@click.argument("cache", type=click.Path())
+def verify(cache: str) -> None:
+    """Check every byte of CACHE: manifest, counts, sizes and sha256 of each shard.
+
+    Exit status 1, and the names of the damaged shards, if anything is wrong.
+    """
+    from kdcache.report.verify import verify_cache
+
+    verify_cache(cache)
+
+
+@cli.command()
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.option("--to", "backend", required=True, type=click.Choice(["zarr", "arrow"]), help="Backend of TARGET.")
+def convert(source: str, target: str, backend: str) -> None:
+    """Write cache SOURCE as cache TARGET with another storage backend, shard by shard."""
+    from kdcache.report.convert import convert_cache
+
+    convert_cache(source, target, backend)
+
+
+@cli.command()
+@click.argument("teacher", type=click.Path())
+@click.option("--layers", required=True, metavar="0,4,8,…", help="Layers to keep, counted from 0.")
+@click.option("--out", required=True, type=click.Path(), help="Folder of the new model.")
+def cut(teacher: str, layers: str, out: str) -> None:
+    """Make a student from some of TEACHER's layers: embeddings, chosen layers, final norm and head.
+
+    \b
+    kdcache cut models/SmolLM2-135M --layers 0,5,10,15,20,29 --out models/cut-6
+    """
+    from kdcache.train.cut import cut as cut_layers
+
+    try:
+        numbers = [int(part) for part in layers.split(",")]
+    except ValueError:
+        raise click.UsageError(f"got --layers {layers}, expected numbers such as 0,4,8") from None
+    folder = cut_layers(teacher, numbers, Path(out))
+    click.echo(f"wrote {folder}")
+
+
+def main() -> None:
+    """Entry point of the console script: one line for an error that kdcache raised on purpose."""
+    try:
+        cli.main(standalone_mode=False)
+    except KdcacheError as error:
+        print(f"kdcache: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except click.exceptions.Abort:
+        print("kdcache: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)

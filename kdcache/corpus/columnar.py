@@ -1,0 +1,160 @@
+"""Row ranges of Parquet files and of Arrow IPC files and streams.
+
+Whole row groups or record batches that hold the range are read, of Parquet only the wanted column. A stream of
+record batches has no footer: its schema and the batches' own bytes are put together to a short stream. With
+dictionary-encoded columns a stream is read from its start, since a batch needs the dictionaries before it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdcache.corpus.files import CorpusFile, changed, explained
+from kdcache.corpus.index import FileIndex
+from kdcache.corpus.lines import chunks
+from kdcache.errors import CorpusError
+
+__all__ = ["index_arrow", "index_parquet", "read_arrow", "read_parquet"]
+
+MAGIC = b"ARROW1\0\0"
+BATCH_ROWS = 1024
+
+
+def index_parquet(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
+    from pyarrow import parquet
+
+    digest = hashlib.sha256()
+    for chunk in chunks(file, advance):
+        digest.update(chunk)
+    with _valid(file, "Parquet"), file.open() as stream:
+        metadata = parquet.read_metadata(stream)
+        fields = tuple(metadata.schema.to_arrow_schema().names)
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    column_bytes = dict.fromkeys(fields, 0)
+    for group in groups:
+        for leaf in range(group.num_columns):
+            column = group.column(leaf)
+            name = next((name for name in fields if f"{column.path_in_schema}.".startswith(f"{name}.")), fields[0])
+            column_bytes[name] += column.total_uncompressed_size
+    return FileIndex(
+        digest.hexdigest(),
+        metadata.num_rows,
+        np.cumsum([0, *(group.num_rows for group in groups)])[:-1],
+        fields=fields,
+        column_bytes=column_bytes,
+    )
+
+
+def read_parquet(file: CorpusFile, index: FileIndex, field: str, first: int, stop: int) -> pa.Table:
+    from pyarrow import dataset
+
+    file.check_size()
+    group, last = _holders(index.marks, first, stop)
+    with _valid(file, "Parquet"):
+        fragment = dataset.ParquetFileFormat().make_fragment(
+            file.path, filesystem=_arrow_file_system(file), row_groups=range(group, last + 1)
+        )
+        scanner = fragment.scanner(columns=[field], batch_size=BATCH_ROWS, batch_readahead=2, use_threads=False)
+        return _slice(scanner.to_batches(), scanner.projected_schema, int(index.marks[group]), first, stop, file)
+
+
+def index_arrow(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
+    """An Arrow file is a stream between a magic word and a footer, so both are read as streams."""
+    with explained(file.name), file.open() as stream:
+        is_file = stream.read(len(MAGIC)) == MAGIC
+        stream.seek(0)
+        hashed = _Hashed(stream, advance)
+        hashed.read(len(MAGIC) if is_file else 0)
+        with _valid(file, "Arrow"):
+            reader = pa.ipc.open_stream(hashed)
+            rows, ends = [0], [hashed.offset]
+            for batch in reader:
+                rows.append(batch.num_rows)
+                ends.append(hashed.offset)
+        while hashed.read(1 << 20):
+            pass
+    if hashed.offset != file.size:
+        raise changed(file.name, f"it had {file.size} bytes when it was found, {hashed.offset} when it was read")
+    marks = np.concatenate([np.cumsum(rows)[:-1], ends])
+    return FileIndex(hashed.digest.hexdigest(), sum(rows), marks, fields=tuple(reader.schema.names))
+
+
+def read_arrow(file: CorpusFile, index: FileIndex, field: str, first: int, stop: int) -> pa.Table:
+    count = len(index.marks) // 2
+    starts, ends = index.marks[:count], index.marks[count:].tolist()
+    batch, last = _holders(starts, first, stop)
+    header = file.read(0, ends[0]).removeprefix(MAGIC)
+    with _valid(file, "Arrow"):
+        schema = pa.ipc.open_stream(pa.BufferReader(header)).schema
+        if any(_has_dictionary(column.type) for column in schema):
+            batch = 0
+        data = header + file.read(ends[batch], ends[last + 1])
+        batches = (found.select([field]) for found in pa.ipc.open_stream(pa.BufferReader(data)))
+        return _slice(batches, pa.schema([schema.field(field)]), int(starts[batch]), first, stop, file)
+
+
+class _Hashed:
+    """A file that is hashed as it is read."""
+
+    closed = False
+
+    def __init__(self, stream: Any, advance: Callable[[int], None]) -> None:
+        self.digest = hashlib.sha256()
+        self.offset = 0
+        self._stream = stream
+        self._advance = advance
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._stream.read(size)
+        self.digest.update(data)
+        self.offset += len(data)
+        self._advance(len(data))
+        return data
+
+
+@contextmanager
+def _valid(file: CorpusFile, format: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        words = " ".join(str(error).split())
+        raise CorpusError(f"{file.name} is not {format}: {words}; set corpus.format or mend the file") from error
+
+
+def _holders(starts: np.ndarray, first: int, stop: int) -> tuple[int, int]:
+    """The first and the last group of rows with a row of first … stop − 1 in it; empty groups hold none."""
+    group, last = np.searchsorted(starts, [first, stop - 1], side="right") - 1
+    return int(group), int(last)
+
+
+def _slice(batches: Any, schema: pa.Schema, row: int, first: int, stop: int, file: CorpusFile) -> pa.Table:
+    """Rows first … stop − 1 of batches that begin at `row`; dictionary-encoded values become plain."""
+    kept = []
+    for batch in batches:
+        begin, end = max(first - row, 0), min(stop - row, batch.num_rows)
+        if begin < end:
+            kept.append(batch.slice(begin, end - begin))
+        row += batch.num_rows
+        if row >= stop:
+            break
+    table = pa.Table.from_batches(kept, schema)
+    if len(table) != stop - first:
+        raise changed(file.name, f"rows {first} to {stop - 1} are not there")
+    (column,) = table.columns
+    if pa.types.is_dictionary(column.type):
+        return pa.table({schema.names[0]: column.cast(column.type.value_type)})
+    return table
+
+
+def _has_dictionary(type: pa.DataType) -> bool:
+    return pa.types.is_dictionary(type) or any(_has_dictionary(type.field(i).type) for i in range(type.num_fields))
+
+
+def _arrow_file_system(file: CorpusFile) -> Any:
+    from pyarrow import fs
+
+    return fs.LocalFileSystem() if file.local else fs.PyFileSystem(fs.FSSpecHandler(file.fs))

@@ -1,0 +1,192 @@
+"""open_corpus: files of text as rows, cut into work units that depend on the corpus alone.
+
+The rows of all files, in sorted order of their names, make one line; unit i is rows i·unit_rows … of it, so a unit may
+end in the next file. Opening reads every file once (index and sha256, about 0.6 GB/s a core) unless `index_folder`
+knows it; ranks that open the same corpus at once take the files in different orders and share what they find there.
+"""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from kdcache.config import CorpusConfig
+from kdcache.corpus.columnar import index_arrow, index_parquet, read_arrow, read_parquet
+from kdcache.corpus.files import CorpusFile, find_files
+from kdcache.corpus.index import FileIndex, IndexFolder
+from kdcache.corpus.lines import index_lines, line_of, read_rows
+from kdcache.corpus.parse import missing_field, parse_csv, parse_jsonl, parse_text
+from kdcache.errors import CorpusError
+
+__all__ = ["Corpus", "open_corpus"]
+
+UNIT_BYTES = 2 << 20
+UNITS = 64
+PAGE_BYTES = 256 << 20
+
+Progress = Callable[[int, int], None]
+
+
+def open_corpus(config: CorpusConfig, index_folder: Path | None = None, progress: Progress | None = None) -> "Corpus":
+    """Find and index the files. progress is called with (bytes read, bytes to read) while files are read.
+
+    Raises CorpusError for a path that means no file, a file of another format, a column that is missing, no row.
+    """
+    files = find_files(config.paths, config.format)
+    indices = _index(files, config.format, index_folder, progress)
+    corpus = Corpus(config, files, indices)
+    for file, index in zip(files, indices, strict=True):
+        if index.fields is not None and corpus.field not in index.fields:
+            raise missing_field(file.name, corpus.field, index.fields, corpus.setting)
+    if not corpus.num_rows:
+        names = files[0].name if len(files) == 1 else f"{len(files)} files such as {files[0].name}"
+        raise CorpusError(f"the corpus has no row in {names}, expected at least one")
+    return corpus
+
+
+class Corpus:
+    """An opened corpus. Reading is safe from several threads."""
+
+    def __init__(self, config: CorpusConfig, files: Sequence[CorpusFile], indices: Sequence[FileIndex]) -> None:
+        self.field = config.text_field if config.messages_field is None else config.messages_field
+        self.setting = "text_field" if config.messages_field is None else "messages_field"
+        self._format = config.format
+        self._files = files
+        self._indices = indices
+        self._ends = np.cumsum([index.rows for index in indices])
+        self.num_rows = int(self._ends[-1])
+        text_bytes = sum(self._text_bytes(file, index) for file, index in zip(files, indices, strict=True))
+        self.unit_rows = _unit_rows(self.num_rows, text_bytes) if config.unit_rows == "auto" else config.unit_rows
+        self.num_units = -(-self.num_rows // self.unit_rows)
+
+    def _text_bytes(self, file: CorpusFile, index: FileIndex) -> int:
+        return file.size if index.column_bytes is None else index.column_bytes.get(self.field, 0)
+
+    @property
+    def pin(self) -> dict[str, int | str]:
+        """What a manifest says of the corpus: sha256 of every file's name, size and content, and totals."""
+        digest = hashlib.sha256()
+        for file, index in zip(self._files, self._indices, strict=True):
+            digest.update(json.dumps([file.name, file.size, index.sha256]).encode() + b"\n")
+        return {
+            "sha256": digest.hexdigest(),
+            "files": len(self._files),
+            "rows": self.num_rows,
+            "bytes": sum(file.size for file in self._files),
+        }
+
+    def unit(self, unit: int) -> pa.Table:
+        """The unit's rows: one column, text or messages (of JSONL as JSON text)."""
+        pieces = [self._read(*piece) for piece in self._pieces(unit)]
+        try:
+            return pa.concat_tables(pieces, promote_options="permissive")
+        except pa.ArrowException as error:
+            words = " ".join(str(error).split())
+            raise CorpusError(f"{self.field} has different types in the files of unit {unit}: {words}") from error
+
+    def unit_sha256(self, unit: int) -> str:
+        """Digest of the unit's source: of its bytes where rows are bytes, of (file digest, row range) otherwise."""
+        digest = hashlib.sha256()
+        for number, first, stop in self._pieces(unit):
+            file, index = self._files[number], self._indices[number]
+            if self._format in ("parquet", "arrow"):
+                digest.update(json.dumps([index.sha256, first, stop]).encode())
+            else:
+                digest.update(read_rows(file, index, self._format, first, stop)[0])
+        return digest.hexdigest()
+
+    def where(self, unit: int, row: int) -> str:
+        """ "file.jsonl:123" for a row of a unit, for messages."""
+        rows = unit * self.unit_rows + row
+        number = int(np.searchsorted(self._ends, rows, side="right"))
+        return self._place(number, rows - self._first_row(number))
+
+    def _first_row(self, number: int) -> int:
+        return int(self._ends[number]) - self._indices[number].rows
+
+    def _place(self, number: int, row: int) -> str:
+        file, index = self._files[number], self._indices[number]
+        if self._format in ("parquet", "arrow"):
+            return f"{file.name} row {row + 1}"
+        if index.line_is_row:
+            return f"{file.name}:{row + 1 + (index.header[1] > 0)}"
+        head = row // index.stride * index.stride
+        _, starts = read_rows(file, index, self._format, head, row + 1)
+        return f"{file.name}:{line_of(file, int(index.marks[row // index.stride] + starts[-1]))}"
+
+    def _pieces(self, unit: int) -> list[tuple[int, int, int]]:
+        """(file number, first row, stop row) of each file the unit has rows of."""
+        begin, end = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.num_rows)
+        number = int(np.searchsorted(self._ends, begin, side="right"))
+        pieces = []
+        while begin < end:
+            stop = min(end, int(self._ends[number]))
+            if begin < stop:
+                first = self._first_row(number)
+                pieces.append((number, begin - first, stop - first))
+            begin, number = stop, number + 1
+        return pieces
+
+    def _read(self, number: int, first: int, stop: int) -> pa.Table:
+        file, index = self._files[number], self._indices[number]
+        if self._format == "parquet":
+            return read_parquet(file, index, self.field, first, stop)
+        if self._format == "arrow":
+            return read_arrow(file, index, self.field, first, stop)
+        data, starts = read_rows(file, index, self._format, first, stop)
+
+        def where(row: int) -> str:
+            return self._place(number, first + row)
+
+        if self._format == "jsonl":
+            return parse_jsonl(data, starts, self.field, self.setting == "messages_field", where)
+        if self._format == "csv":
+            return parse_csv(data, starts, index.fields or (), self.field, where)
+        return parse_text(data, starts, where)
+
+
+def _unit_rows(rows: int, size: int) -> int:
+    """2 MiB of corpus a unit, fewer where that would leave fewer than 64 units, at least a row."""
+    return max(1, min(UNIT_BYTES * rows // max(size, 1), rows // UNITS))
+
+
+def _index(files: Sequence[CorpusFile], format: str, folder: Path | None, progress: Progress | None) -> list[FileIndex]:
+    """Every file's index: from the folder, from another rank that wrote it meanwhile, or made here."""
+    known = IndexFolder(folder, format)
+    unknown = [file for file in files if file not in known]
+    total = sum(file.size for file in unknown)
+    done = fresh = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    if folder is not None and total > PAGE_BYTES:
+        random.Random(os.urandom(8)).shuffle(unknown)
+    for file in unknown:
+        if file in known:
+            advance(file.size)
+            continue
+        known.put(file, _index_file(file, format, advance))
+        fresh += file.size
+        if fresh >= PAGE_BYTES:
+            known.flush()
+            known.refresh()
+            fresh = 0
+    known.flush()
+    return [known[file] for file in files]
+
+
+def _index_file(file: CorpusFile, format: str, advance: Callable[[int], None]) -> FileIndex:
+    if format == "parquet":
+        return index_parquet(file, advance)
+    if format == "arrow":
+        return index_arrow(file, advance)
+    return index_lines(file, format, advance)

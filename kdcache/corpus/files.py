@@ -1,0 +1,150 @@
+"""Paths, globs, folders and fsspec URLs -> the files of a corpus, sorted by name.
+
+A folder gives every file below it that has a suffix of the format; names that begin with "." or "_" are left out,
+as pyarrow.dataset does. A glob gives every file that it matches. A file that is named twice counts once.
+"""
+
+import itertools
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kdcache.errors import CorpusError
+
+__all__ = ["CorpusFile", "find_files"]
+
+SUFFIXES = {
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".arrows", ".feather", ".ipc"),
+    "csv": (".csv",),
+    "text": (".txt", ".text", ".md", ".rst"),
+}
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file. name: relative to the folder that all files of the corpus share, with "/"; key: changes when the file
+    does, as far as its file system can tell without reading it (fsspec's ukey)."""
+
+    fs: Any
+    path: str
+    url: str
+    name: str
+    size: int
+    key: str
+
+    def open(self) -> Any:
+        return self.fs.open(self.path, "rb")
+
+    @property
+    def local(self) -> bool:
+        return _is_local(self.fs)
+
+    def check_size(self) -> None:
+        with explained(self.name):
+            size = int(self.fs.size(self.path))
+        if size != self.size:
+            raise changed(self.name, f"it had {self.size} bytes when it was indexed, now {size}")
+
+    def read(self, start: int, stop: int) -> bytes:
+        """These bytes, and no others, of a file that still has its size."""
+        self.check_size()
+        with explained(self.name):
+            data = bytes(self.fs.cat_file(self.path, start, stop))
+        if len(data) != stop - start:
+            raise changed(self.name, f"bytes {start} to {stop} are not there")
+        return data
+
+
+def changed(name: str, how: str) -> CorpusError:
+    return CorpusError(f"{name} changed while it was being used: {how}; expected files that stay; start again")
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """File system faults as a CorpusError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise CorpusError(f"cannot read corpus file {name}: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def find_files(paths: Sequence[str], format: str) -> list[CorpusFile]:
+    """Every file that the paths mean, sorted by URL. Raises CorpusError where one means none."""
+    found: dict[str, tuple[Any, str, int]] = {}
+    for path in paths:
+        fs, root = _file_system(path)
+        with explained(path):
+            for name, size in _expand(fs, root, path, format):
+                found[fs.unstrip_protocol(name)] = (fs, name, size)
+    if not found:
+        raise CorpusError("got corpus.paths with nothing in it, expected at least one file, folder, glob or URL")
+    urls = sorted(found)
+    shared = _shared_folders(urls[0], urls[-1])
+    files = []
+    for url in urls:
+        fs, path, size = found[url]
+        with explained(path):
+            name = "/".join(url.split("/")[shared:])
+            files.append(CorpusFile(fs, path, url, name, size, str(fs.ukey(path))))
+    return files
+
+
+def _shared_folders(first: str, last: str) -> int:
+    """How many leading folders two URLs share. Where they are the ends of a sorted list, all in it share them."""
+    pairs = zip(first.split("/")[:-1], last.split("/")[:-1], strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    try:
+        fs, root = url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise CorpusError(f"cannot open corpus path {path}: {_words(error)}") from error
+    return fs, os.path.normpath(root) if _is_local(fs) else root
+
+
+def _is_local(fs: Any) -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]:
+    if fs.isfile(root):
+        return [(root, int(fs.size(root)))]
+    if fs.isdir(root):
+        return _inside(fs, root, path, format)
+    if not any(sign in root for sign in "*?["):
+        raise CorpusError(f"got corpus path {path}, which does not exist; expected a file, folder, glob or URL")
+    matched = fs.glob(root, detail=True)
+    files = [(name, int(info["size"])) for name, info in matched.items() if info["type"] == "file"]
+    if not files:
+        raise CorpusError(f"got corpus glob {path}, which matches no file; expected at least one")
+    return files
+
+
+def _inside(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]:
+    below = {name: info for name, info in fs.find(root, detail=True).items() if not _hidden(name, root)}
+    suffixes = SUFFIXES[format]
+    files = [(name, int(info["size"])) for name, info in below.items() if name.lower().endswith(suffixes)]
+    if not files:
+        other = f"; it has {posixpath.basename(min(below))}" if below else "; it is empty"
+        raise CorpusError(
+            f"got corpus folder {path} with no {' or '.join(suffixes)} file in it{other}; expected format {format}: "
+            f"set corpus.format, or name the files with a glob such as {path.rstrip('/')}/*"
+        )
+    return files
+
+
+def _hidden(name: str, root: str) -> bool:
+    return any(part[:1] in (".", "_") for part in name[len(root) :].split("/"))

@@ -1,0 +1,229 @@
+"""Where rows begin in JSONL, CSV and plain text, and the bytes of a range of rows.
+
+JSONL  a row is a line that is not empty
+CSV    a row is a record: a line break inside quotes does not end it (the parity of the quotes before it, RFC 4180);
+       the first record names the columns
+text   a row is a file. A row that has reached 64 KiB ends at the next blank line; one of 256 KiB at the next line
+       end, one of 1 MiB at the next space. Joined, the rows are the file, so a cut falls between paragraphs, and
+       never inside a short file. Not for text with one sample a line: write that as JSONL or CSV.
+
+A UTF-8 byte order mark is skipped. The scan is one numpy pass a MiB: about 1.5 GB/s, less than the sha256 beside it.
+"""
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from kdcache.corpus.files import CorpusFile, changed, explained
+from kdcache.corpus.index import FileIndex, Marks
+from kdcache.errors import CorpusError
+
+__all__ = ["chunks", "index_lines", "line_of", "read_rows"]
+
+CHUNK = 1 << 20
+TEXT_ROW, TEXT_ROW_LINE, TEXT_ROW_WORD = 64 << 10, 256 << 10, 1 << 20
+BOM = b"\xef\xbb\xbf"
+NOT_TEXT = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+class LineScanner:
+    """Offsets of rows in a stream of bytes that begins at a row, for JSONL and CSV."""
+
+    def __init__(self, quoted: bool) -> None:
+        self._quoted = quoted
+        self._in_quotes = 0
+        self._offset = 0
+        self._line_start = 0
+        self._last = 0
+        self._line_breaks = 0
+
+    def feed(self, chunk: bytes) -> np.ndarray:
+        """Offsets of the rows that end in this chunk."""
+        if self._offset == 0 and chunk.startswith(BOM):
+            self._line_start = len(BOM)
+        data = np.frombuffer(chunk, np.uint8)
+        ends = np.flatnonzero(data == ord("\n"))
+        self._line_breaks += len(ends)
+        if self._quoted:
+            quotes = np.flatnonzero(data == ord('"'))
+            ends = ends[(np.searchsorted(quotes, ends) + self._in_quotes) % 2 == 0]
+            self._in_quotes = (self._in_quotes + len(quotes)) % 2
+        starts = np.concatenate([[self._line_start - self._offset], ends + 1])
+        lengths = ends - starts[:-1]
+        before = np.where(ends > 0, data[ends - 1], self._last) if len(ends) else ends
+        rows = starts[:-1][(lengths > 1) | ((lengths == 1) & (before != ord("\r")))] + self._offset
+        self._line_start = int(starts[-1]) + self._offset
+        self._offset += len(chunk)
+        self._last = chunk[-1]
+        return rows
+
+    def finish(self) -> np.ndarray:
+        """The offset of a last row with no line break behind it."""
+        rest = self._offset - self._line_start
+        has_row = rest > 1 or (rest == 1 and self._last != ord("\r"))
+        return np.array([self._line_start] if has_row else [], np.int64)
+
+    @property
+    def lines(self) -> int:
+        """Lines of the stream, empty ones too."""
+        return self._line_breaks + (self._offset > 0 and self._last != ord("\n"))
+
+    @property
+    def open_quote(self) -> int | None:
+        """Offset of the record whose quote never closed."""
+        return self._line_start if self._in_quotes else None
+
+
+class TextScanner:
+    """Offsets of rows in a stream of bytes that begins at a row, for plain text. Holds one row in memory."""
+
+    BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._row_start = 0
+        self._searched = TEXT_ROW_WORD
+
+    def feed(self, chunk: bytes) -> np.ndarray:
+        if not self._buffer and self._row_start == 0 and chunk.startswith(BOM):
+            self._row_start, chunk = len(BOM), chunk[len(BOM) :]
+        self._buffer += chunk
+        return self._rows(final=False)
+
+    def finish(self) -> np.ndarray:
+        rows = self._rows(final=True)
+        return np.append(rows, self._row_start) if self._buffer else rows
+
+    def _rows(self, final: bool) -> np.ndarray:
+        rows = []
+        while len(self._buffer) >= (TEXT_ROW if final else TEXT_ROW_WORD):
+            cut = self._cut()
+            if not cut:
+                break
+            rows.append(self._row_start)
+            self._row_start += cut
+            del self._buffer[:cut]
+        return np.array(rows, np.int64)
+
+    def _cut(self) -> int:
+        """Bytes of the buffer's first row, 0 when it has no end yet."""
+        blank = self.BLANK.search(self._buffer, TEXT_ROW, TEXT_ROW_LINE)
+        if blank:
+            return blank.end()
+        line = self._buffer.find(b"\n", TEXT_ROW_LINE, TEXT_ROW_WORD) + 1
+        if line:
+            return line
+        word = self._buffer.find(b" ", self._searched) + 1
+        self._searched = TEXT_ROW_WORD if word else max(len(self._buffer), TEXT_ROW_WORD)
+        return word
+
+
+def _scanner(format: str) -> LineScanner | TextScanner:
+    return TextScanner() if format == "text" else LineScanner(quoted=format == "csv")
+
+
+def chunks(file: CorpusFile, advance: Callable[[int], None]) -> Iterator[bytes]:
+    """The whole file, in order. Raises CorpusError when its size is not what it was when it was found."""
+    size = 0
+    with explained(file.name), file.open() as stream:
+        while chunk := stream.read(CHUNK):
+            size += len(chunk)
+            advance(len(chunk))
+            yield chunk
+    if size != file.size:
+        raise changed(file.name, f"it had {file.size} bytes when it was found, {size} when it was read")
+
+
+def index_lines(file: CorpusFile, format: str, advance: Callable[[int], None]) -> FileIndex:
+    """Digest and row offsets of a file of lines, in one read."""
+    digest, marks, scanner = hashlib.sha256(), Marks(), _scanner(format)
+    header: int | None = None
+
+    def add(starts: np.ndarray) -> None:
+        nonlocal header
+        if format == "csv" and header is None and len(starts):
+            header, starts = int(starts[0]), starts[1:]
+        marks.add(starts)
+
+    for chunk in chunks(file, advance):
+        if not marks.rows and header is None:
+            _check_start(file, format, chunk)
+        digest.update(chunk)
+        add(scanner.feed(chunk))
+    add(scanner.finish())
+    index = FileIndex(digest.hexdigest(), marks.rows, marks.array(), marks.stride)
+    if isinstance(scanner, TextScanner):
+        return replace(index, fields=("text",), line_is_row=False)
+    if scanner.open_quote is not None:
+        place = f"{file.name}:{line_of(file, scanner.open_quote)}"
+        raise CorpusError(f"{place} opens a quote that never closes, expected CSV with quotes in pairs")
+    if header is None:
+        return replace(index, line_is_row=scanner.lines == marks.rows)
+    end = int(index.marks[0]) if marks.rows else file.size
+    fields = _header(file, header, end)
+    return replace(index, header=(header, end), fields=fields, line_is_row=scanner.lines == marks.rows + 1)
+
+
+def _check_start(file: CorpusFile, format: str, chunk: bytes) -> None:
+    for magic, what in NOT_TEXT.items():
+        if chunk.startswith(magic):
+            raise CorpusError(f"{file.name} is {what}, expected plain UTF-8 {format}; convert it or set corpus.format")
+    begin = chunk.removeprefix(BOM).lstrip()[:1]
+    if format == "jsonl" and begin not in (b"{", b""):
+        got = "a JSON array" if begin == b"[" else repr(begin.decode("latin-1"))
+        raise CorpusError(f"{file.name} begins with {got}, expected JSONL: one JSON object a line")
+
+
+def _header(file: CorpusFile, start: int, stop: int) -> tuple[str, ...]:
+    try:
+        text = file.read(start, stop).decode("utf-8")
+    except UnicodeDecodeError:
+        raise CorpusError(f"{file.name}:1 is not UTF-8, expected a CSV header") from None
+    return tuple(next(csv.reader(io.StringIO(text, newline=""))))
+
+
+def read_rows(file: CorpusFile, index: FileIndex, format: str, first: int, stop: int) -> tuple[bytes, np.ndarray]:
+    """The bytes of rows first … stop − 1, and where each begins in them.
+
+    Nothing else is read from a file of up to 2²⁰ rows; beyond, up to a stride of rows on each side.
+    """
+    stride = index.stride
+    head, tail = first // stride, -(-stop // stride)
+    begin = int(index.marks[head])
+    end = int(index.marks[tail]) if tail < len(index.marks) else file.size
+    data = file.read(begin, end)
+    if stride == 1:
+        return data, np.asarray(index.marks[first:stop]) - begin
+    scanner = _scanner(format)
+    starts = np.concatenate([scanner.feed(data), scanner.finish(), [len(data)]])
+    if len(starts) - 1 != min(tail * stride, index.rows) - head * stride:
+        raise changed(file.name, f"rows {first} to {stop - 1} are not where they were")
+    starts = starts[first - head * stride : stop - head * stride + 1]
+    return data[starts[0] : starts[-1]], starts[:-1] - starts[0]
+
+
+def line_of(file: CorpusFile, offset: int) -> int:
+    """The line, counted from 1, that this byte is on. Reads the file up to there: for messages only."""
+    breaks = done = 0
+    for chunk in chunks(file, lambda _: None):
+        breaks += chunk[: max(0, offset - done)].count(b"\n")
+        done += len(chunk)
+        if done >= offset:
+            break
+    return breaks + 1

@@ -1,0 +1,100 @@
+"""What a dump fixes before it starts: the header of the cache.
+
+Two runs with equal headers write equal shards on the same hardware, so shards of a resumed run are kept only under an
+equal header. World size, host and time are not in it.
+"""
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kdcache.config import CausalLMConfig, DumpConfig, TeacherConfig
+from kdcache.corpus import Corpus
+from kdcache.errors import ConfigError, TeacherError
+from kdcache.store.manifest import CorpusPin, Header, TeacherPin, TokenizerPin
+from kdcache.store.schema import causal_lm_fields
+from kdcache.store.writer import library_versions
+
+__all__ = ["build_header", "check_length", "pin_teacher"]
+
+
+def build_header(
+    config: DumpConfig, *, corpus: Corpus, tokenizer: TokenizerPin, teacher: TeacherPin | None, compute: dict[str, Any]
+) -> Header:
+    """compute: the resolved device kind, threads and batch shape of this run."""
+    record = config.record if teacher else None
+    return Header(
+        backend=config.backend,
+        task=config.task.model_dump(mode="json"),
+        record=record,
+        num_classes=tokenizer.vocab_size,
+        fields=causal_lm_fields(tokenizer.vocab_size, tokenizer.vocab_size, record),
+        tokenizer=tokenizer,
+        teacher=teacher,
+        corpus=CorpusPin(**corpus.pin),
+        compute={
+            **compute,
+            "text_field": config.corpus.text_field,
+            "messages_field": config.corpus.messages_field,
+            "unit_rows": corpus.unit_rows,
+        },
+        seed=config.seed,
+        libraries=library_versions(config.backend, teacher=teacher is not None)
+        | {name: version(name) for name in ("tokenizers", "transformers")},
+    )
+
+
+def pin_teacher(config: TeacherConfig, folder: str) -> TeacherPin:
+    """Name, revision, dtype, size and the digest of the weights: sha256 over each safetensors file's name and sha256.
+
+    Reads every byte of the weights once, at about 1 GB/s.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    model_config = read_model_config(config, folder)
+    local = Path(config.path).is_dir()
+    return TeacherPin(
+        name=Path(folder).resolve().name if local else config.path,
+        revision=config.revision if local else config.revision or Path(folder).name,
+        weights_sha256=digest.hexdigest(),
+        dtype=config.dtype,
+        parameters=count_parameters(folder),
+        architecture=(model_config.architectures or [model_config.model_type])[0],
+    )
+
+
+def read_model_config(config: TeacherConfig, folder: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise TeacherError(f"{folder}/config.json is not a model config: {' '.join(str(error).split())}") from None
+
+
+def count_parameters(folder: str) -> int:
+    """Elements of all stored tensors; only the files' headers are read."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118  # no iterator
+                size = 1
+                for length in file.get_slice(key).get_shape():
+                    size *= length
+                count += size
+    return count
+
+
+def check_length(task: CausalLMConfig, config: TeacherConfig, folder: str) -> None:
+    """Raises ConfigError when examples may be longer than the teacher can read."""
+    longest = getattr(read_model_config(config, folder), "max_position_embeddings", None)
+    if longest is not None and task.sequence_length > longest:
+        raise ConfigError(
+            f"got task.sequence_length {task.sequence_length}, expected at most {longest}, "
+            f"the most positions that the teacher {config.path} has"
+        )

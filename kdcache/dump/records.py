@@ -1,0 +1,82 @@
+"""From a unit's examples to the arrays of its shard: forward passes, logits in blocks, compression.
+
+Batches go through the teacher longest first, so that little is padded; that order depends on the unit alone. The
+shard holds the examples in corpus order again.
+
+P positions, V classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from kdcache.dump.teacher import Teacher
+from kdcache.errors import TeacherError
+from kdcache.store.batch import Batch
+from kdcache.store.manifest import Header
+from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, record_arrays
+from kdcache.tasks.example import Example
+from kdcache.tasks.inputs import flat_positions, model_inputs
+
+__all__ = ["longest_first", "unit_arrays"]
+
+
+def unit_arrays(
+    header: Header,
+    index: int,
+    examples: Sequence[Example],
+    teacher: Teacher | None,
+    *,
+    batch_examples: int,
+    advance: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """The arrays of a unit's shard. teacher: None for a label-only cache. advance: told of tokens that are done.
+
+    Raises TeacherError, naming the example, for logits that are not finite.
+    """
+    unit = Unit(header, index)
+    batches = longest_first(examples, batch_examples)
+    for batch in batches:
+        chosen = [examples[i] for i in batch]
+        for e in chosen:
+            unit.add_arrays(tokens=e.tokens, positions=e.positions, labels=e.labels, documents=e.documents)
+        if teacher is not None:
+            for record in _records(header, teacher, chosen, batch + index * EXAMPLES_PER_UNIT):
+                unit.add_record(record)
+        advance(sum(len(e.tokens) for e in chosen))
+    if not batches:
+        return unit.arrays()
+    shard = Batch(header.fields, unit.arrays(), header.record, header.num_classes)
+    return shard.take(np.argsort(np.concatenate(batches))).arrays
+
+
+def longest_first(examples: Sequence[Example], batch_examples: int) -> list[np.ndarray]:
+    """Indices of the examples of each batch: longest first, equal lengths in order."""
+    order = np.argsort([-len(example.tokens) for example in examples], kind="stable")
+    return [order[i : i + batch_examples] for i in range(0, len(order), batch_examples)]
+
+
+def _records(
+    header: Header, teacher: Teacher, examples: Sequence[Example], numbers: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """The records of these examples' positions, block by block. numbers: the examples' numbers in the cache."""
+    assert header.record is not None
+    tokens, positions = [e.tokens for e in examples], [e.positions for e in examples]
+    inputs = model_inputs(tokens, [e.documents for e in examples], header.task["attention"], teacher.flatten)
+    flat_P = flat_positions(positions, max(map(len, tokens)))
+    labels_P = np.concatenate([e.labels for e in examples])
+    numbers_P = np.repeat(numbers, [len(p) for p in positions])
+    keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
+    for part, logits_PV in teacher.logits(inputs, flat_P):
+        try:
+            yield record_arrays(logits_PV, labels_P[part], header.record, keys_P3[part])
+        except TeacherError as error:
+            raise _named(error, logits_PV, keys_P3[part]) from None
+
+
+def _named(error: TeacherError, logits_PV: Tensor, keys_P3: np.ndarray) -> TeacherError:
+    """The error with the place of the first row that is not finite."""
+    row = int((~logits_PV.isfinite().all(-1)).nonzero()[0])
+    unit, example = divmod(int(keys_P3[row, 1]), EXAMPLES_PER_UNIT)
+    return TeacherError(f"unit {unit}, example {example}, position {keys_P3[row, 2]}: {error}")

@@ -1,0 +1,143 @@
+"""The loop over work units. A restart is a set difference: this rank's units minus the committed ones.
+
+A unit is rows → examples → batches → logits → records → one shard, and nothing of it depends on the rank or the world
+size. The shard is encoded and written by one background thread while the teacher goes on.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from kdcache.config import DumpConfig
+from kdcache.corpus import Corpus, open_corpus
+from kdcache.dump.background import Background
+from kdcache.dump.pins import build_header, check_length, pin_teacher
+from kdcache.dump.ranks import Rank
+from kdcache.dump.records import unit_arrays
+from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
+from kdcache.errors import CorpusError
+from kdcache.progress import Progress, say, spoken_duration
+from kdcache.store.files import Root
+from kdcache.store.manifest import Header
+from kdcache.store.tokenizer_files import pin_tokenizer
+from kdcache.store.writer import CacheWriter
+from kdcache.tasks import Task, make_task
+from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer
+
+__all__ = ["run_dump"]
+
+
+def run_dump(config: DumpConfig, rank: Rank) -> None:
+    """Make this rank's shards, and the manifest if no unit is missing then.
+
+    Raises ConfigError, CorpusError, TeacherError or CacheError; committed shards stay.
+    """
+    teacher = None if config.teacher == "none" else config.teacher
+    folder = None if teacher is None else teacher_folder(teacher)
+    if teacher is not None and folder is not None:
+        check_length(config.task, teacher, folder)
+    threads = config.compute.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    devices = [torch.device("cpu")] if teacher is None else own_devices(teacher, config.compute, rank)
+
+    root = Root(config.output)
+    work = None if root.remote else Path(config.output) / "work"
+    corpus = open_corpus(config.corpus, work)
+    tokenizer = load_tokenizer(config.tokenizer or folder or "")
+    with tempfile.TemporaryDirectory() as copy:
+        save_tokenizer(tokenizer, copy)
+        header = build_header(
+            config,
+            corpus=corpus,
+            tokenizer=pin_tokenizer(copy),
+            teacher=None if teacher is None or folder is None else pin_teacher(teacher, folder),
+            compute={
+                "device": devices[0].type,
+                "threads": threads,
+                "batch_examples": config.compute.batch_examples,
+                "block_positions": config.compute.block_positions,
+            },
+        )
+        writer = CacheWriter.from_header(config.output, header, copy)
+
+    if root.exists("cache.json"):
+        say(f"{config.output} is finished already: {corpus.num_units} shards; nothing to do")
+        return
+    committed = writer.committed()
+    todo = [unit for unit in rank.units(corpus.num_units) if unit not in committed]
+    if todo:
+        model = None
+        if teacher is not None:
+            say(f"loading {teacher.path} ({teacher.dtype}, {teacher.placement}) on {', '.join(map(str, devices))}")
+            model = load_teacher(
+                teacher, config.compute, rank, num_classes=header.num_classes, attention=config.task.attention
+            )
+        task = make_task(config.task, tokenizer, config.corpus)
+        _make_shards(config, rank, writer, header, corpus, task, model, todo)
+    _finish(config, rank, writer, corpus.num_units, work)
+
+
+def _make_shards(
+    config: DumpConfig,
+    rank: Rank,
+    writer: CacheWriter,
+    header: Header,
+    corpus: Corpus,
+    task: Task,
+    teacher: Teacher | None,
+    todo: list[int],
+) -> None:
+    own = len(rank.units(corpus.num_units))
+    title = f"rank {rank.rank}" if rank.world_size > 1 else "dump"
+    start, tokens = time.monotonic(), 0
+    with (
+        Progress(own, "shards", title, done=own - len(todo), quiet=rank.rank > 0) as progress,
+        Background() as background,
+    ):
+
+        def advance(count: int) -> None:
+            nonlocal tokens
+            tokens += count
+            progress.set(**{"tok/s": f"{tokens / (time.monotonic() - start):,.0f}", "shard": f"{unit:06d}"})
+
+        for unit in todo:
+            examples, notes = task.examples(corpus.unit(unit), partial(corpus.where, unit))
+            arrays = unit_arrays(
+                header, unit, examples, teacher, batch_examples=config.compute.batch_examples, advance=advance
+            )
+            source = corpus.unit_sha256(unit)
+            background.submit(partial(writer.commit, unit, arrays, source_sha256=source, notes=notes))
+            progress.advance()
+    elapsed = time.monotonic() - start
+    say(f"{len(todo)} shards, {tokens:,} tokens in {spoken_duration(elapsed)} ({tokens / elapsed:,.0f} tok/s)")
+
+
+def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int, work: Path | None) -> None:
+    """Finalize, if no other rank still has units to make."""
+    missing = num_units - len(writer.committed())
+    if missing:
+        say(
+            f"rank {rank.rank} of {rank.world_size} is done; {missing} of {num_units} shards are other ranks' work "
+            "(if they were killed, run the same command again)"
+        )
+        return
+    positions = sum(record.positions for record in writer.commits())
+    if positions == 0:
+        raise CorpusError(
+            f"the corpus gives no supervised position in {num_units} shards, expected at least one: every example is "
+            "one token long or masked; see task.loss_on and corpus.messages_field"
+        )
+    manifest = writer.finalize(num_units)
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
+    totals = manifest.totals
+    notes = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in totals.notes.items())
+    print(
+        f"{config.output}: {totals.shards:,} shards, {totals.examples:,} examples, {totals.positions:,} positions, "
+        f"{totals.bytes / 1e6:,.2f} MB, {totals.bytes / totals.positions:.1f} bytes a position{notes}"
+    )

@@ -1,0 +1,199 @@
+"""The teacher: load it where the config says, and give its logits in blocks of positions.
+
+The body runs once a batch. Then the model's own forward is called again for each block of supervised positions with
+its body replaced by one that hands back their hidden states, so that whatever the model does after the body
+(soft-cap, logit scale, bias) is in the logits, and never more than a block of positions × V exists. At start this
+is compared with the model's plain forward; a model for which it does not hold gives whole batches of logits instead.
+
+B examples, L tokens, P positions, V classes, D hidden width.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.config import ComputeConfig, TeacherConfig
+from kdcache.dump.ranks import Rank
+from kdcache.errors import ConfigError, TeacherError
+from kdcache.tasks.inputs import Attention, ModelInputs, check_packing, flattens
+
+__all__ = ["Teacher", "load_teacher", "teacher_folder"]
+
+
+def teacher_folder(config: TeacherConfig) -> str:
+    """The folder of the teacher's files; a hub name is fetched first (safetensors only, no pickle).
+
+    Raises TeacherError when there is no such model.
+    """
+    from pathlib import Path
+
+    from huggingface_hub import snapshot_download
+
+    folder = Path(config.path)
+    if not folder.is_dir():
+        try:
+            patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+            if config.trust_remote_code:
+                patterns.append("*.py")
+            folder = Path(snapshot_download(config.path, revision=config.revision, allow_patterns=patterns))
+        except Exception as error:
+            raise TeacherError(
+                f"got teacher {config.path}, which is neither a folder nor a model that can be fetched "
+                f"({type(error).__name__}); expected a folder with config.json and safetensors"
+            ) from None
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise TeacherError(
+            f"{folder} holds no config.json with *.safetensors; expected a model saved by save_pretrained"
+        )
+    return str(folder)
+
+
+def load_teacher(
+    config: TeacherConfig, compute: ComputeConfig, rank: Rank, *, num_classes: int, attention: Attention
+) -> "Teacher":
+    """Load, place and check a causal language model.
+
+    Raises TeacherError when it does not load, has fewer classes than num_classes, or mixes packed documents.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    devices = own_devices(config, compute, rank)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            teacher_folder(config),
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention_implementation,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            device_map=_device_map(config, devices),
+            max_memory=_max_memory(config, devices),
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise TeacherError(f"the teacher {config.path} does not load: {' '.join(str(error).split())}") from None
+    model.eval().requires_grad_(False)
+    flatten = flattens(model, attention)
+    check_packing(model, attention, flatten)
+    return Teacher(model, devices[0], num_classes, compute.block_positions, flatten=flatten)
+
+
+def own_devices(config: TeacherConfig, compute: ComputeConfig, rank: Rank) -> list[torch.device]:
+    """The devices of this rank: disjoint groups of gpus_per_replica on a node, or the CPU."""
+    kind = compute.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
+        return [torch.device("cpu")]
+    group = config.gpus_per_replica if config.placement == "device_map" else 1
+    first = rank.local_rank * group
+    available = torch.cuda.device_count()
+    if first + group > available:
+        raise ConfigError(
+            f"rank {rank.rank} needs GPUs {first} to {first + group - 1} of its node, which has {available}; "
+            "expected ranks a node × teacher.gpus_per_replica to be at most the GPUs of a node"
+        )
+    return [torch.device("cuda", first + i) for i in range(group)]
+
+
+def _device_map(config: TeacherConfig, devices: list[torch.device]) -> Any:
+    if config.placement == "device_map" and len(devices) > 1:
+        return "balanced"
+    return {"": devices[0]}
+
+
+def _max_memory(config: TeacherConfig, devices: list[torch.device]) -> dict[int | str, int] | None:
+    """Room for each device, so that layers are spread over this rank's devices alone."""
+    if config.placement != "device_map" or len(devices) == 1:
+        return None
+    free = {device.index: torch.cuda.mem_get_info(device)[0] for device in devices}
+    return {index: free.get(index, 0) for index in range(torch.cuda.device_count())}
+
+
+class _Replay(nn.Module):
+    """Stands in for a model's body and hands back given hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden_1PD: Tensor | None = None
+
+    def forward(self, *args: object, **kwargs: object) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden_1PD)
+
+
+class Teacher:
+    """A placed model. `logits` gives rows of the first num_classes logits in float32.
+
+    flatten: whether its inputs are to be one row, see kdcache.tasks.inputs.flattens.
+    """
+
+    def __init__(
+        self, model: Any, device: torch.device, num_classes: int, block_positions: int, *, flatten: bool = False
+    ) -> None:
+        self.model, self.device, self.flatten = model, device, flatten
+        self.num_classes, self.block_positions = num_classes, block_positions
+        self._replay = _Replay()
+        self._split = self._head_can_be_replayed()
+
+    @torch.inference_mode()
+    def logits(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(which of the P positions, their logits) block by block. flat_P: indices into B·L."""
+        arguments = self._arguments(inputs)
+        if not self._split:
+            logits_PV = self.model(**arguments).logits.flatten(0, 1)[flat_P.to(self.device)]
+            yield from ((part, self._kept(logits_PV[part])) for part in self._blocks(len(flat_P)))
+            return
+        body = getattr(self.model, self.model.base_model_prefix)
+        hidden_BLD = body(**arguments).last_hidden_state
+        hidden_PD = hidden_BLD.flatten(0, 1)[flat_P.to(hidden_BLD.device)]
+        for part in self._blocks(len(flat_P)):
+            yield part, self._kept(self._head(hidden_PD[part]))
+
+    def _blocks(self, count: int) -> Iterator[slice]:
+        return (slice(i, min(i + self.block_positions, count)) for i in range(0, count, self.block_positions))
+
+    def _kept(self, logits_PV: Tensor) -> Tensor:
+        return logits_PV[:, : self.num_classes].float()
+
+    def _arguments(self, inputs: ModelInputs) -> dict[str, Any]:
+        return {
+            "input_ids": inputs.input_ids_BL.to(self.device),
+            "position_ids": inputs.position_ids_BL.to(self.device),
+            "use_cache": False,
+        }
+
+    def _head(self, hidden_PD: Tensor) -> Tensor:
+        """The model's logits for these hidden states, by its own forward over a replayed body."""
+        prefix = self.model.base_model_prefix
+        body = getattr(self.model, prefix)
+        self._replay.hidden_1PD = hidden_PD[None]
+        setattr(self.model, prefix, self._replay)
+        try:
+            ids_1P = torch.zeros(1, len(hidden_PD), dtype=torch.long, device=self.device)
+            return self.model(input_ids=ids_1P, use_cache=False).logits[0]
+        finally:
+            setattr(self.model, prefix, body)
+            self._replay.hidden_1PD = None
+
+    @torch.inference_mode()
+    def _head_can_be_replayed(self) -> bool:
+        """Compare with the plain forward on eight tokens. Also checks the number of classes."""
+        ids_1L = torch.arange(1, 9, device=self.device)[None]
+        plain_LV = self.model(input_ids=ids_1L, use_cache=False).logits[0]
+        if plain_LV.shape[1] < self.num_classes:
+            raise TeacherError(
+                f"got a teacher with {plain_LV.shape[1]} classes, expected at least the tokenizer's "
+                f"{self.num_classes}; the tokenizer is not this teacher's"
+            )
+        body = getattr(self.model, self.model.base_model_prefix, None)
+        if body is None or body is self.model:
+            return False
+        try:
+            hidden_LD = body(input_ids=ids_1L, use_cache=False).last_hidden_state[0]
+            return torch.allclose(self._head(hidden_LD), plain_LV, rtol=1e-3, atol=1e-3)
+        except (TypeError, AttributeError, RuntimeError):
+            return False

@@ -1,0 +1,118 @@
+"""FusedHead and FusedLoss: the LM head and the loss together, chunk by chunk of positions.
+
+The forward pass computes each chunk's logits, turns them in place into their gradient (terms.py), and multiplies that
+into the gradients of hidden and weight at once, so that positions × classes never exists: the memory besides hidden
+and weight is one chunk of logits in float32 and the two gradients. The backward pass only scales them, by whatever the
+loss is divided by. Logits and their gradient are float32 for half-precision weights (the products themselves run in
+the weight's dtype), and the weight's gradient is summed over chunks in float32.
+
+The work happens inside the head's own forward, where ZeRO-3 has gathered the weight, and the weight is not kept for
+the backward pass, when it is gone. Same idea as the fused linear cross-entropy of Liger Kernel, for any LossTerms.
+Not for heads with a soft-cap or scale (unfused.py), nor under torch.autocast.
+
+P positions, D hidden width, V classes, K terms.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.losses.supervision import Supervision
+from kdcache.losses.terms import LossTerms
+
+__all__ = ["FusedHead", "FusedLoss", "head_logits"]
+
+HeadTask = Callable[[Tensor, Tensor, Tensor | None], Any]
+
+
+class FusedHead(nn.Linear):
+    """An LM head that does a task with its own weight, inside its own forward.
+
+    Make one of a model's head by `lm.lm_head.__class__ = FusedHead`, before deepspeed.initialize: names and tied
+    weights stay. head(hidden) gives logits as ever; head(hidden_PD, task=FusedLoss(…)) gives (loss, sums_K);
+    head(hidden_PD, task=FusedSums(…)) gives held-out sums.
+    """
+
+    def forward(self, hidden: Tensor, task: HeadTask | None = None) -> Any:
+        if task is None:
+            return super().forward(hidden)
+        return task(hidden.flatten(0, -2), self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class FusedLoss:
+    """Task of a FusedHead: (loss, sums_K) of the positions whose last hidden states it is given.
+
+    loss: float32 scalar, a sum over positions, differentiable in hidden, weight and bias; 0 for no positions.
+    sums_K: float64, the plain terms' sums, detached, for logs.
+    hidden_PD: supervised positions only, in the order of `supervision`. chunk: positions whose logits exist at once.
+    Rows of the weight above the terms' num_classes are padding: they take no part and get gradient 0.
+    """
+
+    terms: LossTerms
+    supervision: Supervision
+    chunk: int = 1024
+
+    def __call__(self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return _FusedLoss.apply(hidden_PD, weight_VD, bias_V, self)
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: FusedLoss
+    ) -> tuple[Tensor, Tensor]:
+        terms, V = task.terms, task.terms.num_classes
+        P, dtype = len(hidden_PD), torch.promote_types(weight_VD.dtype, torch.float32)
+        needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        grad_hidden_PD = torch.empty_like(hidden_PD) if needs_hidden else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if needs_weight else None
+        grad_bias_V = torch.zeros_like(bias_V, dtype=dtype) if needs_bias and bias_V is not None else None
+        sums_K = torch.zeros(len(terms.terms), dtype=torch.float64, device=hidden_PD.device)
+        buffer_PV = torch.empty(min(task.chunk, P), V, dtype=dtype, device=hidden_PD.device)
+        for start in range(0, P, task.chunk):
+            rows = slice(start, start + task.chunk)
+            chunk_PD = hidden_PD[rows]
+            logits_PV = head_logits(chunk_PD, weight_VD[:V], bias_V, out=buffer_PV[: len(chunk_PD)])
+            sums_K += terms.value_and_gradient_(logits_PV, task.supervision[rows])
+            slope_PV = logits_PV.to(weight_VD.dtype)
+            if grad_hidden_PD is not None:
+                torch.mm(slope_PV, weight_VD[:V], out=grad_hidden_PD[rows])
+            if grad_weight_VD is not None:
+                _add_product(grad_weight_VD[:V], slope_PV.T, chunk_PD)
+            if grad_bias_V is not None:
+                grad_bias_V[:V] += logits_PV.sum(0)
+        ctx.gradients = (grad_hidden_PD, grad_weight_VD, grad_bias_V)
+        ctx.dtypes = (hidden_PD.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
+        ctx.mark_non_differentiable(sums_K)
+        return terms.total(sums_K).to(dtype), sums_K
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = (
+            None if gradient is None else torch.mul(gradient, grad_loss, out=torch.empty_like(gradient, dtype=dtype))
+            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        )
+        return (*scaled, None)
+
+
+def head_logits(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, out: Tensor) -> Tensor:
+    """hidden · weightᵀ + bias into `out` (float32 or wider); the product runs in the weight's dtype."""
+    if out.dtype == weight_VD.dtype:
+        torch.mm(hidden_PD, weight_VD.T, out=out)
+    else:
+        out.copy_(hidden_PD @ weight_VD.T)
+    if bias_V is not None:
+        out += bias_V[: len(weight_VD)]
+    return out
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, summed in total's dtype."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

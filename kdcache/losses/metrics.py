@@ -1,0 +1,119 @@
+"""Sums: held-out measures over positions, additive over batches and ranks.
+
+  label_nll           −log q(label) of the student at T = 1
+  teacher_label_nll   the same of the teacher; NaN where the cache does not hold it, or no curve at T = 1
+  kl                  KL(teacher ‖ student) at T: exact for dense records, of the weights for a sample, on the
+                      coarsened partition for top-k records, whatever tail rule a loss uses
+  agreement           the student's likeliest class is the teacher's
+  accuracy            the student's likeliest class is the label
+
+P positions, V classes, D hidden width.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kdcache.errors import ConfigError
+from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.fused import head_logits
+from kdcache.losses.reference import teacher_top
+from kdcache.losses.supervision import Supervision
+from kdcache.targets.record import TeacherTargets
+
+__all__ = ["FusedSums", "Sums", "measure"]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """vector: float64 [len(names)]; one all-reduce adds the ranks', and Sums(vector) wraps it again."""
+
+    vector: Tensor
+    names: ClassVar[tuple[str, ...]] = (
+        "positions",
+        "label_nll",
+        "teacher_label_nll",
+        "kl",
+        "agreement",
+        "accuracy",
+    )
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.vector + other.vector)
+
+    def means(self) -> dict[str, float]:
+        """positions (their number), and the mean of each measure that the cache allows."""
+        positions, *sums = self.vector.tolist()
+        named = zip(self.names[1:], sums, strict=True)
+        means = {name: value / positions for name, value in named if positions and not math.isnan(value)}
+        return {"positions": positions, **means}
+
+
+@torch.no_grad()
+def measure(
+    logits_PV: Tensor, supervision: Supervision, num_classes: int, temperature: float = 1.0, chunk: int = 1024
+) -> Sums:
+    """Sums of logits that exist; columns above num_classes are padding."""
+    vector = _zeros(logits_PV)
+    for start in range(0, len(logits_PV), chunk):
+        rows = slice(start, start + chunk)
+        vector += _measure(logits_PV[rows, :num_classes].float(), supervision[rows], temperature)
+    return Sums(vector)
+
+
+@dataclass(frozen=True)
+class FusedSums:
+    """Task of a FusedHead: the vector of Sums, chunk by chunk of positions, without gradients."""
+
+    supervision: Supervision
+    num_classes: int
+    temperature: float = 1.0
+    chunk: int = 1024
+
+    @torch.no_grad()
+    def __call__(self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> Tensor:
+        vector = _zeros(hidden_PD)
+        weight_VD = weight_VD[: self.num_classes]
+        buffer_PV = hidden_PD.new_empty(min(self.chunk, len(hidden_PD)), len(weight_VD), dtype=torch.float32)
+        for start in range(0, len(hidden_PD), self.chunk):
+            rows = slice(start, start + self.chunk)
+            chunk_PD = hidden_PD[rows]
+            logits_PV = head_logits(chunk_PD, weight_VD, bias_V, out=buffer_PV[: len(chunk_PD)])
+            vector += _measure(logits_PV, self.supervision[rows], self.temperature)
+        return vector
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros(len(Sums.names), dtype=torch.float64, device=like.device)
+
+
+def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) -> Tensor:
+    labels_P, targets = supervision.labels_P, supervision.targets
+    top_P = logits_PV.argmax(-1)
+    unknown_P = torch.full_like(logits_PV[:, 0], torch.nan)
+    kl_P = agreement_P = unknown_P
+    if targets is not None:
+        whole = replace(targets, tail="ghost") if targets.tail == "renormalise" else targets
+        kl_P = distillation_loss(logits_PV, whole, temperature=temperature, temperature_squared=False, reduction="none")
+        agreement_P = top_P == teacher_top(targets)
+    measures = (
+        torch.ones_like(unknown_P),
+        torch.nn.functional.cross_entropy(logits_PV, labels_P, reduction="none"),
+        _teacher_label_nll(targets, supervision.label_logits_P, unknown_P),
+        kl_P,
+        agreement_P,
+        top_P == labels_P,
+    )
+    return torch.stack([measure_P.sum(dtype=torch.float64) for measure_P in measures])
+
+
+def _teacher_label_nll(targets: TeacherTargets | None, label_logits_P: Tensor | None, unknown_P: Tensor) -> Tensor:
+    if targets is None or label_logits_P is None:
+        return unknown_P
+    try:
+        return targets.log_partition(1.0) - label_logits_P
+    except ConfigError:  # a cache without the curve at T = 1
+        return unknown_P

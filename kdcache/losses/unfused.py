@@ -1,0 +1,50 @@
+"""head_loss: the loss on logits that a model's own head made, with whatever soft-cap or scale it has.
+
+Same value and gradient as FusedLoss. Logits of all positions and their gradient exist at the same time, which is what
+the fused head avoids: 2 · positions · classes numbers. The loss itself adds one chunk.
+
+P positions, V classes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcache.losses.supervision import Supervision
+from kdcache.losses.terms import LossTerms
+
+__all__ = ["head_loss"]
+
+
+def head_loss(
+    logits_PV: Tensor, terms: LossTerms, supervision: Supervision, chunk: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """(loss, sums_K) as FusedLoss gives them, differentiable in logits_PV.
+
+    logits_PV: supervised positions only, in the order of `supervision`; columns above num_classes are padding.
+    """
+    return _HeadLoss.apply(logits_PV, terms, supervision, chunk)
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits_PV: Tensor, terms: LossTerms, supervision: Supervision, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        V, dtype = terms.num_classes, torch.promote_types(logits_PV.dtype, torch.float32)
+        grad_PV = torch.zeros_like(logits_PV) if ctx.needs_input_grad[0] else None
+        sums_K = torch.zeros(len(terms.terms), dtype=torch.float64, device=logits_PV.device)
+        for start in range(0, len(logits_PV), chunk):
+            rows = slice(start, start + chunk)
+            chunk_PV = logits_PV[rows, :V].to(dtype, copy=True)
+            sums_K += terms.value_and_gradient_(chunk_PV, supervision[rows])
+            if grad_PV is not None:
+                grad_PV[rows, :V] = chunk_PV
+        ctx.grad_PV = grad_PV
+        ctx.mark_non_differentiable(sums_K)
+        return terms.total(sums_K).to(dtype), sums_K
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return None if ctx.grad_PV is None else ctx.grad_PV * grad_loss.to(ctx.grad_PV.dtype), None, None, None

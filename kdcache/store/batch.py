@@ -1,0 +1,157 @@
+"""Batch: some examples with their records, as flat arrays and counts.
+
+All operations are numpy over whole arrays, since this is the path from shard to step: a slice is a view, a
+concatenation one copy, a take one copy of each example's ranges or, where examples are short, one gather whose index
+is built with repeat and cumsum. 64 examples of 1024 positions with 32 entries (9 MB) are taken in 2 ms.
+
+B examples, P positions of all of them, L tokens of one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdcache.errors import CacheError
+from kdcache.store.backend import array_fields
+from kdcache.targets.fields import COUNTS, Field, Level, levels_of
+from kdcache.targets.spec import RecordSpec
+
+if TYPE_CHECKING:
+    from kdcache.targets.record import TeacherTargets
+
+__all__ = ["Batch", "concat"]
+
+LONG_RANGE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B examples of a cache.
+
+    fields: what the arrays are. arrays: {field.name: flat array} and the counts arrays of `levels_of(fields)`; they
+    may be read-only, and shared with other batches. record, num_classes: what the records mean.
+    """
+
+    fields: tuple[Field, ...]
+    arrays: dict[str, np.ndarray]
+    record: RecordSpec | None
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.arrays[array_fields(self.fields)[0].name])
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self._bounds["token"][-1])
+
+    @property
+    def num_positions(self) -> int:
+        return int(self._bounds["position"][-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the arrays take; views count as what they show."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def tokens(self, i: int) -> np.ndarray:
+        """Token ids of example i, int64 [L]."""
+        return self._of("tokens", "token", i)
+
+    def positions(self, i: int) -> np.ndarray:
+        """Supervised places of example i, ascending indices into its tokens, int64."""
+        return self._of("positions", "position", i)
+
+    def documents(self, i: int) -> np.ndarray:
+        """Token counts of the documents in example i, in order, int64; they sum to L."""
+        return self._of("document_lengths", "document", i)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The label of each position, int64 [P]: stored, or for a causal LM the next token."""
+        if "labels" in self.arrays:
+            return self.arrays["labels"].astype(np.int64)
+        starts_B = self._bounds["token"][:-1]
+        next_P = np.repeat(starts_B, self.arrays["position_counts"]) + self.arrays["positions"] + 1
+        return self.arrays["tokens"][next_P].astype(np.int64)
+
+    @cached_property
+    def label_logits(self) -> np.ndarray | None:
+        """The teacher's raw logit of each label, float32 [P]; None where it is not stored.
+
+        The teacher's own loss at T = 1 is `targets().log_partition(1.0) - label_logits`. Error at most 2⁻¹² of the
+        logit's distance from the row's maximum.
+        """
+        if "label_logits" not in self.arrays:
+            return None
+        return self.arrays["maximum"] + self.arrays["label_logits"].astype(np.float32)
+
+    def targets(self) -> "TeacherTargets":
+        """The records as torch tensors on the CPU. Raises CacheError for a label-only cache."""
+        if self.record is None:
+            raise CacheError(
+                "this cache holds labels only, no teacher records: use cross_entropy terms, or dump with a teacher"
+            )
+        from kdcache.targets.codec import decode
+
+        return decode(self.arrays, self.record, self.num_classes)
+
+    def slice(self, start: int, stop: int) -> "Batch":
+        """Examples start to stop, as views."""
+        picked = {
+            field.name: self.arrays[field.name][self._bounds[field.level][start] : self._bounds[field.level][stop]]
+            for field in array_fields(self.fields)
+        }
+        return self._with(picked)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Batch":
+        """The examples at these indices, in their order, repeats allowed."""
+        chosen = np.asarray(indices, np.int64)
+        pick = {level: _picker(bounds[chosen], bounds[chosen + 1]) for level, bounds in self._bounds.items()}
+        return self._with({f.name: pick[f.level](self.arrays[f.name]) for f in array_fields(self.fields)})
+
+    @cached_property
+    def _bounds(self) -> dict[Level, np.ndarray]:
+        """Level -> int64 [B + 1], where each example's elements of this level start; the last is their number."""
+        bounds: dict[Level, np.ndarray] = {"example": np.arange(len(self) + 1)}
+        for level in levels_of(self.fields):
+            starts = np.zeros(len(self.arrays[COUNTS[level]]) + 1, np.int64)
+            np.cumsum(self.arrays[COUNTS[level]], out=starts[1:])
+            bounds[level] = starts[bounds["position"]] if level == "entry" else starts
+        return bounds
+
+    def _of(self, name: str, level: Level, i: int) -> np.ndarray:
+        bounds = self._bounds[level]
+        return self.arrays[name][bounds[i] : bounds[i + 1]].astype(np.int64)
+
+    def _with(self, arrays: dict[str, np.ndarray]) -> "Batch":
+        return Batch(self.fields, arrays, self.record, self.num_classes)
+
+
+def concat(batches: Sequence[Batch]) -> Batch:
+    """The examples of one or more batches of the same cache, one after the other."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    return first._with({name: np.concatenate([batch.arrays[name] for batch in batches]) for name in first.arrays})
+
+
+def _picker(starts: np.ndarray, stops: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that copies these ranges out of an array, one after the other.
+
+    Long ranges are copied as blocks (0.5 µs each and memory speed), short ones gathered (5 ns an element).
+    """
+    if (stops - starts).sum() < LONG_RANGE * len(starts) or not len(starts):
+        index = _ranges(starts, stops)
+        return lambda array: array[index]
+    blocks = [*map(slice, starts.tolist(), stops.tolist())]
+    return lambda array: np.concatenate([array[block] for block in blocks])
+
+
+def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """The integers of starts[0]..stops[0], starts[1]..stops[1], … in one array."""
+    lengths = stops - starts
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)

@@ -1,0 +1,45 @@
+"""Convert a cache from one backend to the other: same examples, same records, another file format."""
+
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Literal
+
+from kdcache.errors import CacheError
+from kdcache.store.cache import open_cache
+from kdcache.store.files import Root
+from kdcache.store.manifest import Manifest
+from kdcache.store.writer import LIBRARIES, CacheWriter
+
+__all__ = ["convert"]
+
+STORAGE_LIBRARIES = {name for names in LIBRARIES.values() for name in names}
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    backend: Literal["zarr", "arrow"],
+    progress: Callable[[int], object] | None = None,
+) -> Manifest:
+    """Write the cache at `source` to `target` with this backend, shard by shard; both may be URLs.
+
+    An interrupted conversion goes on where it was. progress: called with 1 after each shard.
+    Raises CacheError where target is a finished cache, DamagedShardError for a bad shard of the source.
+    """
+    cache = open_cache(source, local_cache_gb=0)
+    header = cache.manifest.header
+    if Root(target).exists("cache.json"):
+        raise CacheError(f"{os.fspath(target)} already holds a finished cache, expected a new folder")
+    libraries = {name: number for name, number in header.libraries.items() if name not in STORAGE_LIBRARIES}
+    libraries |= {name: version(name) for name in LIBRARIES[backend]}
+    header = header.model_copy(update={"backend": backend, "libraries": libraries})
+    writer = CacheWriter.from_header(target, header, f"{cache.root.url}/tokenizer")
+    done = writer.committed()
+    for index, shard in enumerate(cache.manifest.shards):
+        if index not in done:
+            arrays = cache.read_shard(index).arrays
+            writer.commit(index, arrays, source_sha256=shard.source_sha256, notes=shard.notes)
+        if progress:
+            progress(1)
+    return writer.finalize(len(cache.manifest.shards))

@@ -1,0 +1,216 @@
+"""What a cache says of itself: the header a dump pins before it starts, commit records, and the manifest.
+
+    header.json         Header: all that decides the bytes of the shards; written first, never changed
+    shards/000000.json  CommitRecord of one shard; a shard without a valid one does not exist
+    cache.json          Manifest: header, totals, the commit records in order; absent = the dump is not finished
+
+All three are canonical JSON (sorted keys, no time, host or world size): the same dump writes the same bytes, and a
+digest is the sha256 of the file. A manifest takes about 500 bytes a shard.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic import Field as Limits
+
+from kdcache.errors import CacheError
+from kdcache.store.backend import array_fields
+from kdcache.store.files import check_name
+from kdcache.targets.fields import Field
+from kdcache.targets.spec import RecordSpec
+
+__all__ = [
+    "FORMAT_VERSION",
+    "CommitRecord",
+    "CorpusPin",
+    "Header",
+    "Manifest",
+    "TeacherPin",
+    "TokenizerPin",
+    "Totals",
+    "canonical",
+    "difference",
+    "parse",
+]
+
+FORMAT_VERSION = 1
+DTYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
+
+Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, AfterValidator(check_name)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON."""
+        return hashlib.sha256(canonical(self)).hexdigest()
+
+
+class TokenizerPin(Model):
+    """fingerprint: of the tokenizer, whatever its folder. vocab_size: highest id + 1. files: name -> sha256 of the
+    copies under tokenizer/."""
+
+    fingerprint: Sha256
+    vocab_size: PositiveInt
+    files: dict[FileName, Sha256]
+
+
+class TeacherPin(Model):
+    name: str
+    revision: str | None = None
+    weights_sha256: Sha256 | None = None
+    dtype: str | None = None
+    parameters: NonNegativeInt | None = None
+    architecture: str | None = None
+
+
+class CorpusPin(Model):
+    sha256: Sha256
+    files: NonNegativeInt
+    rows: NonNegativeInt
+    bytes: NonNegativeInt
+
+
+class Header(Model):
+    """record: None for a label-only cache. task, compute: the settings of the task and of the teacher's run.
+
+    fields: the arrays of every shard. id2label: the names of the classes of a classification.
+    """
+
+    format: Literal["kdcache"] = "kdcache"
+    format_version: PositiveInt = FORMAT_VERSION
+    backend: Literal["zarr", "arrow"] = "zarr"
+    task: dict[str, Any]
+    record: RecordSpec | None
+    num_classes: PositiveInt
+    fields: tuple[Field, ...]
+    tokenizer: TokenizerPin | None = None
+    teacher: TeacherPin | None = None
+    corpus: CorpusPin | None = None
+    compute: dict[str, Any] = {}
+    seed: NonNegativeInt = 0
+    libraries: dict[str, str] = {}
+    id2label: dict[int, str] | None = None
+
+    @model_validator(mode="after")
+    def _fields_can_be_stored(self) -> Self:
+        names = [field.name for field in array_fields(self.fields)]
+        if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
+            raise ValueError(f"got field names {names}, expected different ones, each an identifier")
+        for field in self.fields:
+            if field.dtype not in DTYPES or min(field.shape, default=1) < 1:
+                raise ValueError(f"got field {field}, expected a plain number dtype and lengths above 0")
+        return self
+
+
+class CommitRecord(Model):
+    """One committed shard.
+
+    unit: its number, also the unit of work it came from. bytes, sha256: of its file. source_sha256: digest of the
+    corpus rows it was made from. notes: counts worth telling, such as {"truncated": 3}.
+    """
+
+    unit: NonNegativeInt
+    file: FileName
+    examples: NonNegativeInt
+    tokens: NonNegativeInt
+    positions: NonNegativeInt
+    entries: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: Sha256
+    source_sha256: Sha256 | Literal[""] = ""
+    header_sha256: Sha256
+    notes: dict[str, int] = {}
+
+
+class Totals(Model):
+    shards: NonNegativeInt
+    examples: NonNegativeInt
+    tokens: NonNegativeInt
+    positions: NonNegativeInt
+    entries: NonNegativeInt
+    bytes: NonNegativeInt
+    notes: dict[str, int]
+
+
+class Manifest(Model):
+    header: Header
+    totals: Totals
+    shards: tuple[CommitRecord, ...]
+
+    @classmethod
+    def of(cls, header: Header, shards: tuple[CommitRecord, ...]) -> Self:
+        notes: dict[str, int] = {}
+        for shard in shards:
+            for note, count in shard.notes.items():
+                notes[note] = notes.get(note, 0) + count
+        sums = {
+            name: sum(getattr(shard, name) for shard in shards)
+            for name in ("examples", "tokens", "positions", "entries", "bytes")
+        }
+        return cls(header=header, totals=Totals(shards=len(shards), notes=notes, **sums), shards=shards)
+
+    @property
+    def shard_examples(self) -> np.ndarray:
+        """Examples in each shard, int64."""
+        return np.array([shard.examples for shard in self.shards], np.int64)
+
+
+M = TypeVar("M", bound=Model)
+
+
+def canonical(model: BaseModel) -> bytes:
+    """The one JSON text of a model."""
+    return (json.dumps(model.model_dump(mode="json"), sort_keys=True, indent=1) + "\n").encode()
+
+
+def parse(cls: type[M], data: bytes, where: str) -> M:
+    """A model from JSON read at `where`.
+
+    Raises CacheError: not JSON, another format, a format version newer than this package, or a bad value.
+    """
+    try:
+        values = json.loads(data)
+    except ValueError:
+        raise CacheError(f"{where} is not JSON, expected {cls.__name__.lower()} of a kdcache cache") from None
+    header = values.get("header", values) if isinstance(values, dict) else {}
+    version = header.get("format_version") if isinstance(header, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CacheError(
+            f"{where} has format version {version}, expected at most {FORMAT_VERSION}: "
+            "update kdcache to read this cache"
+        )
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"]) or "it"
+        raise CacheError(f"{where} is damaged: {key}: {fault['msg'].removeprefix('Value error, ')}") from None
+
+
+def difference(first: BaseModel, second: BaseModel) -> tuple[str, object, object] | None:
+    """The first key, in sorted order, at which two models differ, dotted, with both values; None if they are equal."""
+    return _difference("", first.model_dump(mode="json"), second.model_dump(mode="json"))
+
+
+def _difference(key: str, first: object, second: object) -> tuple[str, object, object] | None:
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return None if first == second else (key, first, second)
+    for name in sorted(first.keys() | second.keys()):
+        found = _difference(f"{key}.{name}".lstrip("."), first.get(name), second.get(name))
+        if found:
+            return found
+    return None

@@ -1,0 +1,212 @@
+"""Unit: the examples and records of one shard, gathered and checked before they are committed.
+
+P positions, V classes, L tokens of an example.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdcache.errors import CacheError
+from kdcache.store.backend import array_fields
+from kdcache.store.manifest import Header
+from kdcache.targets.fields import Field
+from kdcache.targets.spec import RecordSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["EXAMPLES_PER_UNIT", "Unit", "checked_example", "record_arrays"]
+
+EXAMPLES_PER_UNIT = 1 << 20
+"""Room for example numbers in a unit: example number = unit · 2²⁰ + index in the unit."""
+
+Array = Any
+"""A sequence, numpy array or torch tensor of numbers."""
+
+
+class Unit:
+    """Fill with `add` (logits), or with `add_arrays` and `add_record` (arrays made elsewhere).
+
+    notes: counts that go into the commit record, such as {"truncated": 3}.
+    """
+
+    def __init__(self, header: Header, index: int) -> None:
+        self.header = header
+        self.index = index
+        self.notes: dict[str, int] = {}
+        self._parts: dict[str, list[np.ndarray]] = {field.name: [] for field in array_fields(header.fields)}
+        self._examples = 0
+        self._positions = 0
+        self._records = 0
+
+    def __len__(self) -> int:
+        return self._examples
+
+    def add(
+        self,
+        tokens: Array,
+        logits: Array | None = None,
+        *,
+        positions: Array | None = None,
+        labels: Array | None = None,
+        documents: Array | None = None,
+    ) -> None:
+        """One example with the teacher's raw logits [P, V] at its positions; None in a label-only cache.
+
+        positions: by default every token but the last. documents: token counts, by default one document.
+        """
+        example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
+        if (logits is None) != (self.header.record is None):
+            got, expected = ("no logits", "logits") if logits is None else ("logits", "none in a label-only cache")
+            raise CacheError(f"got {got} with an example, expected {expected}")
+        number = self.index * EXAMPLES_PER_UNIT + self._examples
+        self._append(example)
+        if self.header.record is not None:
+            P = len(example["positions"])
+            keys_P3 = np.empty((P, 3), np.int64)
+            keys_P3[:, 0], keys_P3[:, 1], keys_P3[:, 2] = self.header.seed, number, example["positions"]
+            logits_PV = as_logits(logits, P, self.header.num_classes)
+            self.add_record(record_arrays(logits_PV, example["labels"], self.header.record, keys_P3))
+
+    def add_arrays(
+        self,
+        *,
+        tokens: Array,
+        positions: Array | None = None,
+        labels: Array | None = None,
+        documents: Array | None = None,
+        record: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """One example, and what `record_arrays` made of its logits; or give records to `add_record` afterwards."""
+        self._append(checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents))
+        if record is not None:
+            self.add_record(record)
+
+    def add_record(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Records of the next positions, as `record_arrays` gives them; a block need not end where an example does."""
+        for name, array in arrays.items():
+            self._parts[name].append(array)
+        self._records += len(arrays["maximum"])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of the shard. Raises CacheError unless there is one record for each position."""
+        expected = self._positions if self.header.record is not None else 0
+        if self._records != expected:
+            raise CacheError(f"got {self._records} records in unit {self.index}, expected {expected}, one a position")
+        return {field.name: self._joined(field) for field in array_fields(self.header.fields)}
+
+    def _append(self, example: Mapping[str, np.ndarray]) -> None:
+        if self._examples == EXAMPLES_PER_UNIT:
+            raise CacheError(
+                f"unit {self.index} is full: got more than {EXAMPLES_PER_UNIT} examples, use smaller units"
+            )
+        for name, array in example.items():
+            if name in self._parts:
+                self._parts[name].append(array)
+        self._examples += 1
+        self._positions += len(example["positions"])
+
+    def _joined(self, field: Field) -> np.ndarray:
+        """Parts in their stored dtype; checked values fit it."""
+        parts = [part.astype(field.dtype, copy=False) for part in self._parts[field.name]]
+        return np.concatenate(parts) if parts else np.zeros((0, *field.shape), field.dtype)
+
+
+def checked_example(
+    header: Header, tokens: Array, *, positions: Array | None, labels: Array | None, documents: Array | None
+) -> dict[str, np.ndarray]:
+    """tokens, positions, labels, document_lengths and their counts, int64. Raises CacheError for what cannot be stored.
+
+    For a causal LM labels are the tokens after the positions, and given ones must agree; for other tasks they are
+    required.
+    """
+    tokens_L = as_integers(tokens, "tokens")
+    L = len(tokens_L)
+    causal = header.task.get("name") == "causal_lm"
+    end = L - 1 if causal else L
+    positions_P = np.arange(end) if positions is None else as_integers(positions, "positions")
+    documents_D = np.array([L]) if documents is None else as_integers(documents, "documents")
+    limit = header.tokenizer.vocab_size if header.tokenizer else np.iinfo(_dtype(header, "tokens")).max + 1
+    if L == 0:
+        raise CacheError("got an example of no tokens, expected at least one")
+    if tokens_L.min() < 0 or tokens_L.max() >= limit:
+        raise CacheError(f"got token ids {tokens_L.min()} to {tokens_L.max()}, expected 0 to {limit - 1}")
+    if len(positions_P) and (positions_P[0] < 0 or positions_P[-1] >= end or (np.diff(positions_P) <= 0).any()):
+        last = "the last token has no next one to predict" if causal else f"the example has {L} tokens"
+        raise CacheError(f"got positions {_some(positions_P)}, expected them ascending from 0 to {end - 1}: {last}")
+    if documents_D.sum() != L or (documents_D <= 0).any():
+        raise CacheError(f"got document lengths {_some(documents_D)}, expected ones above 0 that sum to {L}")
+    if causal:
+        labels_P = tokens_L[positions_P + 1]
+        if labels is not None and not np.array_equal(as_integers(labels, "labels"), labels_P):
+            raise CacheError("got labels that are not tokens[positions + 1], expected the next tokens, or no labels")
+    elif labels is None:
+        raise CacheError(f"got no labels, expected one a position for task {header.task.get('name')}")
+    else:
+        labels_P = as_integers(labels, "labels")
+        if len(labels_P) != len(positions_P):
+            raise CacheError(f"got {len(labels_P)} labels, expected {len(positions_P)}, one a position")
+    if len(labels_P) and not 0 <= labels_P.min() <= labels_P.max() < header.num_classes:
+        raise CacheError(
+            f"got labels {labels_P.min()} to {labels_P.max()}, expected class ids from 0 to {header.num_classes - 1}"
+        )
+    return {
+        "tokens": tokens_L,
+        "positions": positions_P,
+        "labels": labels_P,
+        "document_lengths": documents_D,
+        "token_counts": np.array([L]),
+        "position_counts": np.array([len(positions_P)]),
+        "document_counts": np.array([len(documents_D)]),
+    }
+
+
+def record_arrays(
+    logits_PV: "Tensor", labels_P: np.ndarray, spec: RecordSpec, keys_P3: object
+) -> dict[str, np.ndarray]:
+    """The position and entry arrays of these rows: `compress_to_arrays`, and the teacher's logit of each label.
+
+    keys_P3: (seed, example number, position) of each row. label_logits are relative to the row's maximum, float16.
+    """
+    import torch
+
+    from kdcache.targets.compress import compress_to_arrays
+
+    logits_PV = logits_PV.float()
+    arrays = compress_to_arrays(logits_PV, spec, keys_P3)
+    labels = torch.from_numpy(np.ascontiguousarray(labels_P, np.int64)).to(logits_PV.device)
+    label_logits_P = logits_PV.gather(1, labels[:, None])[:, 0] - logits_PV.amax(-1)
+    lowest = np.finfo(np.float16).min
+    return {**arrays, "label_logits": label_logits_P.clamp(min=float(lowest)).cpu().numpy().astype(np.float16)}
+
+
+def as_logits(logits: Array, rows: int, num_classes: int) -> "Tensor":
+    """Logits [P, V] as a tensor where they are. Raises CacheError for another shape or for integers."""
+    import torch
+
+    tensor = logits if isinstance(logits, torch.Tensor) else torch.from_numpy(np.array(logits))
+    if tuple(tensor.shape) != (rows, num_classes) or not tensor.is_floating_point():
+        raise CacheError(
+            f"got logits {str(tensor.dtype).removeprefix('torch.')}{[*tensor.shape]}, expected floats "
+            f"[{rows}, {num_classes}]: one row a position (the last token has none), one column a class"
+        )
+    return tensor.detach()
+
+
+def as_integers(values: Array, what: str) -> np.ndarray:
+    """A flat int64 array. Raises CacheError for another shape or for numbers that are not integers."""
+    array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise CacheError(f"got {what} {array.dtype}{[*array.shape]}, expected a flat array of integers")
+    return array.astype(np.int64)
+
+
+def _dtype(header: Header, name: str) -> str:
+    return next(field.dtype for field in header.fields if field.name == name)
+
+
+def _some(values: np.ndarray) -> str:
+    shown = ", ".join(str(value) for value in values[:8])
+    return f"{shown}, …" if len(values) > 8 else shown or "none"

@@ -1,0 +1,117 @@
+"""Verify a cache: everything that can be checked without the teacher.
+
+    cache.json     its entries belong to its header, its totals are theirs, header.json is the same
+    tokenizer/     every file in place, sha256
+    shards/        every shard and commit record in place and as in cache.json: size, sha256, counts; nothing else
+    in a shard     documents fill their example, positions ascend inside it, tokens and class ids are in range,
+                   no number is NaN
+
+It reads every byte once: 0.1–0.5 GB of shards a second.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcache.errors import CacheError
+from kdcache.store.batch import Batch
+from kdcache.store.cache import open_cache, read_pinned
+from kdcache.store.files import Root
+from kdcache.store.manifest import CommitRecord, Header, canonical
+from kdcache.store.shard import decode_shard, fetch_shard, record_name
+
+__all__ = ["Fault", "verify"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """shard: the file that is wrong, by its name in the cache. what: one line."""
+
+    shard: str
+    what: str
+
+
+def verify(path: str | os.PathLike[str], progress: Callable[[int], object] | None = None) -> list[Fault]:
+    """The faults of a finished cache, none for a sound one.
+
+    progress: called with 1 after each shard. Raises CacheError for a folder that is no finished cache, or whose
+    cache.json is damaged.
+    """
+    cache = open_cache(path, local_cache_gb=0)
+    root, header, shards = cache.root, cache.manifest.header, cache.manifest.shards
+    faults = [*_pinned_faults(root, header)]
+    for commit in shards:
+        faults += _shard_faults(root, header, commit)
+        if progress:
+            progress(1)
+    known = {name for commit in shards for name in (commit.file, record_name(commit.unit))}
+    found = {f"shards/{name}" for name in (*root.list("shards"), *root.leftovers("shards"))}
+    return faults + [Fault(name, "is not part of the cache: delete it") for name in sorted(found - known)]
+
+
+def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:
+    yield from _differs(root, "header.json", canonical(header))
+    for name, sha256 in (header.tokenizer.files if header.tokenizer else {}).items():
+        try:
+            read_pinned(root, f"tokenizer/{name}", sha256)
+        except CacheError as error:
+            yield Fault(f"tokenizer/{name}", str(error))
+
+
+def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[Fault]:
+    yield from _differs(root, record_name(commit.unit), canonical(commit))
+    try:
+        batch = decode_shard(root, header, commit, fetch_shard(root, commit))
+    except CacheError as error:
+        yield Fault(commit.file, str(error))
+        return
+    for what in _content_faults(batch, header):
+        yield Fault(commit.file, what)
+
+
+def _differs(root: Root, name: str, expected: bytes) -> Iterator[Fault]:
+    try:
+        if root.read(name) != expected:
+            yield Fault(name, "is not what cache.json says")
+    except FileNotFoundError:
+        yield Fault(name, "is missing")
+
+
+def _content_faults(batch: Batch, header: Header) -> Iterator[str]:
+    """Whole-array checks of one shard."""
+    arrays = batch.arrays
+    if not np.array_equal(_sums(arrays["document_lengths"], arrays["document_counts"]), arrays["token_counts"]):
+        yield "document lengths do not sum to the tokens of their example"
+    if not _ascend(arrays["positions"], arrays["position_counts"], arrays["token_counts"], header):
+        yield "positions do not ascend inside their example"
+    else:
+        yield from _out_of_range("labels", batch.labels, header.num_classes)
+    if header.tokenizer:
+        yield from _out_of_range("tokens", arrays["tokens"], header.tokenizer.vocab_size)
+    if "ids" in arrays:
+        yield from _out_of_range("ids", arrays["ids"], header.num_classes)
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            yield f"{name} holds NaN"
+
+
+def _ascend(positions: np.ndarray, counts: np.ndarray, tokens: np.ndarray, header: Header) -> bool:
+    """Strictly ascending in each example, and below its length; of a causal LM the last token is no position."""
+    ends = tokens.astype(np.int64) - (header.task.get("name") == "causal_lm")
+    owner = np.repeat(np.arange(len(counts)), counts)
+    steps = np.diff(positions.astype(np.int64)) > 0
+    return bool(np.all(positions < ends[owner]) and np.all(steps | (np.diff(owner) > 0)))
+
+
+def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The sum of each example's values."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return sums[ends] - sums[ends - counts]
+
+
+def _out_of_range(name: str, values: np.ndarray, limit: int) -> Iterator[str]:
+    if len(values) and values.max() >= limit:
+        yield f"{name} go up to {values.max()}, expected below {limit}"

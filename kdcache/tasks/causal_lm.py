@@ -1,0 +1,105 @@
+"""Causal language modelling: a record is the teacher's distribution of the next token.
+
+Documents: every token of a text is learnable. With packing "windows" each is ended by the end-of-text token, where
+the tokenizer has not put one; with "documents" it is what the tokenizer makes of it. Chats: the assistant's tokens.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdcache.config import CausalLMConfig
+from kdcache.errors import ConfigError, CorpusError
+from kdcache.tasks.chat import Chats
+from kdcache.tasks.example import Example
+from kdcache.tasks.packing import Document, one_each, windows
+from kdcache.tasks.task import Where
+
+__all__ = ["CausalLM"]
+
+
+class CausalLM:
+    """The task `causal_lm`. Give messages_field for chats, text_field for text; a tokenizer of transformers.
+
+    Notes that `examples` may count: "empty" texts, documents "truncated" or "dropped" for their length, examples
+    left out as "unsupervised" because they have no position.
+    """
+
+    name = "causal_lm"
+    auto_class = "AutoModelForCausalLM"
+    labels_follow = True
+
+    def __init__(
+        self, config: CausalLMConfig, tokenizer: Any, text_field: str = "text", messages_field: str | None = None
+    ) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._text_field = text_field
+        self._chats = None if messages_field is None else Chats(tokenizer, messages_field, config.loss_on)
+        self._end = None
+        if config.packing == "windows" and messages_field is None:
+            self._end = tokenizer.eos_token_id
+            if self._end is None:
+                raise ConfigError(
+                    "got a tokenizer without an end-of-text token, which task.packing: windows puts after each "
+                    "document; set its eos_token, or task.packing: documents"
+                )
+
+    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+        notes = {"empty": 0, "truncated": 0, "dropped": 0, "unsupervised": 0}
+        documents = self._texts(table, where) if self._chats is None else self._chats.documents(table, where)
+        if self._config.packing == "windows":
+            kept = [document for document in documents if len(document[0])]
+            notes["empty"] = len(documents) - len(kept)
+            examples, left_out = windows(kept, self._config.sequence_length, self._config.attention)
+        else:
+            examples, left_out = one_each(self._fitting(documents, notes, where))
+        notes["unsupervised"] = left_out
+        return examples, {name: count for name, count in notes.items() if count}
+
+    def _texts(self, table: pa.Table, where: Where) -> list[Document]:
+        """A document of no tokens stands for an empty text."""
+        texts = _strings(table[self._text_field], self._text_field, where)
+        full = [text for text in texts if text]
+        found = iter(self._tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else [])
+        return [_learnable(self._ended(next(found)) if text else []) for text in texts]
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        return ids if self._end is None or ids[-1:] == [self._end] else [*ids, self._end]
+
+    def _fitting(self, documents: list[Document], notes: dict[str, int], where: Where) -> list[Document]:
+        """Documents of at most sequence_length tokens, as `overlong` says."""
+        length, overlong = self._config.sequence_length, self._config.overlong
+        kept = []
+        for row, (tokens, learnable) in enumerate(documents):
+            if not len(tokens):
+                notes["empty"] += 1
+            elif len(tokens) <= length:
+                kept.append((tokens, learnable))
+            elif overlong == "error":
+                raise CorpusError(
+                    f"{where(row)} has {len(tokens)} tokens, expected at most task.sequence_length {length}; set "
+                    "task.overlong: truncate or drop, or task.packing: windows"
+                )
+            elif overlong == "truncate":
+                notes["truncated"] += 1
+                kept.append((tokens[:length], learnable[:length]))
+            else:
+                notes["dropped"] += 1
+        return kept
+
+
+def _learnable(ids: list[int]) -> Document:
+    return np.asarray(ids, np.int64), np.ones(len(ids), bool)
+
+
+def _strings(column: pa.ChunkedArray, field: str, where: Where) -> list[str]:
+    is_text = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null
+    if not any(test(column.type) for test in is_text):
+        raise CorpusError(f"{where(0)}: {field} is {column.type}, expected a string")
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise CorpusError(f"{where(row)}: {field} is null, expected a string; leave such rows out")
+    strings: list[str] = column.to_pylist()
+    return strings

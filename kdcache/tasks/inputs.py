@@ -1,0 +1,111 @@
+"""Examples -> what a model is fed, the same for teacher and student.
+
+There is no attention mask. With attention "document" position ids restart at each document, which is how transformers
+knows packed documents (its masks keep them apart under sdpa and eager; flash attention only in a batch of one row, so
+flatten there). Padding on the right is one more document; in a causal model nothing before it sees it. With "causal"
+positions run on.
+
+B examples, L tokens of the longest, P positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.errors import KdcacheError
+
+__all__ = ["ModelInputs", "check_packing", "flat_positions", "flattens", "model_inputs"]
+
+Attention = Literal["document", "causal"]
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Both int64 [B, L], or [1, B·L] when flattened. Call the model with use_cache=False and no attention_mask."""
+
+    input_ids_BL: Tensor
+    position_ids_BL: Tensor
+
+    def to(self, device: torch.device | str) -> "ModelInputs":
+        return ModelInputs(self.input_ids_BL.to(device), self.position_ids_BL.to(device))
+
+
+def model_inputs(
+    tokens: Sequence[np.ndarray], documents: Sequence[np.ndarray], attention: Attention, flatten: bool = False
+) -> ModelInputs:
+    """Rows of tokens, padded on the right with token 0, and their position ids.
+
+    documents: token counts of the documents in each row, which sum to its tokens. flatten: see `flattens`.
+    """
+    lengths_B = np.array([len(row) for row in tokens])
+    B, L = len(tokens), int(lengths_B.max())
+    input_ids_BL = np.zeros((B, L), np.int64)
+    input_ids_BL[np.arange(L) < lengths_B[:, None]] = np.concatenate(tokens)
+    position_ids_BL = np.tile(np.arange(L), (B, 1))
+    if attention == "document":
+        padding_B1 = L - lengths_B[:, None]
+        pieces = np.concatenate([piece for row in zip(documents, padding_B1, strict=True) for piece in row])
+        starts = np.cumsum(pieces) - pieces
+        position_ids_BL = (np.arange(B * L) - np.repeat(starts, pieces)).reshape(B, L)
+    shape = (1, B * L) if flatten else (B, L)
+    return ModelInputs(
+        torch.from_numpy(input_ids_BL).reshape(shape), torch.from_numpy(position_ids_BL.astype(np.int64)).reshape(shape)
+    )
+
+
+def flat_positions(positions: Sequence[np.ndarray], width: int) -> Tensor:
+    """Positions of the rows of a batch as int64 [P] indices into its B·L flat tokens; width is L, before flattening."""
+    counts_B = [len(row) for row in positions]
+    offsets_P = np.repeat(np.arange(len(positions)) * width, counts_B)
+    return torch.from_numpy(np.concatenate(positions).astype(np.int64) + offsets_P)
+
+
+def flattens(model: Any, attention: Attention) -> bool:
+    """Whether this model keeps documents apart only when the whole batch is one row: flash attention does."""
+    return attention == "document" and "flash" in str(getattr(model.config, "_attn_implementation", ""))
+
+
+@torch.no_grad()
+def check_packing(model: Any, attention: Attention, flatten: bool = False) -> None:
+    """Two packed rows of two tiny documents through the model, against each document alone.
+
+    flatten as given to `model_inputs`. What the second document may differ by is a quarter of what it differs by when
+    the first is let in, or rounding. Raises KdcacheError when a model sees through the border, as recurrent ones do.
+    """
+    if attention == "causal":
+        return
+    embeddings = model.get_input_embeddings().weight
+    ids = (7 * np.arange(11) + 3) % model.config.get_text_config().vocab_size
+    first, second = ids[:5], ids[5:]
+    was_training = model.training
+    model.eval()
+
+    def logits(tokens: list[np.ndarray], documents: list[list[int]]) -> Tensor:
+        inputs = model_inputs(tokens, [np.array(row) for row in documents], attention, flatten).to(embeddings.device)
+        out = model(input_ids=inputs.input_ids_BL, position_ids=inputs.position_ids_BL, use_cache=False)
+        return out.logits.float().reshape(len(tokens), -1, out.logits.shape[-1])
+
+    try:
+        alone = logits([second], [[6]])[0]
+        packed = logits([np.concatenate([first, second]), np.concatenate([second, first])], [[5, 6], [6, 5]])
+        joined = logits([np.concatenate([first, second])], [[11]])[0, 5:]
+        error = max((packed[0, 5:] - alone).abs().max().item(), (packed[1, :6] - alone).abs().max().item())
+    except TypeError as fault:
+        raise _mixes(model, f"it takes no position_ids: {fault}") from fault
+    finally:
+        model.train(was_training)
+    leak = (joined - alone).abs().max().item()
+    rounding = (1e-4 if embeddings.dtype == torch.float32 else 2e-2) * alone.abs().max().item()
+    if error > max(leak / 4, rounding):
+        raise _mixes(model, f"a packed document's logits are off by {error:.2g}, expected at most {rounding:.2g}")
+
+
+def _mixes(model: Any, why: str) -> KdcacheError:
+    hint = "set task.attention: causal or task.packing: documents"
+    if flattens(model, "document"):
+        hint += ", or attention_implementation: sdpa"
+    return KdcacheError(f"{type(model).__name__} does not keep packed documents apart ({why}); {hint}")

@@ -1,0 +1,97 @@
+"""Load, save and identify a tokenizer.
+
+A tokenizer's files change when it is saved by another version or from another folder, its behaviour does not. So its
+fingerprint is of what it is: the backend's own JSON (vocabulary, merges, normaliser, post-processor, added tokens)
+without its truncation and padding, the special tokens and the chat template.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import ConfigError
+
+__all__ = ["fingerprint", "highest_id", "load_tokenizer", "save_tokenizer", "tokenizer_digest"]
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "tokenization_*.py",
+)
+HOST_KEYS = ("is_local", "local_files_only", "name_or_path")
+
+
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """A tokenizer of transformers from a folder or by name. Raises ConfigError in one line."""
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    local = folder.exists() or folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1
+    if local and not folder.is_dir():
+        raise ConfigError(f"got tokenizer {path}, which is no folder; expected one with tokenizer.json in it")
+    try:
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision)
+    except Exception as error:  # transformers raises a dozen classes for a broken folder
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"cannot load a tokenizer from {path}: {words[:200]}; expected a folder with tokenizer.json, or a name"
+        ) from error
+
+
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> dict[str, str]:
+    """Write its files, the same bytes wherever it was loaded from; give sha256 by file name."""
+    if _backend(tokenizer) is not None:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(str(folder))
+    path = Path(folder) / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in HOST_KEYS}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    return _file_digests(Path(folder))
+
+
+def fingerprint(folder: str | Path, trust_remote_code: bool = False) -> tuple[str, dict[str, str]]:
+    """(tokenizer_digest of the folder's tokenizer, sha256 of each of its files by name)."""
+    return tokenizer_digest(load_tokenizer(folder, trust_remote_code)), _file_digests(Path(folder))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """sha256 hex: equal for a tokenizer and its saved copy, different when any text may become other tokens."""
+    backend = _backend(tokenizer)
+    if backend is None:
+        model: object = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    else:
+        model = {key: value for key, value in json.loads(backend).items() if key not in ("truncation", "padding")}
+    content = {
+        "model": model,
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "chat_template": tokenizer.chat_template,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def highest_id(tokenizer: Any) -> int:
+    """The largest id that the tokenizer can give; num_classes of its cache is one more."""
+    return max(tokenizer.get_vocab().values())
+
+
+def _backend(tokenizer: Any) -> str | None:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return None if backend is None else backend.to_str()
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    paths = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

@@ -1,0 +1,121 @@
+"""A smaller model from some of a model's layers: a student that starts near its teacher.
+
+Embeddings, final norm and head are copied; the chosen layers follow each other in their old order. The small model is
+made from the shortened config and takes the renamed weights, so layer numbers inside it are its own. Works for models
+with one list of num_hidden_layers layers: Llama, Qwen, Gemma (model.layers), GPT-2 (transformer.h), BERT
+(encoder.layer). Not for encoder-decoders, nor where a layer's shape depends on its number.
+"""
+
+import copy
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdcache.errors import ConfigError, TeacherError
+from kdcache.train.export import write_model
+
+__all__ = ["cut"]
+
+TOKENIZER_GLOBS = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja")
+
+
+def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """Write a model of these layers, counted from 0, with the teacher's tokenizer; returns its folder.
+
+    Raises ConfigError for layers that are not ascending or not there or an out folder in use, TeacherError when there
+    is no such model or it cannot be cut.
+    """
+    source, target = Path(teacher_path), Path(out)
+    if not (source / "config.json").is_file():
+        raise TeacherError(f"got teacher {source}, expected a folder with config.json and model.safetensors")
+    if target.exists() and any(target.iterdir()):
+        raise ConfigError(f"got --out {target}, which is not empty; expected a new folder")
+    teacher = _load(source, trust_remote_code)
+    total = teacher.config.get_text_config().num_hidden_layers
+    _check_layers(layers, total)
+    prefix = layer_list(teacher, total)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write_model(
+            shortened(teacher.config, layers),
+            renumbered(teacher.state_dict(), prefix, layers),
+            partial,
+            dtype=teacher.dtype,
+            like=teacher,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise TeacherError(f"{source} cannot be cut: {' '.join(str(error).split())[:300]}") from None
+    for pattern in TOKENIZER_GLOBS:
+        for file in source.glob(pattern):
+            if file.name != "model.safetensors.index.json":
+                shutil.copy2(file, partial / file.name)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+
+def _load(source: Path, trust_remote_code: bool) -> Any:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        architecture = (config.architectures or ["AutoModelForCausalLM"])[0]
+        model_class = getattr(transformers, architecture, transformers.AutoModelForCausalLM)
+        return model_class.from_pretrained(
+            source, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise TeacherError(f"{source} does not load: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _check_layers(layers: Sequence[int], total: int) -> None:
+    if not layers:
+        raise ConfigError(f"got no layer, expected some of 0 to {total - 1}")
+    for layer in layers:
+        if not 0 <= layer < total:
+            raise ConfigError(f"got layer {layer}, expected layers from 0 to {total - 1}: the teacher has {total}")
+    if [*layers] != sorted(set(layers)):
+        raise ConfigError(f"got layers {','.join(map(str, layers))}, expected ascending ones without repeats")
+
+
+def layer_list(model: nn.Module, total: int) -> str:
+    """Name of the list of layers. Raises TeacherError when there is not exactly one of that length."""
+    names = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total]
+    outer = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    if len(outer) != 1:
+        raise TeacherError(
+            f"got a {type(model).__name__} with {len(outer)} lists of {total} layers ({', '.join(outer) or 'none'}), "
+            "expected one: this architecture cannot be cut"
+        )
+    return outer[0]
+
+
+def shortened(config: Any, layers: Sequence[int]) -> Any:
+    """The config of a model of these layers; per-layer lists such as layer_types lose the others."""
+    short = copy.deepcopy(config)
+    text = short.get_text_config()
+    total = text.num_hidden_layers
+    for key, value in vars(text).copy().items():
+        if "layer" in key and isinstance(value, list) and len(value) == total:
+            setattr(text, key, [value[layer] for layer in layers])
+    text.num_hidden_layers = len(layers)
+    return short
+
+
+def renumbered(weights: dict[str, Tensor], prefix: str, layers: Sequence[int]) -> dict[str, Tensor]:
+    """The weights of these layers, numbered from 0, and all weights outside the list of layers."""
+    number = {str(layer): str(new) for new, layer in enumerate(layers)}
+    kept = {}
+    for name, weight in weights.items():
+        if not name.startswith(f"{prefix}."):
+            kept[name] = weight
+            continue
+        layer, _, rest = name.removeprefix(f"{prefix}.").partition(".")
+        if layer in number:
+            kept[f"{prefix}.{number[layer]}.{rest}"] = weight
+    return kept

@@ -1,0 +1,135 @@
+"""World: which rank this process is, the few collectives of a run, and who speaks when ranks fail.
+
+Ranks come from deepspeed or torchrun (RANK, WORLD_SIZE), from srun (SLURM_PROCID, with MASTER_ADDR set), or there is
+one. When a rank fails, the others fail too, on a broken connection; the first to reach the common store reports, the
+rest leave quietly with its exit status.
+"""
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdcache.errors import ConfigError
+
+__all__ = ["World", "connect", "disconnect", "find_world", "first_to_fail", "free_port", "status_of_first_failure"]
+
+FAILURES = "kdcache/failures"
+STATUS = "kdcache/status"
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Any) -> Any:
+        """All-reduce a tensor in place; it is returned."""
+        import torch.distributed
+
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        import torch.distributed
+
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, everywhere: numbers, strings, lists and dicts of them."""
+        import torch.distributed
+
+        box = [value]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+def find_world(environment: Mapping[str, str] = os.environ) -> World | None:
+    """The rank that a launcher gave this process; None without a launcher. Raises ConfigError for srun half set up."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        rank = int(environment["RANK"])
+        return World(rank, int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", rank)))
+    # A batch script without srun sees SLURM_NTASKS too; only a job step has these.
+    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if size == 1 or "SLURM_PROCID" not in environment:
+        return None
+    if "MASTER_ADDR" not in environment:
+        raise ConfigError(f"got {size} srun tasks without MASTER_ADDR, expected it to name the first node")
+    rank = int(environment["SLURM_PROCID"])
+    return World(rank, size, int(environment.get("SLURM_LOCALID", rank)))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def connect(world: World, device: str) -> None:
+    """Start torch.distributed through DeepSpeed, quietly. device: "cpu" or "cuda".
+
+    On a CPU DeepSpeed would first compile a shared-memory op (about 70 s, and it needs a compiler) that only its
+    inference uses; an empty table of compatible ops keeps it from that.
+    """
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if world.size == 1:
+        os.environ["MASTER_PORT"] = str(free_port())
+    os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ["DS_ACCELERATOR"] = device
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    import deepspeed
+    import deepspeed.ops
+    import torch
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING if world.first else logging.ERROR)
+    if device == "cpu":
+        deepspeed.ops.__compatible_ops__ = {}
+    else:
+        torch.cuda.set_device(world.local_rank)
+    deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl", verbose=False)
+
+
+def disconnect() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def first_to_fail(exit_status: int) -> bool:
+    """True for one rank of those that fail: the one that shall report. False when rank 0 has left with the store."""
+    import torch.distributed
+
+    if not torch.distributed.is_initialized():
+        return True
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        first = store.add(FAILURES, 1) == 1
+        if first:
+            store.set(STATUS, str(exit_status))
+    except RuntimeError:
+        return False
+    return first
+
+
+def status_of_first_failure() -> int:
+    """The exit status of the rank that reported."""
+    import torch.distributed
+
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        return int(store.get(STATUS)) if store.check([STATUS]) else 1
+    except RuntimeError:
+        return 1

@@ -1,0 +1,107 @@
+"""Held-out figures of a student, from a cache whose teacher is not needed any more.
+
+Batches are split into one stretch a rank. Under ZeRO-3 every forward gathers weights on all ranks, so all run the same
+number of them; a rank without a batch runs one example with nothing supervised.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from kdcache.errors import CacheError
+from kdcache.losses.metrics import Sums
+from kdcache.store.cache import Cache
+from kdcache.tasks.inputs import flattens
+from kdcache.train.collate import Inputs, collate
+from kdcache.train.distributed import World
+from kdcache.train.model import with_loss
+from kdcache.train.student import attention_of, check_fits
+
+__all__ = ["check_held_out", "evaluate_engine", "evaluate_model"]
+
+
+def evaluate_model(
+    model: Any,
+    cache: Cache,
+    *,
+    batch_examples: int = 8,
+    max_examples: int | None = None,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    progress: Callable[[int], None] = lambda examples: None,
+) -> dict[str, float]:
+    """Figures of a plain transformers causal LM on its own device, in one process.
+
+    Keys: those of `Sums.means` (nats a position), and perplexity. temperature: of the KL to the teacher. progress is
+    called with the number of examples after each batch. Raises StudentError for a model that does not fit the cache,
+    ConfigError for a temperature that the cache does not store.
+    """
+    check_fits(model, cache)
+    device = next(model.parameters()).device
+    wrapped = with_loss(model, cache.manifest.header.num_classes, chunk=chunk)
+    batches = _batches(cache, World(), model, batch_examples, max_examples)
+    return _figures(wrapped, batches, World(), device, temperature, progress)
+
+
+def evaluate_engine(
+    engine: Any, cache: Cache, world: World, device: torch.device, *, batch_examples: int, max_examples: int | None
+) -> dict[str, float]:
+    """The same figures of the model inside a DeepSpeed engine, over all ranks; every rank calls it."""
+    batches = _batches(cache, world, engine.module.student, batch_examples, max_examples)
+    return _figures(engine, batches, world, device, 1.0, lambda examples: None)
+
+
+def check_held_out(held_out: Cache, cache: Cache) -> None:
+    """Raises CacheError when a held-out cache does not go with the training cache."""
+    theirs, ours = held_out.manifest.header, cache.manifest.header
+    if theirs.num_classes != ours.num_classes:
+        raise CacheError(
+            f"eval.cache {held_out.root.url} has {theirs.num_classes} classes, expected the {ours.num_classes} of "
+            f"{cache.root.url}: dump it with the same tokenizer"
+        )
+    if theirs.tokenizer and ours.tokenizer and theirs.tokenizer.fingerprint != ours.tokenizer.fingerprint:
+        raise CacheError(
+            f"eval.cache {held_out.root.url} was made with another tokenizer than {cache.root.url}, "
+            "expected the same: dump it again"
+        )
+    if held_out.num_positions == 0:
+        raise CacheError(f"eval.cache {held_out.root.url} has no supervised position, expected at least one")
+
+
+def _batches(
+    cache: Cache, world: World, student: Any, batch_examples: int, max_examples: int | None
+) -> Iterator[tuple[Inputs, int]]:
+    """The inputs of this rank and their number of examples, as many pairs as every rank has."""
+    attention = attention_of(cache)
+    flatten = flattens(student, attention)
+    total = len(cache) if max_examples is None else min(len(cache), max_examples)
+    starts = range(0, total, batch_examples)
+    each = -(-len(starts) // world.size)
+    for number in range(world.rank * each, (world.rank + 1) * each):
+        if number < len(starts):
+            start, stop = starts[number], min(starts[number] + batch_examples, total)
+            yield collate(cache.read(start, stop), attention, flatten), stop - start
+        else:
+            yield collate(cache.read(0, 1), attention, flatten).without_positions(), 0
+
+
+@torch.no_grad()
+def _figures(
+    model: Any,
+    batches: Iterator[tuple[Inputs, int]],
+    world: World,
+    device: torch.device,
+    temperature: float,
+    progress: Callable[[int], None],
+) -> dict[str, float]:
+    was_training = model.training
+    model.eval()
+    vector = torch.zeros(len(Sums.names), dtype=torch.float64, device=device)
+    for inputs, examples in batches:
+        vector += model(inputs.to(device), temperature=temperature)
+        progress(examples)
+    model.train(was_training)
+    figures = Sums(world.sum(vector)).means()
+    return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}

@@ -1,0 +1,123 @@
+"""The student as a plain Hugging Face folder: config.json, model.safetensors, tokenizer and a model card.
+
+Weights are the float32 master weights, rounded to student.dtype. Under ZeRO-3 they are gathered one at a time, so the
+peak is the whole model in float32 on rank 0's host and one weight on every rank. The folder is written under another
+name and renamed when it is complete.
+"""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcache.config import TrainConfig
+from kdcache.errors import TrainError
+from kdcache.store.cache import Cache
+from kdcache.train.distributed import World
+from kdcache.train.student import has_tokenizer
+
+__all__ = ["export_student", "full_weights", "write_model"]
+
+PREFIX = "student."
+
+
+def export_student(
+    engine: Any, config: TrainConfig, cache: Cache, world: World, *, steps: int, figures: dict[str, float] | None
+) -> Path:
+    """Write OUTPUT/student; every rank calls it. figures: of the held-out evaluation."""
+    folder = Path(config.output) / "student"
+    weights = full_weights(engine, world)
+    if world.first:
+        partial = folder.with_name("student.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        model_config = engine.module.student.config
+        parameters = write_model(
+            model_config, weights, partial, dtype=getattr(torch, config.student.dtype), like=engine.module.student
+        )
+        if cache.manifest.header.tokenizer is not None:
+            cache.save_tokenizer(partial)
+        elif config.student.path is not None and has_tokenizer(Path(config.student.path)):
+            _copy_tokenizer(Path(config.student.path), partial)
+        card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    world.barrier()
+    return folder
+
+
+def full_weights(engine: Any, world: World) -> dict[str, Tensor]:
+    """Name in the student -> float32 master weight, on rank 0's CPU (other ranks take part and get none)."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    stage = engine.zero_optimization_stage()
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        whole = parameter.detach() if stage == 0 else safe_get_full_fp32_param(parameter)
+        if world.first:
+            weights[name.removeprefix(PREFIX)] = whole.detach().float().cpu().clone()
+    return weights
+
+
+def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, dtype: torch.dtype, like: Any) -> int:
+    """Save a model of this config with these weights as safetensors; returns its number of parameters.
+
+    like: the model whose class and generation settings it has. A fresh model takes the weights, so that tied ones
+    and buffers are as transformers wants them. Raises TrainError when a weight is missing or left over.
+    """
+    model = type(like)(copy.deepcopy(model_config)).to(dtype)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = {*(model.all_tied_weights_keys or ())}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if unexpected or (missing := [key for key in missing if key in parameters and key not in tied]):
+        raise TrainError(
+            f"{type(like).__name__} cannot be rebuilt from its config: {len(missing)} weights are missing and "
+            f"{len(unexpected)} left over, the first {[*missing, *unexpected][0]}"
+        )
+    model.tie_weights()
+    model.generation_config = like.generation_config
+    model.save_pretrained(folder)
+    return sum(p.numel() for p in model.parameters())
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    from kdcache.tasks.tokenizer import load_tokenizer
+
+    load_tokenizer(str(source)).save_pretrained(target)
+
+
+def model_card(
+    config: TrainConfig, cache: Cache, *, parameters: int, steps: int, figures: dict[str, float] | None
+) -> str:
+    """Where the student comes from, in Markdown with the front matter of the Hugging Face hub."""
+    header = cache.manifest.header
+    rows = {
+        "parameters": f"{parameters:,}",
+        "made from": "a config, at random" if config.student.path is None else f"`{Path(config.student.path).name}`",
+        "cache": f"`{cache.digest}` ({len(cache):,} examples, {cache.num_positions:,} positions)",
+        "corpus": f"`{header.corpus.sha256}`" if header.corpus else "not recorded",
+        "tokenizer": f"`{header.tokenizer.fingerprint}`" if header.tokenizer else "not recorded",
+        "record": f"`{header.record.model_dump_json()}`" if header.record else "labels only",
+        "steps": f"{steps:,} of {config.global_batch} examples",
+        "terms": ", ".join(f"`{term.model_dump_json(exclude_defaults=True)}`" for term in config.terms),
+        "optimizer": f"AdamW, `{config.optimizer.model_dump_json()}`, schedule `{config.schedule.model_dump_json()}`",
+        "seed": str(config.seed),
+    }
+    if header.teacher is not None:
+        teacher = header.teacher
+        rows["teacher"] = f"{teacher.name}, revision {teacher.revision or 'not recorded'}, {teacher.dtype or ''}"
+        rows["teacher weights"] = f"`{teacher.weights_sha256}`" if teacher.weights_sha256 else "not recorded"
+    provenance = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    evaluation = ""
+    if figures is not None:
+        table = "".join(f"| {name} | {value:.6g} |\n" for name, value in figures.items())
+        evaluation = f"\n## Held-out evaluation\n\n| measure | value |\n|---|---|\n{table}"
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [distillation, kdcache]\n---\n\n"
+        f"# A student of {header.teacher.name if header.teacher else 'labels'}\n\n"
+        "Trained by kdcache from a cache of the teacher's logits; the teacher took no part in the training.\n\n"
+        f"## Provenance\n\n| what | value |\n|---|---|\n{provenance}{evaluation}"
+    )

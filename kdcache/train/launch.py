@@ -1,0 +1,146 @@
+"""run_train: what `kdcache train` does as one process, as a rank of a launcher, and as the one that starts it.
+
+With --nproc N it starts `deepspeed.launcher.launch`, the process that `deepspeed --num_gpus N` would start after
+reading host files, directly: that one hands SIGTERM on to its ranks (the outer one does not), and an import of
+DeepSpeed, 2 to 5 s, is saved. Cheap checks come first, so that a mistake costs a second, not a launch of 10 to 20 s.
+"""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+from kdcache.config import TrainConfig
+from kdcache.errors import ConfigError, KdcacheError, TrainError
+from kdcache.train.distributed import World, find_world, free_port
+
+__all__ = ["run_train"]
+
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL", "Broken pipe")
+
+
+def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overrides: list[str]) -> int:
+    """Train, and return the exit status.
+
+    Without a launcher: one process, or nproc local ranks. Ranks that fail after another return its status without a
+    word. Raises KdcacheError for the failure that is to be reported.
+    """
+    world = find_world()
+    if world is not None and nproc is not None:
+        raise ConfigError(
+            f"got --nproc {nproc} under a launcher that started {world.size} ranks, expected one or the other"
+        )
+    if world is None and nproc is not None:
+        check_early(config, nproc)
+        return _launch(nproc, config, config_path, overrides)
+    return _train_as(world or World(), config)
+
+
+def check_early(config: TrainConfig, world_size: int) -> None:
+    """What can be known in a second: caches, DeepSpeed settings, the world size. Raises KdcacheError."""
+    from kdcache.store.cache import open_cache
+    from kdcache.stream.order import rank_lanes
+    from kdcache.train.settings import pinned_settings
+
+    pinned_settings(config, open_cache(config.cache).digest)
+    rank_lanes(config.stream.lanes, 0, world_size)
+    if config.eval is not None:
+        open_cache(config.eval.cache)
+
+
+def _train_as(world: World, config: TrainConfig) -> int:
+    from kdcache.train.distributed import connect, disconnect, first_to_fail, status_of_first_failure
+    from kdcache.train.run import train
+
+    device = find_device(config)
+    connect(world, device)
+    try:
+        train(config, world, device)
+        disconnect()
+        return 0
+    except KdcacheError as error:
+        if first_to_fail(error.exit_status):
+            raise
+    except RuntimeError as error:
+        if first_to_fail(1):
+            if not any(sign in str(error) for sign in LOST_PEER):
+                raise
+            raise TrainError(
+                f"rank {world.rank} lost another rank, which was killed or ran out of memory; "
+                "run the same command again to go on from the last checkpoint"
+            ) from None
+    except Exception:
+        if first_to_fail(1):
+            raise
+    return status_of_first_failure()
+
+
+def find_device(config: TrainConfig) -> str:
+    """ "cuda" or "cpu". Raises ConfigError for cuda without a GPU."""
+    if config.device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if config.device == "cuda":
+        raise ConfigError("got device: cuda and no GPU that torch can use, expected device: cpu or auto here")
+    return "cpu"
+
+
+def _launch(nproc: int, config: TrainConfig, config_path: str, overrides: list[str]) -> int:
+    """Start the launcher in a session of its own, hand signals on to it, return its exit status."""
+    environment = dict(os.environ)
+    device = find_device(config)
+    environment["DS_ACCELERATOR"] = device
+    if device == "cpu":
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    hosts = json.dumps({"localhost": _devices(nproc, device)})
+    command = [
+        *(sys.executable, "-m", "deepspeed.launcher.launch", "--no_local_rank", "--module", "--log_level=critical"),
+        f"--world_info={base64.urlsafe_b64encode(hosts.encode()).decode()}",
+        f"--master_port={free_port()}",
+        *("kdcache", "train", config_path),
+        *(argument for override in overrides for argument in ("-o", override)),
+    ]
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    stopped_by: list[int] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        stopped_by.append(number)
+        process.send_signal(number)
+
+    before = {kind: signal.signal(kind, hand_on) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = process.wait()
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    if stopped_by:
+        raise TrainError(
+            f"stopped by {signal.Signals(stopped_by[0]).name}; "
+            "run the same command again to go on from the last checkpoint"
+        )
+    if status not in (0, 1, 2):
+        number = -status if status < 0 else 256 - status
+        raise TrainError(
+            f"a rank was ended by signal {number} ({'out of memory?' if number == 9 else 'a crash'}); "
+            "run the same command again to go on from the last checkpoint"
+        )
+    return status
+
+
+def _devices(nproc: int, device: str) -> list[int | str]:
+    """The GPUs of the local ranks: the first of CUDA_VISIBLE_DEVICES, else 0, 1, …. Raises ConfigError for too few."""
+    if device == "cpu":
+        return list(range(nproc))
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices: list[int | str] = [*visible.split(",")] if visible else list(range(torch.cuda.device_count()))
+    if len(devices) < nproc:
+        raise ConfigError(f"got --nproc {nproc} and {len(devices)} GPUs, expected at most one rank a GPU")
+    return devices[:nproc]

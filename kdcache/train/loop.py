@@ -1,0 +1,165 @@
+"""The steps of a run.
+
+A step's loss is the sum of the terms over the supervised positions of the global batch, divided by their number. Each
+micro-batch's sum is scaled by world size × accumulation / positions: DeepSpeed divides by both when it averages, so
+the gradient is the same whatever the world size, micro-batch and accumulation. One all-reduce of the count a step.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcache.config import TrainConfig
+from kdcache.errors import TrainError
+from kdcache.losses.terms import LossTerms
+from kdcache.progress import Progress
+from kdcache.store.batch import Batch
+from kdcache.tasks.inputs import Attention, flattens
+from kdcache.train.collate import collate
+from kdcache.train.distributed import World
+from kdcache.train.schedule import learning_rate
+
+__all__ = ["Log", "Trainer"]
+
+
+class Log:
+    """A line of OUTPUT/log.jsonl and the monitor's events for each record, by rank 0.
+
+    Lines above `step` are of steps that a resumed run does again; they are dropped.
+    """
+
+    def __init__(self, output: Path, monitor: Any, world: World, step: int) -> None:
+        self.path, self.monitor, self.world = output / "log.jsonl", monitor, world
+        if world.first:
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, step: int, group: str, values: dict[str, float]) -> None:
+        if not self.world.first:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        self.monitor.write_events([(f"{group}/{name}", value, step) for name, value in values.items()])
+
+
+class Trainer:
+    """Takes steps with an engine; `step` counts those that are done."""
+
+    def __init__(
+        self,
+        engine: Any,
+        config: TrainConfig,
+        terms: LossTerms,
+        world: World,
+        *,
+        device: str,
+        attention: Attention,
+        total_steps: int,
+        step: int,
+    ) -> None:
+        self.engine, self.config, self.terms, self.world = engine, config, terms, world
+        self.device, self.attention = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu"), attention
+        self.flatten = flattens(engine.module.student, attention)
+        self.total_steps, self.step = total_steps, step
+        self._window = _Window(len(terms.names), self.device)
+
+    def run(self, batches: Iterator[list[Batch]], log: Log, after: Callable[[int], None]) -> None:
+        """All steps that are left; after(step) follows each. Raises TrainError for a loss that is not a number."""
+        with Progress(self.total_steps, "steps", "train", done=self.step, quiet=not self.world.first) as progress:
+            while self.step < self.total_steps:
+                self._window.add(*self.take_step(next(batches)))
+                if self.step % self.config.log_every == 0 or self.step == self.total_steps:
+                    self._report(log, progress)
+                progress.advance()
+                after(self.step)
+
+    def take_step(self, micro_batches: list[Batch]) -> tuple[torch.Tensor, int, int]:
+        """One update. Returns the terms' sums over this rank's positions, their global number, this rank's tokens."""
+        rate = learning_rate(
+            self.step,
+            total_steps=self.total_steps,
+            peak=self.config.optimizer.learning_rate,
+            schedule=self.config.schedule,
+        )
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_dropout_seed(self.config.seed, self.step, self.world.rank))
+        own = sum(batch.num_positions for batch in micro_batches)
+        positions = int(self.world.sum(torch.tensor(own, device=self.device)))
+        scale = self.world.size * len(micro_batches) / max(positions, 1)
+        sums_K = torch.zeros(len(self.terms.names), dtype=torch.float64, device=self.device)
+        for batch in micro_batches:
+            loss, batch_sums_K = self.engine(collate(batch, self.attention, self.flatten).to(self.device), self.terms)
+            self.engine.backward(loss * scale)
+            sums_K += batch_sums_K
+            self._norm = self._gradient_norm_of_stage_0()
+            self.engine.step()
+        self.step += 1
+        if not sums_K.isfinite().all():
+            raise TrainError(
+                f"the loss of step {self.step} is not a number on rank {self.world.rank}; expected a finite one; "
+                "lower optimizer.learning_rate, or start from the last checkpoint, which is kept"
+            )
+        return sums_K, positions, sum(batch.num_tokens for batch in micro_batches)
+
+    def gradient_norm(self) -> float:
+        """Norm of the last step's gradient over all ranks, before clipping."""
+        norm = self.engine.get_global_grad_norm()
+        return float(self._norm if norm is None else norm)
+
+    def _gradient_norm_of_stage_0(self) -> Any:
+        """At stage 0 the engine clips without keeping the norm, and drops the gradients."""
+        if self.engine.zero_optimization_stage() > 0 or not self.engine.is_gradient_accumulation_boundary():
+            return 0.0
+        if (self.step + 1) % self.config.log_every and self.step + 1 != self.total_steps:
+            return 0.0
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _report(self, log: Log, progress: Progress) -> None:
+        values = self._window.close(self.world, self.terms)
+        values |= {"gradient_norm": self.gradient_norm(), "lr": self.engine.optimizer.param_groups[0]["lr"]}
+        log.write(self.step, "train", values)
+        progress.set(**{name: f"{value:.4g}" for name, value in values.items()})
+
+
+class _Window:
+    """What happened since the last report."""
+
+    def __init__(self, terms: int, device: torch.device) -> None:
+        self.sums_K = torch.zeros(terms, dtype=torch.float64, device=device)
+        self.positions, self.tokens, self.start = 0, 0, time.monotonic()
+
+    def add(self, sums_K: torch.Tensor, positions: int, tokens: int) -> None:
+        self.sums_K += sums_K
+        self.positions += positions
+        self.tokens += tokens
+
+    def close(self, world: World, terms: LossTerms) -> dict[str, float]:
+        """Mean loss and terms a position, and tokens a second, over all ranks; starts the next window."""
+        tokens = self.sums_K.new_tensor([self.tokens])
+        totals = world.sum(torch.cat([self.sums_K, tokens]))
+        means_K = totals[:-1] / max(self.positions, 1)
+        now = time.monotonic()
+        values = {"loss": float(terms.total(means_K))}
+        values |= dict(zip(terms.names, means_K.tolist(), strict=True))
+        values["tok/s"] = float(totals[-1]) / max(now - self.start, 1e-9)
+        self.sums_K = torch.zeros_like(self.sums_K)
+        self.positions, self.tokens, self.start = 0, 0, now
+        return values
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """One 64-bit seed of three numbers (SplitMix64's mixing)."""
+    mask, state = (1 << 64) - 1, 0
+    for part in (seed, step, rank):
+        state = (state + part + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1

@@ -1,0 +1,101 @@
+"""StudentWithLoss: body, LM head and loss in one forward.
+
+DeepSpeed gathers a ZeRO-3 weight only inside the forward of the module that owns it, so the loss is computed there:
+the student's head becomes a FusedHead, which gets the supervised positions alone and never makes positions × classes.
+At start it is compared once with the model's own logits, with the body's output scaled up until the logits reach 50,
+so that a soft-cap shows even where fresh weights give logits near 0. A model that differs (soft-cap, logit scale)
+runs unfused: its own logits of the whole micro-batch exist at one time.
+
+B examples, L tokens, P positions, D hidden width.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.metrics import FusedSums, measure
+from kdcache.losses.terms import LossTerms
+from kdcache.losses.unfused import head_loss
+from kdcache.progress import say
+from kdcache.train.collate import Inputs
+
+__all__ = ["StudentWithLoss", "with_loss"]
+
+LARGE_LOGIT = 50.0
+
+
+class StudentWithLoss(nn.Module):
+    """forward(inputs, terms) gives (loss, sums_K) as FusedLoss does; without terms, the vector of Sums."""
+
+    def __init__(self, student: Any, num_classes: int, *, fused: bool, chunk: int) -> None:
+        super().__init__()
+        self.student = student
+        self.num_classes, self.fused, self.chunk = num_classes, fused, chunk
+        # DeepSpeed's converter of checkpoints wants it in every checkpoint of stages 1 and 2.
+        self.universal_checkpoint_info = {"universal_checkpoint_version": 0.2}
+
+    def forward(self, inputs: Inputs, terms: LossTerms | None = None, temperature: float = 1.0) -> Any:
+        arguments = {
+            "input_ids": inputs.model.input_ids_BL,
+            "position_ids": inputs.model.position_ids_BL,
+            "use_cache": False,
+        }
+        supervision = inputs.supervision
+        if not self.fused:
+            logits_PV = self.student(**arguments).logits.flatten(0, 1)[inputs.flat_P]
+            if terms is None:
+                return measure(logits_PV, supervision, self.num_classes, temperature, self.chunk).vector
+            return head_loss(logits_PV, terms, supervision, self.chunk)
+        hidden_BLD = body_of(self.student)(**arguments).last_hidden_state
+        hidden_PD = hidden_BLD.flatten(0, 1)[inputs.flat_P]
+        head = self.student.get_output_embeddings()
+        if terms is None:
+            return head(hidden_PD, task=FusedSums(supervision, self.num_classes, temperature, self.chunk))
+        return head(hidden_PD, task=FusedLoss(terms, supervision, chunk=self.chunk))
+
+
+def with_loss(student: Any, num_classes: int, *, chunk: int = 1024) -> StudentWithLoss:
+    """Swap in the fused head where it is the model's own, before DeepSpeed takes the model."""
+    fused = fits_fused_head(student)
+    if fused:
+        student.get_output_embeddings().__class__ = FusedHead
+    else:
+        say(
+            f"warning: the head of {type(student).__name__} is more than a linear layer (soft-cap, scale); "
+            "its logits are made whole, which takes micro_batch × length × classes × 4 bytes and more"
+        )
+    return StudentWithLoss(student, num_classes, fused=fused, chunk=chunk)
+
+
+def body_of(student: Any) -> nn.Module:
+    return getattr(student, student.base_model_prefix)
+
+
+@torch.no_grad()
+def fits_fused_head(student: Any) -> bool:
+    """Whether the model's logits are its output layer applied to its body's output, and nothing more."""
+    head = student.get_output_embeddings()
+    body = getattr(student, student.base_model_prefix, student)
+    if type(head) not in (nn.Linear, FusedHead) or body is student:
+        return False
+    ids_1L = torch.arange(1, 9, device=head.weight.device)[None] % head.out_features
+    was_training = student.training
+    student.eval()
+    try:
+        hidden_LD = body(input_ids=ids_1L, use_cache=False).last_hidden_state[0]
+        factor = LARGE_LOGIT / nn.Linear.forward(head, hidden_LD).abs().max().clamp(min=1e-6)
+
+        def enlarge(module: nn.Module, arguments: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state * factor
+            return output
+
+        hook = body.register_forward_hook(enlarge)
+        try:
+            whole_LV = student(input_ids=ids_1L, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+        return torch.allclose(nn.Linear.forward(head, hidden_LD * factor), whole_LV, rtol=1e-2, atol=LARGE_LOGIT / 100)
+    finally:
+        student.train(was_training)

@@ -1,0 +1,153 @@
+"""The student: made from a config (random, the same on every rank and at every world size) or loaded from a folder.
+
+It is made in float32 whatever the run's precision: DeepSpeed keeps float32 master weights and casts for itself, and
+the folder written at the end has `student.dtype`. A student with more classes than the cache is padded: its upper
+columns take no part in the loss.
+"""
+
+import difflib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcache.config import StudentConfig
+from kdcache.errors import StudentError
+from kdcache.store.cache import Cache
+from kdcache.tasks.inputs import Attention, check_packing, flattens
+
+__all__ = ["attention_of", "check_fits", "check_length", "has_tokenizer", "make_student"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
+    """A transformers causal LM that fits the cache.
+
+    Raises StudentError: it cannot be made, has fewer classes than the cache, another tokenizer, too few positions,
+    or a body that mixes the documents of a packed example.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    torch.manual_seed(seed)
+    student = _from_config(config, cache) if config.config is not None else _from_folder(config, cache)
+    check_fits(student, cache)
+    attention = attention_of(cache)
+    check_packing(student, attention, flattens(student, attention))
+    if config.gradient_checkpointing:
+        try:
+            student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        except ValueError:
+            raise StudentError(
+                f"{type(student).__name__} has no gradient checkpointing; set student.gradient_checkpointing to false"
+            ) from None
+    return student
+
+
+def attention_of(cache: Cache) -> Attention:
+    """How packed documents see each other; the cache pins it for teacher and student."""
+    return cache.manifest.header.task.get("attention", "document")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _from_config(config: StudentConfig, cache: Cache) -> Any:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    assert config.config is not None
+    settings = {"vocab_size": cache.manifest.header.num_classes, **config.config}
+    model_type = settings.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        nearest = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1, cutoff=0.0)[0]
+        raise StudentError(f"got student.config.model_type {model_type}, which transformers does not know; {nearest}?")
+    config_class = CONFIG_MAPPING[model_type]
+    valid = config_class()
+    for key in settings:
+        typo_of = difflib.get_close_matches(key, list(valid.to_dict()), n=1, cutoff=0.8)
+        if typo_of and not hasattr(valid, key):
+            raise StudentError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
+    try:
+        return AutoModelForCausalLM.from_config(
+            config_class(**settings), dtype=torch.float32, attn_implementation=config.attention_implementation
+        )
+    except Exception as error:
+        raise StudentError(f"no {model_type} student can be made of student.config: {_one_line(error)}") from None
+
+
+def _from_folder(config: StudentConfig, cache: Cache) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    assert config.path is not None
+    folder = Path(config.path)
+    if not (folder / "config.json").is_file():
+        raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
+    _check_tokenizer(folder, cache)
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        student, report = load(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=config.attention_implementation,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise StudentError(f"the student {folder} does not load: {_one_line(error)}") from None
+    missing = sorted({*report["missing_keys"]} - {*(student.all_tied_weights_keys or ())})
+    if missing:
+        raise StudentError(f"{folder} lacks {len(missing)} weights of its model, the first {missing[0]}; save it again")
+    return student
+
+
+def _check_tokenizer(folder: Path, cache: Cache) -> None:
+    """Compares what the tokenizers are, not their files; a folder without one is taken to use the cache's."""
+    from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest
+
+    if cache.manifest.header.tokenizer is None or not has_tokenizer(folder):
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        cache.save_tokenizer(copy)
+        ours, theirs = tokenizer_digest(load_tokenizer(copy)), tokenizer_digest(load_tokenizer(folder))
+    if ours != theirs:
+        raise StudentError(
+            f"the tokenizer in {folder} ({theirs[:12]}) is not the cache's ({ours[:12]}); train from a cache made "
+            "with it, or remove it from the folder if its token ids are the same"
+        )
+
+
+def check_fits(student: Any, cache: Cache) -> None:
+    """Raises StudentError for too few classes or positions."""
+    header = cache.manifest.header
+    head = student.get_output_embeddings()
+    if head is None:
+        raise StudentError(f"{type(student).__name__} has no output layer over a vocabulary, expected a causal LM")
+    classes = head.weight.shape[0]
+    if classes < header.num_classes:
+        raise StudentError(
+            f"got a student with {classes} classes (vocab_size), expected at least the cache's {header.num_classes}; "
+            "a wider student is padded"
+        )
+    longest = header.task.get("sequence_length")
+    if longest is not None:
+        check_length(student, longest)
+
+
+def check_length(student: Any, longest: int) -> None:
+    """Raises StudentError when an example of so many tokens does not fit."""
+    limit = getattr(student.config, "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise StudentError(
+            f"got a student of {limit} positions (max_position_embeddings), expected at least {longest}, "
+            "the length of the cache's examples"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,28 @@
+"""What many tests need: a small real teacher with its tokenizer, and the big real one."""
+
+import os
+from pathlib import Path
+
+import pytest
+from helpers import make_model, make_tokenizer
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of 330 classes whose tokenizer has 320 ids, as padded vocabularies are."""
+    folder = tmp_path_factory.mktemp("teacher")
+    make_tokenizer(folder)
+    make_model(folder, vocab_size=330)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The real teacher, fetched by launch/test.sh."""
+    folder = os.environ.get("KDCACHE_SMOLLM2")
+    if not folder:
+        pytest.skip("KDCACHE_SMOLLM2 is not set: bash launch/test.sh fetches the model and sets it")
+    return Path(folder)

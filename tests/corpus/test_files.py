@@ -1,0 +1,83 @@
+import pytest
+
+from kdcache.config import CorpusConfig
+from kdcache.corpus import open_corpus
+from kdcache.errors import CorpusError
+
+ROW = b'{"text": "a"}\n'
+
+
+def names(paths: object, **more: object) -> list[str]:
+    corpus = open_corpus(CorpusConfig(paths=paths, format="jsonl", unit_rows=1, **more))
+    return [corpus.where(unit, 0) for unit in range(corpus.num_units)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl", "sub/d.json", ".hidden/e.jsonl", "_f.jsonl", "g.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(ROW)
+    return tmp_path
+
+
+def test_folders_globs_and_files(folder):
+    assert names(str(folder)) == ["a.jsonl:1", "b.jsonl:1", "sub/c.jsonl:1"]
+    assert names(f"{folder}/*.jsonl") == ["_f.jsonl:1", "a.jsonl:1", "b.jsonl:1"]
+    assert names(f"{folder}/**/*.json") == ["d.json:1"]
+    assert names(f"file://{folder}/a.jsonl") == ["a.jsonl:1"]
+
+
+def test_files_are_taken_in_order_of_their_names_and_once(folder):
+    both = (str(folder / "b.jsonl"), str(folder / "a.jsonl"), f"{folder}/*.jsonl", f"{folder}/sub/../b.jsonl")
+    assert names(both) == ["_f.jsonl:1", "a.jsonl:1", "b.jsonl:1"]
+
+
+def test_a_name_with_glob_signs_is_a_file(folder):
+    (folder / "a[1].jsonl").write_bytes(ROW)
+    assert names(str(folder / "a[1].jsonl")) == ["a[1].jsonl:1"]
+
+
+def test_relative_paths(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert names(("sub", "./b.jsonl")) == ["b.jsonl:1", "sub/c.jsonl:1"]
+
+
+def test_digest_is_of_names_and_contents_not_of_the_place(tmp_path):
+    def pin(place: str, names: dict[str, bytes]) -> dict:
+        for name, content in names.items():
+            path = tmp_path / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return open_corpus(CorpusConfig(paths=str(tmp_path / place), format="jsonl")).pin
+
+    first = pin("one", {"a.jsonl": ROW, "s/b.jsonl": ROW * 2})
+    assert first == pin("two", {"a.jsonl": ROW, "s/b.jsonl": ROW * 2})
+    assert (first["files"], first["rows"], first["bytes"]) == (2, 3, 3 * len(ROW))
+    assert first["sha256"] != pin("three", {"a.jsonl": ROW, "t/b.jsonl": ROW * 2})["sha256"]
+    assert first["sha256"] != pin("four", {"a.jsonl": ROW, "s/b.jsonl": ROW + ROW.replace(b"a", b"b")})["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("{}/none.jsonl", "does not exist"),
+        ("{}/*.csv", "matches no file"),
+        ("{}/text", "no .jsonl or .ndjson file in it; it has a.txt"),
+        ("{}/void", "it is empty"),
+        ("zzz://bucket/a", "Protocol not known"),
+    ],
+)
+def test_paths_that_mean_nothing_are_refused(tmp_path, path, words):
+    (tmp_path / "void").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("a")
+    with pytest.raises(CorpusError, match=words) as caught:
+        names(path.format(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert path.split("/")[-1] in str(caught.value)
+
+
+def test_no_path_at_all_is_refused():
+    with pytest.raises(CorpusError, match="expected at least one"):
+        names(())

@@ -1,0 +1,215 @@
+"""A dump end to end, in this process: the same bytes at every world size, resume, and what goes wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import files_of, make_model, make_tokenizer, sentences, write_jsonl
+
+import kdcache
+from kdcache.config import DumpConfig
+from kdcache.dump.ranks import Rank
+from kdcache.dump.run import run_dump
+from kdcache.errors import CacheError, ConfigError, CorpusError, TeacherError
+
+MakeConfig = Callable[..., DumpConfig]
+
+
+def dump(config: DumpConfig, world_size: int = 1, ranks: list[int] | None = None) -> None:
+    for rank in range(world_size) if ranks is None else ranks:
+        run_dump(config, Rank(rank, world_size))
+
+
+@pytest.mark.parametrize("backend", ["zarr", "arrow"])
+def test_the_bytes_are_the_same_at_every_world_size(make_config: MakeConfig, tmp_path: Path, backend: str) -> None:
+    for world_size in (1, 2, 3):
+        dump(make_config(tmp_path / str(world_size), backend=backend), world_size)
+    one = files_of(tmp_path / "1")
+    assert "cache.json" in one
+    assert sum(name.startswith("shards/") for name in one) == 24
+    assert files_of(tmp_path / "2") == one
+    assert files_of(tmp_path / "3") == one
+
+
+def test_records_are_the_teachers_own(make_config: MakeConfig, teacher_folder: Path, tmp_path: Path) -> None:
+    """Against a plain forward of each document alone; classes above the tokenizer's ids are dropped."""
+    from transformers import AutoModelForCausalLM
+
+    dump(make_config(tmp_path / "cache", record={"exact_top_k": 320, "logit_dtype": "float32"}))
+    cache = kdcache.open_cache(tmp_path / "cache")
+    assert cache.manifest.header.num_classes == 320
+    model = AutoModelForCausalLM.from_pretrained(teacher_folder)
+    checked = 0
+    for number in range(0, len(cache), 5):
+        batch = cache.read(number, number + 1)
+        tokens, documents = batch.tokens(0), batch.documents(0)
+        rows = []
+        for start, stop in zip(np.cumsum(documents) - documents, np.cumsum(documents), strict=True):
+            piece = torch.from_numpy(tokens[start:stop])[None]
+            rows.append(model(piece).logits[0, :, :320].detach())
+        plain_PV = torch.cat(rows)[torch.from_numpy(batch.positions(0))]
+        targets = batch.targets()
+        stored_PV = torch.zeros_like(plain_PV).scatter(1, targets.ids_PE, targets.logits_PE)
+        torch.testing.assert_close(stored_PV, plain_PV, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(targets.log_partition(1.0), plain_PV.logsumexp(-1), rtol=1e-4, atol=1e-4)
+        labels = torch.from_numpy(batch.labels)
+        assert batch.label_logits is not None
+        own = plain_PV.gather(1, labels[:, None])[:, 0]
+        torch.testing.assert_close(torch.from_numpy(batch.label_logits), own, rtol=1e-3, atol=1e-2)
+        checked += len(labels)
+    assert checked > 300
+
+
+def test_a_resumed_dump_makes_only_what_is_missing(make_config: MakeConfig, tmp_path: Path) -> None:
+    whole, halves = make_config(tmp_path / "whole"), make_config(tmp_path / "halves")
+    dump(whole)
+    dump(halves, world_size=3, ranks=[1])
+    with pytest.raises(CacheError, match=r"is not finished: 4 units committed; run kdcache dump-logits again"):
+        kdcache.open_cache(tmp_path / "halves")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "halves" / "shards").iterdir()}
+    assert len(kept) == 8
+    dump(halves, world_size=2)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert files_of(tmp_path / "halves") == files_of(tmp_path / "whole")
+
+
+def test_a_finished_dump_is_left_alone(
+    make_config: MakeConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path / "cache")
+    dump(config)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.json")}
+    dump(config)
+    assert "is finished already" in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.json")} == before
+
+
+def test_a_lost_shard_is_made_again_with_the_same_bytes(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "cache")
+    dump(config)
+    before = files_of(tmp_path / "cache")
+    for name in ("cache.json", "shards/000003.zarr.zip", "shards/000005.json"):
+        (tmp_path / "cache" / name).unlink()
+    dump(config)
+    assert files_of(tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"task": {"sequence_length": 32}}, "task.sequence_length"),
+        ({"record": {"exact_top_k": 9}}, "record.exact_top_k"),
+        ({"seed": 1}, "seed"),
+        ({"compute": {"batch_examples": 4}}, "compute.batch_examples"),
+    ],
+)
+def test_another_setting_is_refused_by_name_and_nothing_is_lost(
+    make_config: MakeConfig, tmp_path: Path, change: dict, key: str
+) -> None:
+    dump(make_config(tmp_path / "cache"), world_size=2, ranks=[0])
+    before = files_of(tmp_path / "cache")
+    with pytest.raises(CacheError, match=f"was begun with {key} "):
+        dump(make_config(tmp_path / "cache", **change))
+    assert files_of(tmp_path / "cache") == before
+
+
+def test_a_changed_corpus_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "cache")
+    dump(config, world_size=2, ranks=[0])
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(corpus.read_text().replace("teacher", "treacle", 1))
+    with pytest.raises(CacheError, match=r"was begun with corpus\.sha256"):
+        dump(config)
+
+
+def test_labels_only(make_config: MakeConfig, teacher_folder: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "labels", tokenizer=str(teacher_folder))
+    dump(config.model_copy(update={"teacher": "none"}))
+    dump(make_config(tmp_path / "full"))
+    labels, full = kdcache.open_cache(tmp_path / "labels"), kdcache.open_cache(tmp_path / "full")
+    assert labels.manifest.header.teacher is None
+    assert len(labels) == len(full)
+    assert np.array_equal(labels.read(0, len(labels)).labels, full.read(0, len(full)).labels)
+    with pytest.raises(CacheError, match="labels only"):
+        labels.read(0, 1).targets()
+
+
+def test_chats_are_supervised_on_the_assistant(make_config: MakeConfig, teacher_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    rows = [
+        {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
+        for a, b in zip(sentences(12, 1), sentences(12, 2), strict=True)
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = {"paths": str(path), "messages_field": "messages", "unit_rows": 5}
+    task = {"packing": "documents", "sequence_length": 128, "overlong": "drop"}
+    dump(make_config(tmp_path / "cache", corpus=corpus, task=task))
+    cache = kdcache.open_cache(tmp_path / "cache")
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    replies = {row["messages"][1]["content"] for row in rows}
+    for number in range(len(cache)):
+        supervised = tokenizer.decode(cache.read(number, number + 1).labels)
+        assert supervised.removesuffix("\n").removesuffix("<|im_end|>") in replies
+
+
+@pytest.mark.parametrize("attention", ["document", "causal"])
+def test_attention_is_pinned_and_matters(make_config: MakeConfig, tmp_path: Path, attention: str) -> None:
+    dump(make_config(tmp_path / "cache", task={"attention": attention}))
+    cache = kdcache.open_cache(tmp_path / "cache")
+    assert cache.manifest.header.task["attention"] == attention
+    pieces = [len(cache.read(i, i + 1).documents(0)) for i in range(len(cache))]
+    assert (max(pieces) > 1) == (attention == "document")
+
+
+def test_a_teacher_that_gives_nan_is_named_and_writes_nothing_of_that_shard(
+    make_config: MakeConfig, teacher_folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_jsonl(tmp_path / "corpus.jsonl", ["cache cache cache"] * 20 + ["teacher cache teacher"] + ["cache"] * 9)
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    broken = tmp_path / "broken"
+    shutil.copytree(teacher_folder, broken)
+    model = AutoModelForCausalLM.from_pretrained(teacher_folder)
+    word, others = (set(tokenizer(text)["input_ids"]) for text in ("teacher", "cache cache"))
+    assert word - others
+    with torch.no_grad():
+        model.model.embed_tokens.weight[[*(word - others)]] = torch.nan
+    model.save_pretrained(broken)
+    config = make_config(tmp_path / "cache", teacher={"path": str(broken)}, task={"packing": "documents"})
+    with pytest.raises(TeacherError, match=r"unit 2, example 0, position .* NaN or infinite"):
+        dump(config)
+    names = sorted(path.name for path in (tmp_path / "cache" / "shards").iterdir())
+    assert names == ["000000.json", "000000.zarr.zip", "000001.json", "000001.zarr.zip"]
+
+
+def test_bad_input(make_config: MakeConfig, teacher_folder: Path, tmp_path: Path) -> None:
+    def refused(error: type[Exception], match: str, **sections: object) -> None:
+        with pytest.raises(error, match=match) as caught:
+            dump(make_config(tmp_path / "refused", **sections))
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "refused" / "cache.json").exists()
+        shutil.rmtree(tmp_path / "refused", ignore_errors=True)
+
+    refused(TeacherError, "neither a folder nor a model", teacher={"path": str(tmp_path / "nowhere")})
+    (tmp_path / "hollow").mkdir()
+    refused(TeacherError, r"holds no config.json with \*.safetensors", teacher={"path": str(tmp_path / "hollow")})
+    refused(ConfigError, "got task.sequence_length 129, expected at most 128", task={"sequence_length": 129})
+    narrow = tmp_path / "narrow"
+    make_tokenizer(narrow)
+    make_model(narrow, vocab_size=300)
+    refused(
+        TeacherError,
+        "got a teacher with 300 classes, expected at least the tokenizer's 320",
+        teacher={"path": str(narrow)},
+    )
+    single = write_jsonl(tmp_path / "single.jsonl", ["a"] * 12)
+    refused(CorpusError, "gives no supervised position", corpus={"paths": str(single)}, task={"packing": "documents"})
+    if not torch.cuda.is_available():
+        refused(ConfigError, "needs GPUs 0 to 0 of its node, which has 0", compute={"device": "cuda"})

@@ -1,0 +1,111 @@
+"""Logits in blocks are the model's own, also for heads with a soft-cap, a scale or a bias."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import make_tokenizer
+
+from kdcache.config import ComputeConfig, TeacherConfig
+from kdcache.dump.ranks import Rank
+from kdcache.dump.teacher import Teacher, load_teacher
+from kdcache.errors import TeacherError
+from kdcache.tasks.inputs import flat_positions, model_inputs
+
+SMALL = {
+    "vocab_size": 330,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": SMALL,
+    "qwen2": SMALL,
+    "gemma2": {**SMALL, "final_logit_softcapping": 5.0, "head_dim": 8, "sliding_window": 8},
+    "granite": {**SMALL, "logits_scaling": 3.0},
+    "phi": SMALL,  # an output layer with a bias
+    "gpt2": {
+        "vocab_size": 330,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+    "cohere": {**SMALL, "logit_scale": 0.25},
+}
+
+
+def saved(family: str, folder: Path) -> Path:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **FAMILIES[family]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lm_head.bias"):
+                parameter.normal_()
+    model.save_pretrained(folder)
+    make_tokenizer(folder)
+    return folder
+
+
+def teacher_of(folder: Path, **compute: object) -> Teacher:
+    config = TeacherConfig(path=str(folder), dtype="float32")
+    settings = ComputeConfig(device="cpu", block_positions=7, **compute)  # type: ignore[arg-type]
+    return load_teacher(config, settings, Rank(), num_classes=320, attention="document")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_blocks_equal_the_plain_forward(family: str, tmp_path: Path) -> None:
+    teacher = teacher_of(saved(family, tmp_path))
+    assert teacher._split, "the head was not replayed, so whole batches of logits would exist"
+    rng = torch.Generator().manual_seed(1)
+    tokens = [torch.randint(3, 320, (n,), generator=rng).numpy() for n in (40, 23, 31)]
+    documents = [torch.tensor(d).numpy() for d in ([15, 25], [23], [1, 30])]
+    positions = [torch.arange(0, len(t) - 1, 2).numpy() for t in tokens]
+    inputs = model_inputs(tokens, documents, "document")
+    flat_P = flat_positions(positions, max(map(len, tokens)))
+    blocks = [logits_PV for _, logits_PV in teacher.logits(inputs, flat_P)]
+    assert max(map(len, blocks)) == 7
+    rows = []
+    for t, d, p in zip(tokens, documents, positions, strict=True):
+        ends = d.cumsum()
+        pieces = [teacher.model(torch.from_numpy(t[e - n : e])[None]).logits[0] for n, e in zip(d, ends, strict=True)]
+        rows.append(torch.cat(pieces)[torch.from_numpy(p), :320].detach())
+    torch.testing.assert_close(torch.cat(blocks), torch.cat(rows), rtol=1e-3, atol=1e-3)
+
+
+def test_whole_batches_where_the_head_cannot_be_replayed(tmp_path: Path) -> None:
+    teacher = teacher_of(saved("llama", tmp_path))
+    tokens, documents = [torch.arange(3, 30).numpy()], [torch.tensor([27]).numpy()]
+    positions = [torch.arange(26).numpy()]
+    arguments = (model_inputs(tokens, documents, "document"), flat_positions(positions, max(map(len, tokens))))
+    split = torch.cat([rows for _, rows in teacher.logits(*arguments)])
+    teacher._split = False
+    whole = torch.cat([rows for _, rows in teacher.logits(*arguments)])
+    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_device_map_on_a_machine_without_gpus_is_the_cpu(tmp_path: Path) -> None:
+    config = TeacherConfig(
+        path=str(saved("llama", tmp_path)), dtype="float32", placement="device_map", gpus_per_replica=2
+    )
+    teacher = load_teacher(config, ComputeConfig(device="cpu"), Rank(), num_classes=320, attention="causal")
+    assert teacher.device.type == "cpu"
+
+
+def test_a_folder_that_is_no_language_model(tmp_path: Path) -> None:
+    folder = saved("llama", tmp_path)
+    (folder / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(TeacherError, match="does not load"):
+        teacher_of(folder)

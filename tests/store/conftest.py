@@ -1,0 +1,22 @@
+"""Both backends, and a small finished cache in each."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from store.making import write_cache
+
+settings.register_profile("store", deadline=None, max_examples=60)
+settings.load_profile("store")
+
+
+@pytest.fixture(params=["zarr", "arrow"])
+def backend_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def cache_folder(tmp_path: Path, backend_name: str) -> Path:
+    """10 examples in shards of 4, 4 and 2."""
+    write_cache(tmp_path / "cache", backend=backend_name)
+    return tmp_path / "cache"

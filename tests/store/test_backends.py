@@ -1,0 +1,127 @@
+"""The promises of a backend, on both: what is read is what was written, and bytes are a function of the arrays."""
+
+import io
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from store.making import same_arrays, shards
+
+from kdcache.store import zarr_backend
+from kdcache.store.backend import array_fields, backend, check_arrays
+from kdcache.targets.fields import Field, empty_arrays, record_fields
+from kdcache.targets.spec import RecordSpec
+
+BACKENDS = pytest.mark.parametrize("name", ["zarr", "arrow"])
+RAGGED = (
+    Field("tokens", "token", "uint16"),
+    Field("curve", "position", "float16", (3,)),
+    Field("ids", "entry", "uint32"),
+)
+
+
+@BACKENDS
+@given(shard=shards())
+def test_round_trip(name: str, shard) -> None:
+    fields, arrays = shard
+    decoded = backend(name).decode(fields, backend(name).encode(fields, arrays))
+    check_arrays(fields, decoded)
+    assert same_arrays(decoded, arrays)
+
+
+@BACKENDS
+@given(shard=shards())
+def test_same_arrays_give_the_same_bytes(name: str, shard) -> None:
+    fields, arrays = shard
+    copies = {key: arrays[key].copy() for key in reversed(arrays)}
+    assert backend(name).encode(fields, arrays) == backend(name).encode(fields, copies)
+
+
+PRINT_DIGEST = """
+import hashlib, sys
+import numpy as np
+from kdcache.store.backend import backend
+from kdcache.targets.fields import Field
+fields = [Field("x", "token", "float32", (4,)), Field("y", "token", "uint16")]
+rows = 300_000
+arrays = {"token_counts": np.full(100, rows // 100, np.uint32),
+          "x": np.sin(np.arange(rows * 4, dtype=np.float32)).reshape(-1, 4),
+          "y": (np.arange(rows) ** 2 % 5003).astype(np.uint16)}
+print(hashlib.sha256(backend(sys.argv[1]).encode(fields, arrays)).hexdigest())
+"""
+
+
+@BACKENDS
+def test_another_process_gives_the_same_bytes(name: str) -> None:
+    def digest(hash_seed: str) -> str:
+        command = [sys.executable, "-c", PRINT_DIGEST, name]
+        environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    first = digest("1")
+    assert len(first) == 65
+    assert digest("2") == first
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    "spec", [RecordSpec(), RecordSpec(exact_top_k="all", logit_dtype="float16"), RecordSpec(logit_dtype="float32")]
+)
+def test_empty_shard_of_real_fields(name: str, spec: RecordSpec) -> None:
+    fields = (Field("tokens", "token", "uint16"), *record_fields(spec, 50_000))
+    arrays = empty_arrays(fields)
+    assert same_arrays(backend(name).decode(fields, backend(name).encode(fields, arrays)), arrays)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 16, 17, 100])
+def test_zarr_cuts_arrays_into_equal_bounded_chunks(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(zarr_backend, "CHUNK_BYTES", 8 * 6)
+    fields = (Field("x", "example", "uint16", (3,)),)
+    arrays = {"x": np.zeros((rows, 3), np.uint16)}
+    data = zarr_backend.encode(fields, arrays)
+    members = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert sum(member.startswith("x/c/") for member in members) == -(-rows // 8)
+    assert same_arrays(zarr_backend.decode(fields, data), arrays)
+
+
+def test_zarr_members_are_sorted_stored_and_dated_1980() -> None:
+    archive = zipfile.ZipFile(io.BytesIO(zarr_backend.encode(RAGGED, empty_arrays(RAGGED))))
+    assert archive.namelist() == sorted(archive.namelist())
+    assert {(info.compress_type, info.date_time) for info in archive.infolist()} == {
+        (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
+    }
+
+
+def test_read_only_and_strided_arrays_can_be_written() -> None:
+    fields = (Field("x", "example", "uint16"),)
+    strided = np.arange(20, dtype=np.uint16)[::2]
+    strided.flags.writeable = False
+    for name in ("zarr", "arrow"):
+        assert same_arrays(backend(name).decode(fields, backend(name).encode(fields, {"x": strided})), {"x": strided})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": np.zeros(3, np.uint16)}, r"got tokens uint16\[3\], expected uint16\[4\]"),
+        ({"tokens": np.zeros(4, np.int64)}, r"got tokens int64\[4\], expected uint16\[4\]"),
+        ({"curve": np.zeros((2, 2), np.float16)}, r"got curve float16\[2, 2\], expected float16\[2, 3\]"),
+        ({"entry_counts": np.array([1, 3], np.uint32)}, r"got ids uint32\[3\], expected uint32\[4\]"),
+    ],
+)
+def test_check_arrays_names_the_wrong_one(change: dict[str, np.ndarray], message: str) -> None:
+    arrays = {
+        "token_counts": np.array([4, 0], np.uint32),
+        "position_counts": np.array([2, 0], np.uint32),
+        "entry_counts": np.array([1, 2], np.uint32),
+        "tokens": np.zeros(4, np.uint16),
+        "curve": np.zeros((2, 3), np.float16),
+        "ids": np.zeros(3, np.uint32),
+    }
+    assert [*arrays] == [field.name for field in array_fields(RAGGED)]
+    check_arrays(RAGGED, arrays)
+    with pytest.raises(ValueError, match=message):
+        check_arrays(RAGGED, arrays | change)

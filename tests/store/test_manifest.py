@@ -1,0 +1,129 @@
+"""Header, commit records and manifest: canonical bytes, and files of others refused in one line."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kdcache import RecordSpec
+from kdcache.errors import CacheError
+from kdcache.store.manifest import (
+    FORMAT_VERSION,
+    CommitRecord,
+    Header,
+    Manifest,
+    TokenizerPin,
+    canonical,
+    difference,
+    parse,
+)
+from kdcache.store.schema import causal_lm_fields
+from kdcache.targets.fields import Field
+
+SHA = "ab" * 32
+
+
+def header(**changes: object) -> Header:
+    settings = {
+        "task": {"name": "causal_lm", "attention": "document"},
+        "record": RecordSpec(),
+        "num_classes": 50,
+        "fields": causal_lm_fields(50, 50, RecordSpec()),
+    }
+    return Header(**{**settings, **changes})
+
+
+def commit(unit: int, **changes: object) -> CommitRecord:
+    counts = dict.fromkeys(("examples", "tokens", "positions", "entries", "bytes"), unit + 1)
+    values = {
+        "unit": unit,
+        "file": f"shards/{unit:06d}.arrow",
+        "sha256": SHA,
+        "header_sha256": header().digest(),
+        **counts,
+    }
+    return CommitRecord(**{**values, **changes})
+
+
+@given(seed=st.integers(0, 2**63), compute=st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False), max_size=3))
+def test_header_comes_back(seed: int, compute: dict[str, float]) -> None:
+    first = header(seed=seed, compute=compute, id2label={10: "b", 9: "a"})
+    again = parse(Header, canonical(first), "header.json")
+    assert again == first
+    assert again.digest() == first.digest()
+    assert canonical(first).endswith(b"}\n")
+
+
+def test_manifest_comes_back_with_its_totals() -> None:
+    first = Manifest.of(header(), (commit(0, notes={"truncated": 2}), commit(1, notes={"truncated": 1, "dropped": 5})))
+    assert first.totals.notes == {"truncated": 3, "dropped": 5}
+    assert (first.totals.shards, first.totals.examples, first.totals.bytes) == (2, 3, 3)
+    assert first.shard_examples.tolist() == [1, 2]
+    assert parse(Manifest, canonical(first), "cache.json") == first
+
+
+def test_canonical_bytes_are_pinned() -> None:
+    """What older caches' digests were made of must not drift."""
+    record = commit(3, source_sha256=SHA, header_sha256=SHA)
+    assert canonical(record).decode() == (
+        '{\n "bytes": 4,\n "entries": 4,\n "examples": 4,\n "file": "shards/000003.arrow",\n'
+        f' "header_sha256": "{SHA}",\n "notes": {{}},\n "positions": 4,\n "sha256": "{SHA}",\n'
+        f' "source_sha256": "{SHA}",\n "tokens": 4,\n "unit": 3\n}}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"seed": 1}, ("seed", 0, 1)),
+        ({"record": RecordSpec(exact_top_k=7)}, ("record.exact_top_k", 32, 7)),
+        ({"task": {"name": "causal_lm"}}, ("task.attention", "document", None)),
+        ({"compute": {"threads": 2}, "seed": 9}, ("compute.threads", None, 2)),
+    ],
+)
+def test_difference_names_the_first_key(changes: dict[str, object], expected: object) -> None:
+    assert difference(header(), header(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cls", "data", "message"),
+    [
+        (Header, b"\xff\x00", "cache.json is not JSON"),
+        (Manifest, b"[]", "cache.json is damaged: it: "),
+        (Header, b'{"format_version": 2, "new": 1}', "format version 2, expected at most 1: update kdcache"),
+        (Manifest, b'{"header": {"format_version": 9}}', "format version 9, expected at most 1: update kdcache"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(cls: type, data: bytes, message: str) -> None:
+    assert FORMAT_VERSION == 1
+    with pytest.raises(CacheError, match=message):
+        parse(cls, data, "cache.json")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "shards/../../x"])
+def test_paths_that_leave_the_cache_are_refused(name: str) -> None:
+    values = json.loads(canonical(Manifest.of(header(), (commit(0),))))
+    values["shards"][0]["file"] = name
+    with pytest.raises(CacheError, match=r"damaged: shards.0.file: .*expected a relative path inside the cache"):
+        parse(Manifest, json.dumps(values).encode(), "cache.json")
+    with pytest.raises(ValidationError, match="expected a relative path inside the cache"):
+        TokenizerPin(fingerprint=SHA, vocab_size=5, files={name: SHA})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        Field("tokens", "token", "object"),
+        Field("tokens", "token", "M8[s]"),
+        Field("a/b", "token", "uint8"),
+        Field("token_counts", "token", "uint32"),
+        Field("x", "token", "uint8", (0,)),
+    ],
+)
+def test_fields_that_no_shard_can_hold_are_refused(field: Field) -> None:
+    """dtype object would mean pickle."""
+    with pytest.raises(ValidationError, match="expected"):
+        header(fields=(field,))
