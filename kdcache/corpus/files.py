@@ -121,7 +121,9 @@ def _is_local(fs: Any) -> bool:
 
 def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]:
     if fs.isfile(root):
-        return [(root, int(fs.size(root)))]
+        if (size := fs.size(root)) is None:
+            raise CorpusError(f"the server of corpus path {path} does not tell its size; copy the file to a folder")
+        return [(root, int(size))]
     if fs.isdir(root):
         return _inside(fs, root, path, format)
     if not any(sign in root for sign in "*?["):

@@ -7,7 +7,8 @@ text   a row is a file. A row that has reached 64 KiB ends at the next blank lin
        end, one of 1 MiB at the next space. Joined, the rows are the file, so a cut falls between paragraphs, and
        never inside a short file. Not for text with one sample a line: write that as JSONL or CSV.
 
-A UTF-8 byte order mark is skipped. The scan is one numpy pass a MiB: about 1.5 GB/s, less than the sha256 beside it.
+A UTF-8 byte order mark is skipped. The scan is one numpy pass a MiB: line breaks at 1.6 GB/s, quotes at 0.2; the
+sha256 beside it does 0.8.
 """
 
 import csv
@@ -161,9 +162,11 @@ def index_lines(file: CorpusFile, format: str, advance: Callable[[int], None]) -
             header, starts = int(starts[0]), starts[1:]
         marks.add(starts)
 
+    started = False
     for chunk in chunks(file, advance):
-        if not marks.rows and header is None:
+        if not started:
             _check_start(file, format, chunk)
+        started = True
         digest.update(chunk)
         add(scanner.feed(chunk))
     add(scanner.finish())

@@ -14,12 +14,12 @@ __all__ = ["Background"]
 
 class Background:
     def __init__(self, depth: int = 2) -> None:
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(depth)
+        self._tasks: queue.Queue[Callable[[], object] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, task: Callable[[], None]) -> None:
+    def submit(self, task: Callable[[], object]) -> None:
         """Queue a task; waits while `depth` tasks are queued. Raises the error of an earlier one."""
         self._raise()
         self._tasks.put(task)

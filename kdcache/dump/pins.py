@@ -32,7 +32,7 @@ def build_header(
         fields=causal_lm_fields(tokenizer.vocab_size, tokenizer.vocab_size, record),
         tokenizer=tokenizer,
         teacher=teacher,
-        corpus=CorpusPin(**corpus.pin),
+        corpus=CorpusPin.model_validate(corpus.pin),
         compute={
             **compute,
             "text_field": config.corpus.text_field,

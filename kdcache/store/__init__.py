@@ -1,1 +1,16 @@
-"""TODO docstring"""
+"""The cache on disk: atomic commits, every read checked, bytes that are a function of content.
+
+cache      open_cache, Cache: reading
+batch      Batch: some examples in memory
+writer     CacheWriter: units, commits, finalize
+unit       the examples and records of one shard, checked
+manifest   header, commit records, cache.json
+schema     which arrays a task's shards hold
+shard      one shard file and its commit record
+backend    flat arrays <-> one file: zarr_backend, arrow_backend
+files      a cache's folder, local or remote; disk: atomic local writes; local_copies: shards of remote caches
+convert    from one backend to the other
+verify     every digest and count of a cache
+
+This package knows nothing of teachers, corpora or training.
+"""

@@ -5,7 +5,11 @@ lists; a trailing shape is a fixed-size list. Counts are the lists' offsets, so 
 written as float32, exactly, because DuckDB refuses a whole file with a float16 column in it.
 
 One record batch, so that every column reads back as one flat array. Offsets are 32 bits: a shard holds fewer than
-2³¹ entries. The file is larger than a Zarr shard (zstd without a shuffle), and quicker to write and read.
+2³¹ entries.
+
+Zstd level 2: of the records of a 135M language model (32 entries), 134 bytes a position in memory, 109 are left; one
+core writes 340 MB of arrays a second and reads 550. Records with a varying number of entries cost more here than in
+Zarr: each column of entries has its own offsets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +23,7 @@ __all__ = ["decode", "encode", "suffix"]
 
 suffix = ".arrow"
 
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 2
 
 
 def encode(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:

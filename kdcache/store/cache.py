@@ -1,7 +1,7 @@
 """Reading a cache: examples by number, shards by index, every byte checked before it is used.
 
 A read of a shard compares size and sha256 with the manifest, decodes, and compares dtypes, shapes and counts. Cost:
-sha256 runs at 0.3–2 GB/s, decoding at 0.1–0.7. Random access to single examples is not what this is for: a read
+sha256 runs at 0.5–2 GB/s, decoding at 0.3–0.6. Random access to single examples is not what this is for: a read
 decodes whole shards (the last one is kept); use shard order or the stream package.
 """
 

@@ -59,10 +59,15 @@ class Disk:
     def sizes(self, sub: str) -> dict[str, int]:
         """Name -> bytes of the files directly in a subfolder, sorted by name; empty where there is no such folder."""
         try:
-            with os.scandir(self.folder / sub) as entries:
-                return dict(sorted((entry.name, entry.stat().st_size) for entry in entries if entry.is_file()))
+            entries = [*os.scandir(self.folder / sub)]
         except FileNotFoundError:
             return {}
+        sizes = {}
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            with contextlib.suppress(FileNotFoundError):  # another writer's temporary file, renamed meanwhile
+                if entry.is_file():
+                    sizes[entry.name] = entry.stat().st_size
+        return sizes
 
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)

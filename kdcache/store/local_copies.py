@@ -30,7 +30,7 @@ class LocalCopies:
         """The copy of this digest, unchecked; None if there is none. Counts as a use."""
         try:
             data = self.disk.read(sha256)
-        except FileNotFoundError:
+        except OSError:
             return None
         self._touch(sha256)
         return data
@@ -64,5 +64,5 @@ class LocalCopies:
 
     def _touch(self, name: str) -> None:
         now = time.time_ns()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.utime(self.disk.folder / name, ns=(now, now))

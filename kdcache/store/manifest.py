@@ -41,6 +41,7 @@ __all__ = [
     "Totals",
     "canonical",
     "difference",
+    "first_fault",
     "parse",
 ]
 
@@ -196,9 +197,14 @@ def parse(cls: type[M], data: bytes, where: str) -> M:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"]) or "it"
-        raise CacheError(f"{where} is damaged: {key}: {fault['msg'].removeprefix('Value error, ')}") from None
+        raise CacheError(f"{where} is damaged: {first_fault(error)}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing wrong with a model, in one line."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"]) or "it"
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def difference(first: BaseModel, second: BaseModel) -> tuple[str, object, object] | None:

@@ -17,12 +17,23 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
+from pydantic import ValidationError
 
 from kdcache import __version__
 from kdcache.errors import CacheError
 from kdcache.store.cache import read_pinned
 from kdcache.store.files import Root
-from kdcache.store.manifest import CommitRecord, CorpusPin, Header, Manifest, TeacherPin, canonical, difference, parse
+from kdcache.store.manifest import (
+    CommitRecord,
+    CorpusPin,
+    Header,
+    Manifest,
+    TeacherPin,
+    canonical,
+    difference,
+    first_fault,
+    parse,
+)
 from kdcache.store.schema import causal_lm_fields
 from kdcache.store.shard import commit_shard, record_name, shard_name
 from kdcache.store.tokenizer_files import pin_tokenizer
@@ -46,9 +57,10 @@ class CacheWriter:
     examples in committed shards are only compared, and their logits, given as a function, are not computed.
 
     path: folder or fsspec URL. num_classes: columns of the logits. record: what is kept of each row; None for a
-    label-only cache (logits None). task: pinned for readers; causal_lm. tokenizer: a folder from save_pretrained,
-    copied into the cache. teacher: a name or TeacherPin for the record. seed: of the records' random draws.
-    resume: go on with an unfinished cache of the same settings; False refuses any existing one.
+    label-only cache (logits None). task: pinned for readers: {"attention": "document"} (the default) where a document
+    does not see the others of its example, {"attention": "causal"} where it does. tokenizer: a folder from
+    save_pretrained, copied into the cache. teacher: a name, or a TeacherPin with more. seed: of the records' random
+    draws. resume: go on with a cache of the same settings; False refuses any existing one.
     Raises CacheError where the folder holds a cache of other settings, naming the first that differs.
     """
 
@@ -67,22 +79,26 @@ class CacheWriter:
         examples_per_shard: int = 1024,
         resume: bool = True,
     ) -> None:
-        task = dict(task or {"name": "causal_lm", "attention": "document"})
-        if task.get("name") != "causal_lm":
-            raise CacheError(f"got task {task.get('name')}, expected causal_lm")
+        settings = {"name": "causal_lm", "attention": "document"} | dict(task or {})
+        if settings["name"] != "causal_lm" or settings["attention"] not in ("document", "causal"):
+            raise CacheError(f"got task {settings}, expected name causal_lm, and attention document or causal")
         pin = None if tokenizer is None else pin_tokenizer(tokenizer)
-        header = Header(
-            backend=backend,
-            task=task,
-            record=record,
-            num_classes=num_classes,
-            fields=causal_lm_fields(pin.vocab_size if pin else num_classes, num_classes, record),
-            tokenizer=pin,
-            teacher=TeacherPin(name=teacher) if isinstance(teacher, str) else teacher,
-            corpus=corpus,
-            seed=seed,
-            libraries=library_versions(backend, teacher=record is not None),
-        )
+        try:
+            header = Header(
+                backend=backend,
+                task=settings,
+                record=record,
+                num_classes=num_classes,
+                fields=causal_lm_fields(pin.vocab_size if pin else num_classes, num_classes, record),
+                tokenizer=pin,
+                teacher=TeacherPin(name=teacher) if isinstance(teacher, str) else teacher,
+                corpus=corpus,
+                compute={"examples_per_shard": examples_per_shard},
+                seed=seed,
+                libraries=library_versions(backend, teacher=record is not None),
+            )
+        except ValidationError as error:
+            raise CacheError(f"this cache cannot be written: {first_fault(error)}") from None
         self._begin(path, header, tokenizer, examples_per_shard, resume)
 
     @classmethod
@@ -119,6 +135,10 @@ class CacheWriter:
         try:
             begun = parse(Header, self.root.read("header.json"), f"{self.root.url}/header.json")
         except FileNotFoundError:
+            if self.root.exists("cache.json"):
+                raise CacheError(
+                    f"{self.root.url} holds a cache without its header.json, expected a new folder"
+                ) from None
             self._pin(tokenizer_folder)
             return
         if not resume:
@@ -289,7 +309,7 @@ class CacheWriter:
 
 def library_versions(backend: str, *, teacher: bool = False) -> dict[str, str]:
     """Versions of what the bytes of a shard depend on."""
-    names = ("numpy", *LIBRARIES[backend], *(("torch",) if teacher else ()))
+    names = ("numpy", *LIBRARIES.get(backend, ()), *(("torch",) if teacher else ()))
     return {"kdcache": __version__} | {name: version(name) for name in names}
 
 

@@ -10,6 +10,9 @@ at a time (a dense record of 150k classes gets there with 7,000 positions), and 
 encodes and decodes in parallel; Blosc compresses blocks of under 1 MiB anyway, so the ratio is the same. Equal
 chunks matter: zarr pads the last one to full size.
 
+Zstd level 5: of the records of a 135M language model (32 entries), 134 bytes a position in memory, 104 are left; one
+core writes 115 MB of arrays a second and reads 350. Level 3 leaves 106 and writes 180; level 7 103 and 60.
+
 Every chunk is written, also one of zeros alone, because a missing chunk would read as zeros without a word.
 dimension_names say the level of each array, so that a reader without kdcache can tell which
 belong together.
@@ -35,7 +38,7 @@ __all__ = ["decode", "encode", "suffix"]
 suffix = ".zarr.zip"
 
 CHUNK_BYTES = 16 << 20
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 5
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 numcodecs.blosc.use_threads = False

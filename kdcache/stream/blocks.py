@@ -29,17 +29,17 @@ class Reading:
     ahead: int
 
 
-def plan_reading(memory: int, *, shard_bytes: int, step_bytes: int, steps_per_epoch: int, threads: int) -> Reading:
-    """The largest blocks, at most 1/8 of an epoch, that leave `memory` bytes room for
+def plan_reading(memory: int, *, read_bytes: int, step_bytes: int, steps_per_epoch: int, threads: int) -> Reading:
+    """Blocks of at most 1/8 of an epoch, as large and as many as `memory` bytes hold.
 
-    the current block twice (its parts and their concatenation), `ahead` blocks, and for each thread a decoded shard
-    and its file's bytes. With too little memory for that: single steps, one ahead.
+    Room is left for the current block twice (its parts and their concatenation) and for one read a thread, read_bytes
+    at its peak. With too little memory for that: single steps, one ahead.
     """
-    free = max(memory - threads * 2 * shard_bytes, 0)
+    free = max(memory - threads * read_bytes, 0)
     fitting = free // max((AHEAD + 2) * step_bytes, 1)
     steps = max(1, min(fitting, math.ceil(steps_per_epoch / AHEAD)))
     ahead = free // max(steps * step_bytes, 1) - 2
-    return Reading(steps, max(1, min(ahead, AHEAD)))
+    return Reading(steps, max(1, min(ahead, math.ceil(steps_per_epoch / steps))))
 
 
 def decoded_bytes(fields: Sequence[Field], counts: CommitRecord | Totals) -> int:

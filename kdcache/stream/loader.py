@@ -89,10 +89,10 @@ class Loader(Iterator[list[Batch]]):
         self._lanes, self._window, self._seed = lanes, window, seed
         self._epoch, self._samples_seen = epoch, samples_seen
         manifest = cache.manifest
-        fields = manifest.header.fields
+        fields, largest = manifest.header.fields, max(manifest.shards, key=lambda shard: shard.bytes)
         self._reading = plan_reading(
             int(memory_gb * 1e9),
-            shard_bytes=decoded_bytes(fields, max(manifest.shards, key=lambda shard: shard.bytes)),
+            read_bytes=largest.bytes + 2 * decoded_bytes(fields, largest),
             step_bytes=decoded_bytes(fields, manifest.totals) * self._share // len(cache),
             steps_per_epoch=self.steps_per_epoch,
             threads=threads,

@@ -59,14 +59,14 @@ class CausalLM:
         return examples, {name: count for name, count in notes.items() if count}
 
     def _texts(self, table: pa.Table, where: Where) -> list[Document]:
-        """A document of no tokens stands for an empty text."""
+        """A document of no tokens stands for a text of none."""
         texts = _strings(table[self._text_field], self._text_field, where)
         full = [text for text in texts if text]
         found = iter(self._tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else [])
         return [_learnable(self._ended(next(found)) if text else []) for text in texts]
 
     def _ended(self, ids: list[int]) -> list[int]:
-        return ids if self._end is None or ids[-1:] == [self._end] else [*ids, self._end]
+        return ids if self._end is None or ids[-1:] in ([], [self._end]) else [*ids, self._end]
 
     def _fitting(self, documents: list[Document], notes: dict[str, int], where: Where) -> list[Document]:
         """Documents of at most sequence_length tokens, as `overlong` says."""

@@ -19,13 +19,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kdcache.config import CheckpointConfig
+from torch import Tensor
+
+from kdcache.config import CheckpointConfig, TrainConfig
 from kdcache.errors import TrainError
 from kdcache.progress import say
-from kdcache.train.distributed import World
-from kdcache.train.engine import settings_of_groups
+from kdcache.train.distributed import World, quiet_deepspeed
+from kdcache.train.engine import read_deepspeed, settings_of_groups, zero_stage
 
-__all__ = ["Checkpoints", "Saved"]
+__all__ = ["Checkpoints", "Saved", "replace_file"]
 
 STATE = "kdcache.json"
 LATEST = "latest"
@@ -67,26 +69,31 @@ class Checkpoints:
                 f"another one into {self.folder / LATEST}, or start anew with another output"
             ) from None
 
-    def needs_conversion(self, saved: Saved, stage: int) -> bool:
-        """Whether the engine must be made to load a universal checkpoint."""
-        return stage > 0 and saved.world_size != self.world.size
+    def needs_conversion(self, saved: Saved, config: TrainConfig) -> bool:
+        """Whether this world size needs a universal checkpoint, and so an engine made to load one."""
+        return saved.world_size != self.world.size and zero_stage(read_deepspeed(config.deepspeed)) > 0
 
-    def load(self, engine: Any, saved: Saved) -> None:
-        stage = engine.zero_optimization_stage()
+    def load(self, engine: Any, saved: Saved, *, convert: bool) -> None:
         groups = settings_of_groups(engine)
-        folder, tag = self.folder, saved.name
-        converted = self.needs_conversion(saved, stage)
-        if converted:
-            folder = self._convert(saved)
-        path, _ = engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+        folder, tag = self._convert(saved) if convert else self.folder, saved.name
+        with quiet_deepspeed():
+            path, _ = engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
         if path is None:
             raise TrainError(f"{folder / tag} holds no DeepSpeed checkpoint, expected one of step {saved.step}")
-        # A universal checkpoint of stage 3 gives every group the settings of the first.
+        if convert:
+            self._mend(engine, groups)
+        self.world.barrier()
+        if convert and self.world.first:
+            shutil.rmtree(folder)
+
+    def _mend(self, engine: Any, groups: list[dict[str, Any]]) -> None:
+        """Loading a universal checkpoint of stage 3 leaves every group with the settings of the first, and all
+        sub-groups with one step counter, which each update would then advance several times."""
         for group, settings in zip(engine.optimizer.param_groups, groups, strict=True):
             group.update(settings)
-        self.world.barrier()
-        if converted and self.world.first:
-            shutil.rmtree(folder)
+        for state in engine.optimizer.optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
 
     def _convert(self, saved: Saved) -> Path:
         """Rank 0 makes a universal checkpoint, the others wait. Returns its parent folder."""
@@ -136,17 +143,19 @@ class Checkpoints:
             (partial / STATE).write_text(json.dumps(state | {"libraries": libraries}, indent=1), encoding="utf-8")
             shutil.rmtree(self.folder / name, ignore_errors=True)
             partial.rename(self.folder / name)
-            self._point_to(name)
+            replace_file(self.folder / LATEST, f"{name}\n")
             self._drop_old()
         self.world.barrier()
-
-    def _point_to(self, name: str) -> None:
-        new = self.folder / f"{LATEST}{PARTIAL}.txt"
-        new.write_text(name + "\n", encoding="utf-8")
-        new.replace(self.folder / LATEST)
 
     def _drop_old(self) -> None:
         """By age, not by step: a run that was set back to an earlier step keeps what it writes from there."""
         saved = [path for path in self.folder.glob("step-*") if not path.name.endswith(PARTIAL)]
         for path in sorted(saved, key=lambda path: path.stat().st_mtime_ns)[: -self.config.keep]:
             shutil.rmtree(path)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old one or the new one."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)

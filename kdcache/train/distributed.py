@@ -9,13 +9,23 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from kdcache.errors import ConfigError
 
-__all__ = ["World", "connect", "disconnect", "find_world", "first_to_fail", "free_port", "status_of_first_failure"]
+__all__ = [
+    "World",
+    "connect",
+    "disconnect",
+    "find_world",
+    "first_to_fail",
+    "free_port",
+    "quiet_deepspeed",
+    "status_of_first_failure",
+]
 
 FAILURES = "kdcache/failures"
 STATUS = "kdcache/status"
@@ -99,6 +109,18 @@ def connect(world: World, device: str) -> None:
     else:
         torch.cuda.set_device(world.local_rank)
     deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl", verbose=False)
+
+
+@contextmanager
+def quiet_deepspeed() -> Iterator[None]:
+    """No warnings of DeepSpeed, where they are of no use to anyone."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def disconnect() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdcache.config import EvalConfig
 from kdcache.errors import CacheError
 from kdcache.losses.metrics import Sums
 from kdcache.store.cache import Cache
@@ -46,10 +47,10 @@ def evaluate_model(
 
 
 def evaluate_engine(
-    engine: Any, cache: Cache, world: World, device: torch.device, *, batch_examples: int, max_examples: int | None
+    engine: Any, cache: Cache, world: World, device: torch.device, config: EvalConfig
 ) -> dict[str, float]:
     """The same figures of the model inside a DeepSpeed engine, over all ranks; every rank calls it."""
-    batches = _batches(cache, world, engine.module.student, batch_examples, max_examples)
+    batches = _batches(cache, world, engine.module.student, config.batch_examples, config.max_examples)
     return _figures(engine, batches, world, device, 1.0, lambda examples: None)
 
 

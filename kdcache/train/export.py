@@ -78,7 +78,8 @@ def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, 
             f"{len(unexpected)} left over, the first {[*missing, *unexpected][0]}"
         )
     model.tie_weights()
-    model.generation_config = like.generation_config
+    if model.can_generate():
+        model.generation_config = like.generation_config
     model.save_pretrained(folder)
     return sum(p.numel() for p in model.parameters())
 
@@ -110,6 +111,9 @@ def model_card(
         teacher = header.teacher
         rows["teacher"] = f"{teacher.name}, revision {teacher.revision or 'not recorded'}, {teacher.dtype or ''}"
         rows["teacher weights"] = f"`{teacher.weights_sha256}`" if teacher.weights_sha256 else "not recorded"
+    title = "A distilled student" if header.record else "A student of labels"
+    if header.teacher is not None:
+        title = f"A student of {header.teacher.name}"
     provenance = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     evaluation = ""
     if figures is not None:
@@ -117,7 +121,6 @@ def model_card(
         evaluation = f"\n## Held-out evaluation\n\n| measure | value |\n|---|---|\n{table}"
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [distillation, kdcache]\n---\n\n"
-        f"# A student of {header.teacher.name if header.teacher else 'labels'}\n\n"
-        "Trained by kdcache from a cache of the teacher's logits; the teacher took no part in the training.\n\n"
+        f"# {title}\n\nTrained by kdcache from a cache; no teacher took part in the training.\n\n"
         f"## Provenance\n\n| what | value |\n|---|---|\n{provenance}{evaluation}"
     )

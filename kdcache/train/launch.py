@@ -33,22 +33,23 @@ def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overr
         raise ConfigError(
             f"got --nproc {nproc} under a launcher that started {world.size} ranks, expected one or the other"
         )
-    if world is None and nproc is not None:
-        check_early(config, nproc)
-        return _launch(nproc, config, config_path, overrides)
-    return _train_as(world or World(), config)
+    if world is not None:
+        return _train_as(world, config)
+    if finished_early(config, nproc or 1):
+        return 0
+    return _train_as(World(), config) if nproc is None else _launch(nproc, config, config_path, overrides)
 
 
-def check_early(config: TrainConfig, world_size: int) -> None:
-    """What can be known in a second: caches, DeepSpeed settings, the world size. Raises KdcacheError."""
-    from kdcache.store.cache import open_cache
+def finished_early(config: TrainConfig, world_size: int) -> bool:
+    """Check what can be known without a launch, and whether the run is done already. Raises KdcacheError."""
     from kdcache.stream.order import rank_lanes
+    from kdcache.train.run import is_finished, open_caches
     from kdcache.train.settings import pinned_settings
 
-    pinned_settings(config, open_cache(config.cache).digest)
+    cache, _ = open_caches(config)
+    pinned_settings(config, cache.digest)
     rank_lanes(config.stream.lanes, 0, world_size)
-    if config.eval is not None:
-        open_cache(config.eval.cache)
+    return is_finished(config, cache)
 
 
 def _train_as(world: World, config: TrainConfig) -> int:

@@ -35,6 +35,7 @@ class Log:
     def __init__(self, output: Path, monitor: Any, world: World, step: int) -> None:
         self.path, self.monitor, self.world = output / "log.jsonl", monitor, world
         if world.first:
+            output.mkdir(parents=True, exist_ok=True)
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
             self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
@@ -93,6 +94,7 @@ class Trainer:
         positions = int(self.world.sum(torch.tensor(own, device=self.device)))
         scale = self.world.size * len(micro_batches) / max(positions, 1)
         sums_K = torch.zeros(len(self.terms.names), dtype=torch.float64, device=self.device)
+        skipped = self.engine.skipped_steps
         for batch in micro_batches:
             loss, batch_sums_K = self.engine(collate(batch, self.attention, self.flatten).to(self.device), self.terms)
             self.engine.backward(loss * scale)
@@ -101,11 +103,16 @@ class Trainer:
             self.engine.step()
         self.step += 1
         if not sums_K.isfinite().all():
-            raise TrainError(
-                f"the loss of step {self.step} is not a number on rank {self.world.rank}; expected a finite one; "
-                "lower optimizer.learning_rate, or start from the last checkpoint, which is kept"
-            )
+            raise self._diverged(f"the loss on rank {self.world.rank}")
+        if self.engine.skipped_steps > skipped and not self.engine.fp16_enabled():
+            raise self._diverged("the gradient")
         return sums_K, positions, sum(batch.num_tokens for batch in micro_batches)
+
+    def _diverged(self, what: str) -> TrainError:
+        return TrainError(
+            f"{what} in step {self.step} is not a number, expected a finite one; the checkpoints are kept: "
+            "lower optimizer.learning_rate or terms' weights and start anew with another output"
+        )
 
     def gradient_norm(self) -> float:
         """Norm of the last step's gradient over all ranks, before clipping."""

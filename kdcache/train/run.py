@@ -4,13 +4,12 @@ OUTPUT/checkpoints/   to go on from
 OUTPUT/log.jsonl      a line each log_every steps and for each evaluation
 OUTPUT/tensorboard/   the same for TensorBoard
 OUTPUT/student/       the finished student
-OUTPUT/done.json      steps and held-out figures; written last
+OUTPUT/done.json      steps, held-out figures and pinned settings; written last
 """
 
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from kdcache.config import TrainConfig
 from kdcache.errors import CacheError
@@ -18,9 +17,10 @@ from kdcache.losses.terms import LossTerms
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.stream.loader import Loader
-from kdcache.train.checkpoint import Checkpoints
+from kdcache.stream.order import steps_per_epoch
+from kdcache.train.checkpoint import Checkpoints, replace_file
 from kdcache.train.distributed import World
-from kdcache.train.engine import make_engine, make_monitor, read_deepspeed, zero_stage
+from kdcache.train.engine import make_engine, make_monitor
 from kdcache.train.evaluate import check_held_out, evaluate_engine
 from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
@@ -28,120 +28,122 @@ from kdcache.train.model import with_loss
 from kdcache.train.settings import check_unchanged, pinned_settings
 from kdcache.train.student import attention_of, make_student
 
-__all__ = ["train"]
+__all__ = ["is_finished", "open_caches", "train"]
 
 DONE = "done.json"
 
 
 def train(config: TrainConfig, world: World, device: str) -> None:
     """Train from the start or from the last checkpoint, evaluate, export. Raises KdcacheError."""
+    cache, held_out = open_caches(config)
+    if is_finished(config, cache):
+        return
     output = Path(config.output)
-    cache = open_cache(config.cache)
-    held_out = open_held_out(config, cache)
-    check_has_positions(cache, config)
+    total = total_steps(config, cache)
     pinned = pinned_settings(config, cache.digest)
     checkpoints = Checkpoints(output, config.checkpoint, world)
     saved = checkpoints.latest()
     if saved is not None:
         check_unchanged(saved.settings, pinned, config.output)
 
-    stream = config.stream
-    with Loader(
-        cache,
-        global_batch=config.global_batch,
-        micro_batch=config.micro_batch,
-        lanes=stream.lanes,
-        window=stream.window,
-        seed=config.seed,
-        rank=world.rank,
-        world_size=world.size,
-        memory_gb=stream.memory_gb,
-    ) as loader:
-        total = config.steps or math.ceil((config.epochs or 0) * loader.steps_per_epoch)
-        if is_finished(output, total, world):
-            say(f"{output} is finished: {total} of {total} steps, the student is in {output / 'student'}")
-            return
-        terms = LossTerms(config.terms, cache.manifest.header.num_classes)
-        student = make_student(config.student, cache, config.seed)
-        model = with_loss(student, cache.manifest.header.num_classes, chunk=config.loss_chunk)
-        stage = zero_stage(read_deepspeed(config.deepspeed))
-        universal = saved is not None and checkpoints.needs_conversion(saved, stage)
-        engine = make_engine(model, config, world.size, universal=universal)
-        step = 0
+    student = make_student(config.student, cache, config.seed)
+    model = with_loss(student, cache.manifest.header.num_classes, chunk=config.loss_chunk)
+    convert = saved is not None and checkpoints.needs_conversion(saved, config)
+    engine = make_engine(model, config, world.size, universal=convert)
+    with open_loader(config, cache, world) as loader:
         if saved is not None:
-            checkpoints.load(engine, saved)
+            checkpoints.load(engine, saved, convert=convert)
             loader.load_state(saved.loader)
-            step = saved.step
-            say(f"going on from step {step} of {total}")
-        if world.first:
-            output.mkdir(parents=True, exist_ok=True)
-        log = Log(output, make_monitor(config), world, step)
+            say(f"going on from step {saved.step} of {total}")
         trainer = Trainer(
             engine,
             config,
-            terms,
+            LossTerms(config.terms, cache.manifest.header.num_classes),
             world,
             device=device,
             attention=attention_of(cache),
             total_steps=total,
-            step=step,
+            step=0 if saved is None else saved.step,
         )
+        log = Log(output, make_monitor(config), world, trainer.step)
 
         def evaluate() -> dict[str, float] | None:
             if held_out is None or config.eval is None:
                 return None
-            figures = evaluate_engine(
-                engine,
-                held_out,
-                world,
-                trainer.device,
-                batch_examples=config.eval.batch_examples,
-                max_examples=config.eval.max_examples,
-            )
+            figures = evaluate_engine(engine, held_out, world, trainer.device, config.eval)
             log.write(trainer.step, "eval", figures)
             return figures
 
         def after(step: int) -> None:
-            if step < total and is_due(step, config.checkpoint.every):
+            if step == total or is_due(step, config.checkpoint.every):
                 checkpoints.save(engine, step, loader.state(), pinned)
             if step < total and config.eval is not None and is_due(step, config.eval.every):
                 evaluate()
 
         trainer.run(loader, log, after)
-        if saved is None or step < total:
-            checkpoints.save(engine, trainer.step, loader.state(), pinned)
     figures = evaluate()
     folder = export_student(engine, config, cache, world, steps=trainer.step, figures=figures)
     if world.first:
-        (output / DONE).write_text(json.dumps({"steps": total, "evaluation": figures}, indent=1), encoding="utf-8")
+        done = {"steps": total, "evaluation": figures, "settings": pinned}
+        replace_file(output / DONE, json.dumps(done, indent=1))
         say(f"wrote {folder}{spoken(figures)}")
 
 
-def open_held_out(config: TrainConfig, cache: Cache) -> Cache | None:
-    if config.eval is None:
-        return None
-    held_out = open_cache(config.eval.cache)
-    check_held_out(held_out, cache)
-    return held_out
-
-
-def check_has_positions(cache: Cache, config: TrainConfig) -> None:
+def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
+    """The training cache and the held-out one. Raises CacheError for one that cannot be used."""
+    cache = open_cache(config.cache)
     if cache.num_positions == 0:
         raise CacheError(
             f"{config.cache} has no supervised position in its {len(cache)} examples, expected at least one: "
             "look at the loss mask of its task"
         )
+    if cache.manifest.header.record is None and any(term.name == "divergence" for term in config.terms):
+        raise CacheError(
+            f"{config.cache} holds labels and no teacher, expected one for a divergence term: "
+            "use terms: [{name: cross_entropy}], or dump with a teacher"
+        )
+    if config.eval is None:
+        return cache, None
+    held_out = open_cache(config.eval.cache)
+    check_held_out(held_out, cache)
+    return cache, held_out
+
+
+def open_loader(config: TrainConfig, cache: Cache, world: World) -> Loader:
+    return Loader(
+        cache,
+        global_batch=config.global_batch,
+        micro_batch=config.micro_batch,
+        lanes=config.stream.lanes,
+        window=config.stream.window,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        memory_gb=config.stream.memory_gb,
+    )
+
+
+def total_steps(config: TrainConfig, cache: Cache) -> int:
+    epoch = steps_per_epoch(len(cache), lanes=config.stream.lanes, global_batch=config.global_batch)
+    return config.steps or math.ceil((config.epochs or 0) * epoch)
+
+
+def is_finished(config: TrainConfig, cache: Cache) -> bool:
+    """Whether OUTPUT holds this very run, done; says so. Raises ConfigError where it holds another."""
+    output = Path(config.output)
+    if not ((output / DONE).is_file() and (output / "student" / "config.json").is_file()):
+        return False
+    done = json.loads((output / DONE).read_text(encoding="utf-8"))
+    check_unchanged(done["settings"], pinned_settings(config, cache.digest), config.output)
+    total = total_steps(config, cache)
+    if done["steps"] != total:
+        return False
+    say(f"{output} is finished: {total} of {total} steps; the student is in {output / 'student'}")
+    return True
 
 
 def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def is_finished(output: Path, total: int, world: World) -> bool:
-    done: dict[str, Any] = {}
-    if world.first and (output / DONE).is_file():
-        done = json.loads((output / DONE).read_text(encoding="utf-8"))
-    return world.from_first(done.get("steps")) == total
 
 
 def spoken(figures: dict[str, float] | None) -> str:

@@ -38,8 +38,10 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     attention = attention_of(cache)
     check_packing(student, attention, flattens(student, attention))
     if config.gradient_checkpointing:
+        new_name = hasattr(student, "activation_checkpointing_enable")
+        enable = student.activation_checkpointing_enable if new_name else student.gradient_checkpointing_enable
         try:
-            student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable({"use_reentrant": False})
         except ValueError:
             raise StudentError(
                 f"{type(student).__name__} has no gradient checkpointing; set student.gradient_checkpointing to false"

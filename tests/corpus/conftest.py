@@ -17,7 +17,9 @@ def csv_file(texts: Sequence[str], end: str = "\n") -> bytes:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator=end)
     writer.writerow(["id", "text"])
-    writer.writerows(enumerate(texts))
+    quoted = csv.writer(out, lineterminator=end, quoting=csv.QUOTE_ALL)
+    for row, text in enumerate(texts):
+        (quoted if "\r" in text else writer).writerow([row, text])
     return out.getvalue().encode()
 
 
@@ -27,7 +29,7 @@ def table(texts: Sequence[str]) -> pa.Table:
 
 def parquet(texts: Sequence[str], group: int = 3) -> bytes:
     out = io.BytesIO()
-    pq.write_table(table(texts), out, row_group_size=group)
+    pq.write_table(table(texts), out, row_group_size=group, compression="none", use_dictionary=False)
     return out.getvalue()
 
 
@@ -65,6 +67,11 @@ WRITERS = {
 @pytest.fixture(params=WRITERS)
 def written(request: pytest.FixtureRequest) -> tuple[str, str, Callable[[Sequence[str]], bytes]]:
     """(format, suffix, texts -> bytes of a file with the texts as its rows)."""
+    return WRITERS[request.param]
+
+
+@pytest.fixture(params=["parquet", "arrow-file", "arrow-stream", "arrow-dictionary"])
+def written_in_columns(request: pytest.FixtureRequest) -> tuple[str, str, Callable[[Sequence[str]], bytes]]:
     return WRITERS[request.param]
 
 

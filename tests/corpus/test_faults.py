@@ -48,7 +48,7 @@ def refused(path: Path, format: str, *words: str, **more: object) -> None:
 def test_a_bad_line_of_jsonl(tmp_path, line, words):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(GOOD + b"\n" + line + b"\n" + GOOD)
-    refused(path, "jsonl", *words)
+    refused(path, "jsonl", *words, unit_rows=10)
 
 
 def test_nan_and_a_key_twice_are_read_as_python_reads_them(tmp_path):
@@ -90,7 +90,7 @@ def test_json_arrays_and_prose_are_not_jsonl(tmp_path):
         (b'id,text\n1,"a\nb"\n2\n', ["bad.csv:4 has 1 values"]),
         (b"id,text\n1,a\n2,\xff\n", ["bad.csv:3 is not UTF-8"]),
         (b'id,text\n1,"a\n2,b\n', ["bad.csv:2 opens a quote that never closes"]),
-        (b'id,text\n1,5" disk\n2,a\n3,3" disk\n', ["bad.csv:2", "quotes do not pair up"]),
+        (b'id,text\n1,ok\n2,5" disk\n3,a\n4,3" disk\n', ["bad.csv:3: quotes do not pair up"]),
         (b"id,txt\n1,a\n", ["bad.csv has no field text, it has id, txt", "text_field: txt?"]),
         (b"\xff,text\n1,a\n", ["bad.csv:1 is not UTF-8"]),
         (b"id,text\n", ["no row in bad.csv"]),
@@ -100,7 +100,7 @@ def test_json_arrays_and_prose_are_not_jsonl(tmp_path):
 def test_bad_csv(tmp_path, content, words):
     path = tmp_path / "bad.csv"
     path.write_bytes(content)
-    refused(path, "csv", *words)
+    refused(path, "csv", *words, unit_rows=10)
 
 
 def test_text_that_is_not_utf8(tmp_path):

@@ -1,13 +1,15 @@
 """Whatever the format, the files, the unit size and the index's coarseness: the units joined are the corpus."""
 
 import hashlib
+import json
 import uuid
 from unittest import mock
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kdcache.config import CorpusConfig
@@ -61,7 +63,9 @@ def test_units_joined_are_the_corpus(written, files, unit_rows, chunk, data):
         fs.rm(folder, recursive=True)
 
 
-@pytest.mark.parametrize("stride_limit", [2, 1 << 20])
+@pytest.mark.parametrize(
+    ("stride_limit", "chunk"), [(2, 1 << 20), (1 << 20, 1 << 20), *((4, size) for size in range(4, 20))]
+)
 @pytest.mark.parametrize(
     ("format", "content", "rows", "places"),
     [
@@ -77,21 +81,22 @@ def test_units_joined_are_the_corpus(written, files, unit_rows, chunk, data):
         ("csv", b'"te""xt",text\na,b\n', ["b"], [2]),
     ],
 )
-def test_odd_but_valid_line_files(tmp_path, format, content, rows, places, stride_limit):
+def test_odd_but_valid_line_files(tmp_path, format, content, rows, places, stride_limit, chunk):
     name = f"odd.{format}"
     (tmp_path / name).write_bytes(content)
-    with mock.patch.object(index_module, "MAX_MARKS", stride_limit):
+    with mock.patch.object(index_module, "MAX_MARKS", stride_limit), mock.patch.object(lines_module, "CHUNK", chunk):
         corpus = open_corpus(CorpusConfig(paths=str(tmp_path), format=format, unit_rows=1))
     assert read_all(corpus) == rows
     assert [corpus.where(unit, 0) for unit in range(len(rows))] == [f"{name}:{line}" for line in places]
 
 
-@SETTINGS
+@settings(SETTINGS, max_examples=100)
 @given(
-    files=st.lists(st.text(st.sampled_from("aé 深\n\r\t"), min_size=1, max_size=200), min_size=1, max_size=3),
+    files=st.lists(st.text(st.sampled_from("aé 深\n\n\n\r\t"), min_size=1, max_size=200), min_size=1, max_size=3),
     chunk=st.integers(1, 50),
     unit_rows=st.integers(1, 4),
 )
+@example(files=["a" * 16 + "\n\n\n\nb"], chunk=18, unit_rows=1)
 def test_text_rows_joined_are_the_files(files, chunk, unit_rows):
     folder = f"/corpus-{uuid.uuid4().hex}"
     fs = fsspec.filesystem("memory")
@@ -183,13 +188,11 @@ def test_auto_unit_rows_follow_the_corpus(tmp_path):
     assert units(64, 10) == (1, 64)
     assert units(6400, 10) == (100, 64)
     with mock.patch.object(corpus_module, "UNIT_BYTES", 1000):
-        assert units(6400, 88) == (10, 640)
+        assert units(6400, 87) == (10, 640)
         assert units(100, 5000) == (1, 100)
 
 
 def test_parquet_units_count_the_wanted_column_only(tmp_path):
-    import pyarrow.parquet as pq
-
     rows = 6400
     wide = pa.table({"text": ["x" * 90] * rows, "embedding": pa.array([b"e" * 900] * rows)})
     pq.write_table(wide, tmp_path / "a.parquet", use_dictionary=False)
@@ -207,10 +210,8 @@ def test_unit_digest_is_of_the_units_bytes(tmp_path):
     assert digests == [hashlib.sha256(b"".join(lines[at : at + 4])).hexdigest() for at in (0, 4, 8)]
 
 
-def test_unit_digests_of_columnar_files_differ_and_follow_the_content(tmp_path, written):
-    format, suffix, write = written
-    if format not in ("parquet", "arrow"):
-        pytest.skip("rows are bytes")
+def test_unit_digests_of_columnar_files_differ_and_follow_the_content(tmp_path, written_in_columns):
+    format, suffix, write = written_in_columns
     texts = [str(row) for row in range(9)]
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(write(texts))
@@ -222,8 +223,6 @@ def test_unit_digests_of_columnar_files_differ_and_follow_the_content(tmp_path, 
 
 
 def test_chats_of_every_shape_come_out_as_json_text_or_structs(tmp_path):
-    import json
-
     chats = [
         [{"role": "user", "content": "2020-01-01"}, {"role": "assistant", "content": "a", "tool_calls": [{"x": 1}]}],
         [{"role": "user", "content": [{"type": "text", "text": "é"}]}],
@@ -231,3 +230,7 @@ def test_chats_of_every_shape_come_out_as_json_text_or_structs(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     corpus = open_corpus(CorpusConfig(paths=str(tmp_path), format="jsonl", messages_field="messages"))
     assert [json.loads(text) for text in read_all(corpus)] == chats
+    plain = [[{"role": "user", "content": f"chat {number}"}] for number in range(7)]
+    pq.write_table(pa.table({"id": range(7), "messages": plain}), tmp_path / "a.parquet", row_group_size=2)
+    config = CorpusConfig(paths=str(tmp_path), format="parquet", messages_field="messages", unit_rows=3)
+    assert read_all(open_corpus(config)) == plain

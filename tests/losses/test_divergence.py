@@ -20,7 +20,7 @@ def test_forward_kl_is_the_plain_formula(teacher, form, temperature, classes):
     got = distillation_loss(
         student_PV, some.targets, temperature=temperature, temperature_squared=False, reduction="none"
     )
-    torch.testing.assert_close(got.double(), some.forward_kl(temperature, student_PV), rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(got.double(), some.forward_kl(temperature, student_PV), rtol=2e-5, atol=5e-6)
     if form != "sample":
         assert (got > 0).all()
 

@@ -199,10 +199,12 @@ def test_memory_is_one_chunk_of_logits_and_the_gradients(teacher, form):
     P, D, V, chunk = 512, 8, 2048, 32
     configs = TERMS[1:] if form == "labels" else TERMS[:1]
     targets = None if form == "labels" else teacher(P, V, form).targets
-    task = FusedLoss(LossTerms(configs, V), Supervision(torch.zeros(P, dtype=torch.int64), targets), chunk)
+    labels_P = torch.zeros(P, dtype=torch.int64)
+    task = FusedLoss(LossTerms(configs, V), Supervision(labels_P, targets), chunk)
     head, hidden_PD = fused_head(D, V), torch.randn(P, D, requires_grad=True)
     chunk_bytes, gradient_bytes = 4 * chunk * V, 4 * (P * D + V * D)
-    with LiveBytes(hidden_PD, head.weight) as live:
+    of_targets = [] if targets is None else [targets.ids_PE, targets.logits_PE, targets.inclusion_PE]
+    with LiveBytes(hidden_PD, head.weight, labels_P, *of_targets) as live:
         loss, _ = head(hidden_PD, task=task)
     assert loss.requires_grad
     assert live.largest <= chunk_bytes

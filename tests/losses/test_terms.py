@@ -9,6 +9,8 @@ from kdcache.config import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.targets.compress import compress
+from kdcache.targets.spec import RecordSpec
 
 term_configs = st.one_of(
     st.builds(TermConfig, name=st.just("cross_entropy"), weight=st.sampled_from([1.0, 0.3, 0.0])),
@@ -44,10 +46,12 @@ def plain(terms, teacher, student_PV, labels_P):
     st.integers(0, 6),
     st.sampled_from([3, 5, 20]),
     st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([2.0, 40.0]),
     st.integers(0, 1000),
 )
-def test_value_and_gradient(teacher, configs, form, P, V, dtype, seed):
-    some = teacher(P, V, form, seed=seed)
+def test_value_and_gradient(teacher, configs, form, P, V, dtype, sharpness, seed):
+    """At sharpness 40 most of the teacher's probabilities are 0 in float32."""
+    some = teacher(P, V, form, seed=seed, sharpness=2.0 if form == "sample" else sharpness)
     generator = torch.Generator().manual_seed(seed + 1)
     student_PV = (torch.randn(P, V, generator=generator, dtype=dtype) * 3).requires_grad_()
     labels_P = torch.randint(0, V, (P,), generator=generator)
@@ -76,6 +80,34 @@ def test_gradient_is_the_slope_of_the_value(teacher, form):
     student_PV = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
     supervision = Supervision(torch.tensor([0, 8, 3, 3]), some.targets)
     assert torch.autograd.gradcheck(lambda logits: head_loss(logits, terms, supervision, chunk=3)[0], student_PV)
+
+
+@pytest.mark.parametrize("student_tail", [1e-3, 1e-7, 1e-30])
+def test_a_vanishing_tail_keeps_its_digits(student_tail):
+    """The slope of the tail is p_tail / q_tail, up to 1e29 here."""
+    V = 1000
+    spread_V = torch.linspace(-1, 1, V - 2, dtype=torch.float64).softmax(-1)
+    rows = {
+        tail: torch.cat([torch.tensor([0.7, 0.3]) * (1 - tail), spread_V * tail])[None].log()
+        for tail in (0.3, student_tail)
+    }
+    targets = compress(rows[0.3].float(), RecordSpec(exact_top_k=2, logit_dtype="float32"))
+    gradient_PV = rows[student_tail].float()
+    q_PV = gradient_PV.double().softmax(-1)
+    LossTerms([TermConfig(name="divergence")], V).value_and_gradient_(
+        gradient_PV, Supervision(torch.zeros(1, dtype=torch.int64), targets)
+    )
+    expected_PV = torch.cat([q_PV[:, :2] - torch.tensor([[0.49, 0.21]]), q_PV[:, 2:] - 0.3 * spread_V], 1)
+    torch.testing.assert_close(gradient_PV.double(), expected_PV, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tail_below_every_number_stays_finite():
+    logits_PV = torch.tensor([[300.0, 299.0, 0.0, 0.0]])
+    targets = compress(torch.tensor([[5.0, 4.0, 0.0, -1.0]]), RecordSpec(exact_top_k=2, logit_dtype="float32"))
+    terms = LossTerms([TermConfig(name="divergence")], 4)
+    sums_K = terms.value_and_gradient_(logits_PV, Supervision(torch.zeros(1, dtype=torch.int64), targets))
+    assert sums_K.isfinite().all()
+    assert logits_PV.isfinite().all()
 
 
 def test_labels_need_no_teacher():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from store.making import write_cache
 
-settings.register_profile("store", deadline=None, max_examples=60)
+settings.register_profile("store", deadline=None, max_examples=50)
 settings.load_profile("store")
 
 

@@ -71,14 +71,15 @@ def split_examples(fields: tuple[Field, ...], arrays: dict[str, np.ndarray]) -> 
     return examples
 
 
-def tokens_and_logits(count: int, seed: int = 0, classes: int = CLASSES) -> list[tuple[np.ndarray, np.ndarray]]:
+def tokens_and_logits(count: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Examples of 1 to 12 tokens with the teacher's logits at every token but the last."""
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, 13, count)
-    return [
-        (rng.integers(0, classes, length), rng.normal(0, 3, (length - 1, classes)).astype(np.float32))
-        for length in lengths
-    ]
+    examples = []
+    for _ in range(count):
+        length = rng.integers(1, 13)
+        logits = rng.normal(0, 3, (length - 1, CLASSES)).astype(np.float32)
+        examples.append((rng.integers(0, CLASSES, length), logits))
+    return examples
 
 
 def write_cache(path: Path | str, count: int = 10, *, examples_per_shard: int = 4, seed: int = 0, **settings) -> None:

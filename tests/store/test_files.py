@@ -76,9 +76,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(
-            CacheError, match=r"no room for .*/shard \(1 MB\): free some space and run the same command"
-        ):
+        with pytest.raises(CacheError, match=r"no room for .*/shard \(1 MB\): free some space and run"):
             root.write("shard", bytes(1_000_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -141,6 +139,16 @@ def test_listing_leaves_temporary_files_out(tmp_path: Path) -> None:
     assert is_temporary(".a.0123.tmp")
     assert Root(tmp_path).list() == ("a",)
     assert Root(tmp_path).leftovers() == (".a.0123.tmp",)
+
+
+def test_a_file_that_goes_away_during_a_listing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank's temporary file is renamed between the listing and the look at its size."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x")
+    entries = [*os.scandir(tmp_path)]
+    (tmp_path / "a").unlink()
+    monkeypatch.setattr(os, "scandir", lambda _: entries)
+    assert Root(tmp_path).sizes() == {"b": 1}
 
 
 def test_file_modes_follow_the_umask(tmp_path: Path) -> None:

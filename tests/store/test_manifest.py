@@ -47,7 +47,10 @@ def commit(unit: int, **changes: object) -> CommitRecord:
     return CommitRecord(**{**values, **changes})
 
 
-@given(seed=st.integers(0, 2**63), compute=st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False), max_size=3))
+@given(
+    seed=st.integers(0, 2**63),
+    compute=st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+)
 def test_header_comes_back(seed: int, compute: dict[str, float]) -> None:
     first = header(seed=seed, compute=compute, id2label={10: "b", 9: "a"})
     again = parse(Header, canonical(first), "header.json")

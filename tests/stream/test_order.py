@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.errors import ConfigError
@@ -35,6 +35,7 @@ def world_sizes(lanes):
     return [w for w in range(1, lanes + 1) if lanes % w == 0]
 
 
+@settings(deadline=None)
 @given(runs())
 def test_every_example_at_most_once_and_nearly_all_seen(run):
     plan, sizes, lanes, global_batch, _ = run
@@ -45,6 +46,7 @@ def test_every_example_at_most_once_and_nearly_all_seen(run):
     assert plan.num_samples == sizes.sum() // lanes * lanes
 
 
+@settings(deadline=None)
 @given(runs(), st.data())
 def test_any_sample_is_found_without_the_ones_before_it(run, data):
     plan, _, _, _, _ = run
@@ -55,6 +57,7 @@ def test_any_sample_is_found_without_the_ones_before_it(run, data):
         np.testing.assert_array_equal(got, whole[some])
 
 
+@settings(deadline=None)
 @given(runs())
 def test_global_batches_are_the_same_at_every_world_size(run):
     _, _, lanes, global_batch, _ = run
@@ -69,6 +72,7 @@ def test_global_batches_are_the_same_at_every_world_size(run):
             np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(first, first + global_batch))
 
 
+@settings(deadline=None)
 @given(runs())
 def test_a_rank_reads_one_stretch_so_few_shards_are_shared(run):
     """A rank's lanes touch each shard from one side: cuts between ranks number W, so do second readers."""
@@ -86,6 +90,7 @@ def test_a_rank_reads_one_stretch_so_few_shards_are_shared(run):
                 assert sum(shard in shards for shards in readers) <= 2
 
 
+@settings(deadline=None)
 @given(runs())
 def test_a_window_holds_a_stretch_of_the_line(run):
     """Window by window a lane visits runs of consecutive examples: one run per shard that the window touches."""

@@ -1,0 +1,19 @@
+"""`kdcache convert`: a cache in the other storage backend, with progress."""
+
+from typing import Literal, cast
+
+from kdcache.progress import Progress
+from kdcache.store.cache import read_manifest
+from kdcache.store.convert import convert
+from kdcache.store.files import Root
+
+__all__ = ["convert_cache"]
+
+
+def convert_cache(source: str, target: str, backend: str) -> None:
+    """Writes target and says how its size compares. Raises CacheError as kdcache.store.convert does."""
+    before = read_manifest(Root(source)).totals
+    with Progress(before.shards, "shards", "convert") as progress:
+        manifest = convert(source, target, cast(Literal["zarr", "arrow"], backend), progress.advance)
+    after = manifest.totals
+    print(f"{target}: {after.shards:,} shards, {after.bytes / 1e6:,.2f} MB ({source}: {before.bytes / 1e6:,.2f} MB)")

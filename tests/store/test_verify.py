@@ -1,0 +1,112 @@
+"""verify finds every fault and names its file; a sound cache has none."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store.making import CLASSES, write_cache
+
+from kdcache import CacheWriter, RecordSpec, open_cache
+from kdcache.errors import CacheError
+from kdcache.store.verify import Fault, verify
+
+
+def test_a_sound_cache_has_no_fault(cache_folder: Path) -> None:
+    done: list[int] = []
+    assert verify(cache_folder, done.append) == []
+    assert done == [1, 1, 1]
+
+
+@pytest.mark.parametrize("spec", [None, RecordSpec(exact_top_k="all", logit_dtype="float32")])
+def test_other_records_have_no_fault_either(tmp_path: Path, spec: RecordSpec | None) -> None:
+    write_cache(f"memory://{tmp_path}", record=spec)
+    assert verify(f"memory://{tmp_path}") == []
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "what"),
+    [
+        (flip, "shards/000001{}", "got sha256"),
+        (append, "shards/000001{}", "got .* bytes, expected"),
+        (Path.unlink, "shards/000002{}", "is missing"),
+        (append, "shards/000000.json", "is not what cache.json says"),
+        (Path.unlink, "shards/000000.json", "is missing"),
+        (Path.unlink, "header.json", "is missing"),
+        (flip, "header.json", "is not what cache.json says"),
+        (Path.touch, "shards/000009.json", "is not part of the cache: delete it"),
+        (Path.touch, "shards/.000001.json.0123.tmp", "is not part of the cache: delete it"),
+    ],
+)
+def test_each_fault_is_found_and_named(
+    cache_folder: Path, backend_name: str, damage: Callable[[Path], None], name: str, what: str
+) -> None:
+    name = name.format(".zarr.zip" if backend_name == "zarr" else ".arrow")
+    damage(cache_folder / name)
+    (fault,) = verify(cache_folder)
+    assert fault.shard == name
+    assert re.search(what, fault.what)
+
+
+def test_all_damaged_shards_are_listed(cache_folder: Path) -> None:
+    for index in (0, 2):
+        flip(next(path for path in cache_folder.glob(f"shards/{index:06d}.*") if path.suffix != ".json"))
+    assert [fault.shard[:13] for fault in verify(cache_folder)] == ["shards/000000", "shards/000002"]
+
+
+def test_an_unfinished_cache_raises(cache_folder: Path) -> None:
+    (cache_folder / "cache.json").unlink()
+    with pytest.raises(CacheError, match="is not finished"):
+        verify(cache_folder)
+
+
+def shard_with(folder: Path, **changes: np.ndarray) -> list[Fault]:
+    """The faults of a cache of one shard whose arrays were wrong before they were committed."""
+    write_cache(folder, 4, backend="arrow")
+    cache = open_cache(folder)
+    writer = CacheWriter.from_header(folder, cache.manifest.header)
+    arrays = cache.read_shard(0).arrays
+    writer.commit(0, arrays | {name: change(arrays[name].copy()) for name, change in changes.items()})
+    writer.finalize(1)
+    return verify(folder)
+
+
+def setting(value: object) -> Callable[[np.ndarray], np.ndarray]:
+    def change(array: np.ndarray) -> np.ndarray:
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"document_lengths": setting(99)}, "document lengths do not sum to the tokens of their example"),
+        ({"positions": setting(1)}, "positions do not ascend inside their example"),
+        ({"positions": setting(50)}, "positions do not ascend inside their example"),
+        ({"ids": setting(CLASSES)}, f"ids go up to {CLASSES}, expected below {CLASSES}"),
+        ({"tail_mean": setting(np.nan)}, "tail_mean holds NaN"),
+    ],
+)
+def test_committed_nonsense_is_found(tmp_path: Path, changes: dict, what: str) -> None:
+    assert shard_with(tmp_path / "cache", **changes) == [Fault("shards/000000.arrow", what)]
+
+
+def test_labels_out_of_range_are_found(tmp_path: Path) -> None:
+    def above(tokens: np.ndarray) -> np.ndarray:
+        return np.full_like(tokens, CLASSES + 3)
+
+    (fault,) = shard_with(tmp_path / "cache", tokens=above)
+    assert fault.what == f"labels go up to {CLASSES + 3}, expected below {CLASSES}"

@@ -1,0 +1,229 @@
+"""The loader on real shards: which examples come, resume, how often shards are read, memory, faults."""
+
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from kdcache import CacheWriter, RecordSpec, open_cache
+from kdcache.errors import CacheError, ConfigError, DamagedShardError
+from kdcache.store.cache import Cache
+from kdcache.stream.loader import Loader
+from kdcache.stream.order import EpochPlan, rank_samples
+
+CLASSES = 300
+SETTINGS = {"global_batch": 16, "micro_batch": 2, "lanes": 8, "window": 8, "seed": 5}
+
+
+def write_cache(path, sizes, length=12, backend="zarr"):
+    """Shards of these numbers of examples; an example's first token is its number in the cache."""
+    rng = np.random.default_rng(0)
+    number = 0
+    with CacheWriter(path, num_classes=CLASSES, record=RecordSpec(exact_top_k=4), backend=backend) as writer:
+        for index, size in enumerate(sizes):
+            with writer.unit(index) as unit:
+                for _ in range(size):
+                    tokens = rng.integers(0, CLASSES, length + number % 5)
+                    tokens[0] = number
+                    unit.add(tokens, rng.normal(size=(len(tokens) - 1, CLASSES)).astype(np.float32))
+                    number += 1
+        writer.finalize(len(sizes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("stream") / "cache", [30, 7, 0, 41, 1, 25])
+
+
+class CountingCache(Cache):
+    """A cache that counts the reads of each shard."""
+
+    reads: dict[int, int]
+
+    def read_shard(self, index):
+        self.reads[index] = self.reads.get(index, 0) + 1
+        return super().read_shard(index)
+
+
+def counting(folder):
+    cache = open_cache(folder)
+    cache.__class__ = CountingCache
+    cache.reads = {}
+    return cache
+
+
+def numbers(step):
+    return [[int(batch.tokens(i)[0]) for i in range(len(batch))] for batch in step]
+
+
+def take(loader, steps):
+    return [numbers(next(loader)) for _ in range(steps)]
+
+
+def expected(cache, steps, *, rank=0, world_size=1, settings=SETTINGS):
+    """From the plans alone, epoch after epoch."""
+    ends = np.cumsum(cache.shard_examples)
+    each = settings["lanes"] // world_size
+    got, epoch, first = [], 0, 0
+    while len(got) < steps:
+        plan = EpochPlan(cache.shard_examples, seed=5, epoch=epoch, lanes=settings["lanes"], window=settings["window"])
+        if first + settings["global_batch"] > plan.num_samples:
+            epoch, first = epoch + 1, 0
+            continue
+        samples = rank_samples(
+            first,
+            global_batch=settings["global_batch"],
+            lanes=settings["lanes"],
+            owned=range(rank * each, rank * each + each),
+        )
+        shards, indices = plan.examples(samples)
+        flat = ends[shards] - cache.shard_examples[shards] + indices
+        got.append(flat.reshape(-1, settings["micro_batch"]).tolist())
+        first += settings["global_batch"]
+    return got
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 1e-9])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_examples_are_those_of_the_plan(cache_folder, memory_gb, world_size):
+    cache = open_cache(cache_folder)
+    for rank in range(world_size):
+        with Loader(cache, **SETTINGS, rank=rank, world_size=world_size, memory_gb=memory_gb) as loader:
+            assert loader.steps_per_epoch == 6
+            assert take(loader, 20) == expected(cache, 20, rank=rank, world_size=world_size)
+
+
+def test_batches_are_whole_examples_with_their_records(cache_folder):
+    cache = open_cache(cache_folder)
+    with Loader(cache, **SETTINGS) as loader:
+        for batch in next(loader):
+            for i in range(len(batch)):
+                number = int(batch.tokens(i)[0])
+                whole, one = cache.read(number, number + 1), batch.slice(i, i + 1)
+                for name, array in whole.arrays.items():
+                    np.testing.assert_array_equal(one.arrays[name], array)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6, 7, 13])
+@pytest.mark.parametrize("how", ["load_state", "constructor"])
+def test_resume_goes_on_with_the_same_batches_at_any_world_size(cache_folder, stop, how):
+    cache = open_cache(cache_folder)
+    with Loader(cache, **SETTINGS, rank=1, world_size=2) as loader:
+        take(loader, stop)
+        state = loader.state()
+    for rank in range(4):
+        where = {key: state[key] for key in ("epoch", "samples_seen")} if how == "constructor" else {}
+        with Loader(cache, **SETTINGS, rank=rank, world_size=4, **where) as loader:
+            if how == "load_state":
+                take(loader, 2)
+                loader.load_state(state)
+            assert loader.state() == state
+            assert take(loader, 8) == expected(cache, stop + 8, rank=rank, world_size=4)[stop:]
+
+
+def test_state_is_small_json_of_everything_the_order_depends_on(cache_folder):
+    cache = open_cache(cache_folder)
+    with Loader(cache, **SETTINGS) as loader:
+        take(loader, 8)
+        assert loader.state() == {
+            "cache_sha256": cache.manifest.digest(),
+            "seed": 5,
+            "lanes": 8,
+            "window": 8,
+            "epoch": 1,
+            "samples_seen": 32,
+        }
+
+
+@pytest.mark.parametrize(("key", "name"), [("seed", "seed"), ("lanes", "stream.lanes"), ("window", "stream.window")])
+def test_a_state_of_other_settings_is_refused(cache_folder, key, name):
+    with Loader(open_cache(cache_folder), **SETTINGS) as loader:
+        state = loader.state() | {key: 4}
+        with pytest.raises(ConfigError, match=rf"got {name} \d, expected 4 as in the checkpoint"):
+            loader.load_state(state)
+        with pytest.raises(CacheError, match="cache_sha256 abc"):
+            loader.load_state(loader.state() | {"cache_sha256": "abc"})
+
+
+def test_each_shard_is_read_once_an_epoch_when_memory_allows(cache_folder):
+    cache = counting(cache_folder)
+    with Loader(cache, **SETTINGS) as loader:
+        take(loader, 6)
+        first_epoch = dict(cache.reads)
+    # While the last steps are used, the first shards of the next epoch are read.
+    assert set(first_epoch) == {0, 1, 3, 4, 5}
+    cache.reads.clear()
+    with Loader(cache, **SETTINGS) as loader:
+        take(loader, 60)
+    assert max(cache.reads.values()) <= 11
+    readers = np.zeros(6, int)
+    for rank in range(4):
+        cache.reads.clear()
+        with Loader(cache, **SETTINGS | {"micro_batch": 1}, rank=rank, world_size=4) as loader:
+            take(loader, 5)
+        readers[list(cache.reads)] += 1
+        assert set(cache.reads.values()) == {1}
+    assert readers.sum() <= 5 + 4
+
+
+def test_memory_stays_within_the_bound_and_reads_grow_as_it_shrinks(tmp_path):
+    """6 shards of 0.5 MB, each cut by 2 or 3 of 16 lanes: every step takes from all of them."""
+    cache = counting(write_cache(tmp_path / "cache", [100] * 6, length=100, backend="arrow"))
+    settings = SETTINGS | {"lanes": 16, "window": 16}
+    reads, peaks = {}, {}
+    for megabytes in (100, 3, 2):
+        cache.reads.clear()
+        with Loader(cache, **settings, memory_gb=megabytes / 1e3, threads=1) as loader:
+            tracemalloc.start()
+            for _ in range(36):
+                next(loader)
+            peaks[megabytes] = tracemalloc.get_traced_memory()[1] / 1e6
+            tracemalloc.stop()
+        reads[megabytes] = sum(cache.reads.values())
+    print(reads, peaks)
+    assert peaks[3] < 3
+    assert peaks[2] < 2
+    assert reads[100] <= 2 * 6
+    assert reads[3] <= 4 * 6
+
+
+def test_threads_end_with_the_loader(cache_folder):
+    before = threading.active_count()
+    with Loader(open_cache(cache_folder), **SETTINGS, memory_gb=1e-9) as loader:
+        take(loader, 1)
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 1e-9])
+def test_a_damaged_shard_reaches_the_caller_and_nothing_hangs(tmp_path, memory_gb):
+    folder = write_cache(tmp_path / "cache", [20, 20, 20])
+    file = next(folder.glob("shards/000001.zarr*"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    cache = open_cache(folder)
+    settings = SETTINGS | {"lanes": 1, "global_batch": 2, "window": 1}
+    plan = EpochPlan(cache.shard_examples, seed=5, epoch=0, lanes=1, window=1)
+    good = int(np.flatnonzero(plan.examples(np.arange(60))[0] == 1)[0]) // 2
+    started, seen = time.monotonic(), []
+    with Loader(cache, **settings, memory_gb=memory_gb) as loader, pytest.raises(DamagedShardError, match="000001"):
+        seen.extend(loader)
+    steps = len(seen)
+    assert steps <= good
+    if memory_gb < 1:
+        assert steps == good
+    assert time.monotonic() - started < 10
+
+
+def test_settings_that_do_not_fit_are_refused(cache_folder):
+    cache = open_cache(cache_folder)
+    with pytest.raises(ConfigError, match="got world size 3 and 8 lanes"):
+        Loader(cache, **SETTINGS, rank=0, world_size=3)
+    with pytest.raises(ConfigError, match=r"got micro_batch 6 and 16 examples .* set micro_batch to 4"):
+        Loader(cache, **SETTINGS | {"micro_batch": 6})
+    with pytest.raises(ConfigError, match="got a cache of 104 examples and global_batch 128, expected at least 128"):
+        Loader(cache, **SETTINGS | {"global_batch": 128})

@@ -1,0 +1,158 @@
+"""The command line: exit statuses and one-line errors. Run in this process; one test starts a real one."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import kdcache, make_model, make_tokenizer, sentences, write_jsonl
+
+import kdcache as package
+from kdcache.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """run("inspect", path) -> (exit status, standard output, standard error)"""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished cache made through the command line, in its own folder with teacher and corpus."""
+    folder = tmp_path_factory.mktemp("dumped")
+    make_tokenizer(folder / "teacher")
+    make_model(folder / "teacher", vocab_size=330)
+    write_jsonl(folder / "corpus.jsonl", sentences(40))
+    config = {
+        "output": str(folder / "cache"),
+        "corpus": {"paths": str(folder / "corpus.jsonl"), "format": "jsonl", "unit_rows": 10},
+        "teacher": {"path": str(folder / "teacher"), "dtype": "float32"},
+        "task": {"sequence_length": 64},
+        "record": {"exact_top_k": 8},
+    }
+    (folder / "dump.yaml").write_text(yaml.safe_dump(config))
+    ran = kdcache("dump-logits", folder / "dump.yaml")
+    assert ran.returncode == 0, ran.stderr
+    assert "4 shards" in ran.stdout
+    assert "bytes a position" in ran.stdout
+    return folder
+
+
+def test_help_teaches(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("dump-logits", "train", "eval", "inspect", "verify", "convert", "cut"):
+        assert command in out
+    assert "torchrun" in run("dump-logits", "--help")[1]
+
+
+def test_inspect(run: Run, dumped: Path) -> None:
+    status, out, _ = run("inspect", dumped / "cache")
+    assert status == 0
+    assert "LlamaForCausalLM" in out
+    assert "exact_top_k 8" in out
+    import json
+
+    facts = json.loads(run("inspect", dumped / "cache", "--json")[1])
+    cache = package.open_cache(dumped / "cache")
+    assert facts["totals"]["positions"] == cache.num_positions
+    assert facts["digest"] == cache.digest
+
+
+def test_inspect_starts_quickly(dumped: Path) -> None:
+    """No torch, transformers, deepspeed, zarr or pyarrow is imported for it."""
+    code = (
+        "import sys; from kdcache.cli import main; sys.argv = ['kdcache', 'inspect', sys.argv[1]]; main(); "
+        "print({'torch', 'transformers', 'deepspeed', 'zarr', 'pyarrow'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, dumped / "cache"], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "set()"
+
+
+def test_verify_names_the_damaged_shard(run: Run, dumped: Path, tmp_path: Path) -> None:
+    status, out, _ = run("verify", dumped / "cache")
+    assert (status, "every digest and count is right" in out) == (0, True)
+    copy = tmp_path / "copy"
+    shutil.copytree(dumped / "cache", copy)
+    shard = copy / "shards" / "000002.zarr.zip"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    status, out, err = run("verify", copy)
+    assert status == 1
+    assert "shards/000002.zarr.zip" in out
+    assert "000001" not in out
+    assert "1 files are damaged" in err
+
+
+def test_convert_there_and_back(run: Run, dumped: Path, tmp_path: Path) -> None:
+    assert run("convert", dumped / "cache", tmp_path / "arrow", "--to", "arrow")[0] == 0
+    assert run("verify", tmp_path / "arrow")[0] == 0
+    assert run("convert", tmp_path / "arrow", tmp_path / "zarr", "--to", "zarr")[0] == 0
+    for shard in (dumped / "cache" / "shards").glob("*.zip"):
+        assert (tmp_path / "zarr" / "shards" / shard.name).read_bytes() == shard.read_bytes()
+
+
+def test_eval_prints_one_table(run: Run, dumped: Path, tmp_path: Path) -> None:
+    """The teacher as its own student: no KL, full agreement, the loss that the cache knows."""
+    make_model(tmp_path / "other", vocab_size=320, seed=5)
+    status, out, err = run("eval", dumped / "teacher", tmp_path / "other", "--cache", dumped / "cache", "--untrained")
+    assert status == 0, err
+    header, teacher, untrained, same, other = out.splitlines()
+    assert "KL to teacher" in header
+    assert teacher.split()[-1] == "100.0%"
+    assert untrained.startswith("untrained teacher")
+    assert abs(float(same.split()[-2])) < 0.01
+    assert abs(float(same.split()[-4]) - float(teacher.split()[-4])) < 0.01
+    assert float(other.split()[-2]) > 1.0
+
+
+def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path: Path) -> None:
+    def refused(expected_status: int, words: str, *arguments: object) -> None:
+        status, _, err = run(*arguments)
+        assert status == expected_status, err
+        line = err.strip().splitlines()[-1]
+        assert words in line, err
+        assert "Traceback" not in err
+
+    dump = dumped / "dump.yaml"
+    refused(2, "does not exist", "dump-logits", tmp_path / "no.yaml")
+    refused(2, "did you mean output", "dump-logits", dump, "-o", "outpt=x")
+    refused(2, "did you mean", "train", dump)
+    refused(2, "expected both or neither", "dump-logits", dump, "--rank", 0)
+    refused(1, "does not exist", "dump-logits", dump, "-o", f"output={tmp_path}/x", "-o", f"corpus.paths={tmp_path}/no")
+    refused(1, "was begun with seed 0, got 3", "dump-logits", dump, "-o", "seed=3")
+    refused(1, "is not a cache", "inspect", tmp_path)
+    refused(1, "is not a cache", "verify", tmp_path)
+    refused(1, "already holds a finished cache", "convert", dumped / "cache", dumped / "cache", "--to", "arrow")
+    refused(1, "expected a folder with config.json", "eval", tmp_path, "--cache", dumped / "cache")
+    refused(2, "No such command", "destil")
+    refused(2, "expected numbers", "cut", dumped / "teacher", "--layers", "a", "--out", tmp_path / "o")
+
+
+def test_a_real_process_prints_the_line_and_exits(dumped: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    ran = kdcache("inspect", tmp_path / "nothing")
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith("kdcache: ")
+    assert time.monotonic() - started < 60

@@ -1,0 +1,164 @@
+"""What the tests of test_launched.py need DeepSpeed for, in one process a rank: python launched.py ROOT SCENARIO…
+
+Each scenario leaves its results under ROOT; the tests compare them. A launch costs 10 to 20 s, a scenario 1 to 10.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from train.tiny import student_config, train_config
+
+from kdcache.config import TrainConfig
+from kdcache.errors import TrainError
+from kdcache.losses.terms import LossTerms
+from kdcache.train.distributed import World, connect, find_world
+from kdcache.train.engine import make_engine
+from kdcache.train.loop import Trainer
+from kdcache.train.model import with_loss
+from kdcache.train.run import open_caches, open_loader, train
+from kdcache.train.student import make_student
+
+STAGES = (0, 1, 2, 3)
+BF16 = {"bf16": {"enabled": True}}
+
+
+def ten_steps(root: Path, output: str, stage: int, **changes: object) -> TrainConfig:
+    """10 steps with checkpoints at 5 and 10, evaluated on a cache of 11 examples in batches of 4."""
+    settings = {"steps": 10, "checkpoint": {"every": 5, "keep": 3}}
+    held_out = {"cache": str(root / "held-out"), "every": 4, "batch_examples": 4}
+    return train_config(root / "cache", root / output, stage=stage, **(settings | {"eval": held_out} | changes))
+
+
+def stages(root: Path, world: World) -> None:
+    for stage in STAGES:
+        train(ten_steps(root, f"stage{stage}-by{world.size}", stage), world, "cpu")
+
+
+def alone(root: Path, world: World) -> None:
+    """One rank; the newest checkpoints; a student wider than the cache."""
+    train(ten_steps(root, f"stage1-by{world.size}", 1), world, "cpu")
+    train(ten_steps(root, "many", 1, checkpoint={"every": 2, "keep": 2}), world, "cpu")
+    wide = {"config": student_config(vocab_size=310)}
+    train(ten_steps(root, "wide", 1, student=wide), world, "cpu")
+
+
+def back_to_step_5(source: Path, target: Path, world: World) -> None:
+    """A copy of a finished run as it was when a kill hit it in the middle of saving step 10."""
+    if world.first:
+        shutil.copytree(source, target)
+        shutil.rmtree(target / "student")
+        (target / "done.json").unlink()
+        checkpoints = target / "checkpoints"
+        (checkpoints / "step-00000010").rename(checkpoints / "step-00000010.partial")
+        (checkpoints / "step-00000010.partial" / "kdcache.json").unlink()
+        (checkpoints / "latest").write_text("step-00000005\n")
+    world.barrier()
+
+
+def resume(root: Path, world: World) -> None:
+    """Every run that has not been resumed by this world size, from step 5."""
+    finished = sorted(path for path in root.glob("stage*-by?") if (path / "done.json").is_file())
+    world.barrier()
+    for source in finished:
+        output = f"{source.name}-then{world.size}"
+        back_to_step_5(source, root / output, world)
+        train(ten_steps(root, output, int(source.name[5])), world, "cpu")
+
+
+def half(root: Path, world: World) -> None:
+    """bf16 with float32 and with bf16 output, gradient checkpointing, float32 gradient reduction."""
+    for stage in (1, 3):
+        settings = {"zero_optimization": {"stage": stage}, "communication_data_type": "fp32", **BF16}
+        config = ten_steps(root, f"bf16-{stage}", stage)
+        student = {"gradient_checkpointing": True, "dtype": "float32" if stage == 1 else "bfloat16"}
+        changes = {"deepspeed": settings, "student": config.student.model_copy(update=student)}
+        train(config.model_copy(update=changes), world, "cpu")
+
+
+def gradients(root: Path, world: World) -> None:
+    """The gradients of three steps for each micro-batch, and the fewest positions of a rank in a step with any."""
+    for micro_batch in (1, 2, 4, 8):
+        if micro_batch * world.size > 8:
+            continue
+        config = train_config(
+            root / "sparse", root / "unused", stage=0, micro_batch=micro_batch, optimizer={"clip_norm": 0}
+        )
+        cache, _ = open_caches(config)
+        student = make_student(config.student, cache, 0)
+        engine = make_engine(with_loss(student, 300, chunk=3), config, world.size)
+        trainer = Trainer(
+            engine,
+            config,
+            LossTerms(config.terms, 300),
+            world,
+            device="cpu",
+            attention="document",
+            total_steps=3,
+            step=0,
+        )
+        found: list[dict[str, torch.Tensor]] = []
+        update = engine.step
+
+        def look(engine=engine, found=found, update=update) -> None:  # type: ignore[no-untyped-def]
+            if engine.is_gradient_accumulation_boundary():
+                found.append({name: p.grad.clone() for name, p in engine.module.named_parameters()})
+            update()
+
+        engine.step = look
+        fewest = 1 << 30
+        with open_loader(config, cache, world) as loader:
+            for _ in range(3):
+                micro_batches = next(loader)
+                own = sum(batch.num_positions for batch in micro_batches)
+                _, positions, _ = trainer.take_step(micro_batches)
+                fewest = min(fewest, own) if positions else fewest
+        counts = torch.tensor([fewest])
+        if world.size > 1:
+            torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MIN)
+        if world.first:
+            torch.save(
+                {"gradients": found, "fewest": int(counts)}, root / f"gradients-by{world.size}-micro{micro_batch}.pt"
+            )
+
+
+def failures(root: Path, world: World) -> None:
+    """A loss that is not a number, and a disk that is full when a checkpoint is written."""
+    said = {}
+    hot = ten_steps(root, "hot", 1, optimizer={"learning_rate": 1e30, "clip_norm": 0}, checkpoint={"every": 1})
+    try:
+        train(hot, world, "cpu")
+    except TrainError as error:
+        said["hot"] = str(error)
+    import deepspeed
+
+    whole = deepspeed.DeepSpeedEngine.save_checkpoint
+
+    def full(self, folder, tag=None, **settings):  # type: ignore[no-untyped-def]
+        if tag.startswith("step-00000010"):
+            Path(folder, tag).mkdir()
+            raise OSError(28, "No space left on device")
+        return whole(self, folder, tag=tag, **settings)
+
+    deepspeed.DeepSpeedEngine.save_checkpoint = full
+    try:
+        train(ten_steps(root, "full", 1), world, "cpu")
+    except TrainError as error:
+        said["full"] = str(error)
+    deepspeed.DeepSpeedEngine.save_checkpoint = whole
+    (root / "failures.json").write_text(json.dumps(said))
+
+
+SCENARIOS: dict[str, Callable[[Path, World], None]] = {
+    f.__name__: f for f in (stages, alone, resume, half, gradients, failures)
+}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    world = find_world() or World()
+    connect(world, "cpu")
+    for name in sys.argv[2:]:
+        SCENARIOS[name](Path(sys.argv[1]), world)

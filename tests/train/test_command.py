@@ -1,0 +1,202 @@
+"""`kdcache train` as a user runs it: launchers, kills, signals, and one line for every mistake."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from helpers import kdcache, make_tokenizer
+from train.tiny import student_config, train_settings, write_cache
+
+from kdcache.config import TrainConfig, load_config
+from kdcache.errors import KdcacheError
+from kdcache.train.distributed import free_port
+from kdcache.train.launch import run_train
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def write_config(path: Path, **settings: Any) -> Path:
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kdcache", "train", *map(str, arguments)]
+    return subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if (output / "log.jsonl").exists() and f'"step": {step}' in (output / "log.jsonl").read_text():
+            return
+        time.sleep(0.005)
+    raise TimeoutError(f"step {step} was not reached")
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return {
+        int(child.environ()["RANK"]): child
+        for child in children
+        if "RANK" in child.environ() and child.cmdline()[2:4] == ["-m", "kdcache"]
+    }
+
+
+@pytest.mark.launch
+def test_a_run_survives_sigkill_sigterm_and_another_launcher(tmp_path: Path) -> None:
+    """Two ranks: one is killed, the next run is told to stop, the last is started by deepspeed."""
+    cache, output = write_cache(tmp_path / "cache"), tmp_path / "out"
+    settings = train_settings(cache, output, stage=2, steps=60, checkpoint={"every": 5})
+    config = write_config(tmp_path / "train.yaml", **settings)
+
+    process = start(config, "--nproc", 2)
+    wait_for_step(output, 12)
+    ranks_of(process)[1].kill()
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in words
+    assert "run the same command again to go on from the last checkpoint" in words
+    step = int((output / "checkpoints" / "latest").read_text().removeprefix("step-"))
+    assert 10 <= step < 60
+
+    process = start(config, "--nproc", 2)
+    wait_for_step(output, 40)
+    left = [*ranks_of(process).values()]
+    process.send_signal(signal.SIGTERM)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"going on from step {step} of 60" in words
+    assert "kdcache: stopped by SIGTERM" in words
+    assert "Traceback" not in words
+    assert len(left) == 2
+    psutil.wait_procs(left, timeout=10)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in left)
+
+    launcher = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
+    command = [launcher, "--num_gpus", "2", "--master_port", str(free_port()), "--no_local_rank", "--module", "kdcache"]
+    done = subprocess.run(
+        [*command, "train", str(config)], env=ONE_THREAD | {"DS_ACCELERATOR": "cpu"}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    steps = [json.loads(line)["step"] for line in (output / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 61))
+
+    undisturbed = kdcache("train", config, "-o", f"output={tmp_path / 'once'}", "--nproc", 2, env=ONE_THREAD)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    student = Path("student", "model.safetensors")
+    assert (output / student).read_bytes() == (tmp_path / "once" / student).read_bytes()
+
+    again = kdcache("train", config, "--nproc", 2)
+    assert again.returncode == 0
+    assert "is finished: 60 of 60 steps" in again.stderr
+
+    changed = kdcache("train", config, "-o", "optimizer.learning_rate=0.5")
+    assert changed.returncode == 2
+    assert "got optimizer.learning_rate 0.5, expected 0.02 as in the checkpoints" in changed.stderr
+
+
+@pytest.mark.launch
+def test_a_fault_that_all_ranks_meet_is_told_once(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "cache", examples=16)
+    narrow = {"config": student_config(vocab_size=200)}
+    config = write_config(tmp_path / "train.yaml", **train_settings(cache, tmp_path / "out", student=narrow))
+    done = kdcache("train", config, "--nproc", 2, env=ONE_THREAD)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "kdcache: got a student with 200 classes (vocab_size), expected at least the cache's 300; "
+        "a wider student is padded"
+    ]
+    assert done.stdout == ""
+
+
+def unfinished(path: Path) -> Path:
+    write_cache(path, examples=16)
+    (path / "cache.json").unlink()
+    return path
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str]] = {
+    "unfinished cache": (
+        lambda p: {"cache": str(unfinished(p / "half"))},
+        None,
+        1,
+        "is not finished: 2 units committed",
+    ),
+    "no cache": (lambda p: {"cache": str(p / "none")}, None, 1, "is not a cache"),
+    "nothing supervised": (
+        lambda p: {"cache": str(write_cache(p / "empty", examples=16, unsupervised=1.0))},
+        None,
+        1,
+        "has no supervised position in its 16 examples",
+    ),
+    "labels only": (
+        lambda p: {"cache": str(write_cache(p / "labels", examples=16, record=None))},
+        None,
+        1,
+        "holds labels and no teacher, expected one for a divergence term",
+    ),
+    "lanes": (lambda p: {}, 3, 2, "expected the world size to divide the lanes"),
+    "DeepSpeed key of ours": (
+        lambda p: {"deepspeed": {"train_batch_size": 8}},
+        None,
+        2,
+        "got train_batch_size in deepspeed, expected it only in the training config: remove it and set global_batch",
+    ),
+    "unknown DeepSpeed key": (
+        lambda p: {"deepspeed": {"zero_optimisation": {"stage": 1}}},
+        None,
+        2,
+        "unknown key zero_optimisation in deepspeed; did you mean zero_optimization?",
+    ),
+    "unknown key": (lambda p: {"sead": 3}, None, 2, "unknown key sead; did you mean seed?"),
+    "cache too small": (
+        lambda p: {"global_batch": 64, "stream": {"lanes": 64}},
+        None,
+        2,
+        "got a cache of 16 examples and global_batch 64",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found_before_anything_starts(tmp_path: Path, mistake: str) -> None:
+    change, nproc, status, message = MISTAKES[mistake]
+    cache = write_cache(tmp_path / "cache", examples=16)
+    path = write_config(tmp_path / "train.yaml", **(train_settings(cache, tmp_path / "out") | change(tmp_path)))
+    with pytest.raises(KdcacheError) as caught:
+        run_train(load_config(TrainConfig, path), nproc=nproc, config_path=str(path), overrides=[])
+    assert caught.value.exit_status == status
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_does_not_look_for_a_teacher(tmp_path: Path) -> None:
+    """The cache's copy of the tokenizer is all that is left of it; one process, an epoch, a folder that loads."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    make_tokenizer(tmp_path / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    write_cache(tmp_path / "cache", examples=16, classes=320, tokenizer=tmp_path / "teacher", teacher="gone")
+    shutil.rmtree(tmp_path / "teacher")
+    student = {"config": student_config(vocab_size=320)}
+    settings = train_settings(tmp_path / "cache", tmp_path / "out", student=student)
+    settings |= {"epochs": 1.0, "steps": None}
+    done = kdcache("train", write_config(tmp_path / "train.yaml", **settings), env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
+    assert loaded("cache teacher").input_ids == tokenizer("cache teacher").input_ids
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "student")
+    assert "A student of gone" in (tmp_path / "out" / "student" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "done.json").read_text())["steps"] == 2

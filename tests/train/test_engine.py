@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from train.tiny import train_config
+
+from kdcache.config import TrainConfig
+from kdcache.errors import ConfigError
+from kdcache.train.engine import deepspeed_settings, monitor_settings, read_deepspeed
+from kdcache.train.settings import check_unchanged, pinned_settings
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "deepspeed").glob("*.json"))
+
+
+def config(**changes: Any) -> TrainConfig:
+    return train_config(Path("cache"), Path("out"), **changes)
+
+
+def test_what_a_run_means_comes_from_the_training_config() -> None:
+    settings = deepspeed_settings(config(global_batch=64, micro_batch=4, stream={"lanes": 8}), 4)
+    assert settings["train_micro_batch_size_per_gpu"] == 4
+    assert settings["gradient_accumulation_steps"] == 4
+    assert settings["train_batch_size"] == 64
+    assert settings["gradient_clipping"] == 1.0
+    assert settings["optimizer"]["params"]["torch_adam"] is True
+    assert settings["zero_optimization"]["stage"] == 1
+
+
+def test_an_offloaded_optimizer_is_deepspeeds_own() -> None:
+    offload = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
+    assert deepspeed_settings(config(deepspeed=offload), 1)["optimizer"]["params"]["torch_adam"] is False
+
+
+def test_monitors_stay_out_of_the_engine() -> None:
+    mine = {"csv_monitor": {"enabled": True, "output_path": "x"}}
+    assert "csv_monitor" not in deepspeed_settings(config(deepspeed=mine), 1)
+    assert monitor_settings(config(deepspeed=mine)).keys() == {"tensorboard", "csv_monitor"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_files_are_accepted(path: Path) -> None:
+    settings = read_deepspeed(str(path))
+    assert str(settings["zero_optimization"]["stage"]) == path.stem[4]
+    assert ("bf16" in settings) == ("bf16" in path.stem)
+
+
+def test_all_stages_are_shipped() -> None:
+    assert {path.stem for path in SHIPPED} == {"zero0", "zero1", "zero2", "zero3", "zero1-bf16", "zero3-bf16"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"type": "Adam"}}, "got optimizer in deepspeed, expected it only in the training config"),
+        ({"gradient_clipping": 1.0}, "remove it and set optimizer.clip_norm"),
+        ({"zero_optimization": {"stage": 4}}, "got zero_optimization.stage 4 in deepspeed, expected 0, 1, 2 or 3"),
+        ({"bf16": {"enabled": True}}, "got bf16 at ZeRO stage 0 in deepspeed, expected stage 1, 2 or 3"),
+        ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}}, "got fp16 at ZeRO stage 0"),
+        ({"bf17": {}}, "unknown key bf17 in deepspeed; did you mean bf16"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_deepspeed(settings)
+
+
+def test_auto_values_of_files_written_for_others_are_filled_in(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"train_batch_size": "auto", "bf16": {"enabled": False}}))
+    assert read_deepspeed(str(path)) == {"bf16": {"enabled": False}}
+
+
+def test_files_that_are_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist; expected a DeepSpeed JSON file"):
+        read_deepspeed(str(tmp_path / "none.json"))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        read_deepspeed(str(tmp_path / "bad.json"))
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ConfigError, match="holds list, expected a mapping"):
+        read_deepspeed(str(tmp_path / "list.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"terms": [{"name": "cross_entropy"}]}, "terms"),
+        ({"seed": 1}, "seed"),
+        ({"stream": {"lanes": 8, "window": 4}}, "stream.lanes"),
+        ({"global_batch": 16}, "global_batch"),
+        ({"stage": 2}, "deepspeed.zero_optimization.stage"),
+        ({"optimizer": {"learning_rate": 0.5, "eps": 0.01}}, "optimizer.learning_rate"),
+        ({"student": {"config": {"model_type": "llama"}}}, "student.config"),
+    ],
+)
+def test_a_changed_setting_that_matters_is_named(change: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"got {key} .*, expected .* as in the checkpoints of out"):
+        check_unchanged(pinned_settings(config(), "digest"), pinned_settings(config(**change), "digest"), "out")
+
+
+def test_another_cache_is_named() -> None:
+    with pytest.raises(ConfigError, match="got cache other, expected digest"):
+        check_unchanged(pinned_settings(config(), "digest"), pinned_settings(config(), "other"), "out")
+
+
+def test_settings_that_do_not_decide_a_step_may_change() -> None:
+    now = train_config(
+        Path("moved"),
+        Path("elsewhere"),
+        steps=99,
+        micro_batch=1,
+        log_every=7,
+        loss_chunk=5,
+        checkpoint={"every": 3},
+        eval={"cache": "held-out"},
+    )
+    check_unchanged(pinned_settings(config(), "digest"), pinned_settings(now, "digest"), "out")

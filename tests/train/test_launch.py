@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+from train.tiny import train_config
+
+from kdcache.errors import ConfigError
+from kdcache.train.distributed import World, find_world
+from kdcache.train.launch import find_device, run_train
+
+
+def test_ranks_come_from_a_launcher_or_srun_or_there_is_none() -> None:
+    assert find_world({}) is None
+    assert find_world({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(3, 8, 1)
+    assert find_world({"RANK": "0", "WORLD_SIZE": "1"}) == World(0, 1, 0)
+    srun = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
+    assert find_world(srun | {"MASTER_ADDR": "node0"}) == World(5, 8, 1)
+    assert find_world({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None
+    with pytest.raises(ConfigError, match="got 8 srun tasks without MASTER_ADDR"):
+        find_world(srun)
+
+
+def test_nproc_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = train_config(Path("cache"), Path("out"))
+    with pytest.raises(ConfigError, match="got --nproc 2 under a launcher that started 2 ranks"):
+        run_train(config, nproc=2, config_path="train.yaml", overrides=[])
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="got device: cuda and no GPU"):
+        find_device(train_config(Path("cache"), Path("out"), device="cuda"))
+    assert find_device(train_config(Path("cache"), Path("out"), device="auto")) == "cpu"

@@ -1,0 +1,233 @@
+"""What needs DeepSpeed and two ranks, in two launches: see launched.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from train.tiny import student_config, train_config, write_cache
+
+from kdcache.config import TrainConfig
+from kdcache.losses.divergence import distillation_loss
+from kdcache.store.cache import open_cache
+from kdcache.train.collate import collate
+from kdcache.train.distributed import World, free_port
+from kdcache.train.evaluate import evaluate_model
+from kdcache.train.run import open_loader
+from kdcache.train.schedule import learning_rate
+from kdcache.train.student import make_student
+
+pytestmark = pytest.mark.launch
+
+HERE = Path(__file__).parent
+STAGES = (0, 1, 2, 3)
+
+
+def launch(ranks: int, *arguments: object) -> None:
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", f"--num_gpus={ranks}", f"--master_port={free_port()}"]
+    environment = os.environ | {
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)]),
+    }
+    done = subprocess.run(
+        [*command, "--no_local_rank", str(HERE / "launched.py"), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("launched")
+    write_cache(root / "cache")
+    write_cache(root / "held-out", seed=1, examples=11)
+    write_cache(root / "sparse", seed=2, examples=64, unsupervised=0.8)
+    launch(2, root, "stages", "half", "gradients", "resume")
+    launch(1, root, "gradients", "alone", "resume", "failures")
+    return root
+
+
+def weights(root: Path, name: str) -> dict[str, Tensor]:
+    return load_file(root / name / "student" / "model.safetensors")
+
+
+def log(root: Path, name: str, group: str = "train") -> list[dict[str, Any]]:
+    lines = (root / name / "log.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["group"] == group]
+
+
+def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+@pytest.fixture(scope="module")
+def plain(root: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """The same ten steps by torch's AdamW and autograd over whole logits."""
+    return plain_training(train_config(root / "cache", root / "plain", steps=10))
+
+
+def plain_training(config: TrainConfig) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    cache = open_cache(config.cache)
+    student = make_student(config.student, cache, config.seed)
+    settings = config.optimizer
+    groups = [
+        {"params": [p for p in student.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in student.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
+    lines = []
+    with open_loader(config, cache, World()) as loader:
+        for step in range(10):
+            loss, positions = torch.zeros(()), 0
+            for batch in next(loader):
+                inputs = collate(batch, "document")
+                arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
+                logits_PV = student(**arguments, use_cache=False).logits.flatten(0, 1)[inputs.flat_P]
+                supervision = inputs.supervision
+                assert supervision.targets is not None
+                kl = distillation_loss(logits_PV, supervision.targets, reduction="sum")
+                nll = torch.nn.functional.cross_entropy(logits_PV, supervision.labels_P, reduction="sum")
+                loss, positions = loss + 0.7 * kl + 0.3 * nll, positions + len(logits_PV)
+            loss = loss / positions
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total_steps=10, peak=settings.learning_rate, schedule=config.schedule)
+            optimizer.step()
+            lines.append({"loss": float(loss.detach()), "gradient_norm": float(norm)})
+    state = {name: p.detach() for name, p in student.named_parameters()}
+    return state, lines
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_take_the_steps_of_a_plain_loop(root: Path, plain: Any, stage: int) -> None:
+    expected_weights, expected_log = plain
+    assert largest_difference(weights(root, f"stage{stage}-by2"), expected_weights) < 1e-5
+    for line, expected in zip(log(root, f"stage{stage}-by2"), expected_log, strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [*(f"stage{stage}-by2-then2" for stage in STAGES), "stage1-by1-then1"])
+def test_ten_steps_are_five_and_five_bit_for_bit(root: Path, name: str) -> None:
+    once = weights(root, name.rpartition("-")[0])
+    again = weights(root, name)
+    assert all(torch.equal(once[key], again[key]) for key in once)
+    assert [line["step"] for line in log(root, name)] == list(range(1, 11))
+    assert not list((root / name / "checkpoints").glob("*.partial"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_of_two_ranks_goes_on_at_one(root: Path, stage: int) -> None:
+    two, one = f"stage{stage}-by2", f"stage{stage}-by2-then1"
+    for line, expected in zip(log(root, one), log(root, two), strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert largest_difference(weights(root, one), weights(root, two)) < 1e-5
+    assert not (root / one / "checkpoints" / "universal").exists()
+
+
+def test_gradients_do_not_depend_on_world_size_or_micro_batch(root: Path) -> None:
+    found = {path.stem: torch.load(path) for path in root.glob("gradients-*.pt")}
+    assert len(found) == 7
+    reference = found["gradients-by1-micro8"]["gradients"]
+    for result in found.values():
+        for step, expected in zip(result["gradients"], reference, strict=True):
+            assert largest_difference(step, expected) < 1e-5
+    assert max(gradient.abs().max() for gradient in reference[0].values()) > 0.01
+
+
+def test_a_rank_without_positions_was_among_them(root: Path) -> None:
+    assert torch.load(root / "gradients-by2-micro4.pt")["fewest"] == 0
+    assert torch.load(root / "gradients-by1-micro8.pt")["fewest"] > 0
+
+
+@pytest.mark.parametrize("name", ["stage0-by2", "stage3-by2", "bf16-3"])
+def test_the_folder_loads_and_has_the_figures_that_training_reported(root: Path, name: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    student = AutoModelForCausalLM.from_pretrained(root / name / "student", dtype="auto")
+    assert student.dtype == (torch.bfloat16 if name.startswith("bf16") else torch.float32)
+    figures = evaluate_model(student.float(), open_cache(root / "held-out"), batch_examples=3)
+    reported = json.loads((root / name / "done.json").read_text())["evaluation"]
+    assert figures.keys() == reported.keys()
+    assert figures["positions"] == open_cache(root / "held-out").num_positions
+    assert figures == pytest.approx(reported, rel=2e-2 if name.startswith("bf16") else 1e-4)
+    card = (root / name / "student" / "README.md").read_text()
+    assert open_cache(root / "cache").digest in card
+    assert f"{reported['kl']:.6g}" in card
+
+
+@pytest.mark.parametrize("name", ["stage1-by2", "stage3-by2", "bf16-1", "bf16-3"])
+def test_the_folder_holds_the_master_weights_of_the_last_checkpoint(root: Path, name: str) -> None:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    masters = get_fp32_state_dict_from_zero_checkpoint(str(root / name / "checkpoints"), tag="step-00000010")
+    exported = weights(root, name)
+    assert exported.keys() < {key.removeprefix("student.") for key in masters}
+    for key, value in exported.items():
+        assert torch.equal(value, masters[f"student.{key}"].to(value.dtype)), key
+    if name == "bf16-1":
+        assert not torch.equal(exported["model.norm.weight"], exported["model.norm.weight"].bfloat16().float())
+
+
+def test_bf16_stays_near_float32(root: Path) -> None:
+    for name in ("bf16-1", "bf16-3"):
+        for line, expected in zip(log(root, name), log(root, "stage1-by2"), strict=True):
+            assert line["loss"] == pytest.approx(expected["loss"], rel=2e-2)
+
+
+def test_evaluations_are_logged_for_tensorboard_too(root: Path) -> None:
+    assert [line["step"] for line in log(root, "stage1-by2", "eval")] == [4, 8, 10]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(root / "stage1-by2" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("eval/kl")] == [4, 8, 10]
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses == pytest.approx([line["loss"] for line in log(root, "stage1-by2")])
+
+
+def test_only_the_newest_checkpoints_are_kept(root: Path) -> None:
+    kept = sorted(path.name for path in (root / "many" / "checkpoints").glob("step-*"))
+    assert kept == ["step-00000008", "step-00000010"]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(root: Path) -> None:
+    said = json.loads((root / "failures.json").read_text())["hot"]
+    assert "in step 2 is not a number" in said
+    assert (root / "hot" / "checkpoints" / "latest").read_text() == "step-00000001\n"
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(root: Path) -> None:
+    said = json.loads((root / "failures.json").read_text())["full"]
+    assert "checkpoint of step 10 cannot be written" in said
+    assert "No space left" in said
+    assert (root / "full" / "checkpoints" / "latest").read_text() == "step-00000005\n"
+    assert (root / "full" / "checkpoints" / "step-00000005" / "kdcache.json").is_file()
+
+
+def test_padding_of_a_wider_student_gets_no_gradient(root: Path) -> None:
+    """Only weight decay touches the rows above the cache's classes: no loss ever gave them probability."""
+    config = train_config(root / "cache", root / "wide", steps=10, student={"config": student_config(vocab_size=310)})
+    fresh = (
+        make_student(config.student, open_cache(root / "cache"), config.seed).get_output_embeddings().weight.detach()
+    )
+    decay = 1.0
+    for step in range(10):
+        rate = learning_rate(step, total_steps=10, peak=0.02, schedule=config.schedule)
+        decay *= 1 - rate * config.optimizer.weight_decay
+    trained = weights(root, "wide")["model.embed_tokens.weight"]
+    torch.testing.assert_close(trained[300:], decay * fresh[300:])
+    assert (trained[:300] - decay * fresh[:300]).abs().max() > 0.01
