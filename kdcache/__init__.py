@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdcache.losses.divergence import distillation_loss
     from kdcache.store.cache import Cache, open_cache
     from kdcache.store.writer import CacheWriter
     from kdcache.targets.compress import compress
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from kdcache.targets.spec import RecordSpec
 
 __version__ = "0.1.0"
-__all__ = ["Cache", "CacheWriter", "RecordSpec", "TeacherTargets", "compress", "open_cache"]
+__all__ = ["Cache", "CacheWriter", "RecordSpec", "TeacherTargets", "compress", "distillation_loss", "open_cache"]
 
 _HOME = {
     "Cache": "kdcache.store.cache",
@@ -22,6 +23,7 @@ _HOME = {
     "RecordSpec": "kdcache.targets.spec",
     "TeacherTargets": "kdcache.targets.record",
     "compress": "kdcache.targets.compress",
+    "distillation_loss": "kdcache.losses.divergence",
     "open_cache": "kdcache.store.cache",
 }
 

@@ -45,6 +45,8 @@ class Config(BaseModel):
 class CorpusConfig(Config):
     """Where the text is. `paths` are files, folders, globs or fsspec URLs.
 
+    Of plain text a file is a row; one above 64 KiB is cut at blank lines.
+
     unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 2 MiB of corpus a unit and at 64 units.
     """
 
@@ -138,7 +140,10 @@ class DumpConfig(Config):
 
 
 class StudentConfig(Config):
-    """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder."""
+    """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder.
+
+    dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled.
+    """
 
     path: str | None = None
     config: dict[str, Any] | None = None

@@ -6,10 +6,36 @@ import subprocess
 import sys
 from pathlib import Path
 
-WORDS = (
-    "cache teacher student logits position temperature shard record entropy sample exact tail curve lane window "
-    "token corpus example class label mass batch rank unit commit digest manifest stream"
-).split()
+WORDS = [
+    "cache",
+    "teacher",
+    "student",
+    "logits",
+    "position",
+    "temperature",
+    "shard",
+    "record",
+    "entropy",
+    "sample",
+    "exact",
+    "tail",
+    "curve",
+    "lane",
+    "window",
+    "token",
+    "corpus",
+    "example",
+    "class",
+    "label",
+    "mass",
+    "batch",
+    "rank",
+    "unit",
+    "commit",
+    "digest",
+    "manifest",
+    "stream",
+]
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:

@@ -65,10 +65,10 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
         )
         writer = CacheWriter.from_header(config.output, header, copy)
 
-    if root.exists("cache.json"):
+    committed = writer.committed()
+    if len(committed) == corpus.num_units and root.exists("cache.json"):
         say(f"{config.output} is finished already: {corpus.num_units} shards; nothing to do")
         return
-    committed = writer.committed()
     todo = [unit for unit in rank.units(corpus.num_units) if unit not in committed]
     if todo:
         model = None
@@ -126,8 +126,7 @@ def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int,
             "(if they were killed, run the same command again)"
         )
         return
-    positions = sum(record.positions for record in writer.commits())
-    if positions == 0:
+    if sum(commit.positions for commit in writer.commits()) == 0:
         raise CorpusError(
             f"the corpus gives no supervised position in {num_units} shards, expected at least one: every example is "
             "one token long or masked; see task.loss_on and corpus.messages_field"

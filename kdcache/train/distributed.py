@@ -90,7 +90,7 @@ def connect(world: World, device: str) -> None:
     """Start torch.distributed through DeepSpeed, quietly. device: "cpu" or "cuda".
 
     On a CPU DeepSpeed would first compile a shared-memory op (about 70 s, and it needs a compiler) that only its
-    inference uses; an empty table of compatible ops keeps it from that.
+    inference uses; an empty table of compatible ops keeps it from that. The ranks of a host share its cores.
     """
     os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -106,6 +106,9 @@ def connect(world: World, device: str) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING if world.first else logging.ERROR)
     if device == "cpu":
         deepspeed.ops.__compatible_ops__ = {}
+        if "OMP_NUM_THREADS" not in os.environ:
+            ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world.size)
+            torch.set_num_threads(max(1, torch.get_num_threads() // ranks_here))
     else:
         torch.cuda.set_device(world.local_rank)
     deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl", verbose=False)

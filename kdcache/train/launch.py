@@ -97,8 +97,6 @@ def _launch(nproc: int, config: TrainConfig, config_path: str, overrides: list[s
     environment = dict(os.environ)
     device = find_device(config)
     environment["DS_ACCELERATOR"] = device
-    if device == "cpu":
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     hosts = json.dumps({"localhost": _devices(nproc, device)})
     command = [
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--no_local_rank", "--module", "--log_level=critical"),

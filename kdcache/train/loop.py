@@ -67,6 +67,7 @@ class Trainer:
         self.device, self.attention = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu"), attention
         self.flatten = flattens(engine.module.student, attention)
         self.total_steps, self.step = total_steps, step
+        self._norm: Any = 0.0
         self._window = _Window(len(terms.names), self.device)
 
     def run(self, batches: Iterator[list[Batch]], log: Log, after: Callable[[int], None]) -> None:

@@ -75,10 +75,10 @@ def train(config: TrainConfig, world: World, device: str) -> None:
             return figures
 
         def after(step: int) -> None:
-            if step == total or is_due(step, config.checkpoint.every):
-                checkpoints.save(engine, step, loader.state(), pinned)
             if step < total and config.eval is not None and is_due(step, config.eval.every):
                 evaluate()
+            if step == total or is_due(step, config.checkpoint.every):
+                checkpoints.save(engine, step, loader.state(), pinned)
 
         trainer.run(loader, log, after)
     figures = evaluate()

@@ -35,7 +35,7 @@ def write_cache(path, sizes, length=12, backend="zarr"):
 
 @pytest.fixture(scope="module")
 def cache_folder(tmp_path_factory):
-    return write_cache(tmp_path_factory.mktemp("stream") / "cache", [30, 7, 0, 41, 1, 25])
+    return write_cache(tmp_path_factory.mktemp("stream") / "cache", [30, 7, 0, 41, 1, 25], backend="arrow")
 
 
 class CountingCache(Cache):
@@ -183,7 +183,6 @@ def test_memory_stays_within_the_bound_and_reads_grow_as_it_shrinks(tmp_path):
             peaks[megabytes] = tracemalloc.get_traced_memory()[1] / 1e6
             tracemalloc.stop()
         reads[megabytes] = sum(cache.reads.values())
-    print(reads, peaks)
     assert peaks[3] < 3
     assert peaks[2] < 2
     assert reads[100] <= 2 * 6
