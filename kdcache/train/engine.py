@@ -176,7 +176,7 @@ def make_engine(model: nn.Module, config: TrainConfig, world_size: int, *, unive
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"])
         raise ConfigError(f"DeepSpeed refuses {key} = {fault.get('input')!r}: {fault['msg']}") from None
-    except DeepSpeedConfigError as error:
+    except (DeepSpeedConfigError, ValueError, AssertionError) as error:
         raise ConfigError(f"DeepSpeed refuses its settings: {' '.join(str(error).split())}") from None
 
 

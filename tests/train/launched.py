@@ -38,6 +38,11 @@ def stages(root: Path, world: World) -> None:
         train(ten_steps(root, f"stage{stage}-by{world.size}", stage), world, "cpu")
 
 
+def long(root: Path, world: World) -> None:
+    """What the runs of test_command.py that are killed and stopped must come to."""
+    train(train_config(root / "cache", root / "long", stage=2, steps=60), world, "cpu")
+
+
 def alone(root: Path, world: World) -> None:
     """One rank; the newest checkpoints; a student wider than the cache."""
     train(ten_steps(root, f"stage1-by{world.size}", 1), world, "cpu")
@@ -153,7 +158,7 @@ def failures(root: Path, world: World) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, World], None]] = {
-    f.__name__: f for f in (stages, alone, resume, half, gradients, failures)
+    f.__name__: f for f in (stages, long, alone, resume, half, gradients, failures)
 }
 
 if __name__ == "__main__":

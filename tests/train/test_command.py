@@ -54,10 +54,10 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
 
 
 @pytest.mark.launch
-def test_a_run_survives_sigkill_sigterm_and_another_launcher(tmp_path: Path) -> None:
+def test_a_run_survives_sigkill_sigterm_and_another_launcher(root: Path, tmp_path: Path) -> None:
     """Two ranks: one is killed, the next run is told to stop, the last is started by deepspeed."""
-    cache, output = write_cache(tmp_path / "cache"), tmp_path / "out"
-    settings = train_settings(cache, output, stage=2, steps=60, checkpoint={"every": 5})
+    output = tmp_path / "out"
+    settings = train_settings(root / "cache", output, stage=2, steps=60, checkpoint={"every": 5})
     config = write_config(tmp_path / "train.yaml", **settings)
 
     process = start(config, "--nproc", 2)
@@ -68,10 +68,10 @@ def test_a_run_survives_sigkill_sigterm_and_another_launcher(tmp_path: Path) -> 
     assert "Traceback" not in words
     assert "run the same command again to go on from the last checkpoint" in words
     step = int((output / "checkpoints" / "latest").read_text().removeprefix("step-"))
-    assert 10 <= step < 60
+    assert 10 <= step < 40
 
     process = start(config, "--nproc", 2)
-    wait_for_step(output, 40)
+    wait_for_step(output, 45)
     left = [*ranks_of(process).values()]
     process.send_signal(signal.SIGTERM)
     _, words = process.communicate(timeout=60)
@@ -80,22 +80,16 @@ def test_a_run_survives_sigkill_sigterm_and_another_launcher(tmp_path: Path) -> 
     assert "kdcache: stopped by SIGTERM" in words
     assert "Traceback" not in words
     assert len(left) == 2
-    psutil.wait_procs(left, timeout=10)
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in left)
+    assert not psutil.wait_procs(left, timeout=10)[1]
 
-    launcher = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
+    launcher = str(Path(sys.executable).with_name("deepspeed"))
     command = [launcher, "--num_gpus", "2", "--master_port", str(free_port()), "--no_local_rank", "--module", "kdcache"]
-    done = subprocess.run(
-        [*command, "train", str(config)], env=ONE_THREAD | {"DS_ACCELERATOR": "cpu"}, capture_output=True, check=False
-    )
+    done = subprocess.run([*command, "train", str(config)], env=ONE_THREAD, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     steps = [json.loads(line)["step"] for line in (output / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 61))
-
-    undisturbed = kdcache("train", config, "-o", f"output={tmp_path / 'once'}", "--nproc", 2, env=ONE_THREAD)
-    assert undisturbed.returncode == 0, undisturbed.stderr
     student = Path("student", "model.safetensors")
-    assert (output / student).read_bytes() == (tmp_path / "once" / student).read_bytes()
+    assert (output / student).read_bytes() == (root / "long" / student).read_bytes()
 
     again = kdcache("train", config, "--nproc", 2)
     assert again.returncode == 0
@@ -107,10 +101,9 @@ def test_a_run_survives_sigkill_sigterm_and_another_launcher(tmp_path: Path) -> 
 
 
 @pytest.mark.launch
-def test_a_fault_that_all_ranks_meet_is_told_once(tmp_path: Path) -> None:
-    cache = write_cache(tmp_path / "cache", examples=16)
+def test_a_fault_that_all_ranks_meet_is_told_once(root: Path, tmp_path: Path) -> None:
     narrow = {"config": student_config(vocab_size=200)}
-    config = write_config(tmp_path / "train.yaml", **train_settings(cache, tmp_path / "out", student=narrow))
+    config = write_config(tmp_path / "train.yaml", **train_settings(root / "cache", tmp_path / "out", student=narrow))
     done = kdcache("train", config, "--nproc", 2, env=ONE_THREAD)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -118,6 +111,22 @@ def test_a_fault_that_all_ranks_meet_is_told_once(tmp_path: Path) -> None:
         "a wider student is padded"
     ]
     assert done.stdout == ""
+
+
+@pytest.mark.launch
+def test_a_fault_of_one_rank_ends_the_others_quietly(root: Path, tmp_path: Path) -> None:
+    """A shard with a flipped byte, which one of the two ranks reads."""
+    cache = Path(shutil.copytree(root / "cache", tmp_path / "cache"))
+    shard = cache / "shards" / "000004.zarr.zip"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    config = write_config(tmp_path / "train.yaml", **train_settings(cache, tmp_path / "out"))
+    done = kdcache("train", config, "--nproc", 2, env=ONE_THREAD)
+    assert done.returncode == 1
+    assert done.stderr.count("kdcache: ") == 1, done.stderr
+    assert "000004" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def unfinished(path: Path) -> Path:

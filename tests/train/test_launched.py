@@ -1,9 +1,6 @@
 """What needs DeepSpeed and two ranks, in two launches: see launched.py."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from train.tiny import student_config, train_config, write_cache
+from train.tiny import student_config, train_config
 
 from kdcache.config import TrainConfig
 from kdcache.losses.divergence import distillation_loss
 from kdcache.store.cache import open_cache
 from kdcache.train.collate import collate
-from kdcache.train.distributed import World, free_port
+from kdcache.train.distributed import World
 from kdcache.train.evaluate import evaluate_model
 from kdcache.train.run import open_loader
 from kdcache.train.schedule import learning_rate
@@ -25,37 +22,7 @@ from kdcache.train.student import make_student
 
 pytestmark = pytest.mark.launch
 
-HERE = Path(__file__).parent
 STAGES = (0, 1, 2, 3)
-
-
-def launch(ranks: int, *arguments: object) -> None:
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", f"--num_gpus={ranks}", f"--master_port={free_port()}"]
-    environment = os.environ | {
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)]),
-    }
-    done = subprocess.run(
-        [*command, "--no_local_rank", str(HERE / "launched.py"), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("launched")
-    write_cache(root / "cache")
-    write_cache(root / "held-out", seed=1, examples=11)
-    write_cache(root / "sparse", seed=2, examples=64, unsupervised=0.8)
-    launch(2, root, "stages", "half", "gradients", "resume")
-    launch(1, root, "gradients", "alone", "resume", "failures")
-    return root
 
 
 def weights(root: Path, name: str) -> dict[str, Tensor]:
