@@ -5,6 +5,7 @@ so that `kdcache inspect` and `--help` start in under a second.
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -151,8 +152,10 @@ def cut(teacher: str, layers: str, out: str) -> None:
 
 def main() -> None:
     """Entry point of the console script: one line for an error that kdcache raised on purpose."""
+    # DeepSpeed, which transformers imports too, says this on standard output wherever there is no GPU.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="kdcache", standalone_mode=False)
     except KdcacheError as error:
         print(f"kdcache: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

