@@ -15,11 +15,11 @@ def verify_cache(path: str) -> None:
     with Progress(totals.shards, "shards", "verify") as progress:
         faults = verify(path, progress.advance)
     for fault in faults:
-        print(f"{fault.shard}: {fault.what}")
+        print(fault.what if fault.shard in fault.what else f"{fault.shard}: {fault.what}")
     if faults:
         files = len({fault.shard for fault in faults})
         raise CacheError(
-            f"{path}: {files} files are damaged, expected none; delete them with cache.json and dump again, "
+            f"{path}: {files} files are damaged, expected none; delete them and dump again, "
             "or copy them again from where they came"
         )
     print(f"{path}: {totals.shards:,} shards, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")

@@ -61,7 +61,7 @@ class CacheWriter:
     does not see the others of its example, {"attention": "causal"} where it does. tokenizer: a folder from
     save_pretrained, copied into the cache. teacher: a name, or a TeacherPin with more. seed: of the records' random
     draws. resume: go on with a cache of the same settings; False refuses any existing one.
-    Raises CacheError where the folder holds a cache of other settings, naming the first that differs.
+    Raises CacheError where the folder holds shards of other settings, naming the first that differs.
     """
 
     def __init__(
@@ -144,6 +144,9 @@ class CacheWriter:
         if not resume:
             raise CacheError(f"{self.root.url} already holds a cache, expected a new folder, or resume=True to go on")
         if found := difference(begun, header):
+            if not self.root.list("shards"):  # nothing is lost by beginning anew
+                self._pin(tokenizer_folder)
+                return
             key, there, here = found
             raise CacheError(
                 f"{self.root.url} was begun with {key} {_short(there)}, got {_short(here)}: "

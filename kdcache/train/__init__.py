@@ -5,7 +5,7 @@ distributed  World: which rank this is, the few collectives of a run, who speaks
 run          the story of a run: cache, student, engine, resume, steps, evaluation, export
 student      the model from a config or a folder, and the checks that it fits the cache
 model        StudentWithLoss: body, head and loss in one forward, so that the loss is computed inside the engine
-collate      a Batch of a cache -> tensors
+collate      Collator: a Batch of a cache -> the tensors of one forward pass
 engine       DeepSpeed's settings and initialize
 schedule     pure: the learning rate of a step
 loop         the steps

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Checkpoints:
         folder = self.folder / UNIVERSAL
         fault = None
         if self.world.first:
-            say(f"the checkpoint was written by {saved.world_size} ranks; converting it for {self.world.size}")
+            say(f"the checkpoint is of world size {saved.world_size}; converting it for {self.world.size}")
             shutil.rmtree(folder, ignore_errors=True)
             command = [
                 *(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"),
@@ -138,7 +138,7 @@ class Checkpoints:
             ) from None
         self.world.barrier()
         if self.world.first:
-            state = Saved(name, step, self.world.size, loader, settings).__dict__
+            state = asdict(Saved(name, step, self.world.size, loader, settings))
             libraries = {library: version(library) for library in ("kdcache", "deepspeed", "torch")}
             (partial / STATE).write_text(json.dumps(state | {"libraries": libraries}, indent=1), encoding="utf-8")
             shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -1,18 +1,21 @@
-"""A Batch of a cache -> the tensors of one forward pass.
+"""Collator: a Batch of a cache -> the tensors of one forward pass of a student.
 
 B examples, L tokens (padded to the longest), P positions of all examples.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdcache.errors import StudentError
 from kdcache.losses.supervision import Supervision
 from kdcache.store.batch import Batch
-from kdcache.tasks.inputs import Attention, ModelInputs, flat_positions, model_inputs
+from kdcache.store.cache import Cache
+from kdcache.tasks.inputs import Attention, ModelInputs, flat_positions, flattens, model_inputs
 
-__all__ = ["Inputs", "collate"]
+__all__ = ["Collator", "Inputs", "attention_of", "check_length"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,40 @@ class Inputs:
         return Inputs(self.model, self.flat_P[:0], self.supervision[:0])
 
 
-def collate(batch: Batch, attention: Attention, flatten: bool = False) -> Inputs:
-    """flatten: one row, see `kdcache.tasks.inputs.flattens`."""
-    examples = range(len(batch))
-    tokens = [batch.tokens(i) for i in examples]
-    label_logits = batch.label_logits
-    return Inputs(
-        model_inputs(tokens, [batch.documents(i) for i in examples], attention, flatten),
-        flat_positions([batch.positions(i) for i in examples], max(map(len, tokens))),
-        Supervision(
-            torch.from_numpy(batch.labels),
-            None if batch.record is None else batch.targets(),
-            None if label_logits is None else torch.from_numpy(label_logits),
-        ),
-    )
+class Collator:
+    """collator(batch) -> Inputs for this student. Raises StudentError for an example that is too long for it."""
+
+    def __init__(self, student: Any, cache: Cache) -> None:
+        self.student, self.attention = student, attention_of(cache)
+        self.flatten = flattens(student, self.attention)
+
+    def __call__(self, batch: Batch) -> Inputs:
+        examples = range(len(batch))
+        tokens = [batch.tokens(i) for i in examples]
+        longest = max(map(len, tokens))
+        check_length(self.student, longest)
+        label_logits = batch.label_logits
+        return Inputs(
+            model_inputs(tokens, [batch.documents(i) for i in examples], self.attention, self.flatten),
+            flat_positions([batch.positions(i) for i in examples], longest),
+            Supervision(
+                torch.from_numpy(batch.labels),
+                None if batch.record is None else batch.targets(),
+                None if label_logits is None else torch.from_numpy(label_logits),
+            ),
+        )
+
+
+def attention_of(cache: Cache) -> Attention:
+    """How packed documents see each other; the cache pins it for teacher and student."""
+    return cache.manifest.header.task.get("attention", "document")
+
+
+def check_length(student: Any, longest: int) -> None:
+    """Raises StudentError when an example of so many tokens does not fit."""
+    limit = getattr(student.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise StudentError(
+            f"got a student of {limit} positions (max_position_embeddings), expected at least {longest}, "
+            "the length of the cache's examples"
+        )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.train.export import write_model
+from kdcache.train.student import load_whole
 
 __all__ = ["cut"]
 
@@ -51,8 +52,7 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
         raise TeacherError(f"{source} cannot be cut: {' '.join(str(error).split())[:300]}") from None
     for pattern in TOKENIZER_GLOBS:
         for file in source.glob(pattern):
-            if file.name != "model.safetensors.index.json":
-                shutil.copy2(file, partial / file.name)
+            shutil.copy2(file, partial / file.name)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
@@ -66,11 +66,10 @@ def _load(source: Path, trust_remote_code: bool) -> Any:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         architecture = (config.architectures or ["AutoModelForCausalLM"])[0]
         model_class = getattr(transformers, architecture, transformers.AutoModelForCausalLM)
-        return model_class.from_pretrained(
-            source, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        return load_whole(model_class, source, dtype="auto", trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise TeacherError(f"{source} does not load: {type(error).__name__}: {' '.join(str(error).split())}") from None
+        words = " ".join(str(error).split())
+        raise TeacherError(f"the teacher {source} does not load: {type(error).__name__}: {words}") from None
 
 
 def _check_layers(layers: Sequence[int], total: int) -> None:

@@ -14,11 +14,10 @@ from kdcache.config import EvalConfig
 from kdcache.errors import CacheError
 from kdcache.losses.metrics import Sums
 from kdcache.store.cache import Cache
-from kdcache.tasks.inputs import flattens
-from kdcache.train.collate import Inputs, collate
+from kdcache.train.collate import Collator, Inputs
 from kdcache.train.distributed import World
 from kdcache.train.model import with_loss
-from kdcache.train.student import attention_of, check_fits
+from kdcache.train.student import cached_tokenizer_digest, check_fits
 
 __all__ = ["check_held_out", "evaluate_engine", "evaluate_model"]
 
@@ -62,30 +61,31 @@ def check_held_out(held_out: Cache, cache: Cache) -> None:
             f"eval.cache {held_out.root.url} has {theirs.num_classes} classes, expected the {ours.num_classes} of "
             f"{cache.root.url}: dump it with the same tokenizer"
         )
-    if theirs.tokenizer and ours.tokenizer and theirs.tokenizer.fingerprint != ours.tokenizer.fingerprint:
+    if held_out.num_positions == 0:
+        raise CacheError(f"eval.cache {held_out.root.url} has no supervised position, expected at least one")
+    if theirs.tokenizer is None or ours.tokenizer is None or theirs.tokenizer.files == ours.tokenizer.files:
+        return
+    if cached_tokenizer_digest(held_out) != cached_tokenizer_digest(cache):
         raise CacheError(
             f"eval.cache {held_out.root.url} was made with another tokenizer than {cache.root.url}, "
             "expected the same: dump it again"
         )
-    if held_out.num_positions == 0:
-        raise CacheError(f"eval.cache {held_out.root.url} has no supervised position, expected at least one")
 
 
 def _batches(
     cache: Cache, world: World, student: Any, batch_examples: int, max_examples: int | None
 ) -> Iterator[tuple[Inputs, int]]:
     """The inputs of this rank and their number of examples, as many pairs as every rank has."""
-    attention = attention_of(cache)
-    flatten = flattens(student, attention)
+    collate = Collator(student, cache)
     total = len(cache) if max_examples is None else min(len(cache), max_examples)
     starts = range(0, total, batch_examples)
     each = -(-len(starts) // world.size)
     for number in range(world.rank * each, (world.rank + 1) * each):
         if number < len(starts):
             start, stop = starts[number], min(starts[number] + batch_examples, total)
-            yield collate(cache.read(start, stop), attention, flatten), stop - start
+            yield collate(cache.read(start, stop)), stop - start
         else:
-            yield collate(cache.read(0, 1), attention, flatten).without_positions(), 0
+            yield collate(cache.read(0, 1)).without_positions(), 0
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdcache import __version__
 from kdcache.config import TrainConfig
 from kdcache.errors import TrainError
 from kdcache.store.cache import Cache
@@ -106,6 +107,7 @@ def model_card(
         "terms": ", ".join(f"`{term.model_dump_json(exclude_defaults=True)}`" for term in config.terms),
         "optimizer": f"AdamW, `{config.optimizer.model_dump_json()}`, schedule `{config.schedule.model_dump_json()}`",
         "seed": str(config.seed),
+        "kdcache": __version__,
     }
     if header.teacher is not None:
         teacher = header.teacher

@@ -65,18 +65,27 @@ def _train_as(world: World, config: TrainConfig) -> int:
     except KdcacheError as error:
         if first_to_fail(error.exit_status):
             raise
-    except RuntimeError as error:
+    except Exception as error:
         if first_to_fail(1):
-            if not any(sign in str(error) for sign in LOST_PEER):
-                raise
-            raise TrainError(
-                f"rank {world.rank} lost another rank, which was killed or ran out of memory; "
-                "run the same command again to go on from the last checkpoint"
-            ) from None
-    except Exception:
-        if first_to_fail(1):
-            raise
+            raise in_words(error, world) from None
     return status_of_first_failure()
+
+
+def in_words(error: Exception, world: World) -> Exception:
+    """What a user can do about it, where that is known."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainError(
+            f"rank {world.rank} ran out of GPU memory; lower micro_batch or loss_chunk, set "
+            "student.gradient_checkpointing: true, or take a higher ZeRO stage"
+        )
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER):
+        return TrainError(
+            f"rank {world.rank} lost another rank, which was killed or ran out of memory; "
+            "run the same command again to go on from the last checkpoint"
+        )
+    return error
 
 
 def find_device(config: TrainConfig) -> str:

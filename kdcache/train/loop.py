@@ -18,8 +18,7 @@ from kdcache.errors import TrainError
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import Progress
 from kdcache.store.batch import Batch
-from kdcache.tasks.inputs import Attention, flattens
-from kdcache.train.collate import collate
+from kdcache.train.collate import Collator
 from kdcache.train.distributed import World
 from kdcache.train.schedule import learning_rate
 
@@ -56,16 +55,15 @@ class Trainer:
         engine: Any,
         config: TrainConfig,
         terms: LossTerms,
+        collate: Collator,
         world: World,
         *,
         device: str,
-        attention: Attention,
         total_steps: int,
         step: int,
     ) -> None:
-        self.engine, self.config, self.terms, self.world = engine, config, terms, world
-        self.device, self.attention = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu"), attention
-        self.flatten = flattens(engine.module.student, attention)
+        self.engine, self.config, self.terms, self.collate, self.world = engine, config, terms, collate, world
+        self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
         self.total_steps, self.step = total_steps, step
         self._norm: Any = 0.0
         self._window = _Window(len(terms.names), self.device)
@@ -97,7 +95,7 @@ class Trainer:
         sums_K = torch.zeros(len(self.terms.names), dtype=torch.float64, device=self.device)
         skipped = self.engine.skipped_steps
         for batch in micro_batches:
-            loss, batch_sums_K = self.engine(collate(batch, self.attention, self.flatten).to(self.device), self.terms)
+            loss, batch_sums_K = self.engine(self.collate(batch).to(self.device), self.terms)
             self.engine.backward(loss * scale)
             sums_K += batch_sums_K
             self._norm = self._gradient_norm_of_stage_0()

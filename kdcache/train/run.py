@@ -19,6 +19,7 @@ from kdcache.store.cache import Cache, open_cache
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
 from kdcache.train.checkpoint import Checkpoints, replace_file
+from kdcache.train.collate import Collator
 from kdcache.train.distributed import World
 from kdcache.train.engine import make_engine, make_monitor
 from kdcache.train.evaluate import check_held_out, evaluate_engine
@@ -26,7 +27,7 @@ from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
 from kdcache.train.model import with_loss
 from kdcache.train.settings import check_unchanged, pinned_settings
-from kdcache.train.student import attention_of, make_student
+from kdcache.train.student import make_student
 
 __all__ = ["is_finished", "open_caches", "train"]
 
@@ -59,9 +60,9 @@ def train(config: TrainConfig, world: World, device: str) -> None:
             engine,
             config,
             LossTerms(config.terms, cache.manifest.header.num_classes),
+            Collator(student, cache),
             world,
             device=device,
-            attention=attention_of(cache),
             total_steps=total,
             step=0 if saved is None else saved.step,
         )

@@ -15,9 +15,10 @@ import torch
 from kdcache.config import StudentConfig
 from kdcache.errors import StudentError
 from kdcache.store.cache import Cache
-from kdcache.tasks.inputs import Attention, check_packing, flattens
+from kdcache.tasks.inputs import check_packing, flattens
+from kdcache.train.collate import attention_of, check_length
 
-__all__ = ["attention_of", "check_fits", "check_length", "has_tokenizer", "make_student"]
+__all__ = ["cached_tokenizer_digest", "check_fits", "has_tokenizer", "load_whole", "make_student"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -47,11 +48,6 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
                 f"{type(student).__name__} has no gradient checkpointing; set student.gradient_checkpointing to false"
             ) from None
     return student
-
-
-def attention_of(cache: Cache) -> Attention:
-    """How packed documents see each other; the cache pins it for teacher and student."""
-    return cache.manifest.header.task.get("attention", "document")
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -89,23 +85,27 @@ def _from_folder(config: StudentConfig, cache: Cache) -> Any:
     if not (folder / "config.json").is_file():
         raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
     _check_tokenizer(folder, cache)
-    load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        student, report = load(
+        return load_whole(
+            AutoModelForCausalLM,
             folder,
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
             trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
         )
     except Exception as error:
         raise StudentError(f"the student {folder} does not load: {_one_line(error)}") from None
-    missing = sorted({*report["missing_keys"]} - {*(student.all_tied_weights_keys or ())})
+
+
+def load_whole(model_class: Any, folder: Path, **settings: Any) -> Any:
+    """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead."""
+    model, report = model_class.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
+    )
+    missing = sorted({*report["missing_keys"]} - {*(model.all_tied_weights_keys or ())})
     if missing:
-        raise StudentError(f"{folder} lacks {len(missing)} weights of its model, the first {missing[0]}; save it again")
-    return student
+        raise ValueError(f"it lacks {len(missing)} weights of its model, the first {missing[0]}")
+    return model
 
 
 def _check_tokenizer(folder: Path, cache: Cache) -> None:
@@ -114,14 +114,21 @@ def _check_tokenizer(folder: Path, cache: Cache) -> None:
 
     if cache.manifest.header.tokenizer is None or not has_tokenizer(folder):
         return
-    with tempfile.TemporaryDirectory() as copy:
-        cache.save_tokenizer(copy)
-        ours, theirs = tokenizer_digest(load_tokenizer(copy)), tokenizer_digest(load_tokenizer(folder))
+    ours, theirs = cached_tokenizer_digest(cache), tokenizer_digest(load_tokenizer(folder))
     if ours != theirs:
         raise StudentError(
             f"the tokenizer in {folder} ({theirs[:12]}) is not the cache's ({ours[:12]}); train from a cache made "
             "with it, or remove it from the folder if its token ids are the same"
         )
+
+
+def cached_tokenizer_digest(cache: Cache) -> str:
+    """What the tokenizer in a cache is, whoever saved its files."""
+    from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest
+
+    with tempfile.TemporaryDirectory() as copy:
+        cache.save_tokenizer(copy)
+        return tokenizer_digest(load_tokenizer(copy))
 
 
 def check_fits(student: Any, cache: Cache) -> None:
@@ -139,16 +146,6 @@ def check_fits(student: Any, cache: Cache) -> None:
     longest = header.task.get("sequence_length")
     if longest is not None:
         check_length(student, longest)
-
-
-def check_length(student: Any, longest: int) -> None:
-    """Raises StudentError when an example of so many tokens does not fit."""
-    limit = getattr(student.config, "max_position_embeddings", None)
-    if limit is not None and longest > limit:
-        raise StudentError(
-            f"got a student of {limit} positions (max_position_embeddings), expected at least {longest}, "
-            "the length of the cache's examples"
-        )
 
 
 def _one_line(error: Exception) -> str:

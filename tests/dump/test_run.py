@@ -117,6 +117,21 @@ def test_another_setting_is_refused_by_name_and_nothing_is_lost(
     assert files_of(tmp_path / "cache") == before
 
 
+def test_settings_may_change_while_nothing_is_committed(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="tokens, expected at most"):
+        dump(
+            make_config(
+                tmp_path / "cache",
+                corpus={"paths": str(write_jsonl(tmp_path / "bad.jsonl", sentences(12)))},
+                task={"packing": "documents", "sequence_length": 16},
+            )
+        )
+    assert (tmp_path / "cache" / "header.json").exists()
+    dump(make_config(tmp_path / "cache"))
+    dump(make_config(tmp_path / "fresh"))
+    assert files_of(tmp_path / "cache") == files_of(tmp_path / "fresh")
+
+
 def test_a_changed_corpus_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(tmp_path / "cache")
     dump(config, world_size=2, ranks=[0])

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from train.tiny import student_config, train_config
+from train.tiny import dropping_student, student_config, train_config
 
 from kdcache.config import TrainConfig
 from kdcache.errors import TrainError
 from kdcache.losses.terms import LossTerms
+from kdcache.train.collate import Collator
 from kdcache.train.distributed import World, connect, find_world
 from kdcache.train.engine import make_engine
 from kdcache.train.loop import Trainer
@@ -23,7 +24,7 @@ from kdcache.train.run import open_caches, open_loader, train
 from kdcache.train.student import make_student
 
 STAGES = (0, 1, 2, 3)
-BF16 = {"bf16": {"enabled": True}}
+SHIPPED = Path(__file__).parents[2] / "configs" / "deepspeed"
 
 
 def ten_steps(root: Path, output: str, stage: int, **changes: object) -> TrainConfig:
@@ -39,8 +40,8 @@ def stages(root: Path, world: World) -> None:
 
 
 def long(root: Path, world: World) -> None:
-    """What the runs of test_command.py that are killed and stopped must come to."""
-    train(train_config(root / "cache", root / "long", stage=2, steps=60), world, "cpu")
+    """What the runs of test_command.py that are killed and stopped must come to, dropout included."""
+    train(train_config(root / "cache", root / "long", stage=2, steps=60, student=dropping_student()), world, "cpu")
 
 
 def alone(root: Path, world: World) -> None:
@@ -75,13 +76,12 @@ def resume(root: Path, world: World) -> None:
 
 
 def half(root: Path, world: World) -> None:
-    """bf16 with float32 and with bf16 output, gradient checkpointing, float32 gradient reduction."""
+    """The shipped bf16 settings, with float32 and with bf16 output, and gradient checkpointing."""
     for stage in (1, 3):
-        settings = {"zero_optimization": {"stage": stage}, "communication_data_type": "fp32", **BF16}
-        config = ten_steps(root, f"bf16-{stage}", stage)
-        student = {"gradient_checkpointing": True, "dtype": "float32" if stage == 1 else "bfloat16"}
-        changes = {"deepspeed": settings, "student": config.student.model_copy(update=student)}
-        train(config.model_copy(update=changes), world, "cpu")
+        dtype = "float32" if stage == 1 else "bfloat16"
+        student = {"config": student_config(), "gradient_checkpointing": True, "dtype": dtype}
+        shipped = str(SHIPPED / f"zero{stage}-bf16.json")
+        train(ten_steps(root, f"bf16-{stage}", stage, deepspeed=shipped, student=student), world, "cpu")
 
 
 def gradients(root: Path, world: World) -> None:
@@ -99,9 +99,9 @@ def gradients(root: Path, world: World) -> None:
             engine,
             config,
             LossTerms(config.terms, 300),
+            Collator(student, cache),
             world,
             device="cpu",
-            attention="document",
             total_steps=3,
             step=0,
         )

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 from helpers import kdcache, make_tokenizer
-from train.tiny import student_config, train_settings, write_cache
+from train.tiny import dropping_student, student_config, train_settings, write_cache
 
 from kdcache.config import TrainConfig, load_config
 from kdcache.errors import KdcacheError
@@ -57,7 +57,9 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
 def test_a_run_survives_sigkill_sigterm_and_another_launcher(root: Path, tmp_path: Path) -> None:
     """Two ranks: one is killed, the next run is told to stop, the last is started by deepspeed."""
     output = tmp_path / "out"
-    settings = train_settings(root / "cache", output, stage=2, steps=60, checkpoint={"every": 5})
+    settings = train_settings(
+        root / "cache", output, stage=2, steps=60, student=dropping_student(), checkpoint={"every": 5}
+    )
     config = write_config(tmp_path / "train.yaml", **settings)
 
     process = start(config, "--nproc", 2)

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import make_tokenizer
 from train.tiny import student_config, write_cache
 
 from kdcache import RecordSpec
 from kdcache.config import StudentConfig
 from kdcache.errors import CacheError, StudentError
 from kdcache.store.cache import open_cache
-from kdcache.train.collate import collate
+from kdcache.train.collate import Collator
 from kdcache.train.evaluate import check_held_out, evaluate_model
 from kdcache.train.student import make_student
 
@@ -23,7 +24,7 @@ def test_figures_are_those_of_whole_logits(tmp_path: Path) -> None:
     figures = evaluate_model(model, cache, batch_examples=4, chunk=5, progress=done.append)
     assert done == [4, 4, 2]
 
-    inputs = collate(cache.read(0, 10), "document")
+    inputs = Collator(model, cache)(cache.read(0, 10))
     arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
     with torch.no_grad():
         logits_PV = model.eval()(**arguments, use_cache=False).logits.flatten(0, 1)[inputs.flat_P][:, :300]
@@ -66,5 +67,19 @@ def test_a_held_out_cache_that_does_not_go_with_the_training_cache(tmp_path: Pat
     cache = open_cache(write_cache(tmp_path / "cache", examples=4))
     with pytest.raises(CacheError, match="has 301 classes, expected the 300 of"):
         check_held_out(open_cache(write_cache(tmp_path / "wide", examples=4, classes=301)), cache)
+    from transformers import AutoTokenizer
+
+    make_tokenizer(tmp_path / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer", model_max_length=77)
+    tokenizer.save_pretrained(tmp_path / "same")
+    tokenizer.add_special_tokens({"bos_token": "cache"})
+    tokenizer.save_pretrained(tmp_path / "other")
+    caches = {
+        name: open_cache(write_cache(tmp_path / f"of-{name}", examples=4, classes=320, tokenizer=tmp_path / name))
+        for name in ("tokenizer", "same", "other")
+    }
+    check_held_out(caches["same"], caches["tokenizer"])
+    with pytest.raises(CacheError, match="was made with another tokenizer"):
+        check_held_out(caches["other"], caches["tokenizer"])
     with pytest.raises(CacheError, match="has no supervised position"):
         check_held_out(open_cache(write_cache(tmp_path / "empty", examples=4, unsupervised=1.0)), cache)

@@ -13,7 +13,7 @@ from train.tiny import student_config, train_config
 from kdcache.config import TrainConfig
 from kdcache.losses.divergence import distillation_loss
 from kdcache.store.cache import open_cache
-from kdcache.train.collate import collate
+from kdcache.train.collate import Collator
 from kdcache.train.distributed import World
 from kdcache.train.evaluate import evaluate_model
 from kdcache.train.run import open_loader
@@ -55,11 +55,12 @@ def plain_training(config: TrainConfig) -> tuple[dict[str, Tensor], list[dict[st
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
     lines = []
+    collate = Collator(student, cache)
     with open_loader(config, cache, World()) as loader:
         for step in range(10):
             loss, positions = torch.zeros(()), 0
             for batch in next(loader):
-                inputs = collate(batch, "document")
+                inputs = collate(batch)
                 arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
                 logits_PV = student(**arguments, use_cache=False).logits.flatten(0, 1)[inputs.flat_P]
                 supervision = inputs.supervision

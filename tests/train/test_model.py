@@ -12,7 +12,7 @@ from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import FusedHead
 from kdcache.losses.terms import LossTerms
 from kdcache.store.cache import Cache, open_cache
-from kdcache.train.collate import collate
+from kdcache.train.collate import Collator
 from kdcache.train.model import fits_fused_head, with_loss
 from kdcache.train.student import make_student
 
@@ -45,11 +45,10 @@ def test_loss_and_gradients_are_those_of_whole_logits(
     cache: Cache, settings: dict[str, Any], fused: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terms = LossTerms(train_config(Path("c"), Path("o")).terms, 300)
-    inputs = collate(cache.read(0, 5), "document")
+    plain = student_of(cache, settings)
+    inputs = Collator(plain, cache)(cache.read(0, 5))
     supervision = inputs.supervision
     assert supervision.targets is not None
-
-    plain = student_of(cache, settings)
     arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
     logits_PV = plain(**arguments, use_cache=False).logits.flatten(0, 1)[inputs.flat_P][:, :300]
     kl = distillation_loss(logits_PV, supervision.targets, reduction="sum")
@@ -88,7 +87,8 @@ def test_the_swapped_head_gives_logits_as_ever(cache: Cache) -> None:
 @pytest.mark.parametrize("settings", [student_config(), student_config(**GEMMA2)], ids=["fused", "unfused"])
 def test_a_batch_with_nothing_supervised_has_loss_and_gradient_zero(cache: Cache, settings: dict[str, Any]) -> None:
     model = with_loss(student_of(cache, settings), 300)
-    loss, sums_K = model(collate(cache.read(0, 2), "document").without_positions(), LossTerms((), 300))
+    inputs = Collator(model.student, cache)(cache.read(0, 2)).without_positions()
+    loss, sums_K = model(inputs, LossTerms((), 300))
     assert float(loss.detach()) == 0
     assert sums_K.sum() == 0
     loss.backward()

@@ -9,6 +9,7 @@ from train.tiny import student_config, write_cache
 from kdcache.config import StudentConfig
 from kdcache.errors import KdcacheError, StudentError
 from kdcache.store.cache import Cache, open_cache
+from kdcache.train.collate import Collator
 from kdcache.train.student import make_student
 
 
@@ -62,6 +63,13 @@ def test_a_student_too_short_for_the_examples(tmp_path: Path) -> None:
     cache = open_cache(write_cache(tmp_path / "cache", examples=4, task=task))
     with pytest.raises(StudentError, match=r"got a student of 64 positions .*, expected at least 65"):
         make_student(from_config(), cache, 0)
+
+
+def test_an_example_longer_than_the_student(cache: Cache) -> None:
+    """Caches written by hand need not say how long their examples are; then the batch that holds one tells."""
+    short = make_student(from_config(max_position_embeddings=8), cache, 0)
+    with pytest.raises(StudentError, match="got a student of 8 positions"):
+        Collator(short, cache)(cache.read(0, 8))
 
 
 def test_a_student_whose_body_mixes_documents(cache: Cache) -> None:

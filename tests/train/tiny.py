@@ -44,6 +44,10 @@ def student_config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def dropping_student() -> dict[str, Any]:
+    return {"config": student_config(attention_dropout=0.2)}
+
+
 def train_settings(cache: Path, output: Path, *, stage: int = 1, **changes: Any) -> dict[str, Any]:
     """Settings of a run. A large eps, so that a gradient of a wrong scale makes a wrong step."""
     return {
