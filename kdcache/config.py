@@ -131,13 +131,6 @@ class DumpConfig(Config):
             raise ValueError("got teacher: none and no tokenizer, expected tokenizer: FOLDER")
         return self
 
-    @property
-    def tokenizer_path(self) -> str:
-        if self.tokenizer is not None:
-            return self.tokenizer
-        assert isinstance(self.teacher, TeacherConfig)
-        return self.teacher.path
-
 
 class StudentConfig(Config):
     """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder.

@@ -29,18 +29,20 @@ NAMES = {
 def pin_tokenizer(folder: str | os.PathLike[str]) -> TokenizerPin:
     """The pin of a folder that `save_pretrained` wrote; a model's other files in it are left out.
 
-    The fingerprint is the sha256 of the files' names and digests. Raises CacheError without a tokenizer.json.
+    The fingerprint is of what tokenizer.json says, whatever its formatting, truncation and padding: equal for the
+    teacher's folder and for a copy of it saved by transformers. Raises CacheError without a tokenizer.json.
     """
     contents = {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*")) if path.name in NAMES}
     if "tokenizer.json" not in contents:
         raise CacheError(
             f"{folder} has no tokenizer.json, expected one: write it with tokenizer.save_pretrained(folder)"
         )
-    files = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    tokenizer = json.loads(contents["tokenizer.json"])
+    behaviour = {key: value for key, value in tokenizer.items() if key not in ("truncation", "padding")}
     return TokenizerPin(
-        fingerprint=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
-        vocab_size=_highest_id(json.loads(contents["tokenizer.json"])) + 1,
-        files=files,
+        fingerprint=hashlib.sha256(json.dumps(behaviour, sort_keys=True).encode()).hexdigest(),
+        vocab_size=_highest_id(tokenizer) + 1,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     )
 
 

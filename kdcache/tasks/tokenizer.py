@@ -1,7 +1,7 @@
 """Load, save and identify a tokenizer.
 
 A tokenizer's files change when it is saved by another version or from another folder, its behaviour does not. So its
-fingerprint is of what it is: the backend's own JSON (vocabulary, merges, normaliser, post-processor, added tokens)
+digest is of what it is: the backend's own JSON (vocabulary, merges, normaliser, post-processor, added tokens)
 without its truncation and padding, the special tokens and the chat template.
 """
 
@@ -12,23 +12,8 @@ from typing import Any
 
 from kdcache.errors import ConfigError
 
-__all__ = ["fingerprint", "highest_id", "load_tokenizer", "save_tokenizer", "tokenizer_digest"]
+__all__ = ["load_tokenizer", "save_tokenizer", "tokenizer_digest"]
 
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
-    "*.model",
-    "*.tiktoken",
-    "tokenization_*.py",
-)
 HOST_KEYS = ("is_local", "local_files_only", "name_or_path")
 
 
@@ -49,8 +34,8 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: 
         ) from error
 
 
-def save_tokenizer(tokenizer: Any, folder: str | Path) -> dict[str, str]:
-    """Write its files, the same bytes wherever it was loaded from; give sha256 by file name."""
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
+    """Write its files, the same bytes wherever it was loaded from."""
     if _backend(tokenizer) is not None:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -59,12 +44,6 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> dict[str, str]:
     config = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in HOST_KEYS}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    return _file_digests(Path(folder))
-
-
-def fingerprint(folder: str | Path, trust_remote_code: bool = False) -> tuple[str, dict[str, str]]:
-    """(tokenizer_digest of the folder's tokenizer, sha256 of each of its files by name)."""
-    return tokenizer_digest(load_tokenizer(folder, trust_remote_code)), _file_digests(Path(folder))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -82,16 +61,6 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def highest_id(tokenizer: Any) -> int:
-    """The largest id that the tokenizer can give; num_classes of its cache is one more."""
-    return max(tokenizer.get_vocab().values())
-
-
 def _backend(tokenizer: Any) -> str | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return None if backend is None else backend.to_str()
-
-
-def _file_digests(folder: Path) -> dict[str, str]:
-    paths = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

@@ -19,6 +19,7 @@ from kdcache import CacheWriter, RecordSpec, compress, open_cache
 from kdcache.errors import CacheError, TeacherError
 from kdcache.store.manifest import CommitRecord, Header, canonical, parse
 from kdcache.store.schema import causal_lm_fields
+from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import Unit, record_arrays
 from kdcache.targets.compress import compress_to_arrays
 
@@ -404,3 +405,23 @@ def test_the_tokenizer_goes_along(tmp_path: Path, model: object) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"has no tokenizer\.json, expected one"):
         CacheWriter(tmp_path / "cache", num_classes=320, tokenizer=tmp_path)
+
+
+def test_a_tokenizer_is_the_same_whatever_its_folder(tmp_path: Path) -> None:
+    from helpers import make_tokenizer
+    from transformers import AutoTokenizer
+
+    make_tokenizer(tmp_path / "one")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "one")
+    tokenizer("a b c", truncation=True, max_length=2, padding="max_length")
+    tokenizer.save_pretrained(tmp_path / "two")
+    config = tmp_path / "two" / "tokenizer_config.json"
+    config.write_text(config.read_text() + "\n")
+    one, two = pin_tokenizer(tmp_path / "one"), pin_tokenizer(tmp_path / "two")
+    assert one.files != two.files
+    assert one.fingerprint == two.fingerprint
+    tokenizer.add_tokens(["quux"])
+    tokenizer.save_pretrained(tmp_path / "three")
+    three = pin_tokenizer(tmp_path / "three")
+    assert three.fingerprint != one.fingerprint
+    assert three.vocab_size == one.vocab_size + 1 == 321

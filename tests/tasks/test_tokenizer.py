@@ -1,23 +1,24 @@
-import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from kdcache.errors import ConfigError
-from kdcache.tasks.tokenizer import fingerprint, highest_id, load_tokenizer, save_tokenizer, tokenizer_digest
+from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer, tokenizer_digest
 
 
-def test_a_saved_copy_has_the_same_fingerprint_and_bytes(tmp_path, any_tokenizer):
-    files = save_tokenizer(any_tokenizer, tmp_path / "one")
-    digest, same_files = fingerprint(tmp_path / "one")
-    assert digest == tokenizer_digest(any_tokenizer)
-    assert same_files == files
-    assert "tokenizer.json" in files
-    for name, sha256 in files.items():
-        assert sha256 == hashlib.sha256((tmp_path / "one" / name).read_bytes()).hexdigest()
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_saved_copy_has_the_same_digest_and_bytes(tmp_path, any_tokenizer):
+    save_tokenizer(any_tokenizer, tmp_path / "one")
+    assert tokenizer_digest(load_tokenizer(tmp_path / "one")) == tokenizer_digest(any_tokenizer)
+    assert "tokenizer.json" in contents(tmp_path / "one")
     (tmp_path / "deeper").mkdir()
-    assert save_tokenizer(load_tokenizer(tmp_path / "one"), tmp_path / "deeper" / "two") == files
+    save_tokenizer(load_tokenizer(tmp_path / "one"), tmp_path / "deeper" / "two")
+    assert contents(tmp_path / "deeper" / "two") == contents(tmp_path / "one")
     text = "The quick idée 深い <|im_end|>"
     assert load_tokenizer(tmp_path / "deeper" / "two")(text)["input_ids"] == any_tokenizer(text)["input_ids"]
 
@@ -29,15 +30,14 @@ def test_a_teachers_folder_and_the_copy_agree(tmp_path, gpt_tokenizer):
     (tmp_path / "teacher" / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "teacher" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "teacher" / "config.json").write_text('{"model_type": "llama"}')
-    digest, files = fingerprint(tmp_path / "teacher")
-    copied = save_tokenizer(load_tokenizer(tmp_path / "teacher"), tmp_path / "cache")
-    assert fingerprint(tmp_path / "cache") == (digest, copied)
-    assert digest == tokenizer_digest(gpt_tokenizer)
-    assert set(files) == set(copied) == {"tokenizer.json", "tokenizer_config.json"}
+    save_tokenizer(load_tokenizer(tmp_path / "teacher"), tmp_path / "cache")
+    for folder in ("teacher", "cache"):
+        assert tokenizer_digest(load_tokenizer(tmp_path / folder)) == tokenizer_digest(gpt_tokenizer)
+    assert set(contents(tmp_path / "cache")) == {"tokenizer.json", "tokenizer_config.json"}
     assert "models" not in (tmp_path / "cache" / "tokenizer_config.json").read_text()
 
 
-def test_what_changes_tokens_changes_the_fingerprint(kit):
+def test_what_changes_tokens_changes_the_digest(kit):
     base = tokenizer_digest(kit.byte_level())
     other_end = kit.byte_level()
     other_end.eos_token = "<|im_end|>"
@@ -49,21 +49,14 @@ def test_what_changes_tokens_changes_the_fingerprint(kit):
     assert base == tokenizer_digest(kit.byte_level())
 
 
-def test_use_does_not_change_the_fingerprint(tmp_path, kit):
+def test_use_does_not_change_the_digest(tmp_path, kit):
     tokenizer = kit.byte_level(pad_token="<|endoftext|>")
     before = tokenizer_digest(tokenizer)
-    files = save_tokenizer(tokenizer, tmp_path / "a")
+    save_tokenizer(tokenizer, tmp_path / "a")
     tokenizer("hello world", truncation=True, max_length=1, padding="max_length")
     assert tokenizer_digest(tokenizer) == before
-    assert save_tokenizer(tokenizer, tmp_path / "b") == files
-
-
-def test_highest_id_counts_added_tokens_and_gaps(kit):
-    tokenizer = kit.byte_level()
-    top = highest_id(tokenizer)
-    assert top == len(tokenizer) - 1
-    tokenizer.add_tokens(["quux"])
-    assert highest_id(tokenizer) == top + 1 == tokenizer("quux")["input_ids"][0]
+    save_tokenizer(tokenizer, tmp_path / "b")
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
 
 
 def test_broken_folders_give_one_line(tmp_path, gpt_tokenizer):
