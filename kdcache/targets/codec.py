@@ -1,65 +1,193 @@
 """Records <-> the arrays that stand for them on disk.
 
-A row's maximum is stored in float32 and its logits relative to it: as float16, float32, or as uint8 steps of the
-row's own range (span / 255 each, so an error of at most span / 510).
+A row's maximum is stored in float32 and its logits relative to it, as float16, float32 or in integer steps
+(`logit_codec`), the tail's moments in steps too (`curve_codec`). Logits more than 240 nats below the maximum are those
+of masked classes: a tail does without them, an entry counts as 240 below (except in float32).
 
-P positions, E entries, V classes.
+Coefficients of a factored tail are zigzag-coded (0, −1, 1, −2 … → 0, 1, 2, 3 …), so that the high bits of small ones
+are idle.
+
+Inclusion probabilities are not stored: they follow from the logits and the tail's moments at the proposals.
+
+P positions, R rows of a block, E entries (flat in arrays, padded in memory), V classes, J inverse temperatures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from kdcache.targets.basis import Basis
 from kdcache.targets.curve import TailCurve
+from kdcache.targets.curve_codec import Moments, decode_moments, encode_moments
+from kdcache.targets.fields import class_dtype
+from kdcache.targets.logit_codec import float16_above, from_steps, to_steps
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import RecordSpec
 
-__all__ = ["decode", "quantise"]
+__all__ = ["FLOOR", "Block", "decode", "encode", "encode_coefficients", "encode_dense"]
+
+FLOOR = -240.0
+_BELOW_ONE = 1.0 - 2.0**-24
 
 
-def quantise(relative: np.ndarray, span_P: np.ndarray, counts_P: np.ndarray, dtype: str) -> np.ndarray:
-    """Logits relative to their row's maximum (≤ 0, flat, row after row) in their stored dtype."""
-    if dtype != "uint8":
-        return relative.astype(dtype)
-    step = np.repeat(np.where(span_P > 0, span_P, 1.0) / 255.0, counts_P)
-    return np.rint(-relative / step).astype(np.uint8)
+@dataclass(frozen=True)
+class Block:
+    """Sparse records before quantisation; entries flat, row after row, in order.
+
+    relative_E, tail_top_R: logits relative to maximum_R. tail_count_R, sums_RJ3: over the tail without classes below
+    FLOOR, how many and Σ e x², Σ e x, Σ e with x = logits − tail top, e = exp(β x).
+    """
+
+    maximum_R: np.ndarray
+    num_certain_R: np.ndarray
+    counts_R: np.ndarray
+    ids_E: np.ndarray
+    relative_E: np.ndarray
+    tail_top_R: np.ndarray
+    tail_count_R: np.ndarray
+    sums_RJ3: np.ndarray
 
 
-def decode(arrays: Mapping[str, np.ndarray], spec: RecordSpec, num_classes: int) -> TeacherTargets:
-    """The records that these arrays stand for. Flat entries are padded to the longest row."""
-    maximum_P = torch.from_numpy(arrays["maximum"].astype(np.float32))
-    if spec.dense:
-        return _decode_dense(arrays, maximum_P, num_classes)
-    counts_P = arrays["entry_counts"].astype(np.int64)
-    P, E = len(counts_P), int(counts_P.max(initial=0))
-    kept_PE = np.arange(E) < counts_P[:, None]
-    relative = arrays["logits"].astype(np.float32)
+def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[str, np.ndarray]:
+    """The arrays of `record_fields` and entry_counts."""
+    block = Block(*(np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(Block)))
+    arrays = {
+        "maximum": block.maximum_R,
+        "num_certain": block.num_certain_R.astype(np.uint16),
+        "entry_counts": block.counts_R.astype(np.uint32),
+        "ids": block.ids_E.astype(class_dtype(num_classes)),
+    }
+    arrays |= encode_moments(_moments(block, spec), spec.curve, num_classes - block.num_certain_R)
+    if spec.logit_dtype == "float32":
+        return arrays | {"logits": block.relative_E}
+    relative_E = np.maximum(block.relative_E, np.float32(FLOOR))
+    if spec.logit_dtype == "float16":
+        return arrays | {"logits": relative_E.astype(np.float16)}
+    counts_P = block.counts_R
+    ends_P = counts_P.cumsum()
+    certain_E = np.arange(len(relative_E)) < np.repeat(ends_P - counts_P + block.num_certain_R, counts_P)
+    span_E = None
     if spec.logit_dtype == "uint8":
-        relative *= np.repeat(-arrays["span"] / np.float32(255.0), counts_P)
+        arrays["span"] = float16_above(-relative_E[ends_P - 1])
+        span_E = np.repeat(arrays["span"], counts_P)
+    return arrays | {"logits": to_steps(relative_E, certain_E, span_E)}
+
+
+def encode_dense(maximum_P: np.ndarray, relative_PV: np.ndarray, spec: RecordSpec) -> dict[str, np.ndarray]:
+    if spec.logit_dtype != "float32":
+        relative_PV = np.maximum(relative_PV, np.float32(FLOOR))
+    if spec.logit_dtype == "uint16":
+        return {"maximum": maximum_P, "logits": to_steps(relative_PV, np.True_, None)}
+    return {"maximum": maximum_P, "logits": relative_PV.astype(spec.logit_dtype)}
+
+
+def decode(
+    arrays: Mapping[str, np.ndarray], spec: RecordSpec, num_classes: int, basis: Basis | None = None
+) -> TeacherTargets:
+    """The records that these arrays stand for. Flat entries are padded to the longest row.
+
+    basis: of the coefficients, where the settings have a factor; without it they are left aside.
+    """
+    maximum_P1 = torch.from_numpy(arrays["maximum"].astype(np.float32))[:, None]
+    if spec.dense:
+        return _decode_dense(arrays, spec, maximum_P1, num_classes)
+    counts_P = arrays["entry_counts"].astype(np.int64)
+    P, E = len(counts_P), int(counts_P.max(initial=1))
+    kept_PE = np.arange(E) < counts_P[:, None]
     ids_PE = np.zeros((P, E), np.int64)
     ids_PE[kept_PE] = arrays["ids"]
-    logits_PE = np.zeros((P, E), np.float32)
-    logits_PE[kept_PE] = relative
-    temperatures = spec.curve.temperatures
-    scaled_max_PK = maximum_P[:, None] / torch.tensor(temperatures)
+    num_certain_P = arrays["num_certain"].astype(np.int64)
+    certain_PE = np.arange(E) < num_certain_P[:, None]
+    relative_PE = torch.from_numpy(_relative_logits(arrays, spec, kept_PE, certain_PE))
+    moments = decode_moments(arrays, spec.curve, num_classes - num_certain_P)
+    value_PK = torch.from_numpy(np.where((num_certain_P == num_classes)[:, None], -np.inf, moments.value_PK))
+    certain = torch.from_numpy(certain_PE)
     return TeacherTargets(
         ids_PE=torch.from_numpy(ids_PE),
-        logits_PE=torch.from_numpy(logits_PE) + maximum_P[:, None],
-        inclusion_PE=torch.from_numpy(kept_PE.astype(np.float32)),
-        num_certain_P=torch.from_numpy(arrays["num_certain"].astype(np.int64)),
+        logits_PE=relative_PE + maximum_P1,
+        inclusion_PE=_inclusion(relative_PE, certain, value_PK, spec).float() * torch.from_numpy(kept_PE),
+        num_certain_P=torch.from_numpy(num_certain_P),
         num_classes=num_classes,
         curve=TailCurve(
-            temperatures,
-            torch.from_numpy(arrays["tail_log_partition"].astype(np.float32)) + scaled_max_PK,
-            torch.from_numpy(arrays["tail_mean"].astype(np.float32)) + maximum_P[:, None],
+            temperatures=spec.curve.at_temperatures,
+            log_partition_PK=value_PK.float(),
+            mean_PK=torch.from_numpy(moments.mean_PK).float(),
+            variance_PK=None if moments.deviation_PK is None else torch.from_numpy(moments.deviation_PK**2).float(),
+            maximum_P=maximum_P1[:, 0],
+            ceiling_P=relative_PE.masked_fill(~certain, 0.0).amin(-1),
         ),
-        tail=spec.tail,
+        tail="sampled" if spec.samples else "factored" if basis else spec.tail,
+        coefficients_PR=_decode_coefficients(arrays["coefficients"]) if basis else None,
+        basis=basis,
     )
 
 
-def _decode_dense(arrays: Mapping[str, np.ndarray], maximum_P: torch.Tensor, num_classes: int) -> TeacherTargets:
-    logits_PV = torch.from_numpy(arrays["logits"].astype(np.float32)) + maximum_P[:, None]
+def encode_coefficients(coefficients_PR: Tensor) -> np.ndarray:
+    """The array "coefficients" of int8 ones."""
+    return ((coefficients_PR << 1) ^ (coefficients_PR >> 7)).view(torch.uint8).cpu().numpy()
+
+
+def _decode_coefficients(codes_PR: np.ndarray) -> Tensor:
+    return torch.from_numpy((codes_PR >> 1).view(np.int8) ^ -(codes_PR & 1).view(np.int8))
+
+
+def _inclusion(relative_PE: Tensor, certain_PE: Tensor, value_PK: Tensor, spec: RecordSpec) -> Tensor:
+    """π of each entry: 1 when certain, else samples × proposal, scaled up where the tail's sum is below 1."""
+    if not spec.samples:
+        return torch.ones_like(relative_PE)
+    weights, tails = [], []
+    for temperature in spec.proposals:
+        scaled_PE = relative_PE.double() / temperature
+        value_P = value_PK[:, spec.curve.column(temperature)]
+        log_partition_P = torch.logaddexp(scaled_PE.masked_fill(~certain_PE, -torch.inf).logsumexp(-1), value_P)
+        weights.append(scaled_PE - log_partition_P[:, None])
+        tails.append(value_P - log_partition_P)
+    log_share = -np.log(len(weights))
+    log_tail_P = torch.stack(tails).logsumexp(0) + log_share
+    log_scale_P = (-log_tail_P).clamp(min=float(np.log(spec.samples)))
+    log_inclusion_PE = torch.stack(weights).logsumexp(0) + log_share + log_scale_P[:, None]
+    return log_inclusion_PE.exp().clamp(max=_BELOW_ONE).masked_fill(certain_PE, 1.0)
+
+
+def _moments(block: Block, spec: RecordSpec) -> Moments:
+    betas = np.array(spec.curve.betas)
+    squares_PJ, firsts_PJ, zeroths_PJ = np.moveaxis(block.sums_RJ3, 2, 0)
+    tail_count_P1 = block.tail_count_R[:, None]
+    zeroths_PJ = np.where(betas == 0, tail_count_P1, zeroths_PJ)
+    zeroths_PJ = np.where(tail_count_P1 == 0, 1.0, zeroths_PJ)
+    means_PJ = firsts_PJ / zeroths_PJ
+    variances_PJ = np.maximum(squares_PJ / zeroths_PJ - means_PJ**2, 0.0)
+    top_P1 = block.tail_top_R.astype(np.float64)[:, None]
+    return Moments(
+        value_PK=betas * top_P1 + np.log(zeroths_PJ),
+        mean_PK=top_P1 + means_PJ,
+        deviation_PK=np.sqrt(variances_PJ) if spec.curve.interpolates else None,
+    )
+
+
+def _relative_logits(
+    arrays: Mapping[str, np.ndarray], spec: RecordSpec, kept_PE: np.ndarray, certain_PE: np.ndarray
+) -> np.ndarray:
+    logits_PE = np.zeros(kept_PE.shape, np.float32)
+    if spec.logit_dtype in ("float16", "float32"):
+        logits_PE[kept_PE] = arrays["logits"]
+        return logits_PE
+    span_E = np.repeat(arrays["span"], kept_PE.sum(1)) if spec.logit_dtype == "uint8" else None
+    logits_PE[kept_PE] = from_steps(arrays["logits"], certain_PE[kept_PE], span_E)
+    lowest_certain_P1 = np.where(certain_PE, logits_PE, 0.0).min(1, keepdims=True, initial=0.0)
+    return np.where(certain_PE, logits_PE, np.minimum(logits_PE, lowest_certain_P1))
+
+
+def _decode_dense(
+    arrays: Mapping[str, np.ndarray], spec: RecordSpec, maximum_P1: Tensor, num_classes: int
+) -> TeacherTargets:
+    relative_PV = arrays["logits"]
+    if spec.logit_dtype == "uint16":
+        relative_PV = from_steps(relative_PV, np.True_, None)
+    logits_PV = torch.from_numpy(relative_PV.astype(np.float32)) + maximum_P1
     P = len(logits_PV)
     return TeacherTargets(
         ids_PE=torch.arange(num_classes).expand(P, num_classes),

@@ -1,88 +1,109 @@
 """compress: rows of teacher logits to records.
 
-P positions, E entries, V classes, K stored temperatures.
+A row's record depends on the row, the settings and its key alone: not on its neighbours, the block, the
+batch or the rank. It may differ in the last step of a stored number between kinds of hardware, as the logits
+themselves do.
+
+P positions, V classes, R directions of a basis.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.errors import TeacherError
-from kdcache.targets.codec import decode, quantise
-from kdcache.targets.fields import class_dtype
+from kdcache.errors import ConfigError, TeacherError
+from kdcache.targets.basis import Basis
+from kdcache.targets.codec import decode, encode, encode_coefficients, encode_dense
+from kdcache.targets.fields import COUNTS, empty_arrays, record_fields
+from kdcache.targets.philox import uniform
 from kdcache.targets.record import TeacherTargets
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.rows import Rows
+from kdcache.targets.spec import MAX_CLASSES, RecordSpec
 
 __all__ = ["compress", "compress_to_arrays"]
 
 
-def compress(logits_PV: Tensor, spec: RecordSpec, generator_keys: object = None) -> TeacherTargets:
-    """What a reader of the cache will get back for these rows: the quantised round trip.
+def compress(
+    logits_PV: Tensor,
+    spec: RecordSpec,
+    generator_keys: object = None,
+    *,
+    coefficients_PR: Tensor | None = None,
+    basis: Basis | None = None,
+) -> TeacherTargets:
+    """What a reader of the cache will get back for these rows: the quantised round trip, on the logits' device.
 
-    logits_PV: raw teacher logits, any float dtype and device. generator_keys: int64 [P, 3] = (seed, example,
-    position), the keys of the random draws; records without sampling ignore them.
-    Raises TeacherError for NaN or infinite logits.
+    logits_PV: raw teacher logits, any float dtype and device. generator_keys: anything that converts to int64
+    [P, 3] = (seed, example, position), the keys of the draws; without it row i has the key (0, 0, i).
+    coefficients_PR, basis: of a record with a factor, what an Encoder made of the rows' hidden states, and its basis.
+    Raises TeacherError for NaN or infinite logits, ConfigError for keys or coefficients of another shape.
     """
-    arrays = compress_to_arrays(logits_PV, spec, generator_keys)
-    return decode(arrays, spec, logits_PV.shape[1])
+    arrays = compress_to_arrays(logits_PV, spec, generator_keys, coefficients_PR)
+    return decode(arrays, spec, logits_PV.shape[1], basis).to(logits_PV.device)
 
 
-def compress_to_arrays(logits_PV: Tensor, spec: RecordSpec, generator_keys: object = None) -> dict[str, np.ndarray]:
-    """The arrays of `record_fields(spec, V)` for these rows, plus entry_counts for a sparse record."""
-    logits_PV = logits_PV.float()
-    maximum_P = logits_PV.amax(-1)
-    bad_P = ~(maximum_P.isfinite() & logits_PV.amin(-1).isfinite())
-    if bad_P.any():
-        raise TeacherError(
-            f"the teacher gave NaN or infinite logits in row {int(bad_P.nonzero()[0])} of {len(bad_P)}, "
-            "expected finite ones; try teacher.dtype float32 or bfloat16"
-        )
-    relative_PV = logits_PV - maximum_P[:, None]
+@torch.no_grad()
+def compress_to_arrays(
+    logits_PV: Tensor, spec: RecordSpec, generator_keys: object = None, coefficients_PR: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of `record_fields(spec, V, R)` for these rows, plus entry_counts for a sparse record."""
     P, V = logits_PV.shape
+    _check_coefficients(coefficients_PR, spec, P)
+    if not 0 < V <= MAX_CLASSES:
+        raise ConfigError(f"got {V} classes, expected 1 to {MAX_CLASSES}")
+    uniform_P = torch.from_numpy(uniform(_keys(generator_keys, P)))
+    if P == 0:
+        rank = None if coefficients_PR is None else coefficients_PR.shape[1]
+        arrays = empty_arrays(record_fields(spec, V, rank))
+        return {name: array for name, array in arrays.items() if name != COUNTS["position"]}
     if spec.dense:
-        return {
-            "maximum": maximum_P.cpu().numpy(),
-            "logits": relative_PV.cpu().numpy().astype(spec.logit_dtype),
-        }
-    assert spec.exact_top_k != "all"
-    ids_PE = _largest(relative_PV, min(spec.exact_top_k, V))
-    entries_PE = relative_PV.gather(1, ids_PE)
-    tail_PV = relative_PV.scatter(1, ids_PE, -torch.inf)
-    has_tail = tail_PV.shape[1] > ids_PE.shape[1]
-    values, means = [], []
-    for temperature in spec.curve.temperatures:
-        scaled_PV = tail_PV / temperature
-        log_partition_P = scaled_PV.logsumexp(-1)
-        values.append(log_partition_P)
-        probs_PV = (scaled_PV - log_partition_P[:, None]).exp()
-        mean_P = (probs_PV * relative_PV).sum(-1)
-        means.append(mean_P if has_tail else torch.zeros_like(mean_P))
-    span_P = (-entries_PE[:, -1]).cpu().numpy()
-    counts_P = np.full(P, ids_PE.shape[1], np.int64)
-    arrays = {
-        "maximum": maximum_P.cpu().numpy(),
-        "num_certain": counts_P.astype(np.uint16),
-        "tail_log_partition": torch.stack(values, 1).cpu().numpy(),
-        "tail_mean": torch.stack(means, 1).cpu().numpy(),
-        "entry_counts": counts_P.astype(np.uint32),
-        "ids": ids_PE.flatten().cpu().numpy().astype(class_dtype(V)),
-        "logits": quantise(entries_PE.flatten().cpu().numpy(), span_P, counts_P, spec.logit_dtype),
-    }
-    if spec.logit_dtype == "uint8":
-        arrays["span"] = span_P
+        maximum_P = logits_PV.amax(-1).float()
+        _refuse(maximum_P.isfinite() & logits_PV.amin(-1).isfinite(), 0, P)
+        return encode_dense(maximum_P.cpu().numpy(), (logits_PV.float() - maximum_P[:, None]).cpu().numpy(), spec)
+    if logits_PV.stride(1) != 1:
+        logits_PV = logits_PV.contiguous()
+    device = logits_PV.device
+    rows = Rows(V, spec, device)
+    step = max(1, rows.block_bytes // (4 * V))
+    blocks = []
+    with torch.autocast(device.type, enabled=False):
+        for p in range(0, P, step):
+            block = rows.block(logits_PV[p : p + step], uniform_P[p : p + step])
+            _refuse(torch.from_numpy(block.maximum_R).isfinite(), p, P)
+            blocks.append(block)
+    arrays = encode(blocks, spec, V)
+    if coefficients_PR is not None:
+        arrays["coefficients"] = encode_coefficients(coefficients_PR)
     return arrays
 
 
-def _largest(values_PV: Tensor, k: int) -> Tensor:
-    """Ids of the k largest values of each row, largest first; of equal values the smaller id first."""
-    if k == values_PV.shape[1]:
-        return values_PV.argsort(dim=-1, descending=True, stable=True)
-    top_PE = values_PV.topk(k, dim=-1).values
-    threshold_P1 = top_PE[:, -1:]
-    above_P1 = (top_PE > threshold_P1).sum(-1, keepdim=True)
-    equal_PV = values_PV == threshold_P1
-    room_PV = equal_PV.cumsum(-1) <= k - above_P1
-    kept_PV = (values_PV > threshold_P1) | (equal_PV & room_PV)
-    ids_PE = kept_PV.nonzero()[:, 1].view(-1, k)
-    order_PE = values_PV.gather(1, ids_PE).argsort(dim=-1, descending=True, stable=True)
-    return ids_PE.gather(1, order_PE)
+def _check_coefficients(coefficients_PR: Tensor | None, spec: RecordSpec, P: int) -> None:
+    if (coefficients_PR is None) != (spec.factor is None):
+        got, expected = ("no coefficients", "them") if spec.factor else ("coefficients", "none")
+        raise ConfigError(f"got {got} for records {'with' if spec.factor else 'without'} a factor, expected {expected}")
+    if coefficients_PR is not None and (len(coefficients_PR) != P or coefficients_PR.dtype != torch.int8):
+        raise ConfigError(
+            f"got coefficients {coefficients_PR.dtype}{[*coefficients_PR.shape]}, expected int8, one row for each of "
+            f"{P} rows of logits"
+        )
+
+
+def _refuse(finite_R: Tensor, first: int, total: int) -> None:
+    if not finite_R.all():
+        raise TeacherError(
+            f"the teacher gave NaN or infinite logits in row {first + int((~finite_R).nonzero()[0])} of {total}, "
+            "expected finite ones; try teacher.dtype float32 or bfloat16"
+        )
+
+
+def _keys(generator_keys: object, P: int) -> np.ndarray:
+    if generator_keys is None:
+        return np.stack([np.zeros(P, np.int64), np.zeros(P, np.int64), np.arange(P)], 1)
+    if isinstance(generator_keys, Tensor):
+        generator_keys = generator_keys.cpu().numpy()
+    keys = np.ascontiguousarray(generator_keys, dtype=np.int64)
+    if keys.shape != (P, 3):
+        raise ConfigError(
+            f"got generator_keys of shape {list(keys.shape)}, expected [{P}, 3]: seed, example, position of each row"
+        )
+    return keys

@@ -7,6 +7,8 @@ say how many of its elements each parent element owns:
             ├─ document   document_counts   document_lengths (tokens; sum to the example's tokens)
             └─ position   position_counts   positions, labels, label_logits, the record's per-position arrays
                  └─ entry entry_counts      ids, logits
+
+The basis of a factored tail is a file of its own with a row for each class, of level class: it has no counts.
 """
 
 from collections.abc import Sequence
@@ -17,9 +19,9 @@ import numpy as np
 
 from kdcache.targets.spec import RecordSpec
 
-__all__ = ["COUNTS", "PARENT", "Field", "Level", "class_dtype", "levels_of", "record_fields"]
+__all__ = ["COUNTS", "PARENT", "Field", "Level", "class_dtype", "levels_of", "record_fields", "with_coefficients"]
 
-Level = Literal["example", "token", "document", "position", "entry"]
+Level = Literal["example", "token", "document", "position", "entry", "class"]
 
 PARENT: dict[Level, Level] = {
     "token": "example",
@@ -58,22 +60,27 @@ def class_dtype(num_classes: int) -> str:
     return "uint16" if num_classes <= 1 << 16 else "uint32"
 
 
-def record_fields(spec: RecordSpec, num_classes: int) -> list[Field]:
-    """The arrays of one record, in the order they are stored."""
+def record_fields(spec: RecordSpec, num_classes: int, rank: int | None = None) -> list[Field]:
+    """The arrays of one record, in the order they are stored. rank: how many coefficients, with a factor."""
     fields = [Field("maximum", "position", "float32")]
     if spec.dense:
         return [*fields, Field("logits", "position", spec.logit_dtype, (num_classes,))]
-    count = len(spec.curve.temperatures)
     if spec.logit_dtype == "uint8":
-        fields.append(Field("span", "position", "float32"))
-    return [
-        *fields,
-        Field("num_certain", "position", "uint16"),
-        Field("tail_log_partition", "position", "float32", (count,)),
-        Field("tail_mean", "position", "float32", (count,)),
-        Field("ids", "entry", class_dtype(num_classes)),
-        Field("logits", "entry", spec.logit_dtype),
-    ]
+        fields.append(Field("span", "position", "float16"))
+    betas = spec.curve.betas
+    fields.append(Field("num_certain", "position", "uint16"))
+    fields.append(Field("tail_value", "position", "uint16", (len(betas),)))
+    fields.append(Field("tail_mean", "position", "uint16", (len(betas),)))
+    if spec.curve.interpolates:
+        fields.append(Field("tail_deviation", "position", "uint16", (len(betas),)))
+    fields += [Field("ids", "entry", class_dtype(num_classes)), Field("logits", "entry", spec.logit_dtype)]
+    return fields if rank is None else with_coefficients(fields, rank)
+
+
+def with_coefficients(fields: Sequence[Field], rank: int) -> list[Field]:
+    """The arrays of records to which a factor is added: before their entries, a row of codes a position."""
+    at = next(i for i, field in enumerate(fields) if field.level == "entry")
+    return [*fields[:at], Field("coefficients", "position", "uint8", (rank,)), *fields[at:]]
 
 
 def empty_arrays(fields: Sequence[Field]) -> dict[str, np.ndarray]:

@@ -1,0 +1,43 @@
+"""Kept logits <-> the integers that stand for them on disk, as steps s below the row's maximum M.
+
+uint16   logarithmic steps (μ-law companding): M + 1 − 2^(s / 1024) for certain entries, an error of at most
+         3.4e-4 (1 + M − logit) nats, so that log Z keeps to 1e-3 at every temperature; M + 1 − 2^(s / 64) for the
+         others, whose weights carry sampling noise a hundred times larger.
+uint8    M − s · span / 255, span the row's own range in float16: an error of at most span / 510. KL 2.4e-5 nats at
+         T = 1, but log Z is off by up to 1e-2. Saves 5 bytes a position.
+
+Measured on a 135M language model, 14.2 entries a position: uint16 takes 19 bytes after compression, float16 23.
+
+E entries, flat; dense records give rows of them, all certain.
+"""
+
+import numpy as np
+
+__all__ = ["float16_above", "from_steps", "to_steps"]
+
+_CERTAIN, _SAMPLED = 1024, 64
+
+
+def to_steps(relative_E: np.ndarray, certain_E: np.ndarray | np.bool_, span_E: np.ndarray | None) -> np.ndarray:
+    """relative_E: logits minus their row's maximum. span_E: the row's span for uint8, None for uint16."""
+    if span_E is not None:
+        return np.rint(-relative_E / _linear(span_E)).astype(np.uint8)
+    units_E = np.where(certain_E, _CERTAIN, _SAMPLED)
+    return np.rint(units_E * np.log2(1.0 - relative_E.astype(np.float64))).astype(np.uint16)
+
+
+def from_steps(steps_E: np.ndarray, certain_E: np.ndarray | np.bool_, span_E: np.ndarray | None) -> np.ndarray:
+    """float64 [E]."""
+    if span_E is not None:
+        return steps_E.astype(np.float64) * -_linear(span_E)
+    return 1.0 - np.exp2(steps_E / np.where(certain_E, _CERTAIN, _SAMPLED))
+
+
+def float16_above(numbers: np.ndarray) -> np.ndarray:
+    """The smallest float16 that is not below each number."""
+    rounded = numbers.astype(np.float16)
+    return np.where(rounded < numbers, np.nextafter(rounded, np.float16(np.inf)), rounded)
+
+
+def _linear(span_E: np.ndarray) -> np.ndarray:
+    return np.where(span_E > 0, span_E, 1.0).astype(np.float64) / 255.0

@@ -1,0 +1,71 @@
+"""The whole distribution of a factored record at one temperature, every class of it.
+
+Certain entries are exact. The other classes share the tail's exact mass in proportion to exp(z̃ / T), z̃ the logits
+that the coefficients stand for.
+
+P positions, E entries, V classes.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from kdcache.targets.record import TeacherTargets
+
+__all__ = ["dot", "factored_log_probs", "factored_probs"]
+
+
+def factored_log_probs(targets: "TeacherTargets", temperature: float) -> Tensor:
+    """log p of every class, [P, V]."""
+    log_probs_PV = _tail_logits(targets, temperature)
+    _set_certain(targets, log_probs_PV, torch.full_like(targets.logits_PE, -torch.inf))
+    log_probs_PV += (_log_tail(targets, temperature) - log_probs_PV.logsumexp(-1))[:, None]
+    return _set_certain(targets, log_probs_PV, targets.log_probs(temperature))
+
+
+def factored_probs(targets: "TeacherTargets", temperature: float) -> tuple[Tensor, Tensor]:
+    """(p of every class [P, V], Σ p log p [P], nats), in fewer passes over the classes than its logarithm takes."""
+    x_PV = _tail_logits(targets, temperature)
+    x_PV -= x_PV.amax(-1, keepdim=True)
+    p_PV = _set_certain(targets, x_PV.exp(), torch.zeros_like(targets.logits_PE))
+    sum_P, log_tail_P = p_PV.sum(-1), _log_tail(targets, temperature)
+    scale_P = log_tail_P.exp() / sum_P.clamp(min=torch.finfo(sum_P.dtype).tiny)
+    p_PV *= scale_P[:, None]
+    negative_entropy_P = dot(p_PV, x_PV) + torch.where(scale_P > 0, sum_P * scale_P * scale_P.log(), 0.0)
+    log_certain_PE = targets.log_probs(temperature).masked_fill(~targets.certain_PE(), -torch.inf)
+    certain_PE = log_certain_PE.exp()
+    _set_certain(targets, p_PV, certain_PE)
+    certain_P = (certain_PE * log_certain_PE.masked_fill(certain_PE == 0, 0.0)).sum(-1)
+    return p_PV, negative_entropy_P + certain_P
+
+
+def dot(first_PV: Tensor, second_PV: Tensor) -> Tensor:
+    """Σ first · second of each row, without their product in memory."""
+    return (first_PV[:, None] @ second_PV[:, :, None])[:, 0, 0]
+
+
+def _tail_logits(targets: "TeacherTargets", temperature: float) -> Tensor:
+    assert targets.basis is not None
+    assert targets.coefficients_PR is not None
+    logits_PV = targets.basis.logits(targets.coefficients_PR)
+    return logits_PV if temperature == 1 else logits_PV.div_(temperature)
+
+
+def _log_tail(targets: "TeacherTargets", temperature: float) -> Tensor:
+    """log of the mass outside the certain entries, [P]."""
+    assert targets.curve is not None
+    return targets.curve.at(temperature)[0] - targets.log_partition(temperature)
+
+
+def _set_certain(targets: "TeacherTargets", values_PV: Tensor, new_PE: Tensor) -> Tensor:
+    """values_PV with those of the certain entries' classes replaced, in place.
+
+    The places of a row that are not certain repeat its first; a row without a certain entry repeats its own value.
+    """
+    certain_PE, ids_PE = targets.certain_PE(), targets.ids_PE
+    first_P1 = torch.where(certain_PE[:, :1], new_PE[:, :1], values_PV.gather(1, ids_PE[:, :1]))
+    return values_PV.scatter_(
+        1, torch.where(certain_PE, ids_PE, ids_PE[:, :1]), torch.where(certain_PE, new_PE, first_P1)
+    )
