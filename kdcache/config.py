@@ -23,6 +23,8 @@ from pydantic import (
 )
 
 from kdcache.errors import ConfigError
+from kdcache.losses.kinds import Kind, Reduction, check_reduction, kind_parameters
+from kdcache.losses.temperature import Schedule, softmax_temperature
 from kdcache.targets.spec import RecordSpec
 
 __all__ = [
@@ -157,22 +159,53 @@ class StudentConfig(Config):
 class TermConfig(Config):
     """One term of the loss.
 
-    name: "divergence" compares with the teacher, "cross_entropy" with the labels. temperature_squared scales a
-    divergence at T by T², so that its gradient keeps its size.
+    name: "divergence" compares with the teacher, "cross_entropy" with the labels.
+    kind, alpha, beta: which divergence, with its parameters; kdcache.losses.kinds lists them.
+    temperature, schedule: which softmax, of teacher and student; kdcache.losses.temperature says how the source
+        article's schedule maps onto the usual one, "hinton".
+    temperature_squared: times the square of the usual temperature, so that the gradient keeps its size.
+    estimator: forward_kl of sampled records: "normalised" or the exactly unbiased "horvitz_thompson".
+    reduction: "class_mean" is −(1/classes) Σ p log p_student, the source article's soft cross-entropy: for forward_kl,
+        and for cross_entropy with the label as p.
     """
 
     name: Literal["divergence", "cross_entropy"]
-    kind: Literal["forward_kl"] = "forward_kl"
+    kind: Kind = "forward_kl"
+    alpha: float | None = None
+    beta: float | None = None
     temperature: PositiveFloat = 1.0
+    schedule: Schedule = "hinton"
     temperature_squared: bool = True
+    estimator: Literal["normalised", "horvitz_thompson"] = "normalised"
+    reduction: Reduction = "mean"
     weight: NonNegativeFloat = 1.0
 
     @model_validator(mode="after")
-    def _labels_have_no_temperature(self) -> Self:
-        extra = {"kind", "temperature", "temperature_squared"} & self.model_fields_set
+    def _consistent(self) -> Self:
+        of_divergences = {"kind", "alpha", "beta", "estimator"}
+        extra = of_divergences & self.model_fields_set
         if self.name == "cross_entropy" and extra:
-            raise ValueError(f"got {', '.join(sorted(extra))} in a cross_entropy term, expected only weight")
+            valid = ", ".join(field for field in type(self).model_fields if field not in of_divergences | {"name"})
+            raise ValueError(f"got {', '.join(sorted(extra))} in a cross_entropy term, expected only {valid}")
+        if self.kind != "forward_kl" and "estimator" in self.model_fields_set:
+            raise ValueError(f"got estimator for kind {self.kind}, expected it only for forward_kl")
+        try:
+            kind_parameters(self.kind, self.parameters)
+            check_reduction(self.kind, self.reduction)
+            softmax_temperature(self.temperature, self.schedule, self.kind)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Those of the kind that are set."""
+        return {name: value for name, value in (("alpha", self.alpha), ("beta", self.beta)) if value is not None}
+
+    @property
+    def softmax_temperature(self) -> float | None:
+        """The temperature of the usual schedule; None at the article's one-hot limit."""
+        return softmax_temperature(self.temperature, self.schedule)
 
 
 class StreamConfig(Config):

@@ -3,6 +3,8 @@
 ranks       which process this is, under any launcher
 pins        what a dump fixes before it starts: the header of the cache
 teacher     load the teacher, logits in blocks of positions
+calibrate   the basis of a factor, from the first positions of the corpus
+records     a unit's examples to the arrays of its shard
 background  write shards while the teacher works on
 run         the loop over units: skip what is committed, make the rest, finalize
 

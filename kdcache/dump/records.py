@@ -3,7 +3,7 @@
 Batches go through the teacher longest first, so that little is padded; that order depends on the unit alone. The
 shard holds the examples in corpus order again.
 
-P positions, V classes.
+P positions, V classes, D hidden width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +16,11 @@ from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
 from kdcache.store.manifest import Header
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, record_arrays
+from kdcache.targets.calibration import Encoder
 from kdcache.tasks.example import Example
-from kdcache.tasks.inputs import flat_positions, model_inputs
+from kdcache.tasks.inputs import Attention, ModelInputs, flat_positions, model_inputs
 
-__all__ = ["longest_first", "unit_arrays"]
+__all__ = ["longest_first", "teacher_inputs", "unit_arrays"]
 
 
 def unit_arrays(
@@ -27,13 +28,14 @@ def unit_arrays(
     index: int,
     examples: Sequence[Example],
     teacher: Teacher | None,
+    encoder: Encoder | None = None,
     *,
     batch_examples: int,
     advance: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    """The arrays of a unit's shard. teacher: None for a label-only cache. advance: told of tokens that are done.
+    """The arrays of a unit's shard. teacher: None for a label-only cache. encoder: of records with a factor.
 
-    Raises TeacherError, naming the example, for logits that are not finite.
+    advance: told of tokens that are done. Raises TeacherError, naming the example, for logits that are not finite.
     """
     unit = Unit(header, index)
     batches = longest_first(examples, batch_examples)
@@ -42,13 +44,20 @@ def unit_arrays(
         for e in chosen:
             unit.add_arrays(tokens=e.tokens, positions=e.positions, labels=e.labels, documents=e.documents)
         if teacher is not None:
-            for record in _records(header, teacher, chosen, batch + index * EXAMPLES_PER_UNIT):
+            for record in _records(header, teacher, encoder, chosen, batch + index * EXAMPLES_PER_UNIT):
                 unit.add_record(record)
         advance(sum(len(e.tokens) for e in chosen))
     if not batches:
         return unit.arrays()
     shard = Batch(header.fields, unit.arrays(), header.record, header.num_classes)
     return shard.take(np.argsort(np.concatenate(batches))).arrays
+
+
+def teacher_inputs(examples: Sequence[Example], attention: Attention, teacher: Teacher) -> tuple[ModelInputs, Tensor]:
+    """(what the teacher is fed, where the supervised positions are among its tokens)."""
+    tokens = [e.tokens for e in examples]
+    inputs = model_inputs(tokens, [e.documents for e in examples], attention, teacher.flatten)
+    return inputs, flat_positions([e.positions for e in examples], max(map(len, tokens)))
 
 
 def longest_first(examples: Sequence[Example], batch_examples: int) -> list[np.ndarray]:
@@ -58,19 +67,22 @@ def longest_first(examples: Sequence[Example], batch_examples: int) -> list[np.n
 
 
 def _records(
-    header: Header, teacher: Teacher, examples: Sequence[Example], numbers: np.ndarray
+    header: Header, teacher: Teacher, encoder: Encoder | None, examples: Sequence[Example], numbers: np.ndarray
 ) -> Iterator[dict[str, np.ndarray]]:
     """The records of these examples' positions, block by block. numbers: the examples' numbers in the cache."""
     assert header.record is not None
-    tokens, positions = [e.tokens for e in examples], [e.positions for e in examples]
-    inputs = model_inputs(tokens, [e.documents for e in examples], header.task["attention"], teacher.flatten)
-    flat_P = flat_positions(positions, max(map(len, tokens)))
+    inputs, flat_P = teacher_inputs(examples, header.task["attention"], teacher)
+    positions = [e.positions for e in examples]
     labels_P = np.concatenate([e.labels for e in examples])
     numbers_P = np.repeat(numbers, [len(p) for p in positions])
     keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
-    for part, logits_PV in teacher.logits(inputs, flat_P):
+    for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P):
+        coefficients_PR = None
+        if encoder is not None:
+            assert hidden_PD is not None
+            coefficients_PR = encoder.coefficients(hidden_PD)
         try:
-            yield record_arrays(logits_PV, labels_P[part], header.record, keys_P3[part])
+            yield record_arrays(logits_PV, labels_P[part], header.record, keys_P3[part], coefficients_PR)
         except TeacherError as error:
             raise _named(error, logits_PV, keys_P3[part]) from None
 

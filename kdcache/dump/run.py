@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus, open_corpus
 from kdcache.dump.background import Background
+from kdcache.dump.calibrate import calibrate
 from kdcache.dump.pins import build_header, check_length, pin_teacher
 from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
@@ -23,9 +24,10 @@ from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_fol
 from kdcache.errors import CorpusError
 from kdcache.progress import Progress, say, spoken_duration
 from kdcache.store.files import Root
-from kdcache.store.manifest import Header
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.writer import CacheWriter
+from kdcache.targets.basis import Basis
+from kdcache.targets.calibration import Encoder
 from kdcache.tasks import Task, make_task
 from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer
 
@@ -49,6 +51,22 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     work = None if root.remote else Path(config.output) / "work"
     corpus = open_corpus(config.corpus, work)
     tokenizer = load_tokenizer(config.tokenizer or folder or "")
+    task = make_task(config.task, tokenizer, config.corpus)
+
+    @cache
+    def model() -> Teacher | None:
+        if teacher is None:
+            return None
+        say(f"loading {teacher.path} ({teacher.dtype}, {teacher.placement}) on {', '.join(map(str, devices))}")
+        return load_teacher(
+            teacher, config.compute, rank, num_classes=header.num_classes, attention=config.task.attention
+        )
+
+    def make_basis() -> Basis:
+        loaded = model()
+        assert loaded is not None
+        return calibrate(config, corpus, task, loaded)
+
     with tempfile.TemporaryDirectory() as copy:
         save_tokenizer(tokenizer, copy)
         header = build_header(
@@ -63,7 +81,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
                 "block_positions": config.compute.block_positions,
             },
         )
-        writer = CacheWriter.from_header(config.output, header, copy)
+        writer = CacheWriter.from_header(config.output, header, copy, make_basis=make_basis)
 
     committed = writer.committed()
     if len(committed) == corpus.num_units and root.exists("cache.json"):
@@ -71,14 +89,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
         return
     todo = [unit for unit in rank.units(corpus.num_units) if unit not in committed]
     if todo:
-        model = None
-        if teacher is not None:
-            say(f"loading {teacher.path} ({teacher.dtype}, {teacher.placement}) on {', '.join(map(str, devices))}")
-            model = load_teacher(
-                teacher, config.compute, rank, num_classes=header.num_classes, attention=config.task.attention
-            )
-        task = make_task(config.task, tokenizer, config.corpus)
-        _make_shards(config, rank, writer, header, corpus, task, model, todo)
+        _make_shards(config, rank, writer, corpus, task, model(), todo)
     _finish(config, rank, writer, corpus.num_units, work)
 
 
@@ -86,12 +97,14 @@ def _make_shards(
     config: DumpConfig,
     rank: Rank,
     writer: CacheWriter,
-    header: Header,
     corpus: Corpus,
     task: Task,
     teacher: Teacher | None,
     todo: list[int],
 ) -> None:
+    encoder = None
+    if writer.basis is not None and teacher is not None:
+        encoder = Encoder(writer.basis, teacher.output_layer())
     own = len(rank.units(corpus.num_units))
     title = f"rank {rank.rank}" if rank.world_size > 1 else "dump"
     start, tokens = time.monotonic(), 0
@@ -108,7 +121,13 @@ def _make_shards(
         for unit in todo:
             examples, notes = task.examples(corpus.unit(unit), partial(corpus.where, unit))
             arrays = unit_arrays(
-                header, unit, examples, teacher, batch_examples=config.compute.batch_examples, advance=advance
+                writer.header,
+                unit,
+                examples,
+                teacher,
+                encoder,
+                batch_examples=config.compute.batch_examples,
+                advance=advance,
             )
             source = corpus.unit_sha256(unit)
             background.submit(partial(writer.commit, unit, arrays, source_sha256=source, notes=notes))

@@ -1,9 +1,10 @@
-"""The teacher: load it where the config says, and give its logits in blocks of positions.
+"""The teacher: load it where the config says, and give its logits in blocks of positions, with their hidden states.
 
 The body runs once a batch. Then the model's own forward is called again for each block of supervised positions with
 its body replaced by one that hands back their hidden states, so that whatever the model does after the body
 (soft-cap, logit scale, bias) is in the logits, and never more than a block of positions × V exists. At start this
-is compared with the model's plain forward; a model for which it does not hold gives whole batches of logits instead.
+is compared with the model's plain forward; a model for which it does not hold gives whole batches of logits instead,
+and no hidden states.
 
 B examples, L tokens, P positions, V classes, D hidden width.
 """
@@ -17,9 +18,15 @@ from torch import Tensor, nn
 from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.errors import ConfigError, TeacherError
+from kdcache.targets.calibration import OutputLayer
 from kdcache.tasks.inputs import Attention, ModelInputs, check_packing, flattens
 
 __all__ = ["Teacher", "load_teacher", "teacher_folder"]
+
+
+_PROBE = torch.arange(1, 9)[None]
+# What the config of a model calls a factor of its logits, and its power: Cohere, Falcon-H1, Granite.
+_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 
 
 def teacher_folder(config: TeacherConfig) -> str:
@@ -126,7 +133,7 @@ class _Replay(nn.Module):
 
 
 class Teacher:
-    """A placed model. `logits` gives rows of the first num_classes logits in float32.
+    """A placed model. `rows` gives rows of the first num_classes logits in float32.
 
     flatten: whether its inputs are to be one row, see kdcache.tasks.inputs.flattens.
     """
@@ -140,18 +147,47 @@ class Teacher:
         self._split = self._head_can_be_replayed()
 
     @torch.inference_mode()
-    def logits(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """(which of the P positions, their logits) block by block. flat_P: indices into B·L."""
-        arguments = self._arguments(inputs)
+    def rows(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """(which of the P positions, their logits, the output layer's inputs or None) block by block.
+
+        flat_P: indices into B·L.
+        """
         if not self._split:
-            logits_PV = self.model(**arguments).logits.flatten(0, 1)[flat_P.to(self.device)]
-            yield from ((part, self._kept(logits_PV[part])) for part in self._blocks(len(flat_P)))
+            logits_PV = self.model(**self._arguments(inputs)).logits.flatten(0, 1)[flat_P.to(self.device)]
+            yield from ((part, self._kept(logits_PV[part]), None) for part in self._blocks(len(flat_P)))
             return
-        body = getattr(self.model, self.model.base_model_prefix)
-        hidden_BLD = body(**arguments).last_hidden_state
-        hidden_PD = hidden_BLD.flatten(0, 1)[flat_P.to(hidden_BLD.device)]
+        hidden_PD = self.hidden(inputs, flat_P)
         for part in self._blocks(len(flat_P)):
-            yield part, self._kept(self._head(hidden_PD[part]))
+            yield part, self._kept(self._head(hidden_PD[part])), hidden_PD[part]
+
+    @torch.inference_mode()
+    def hidden(self, inputs: ModelInputs, flat_P: Tensor) -> Tensor:
+        """The inputs of the output layer at these positions, [P, D]. For a teacher that has an `output_layer`."""
+        body = getattr(self.model, self.model.base_model_prefix)
+        hidden_BLD = body(**self._arguments(inputs)).last_hidden_state
+        return hidden_BLD.flatten(0, 1)[flat_P.to(hidden_BLD.device)]
+
+    @torch.inference_mode()
+    def output_layer(self) -> OutputLayer:
+        """The layer that makes the logits of `hidden`, with the soft-cap and scale that the model's config names.
+
+        Raises TeacherError where that is not what the model does.
+        """
+        head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
+        if not self._split or getattr(getattr(head, "weight", None), "ndim", 0) != 2:
+            raise TeacherError(
+                f"{type(self.model).__name__} has no output layer that can be run by itself, expected "
+                "cap(scale · (W h + b)): its records cannot have a factor; drop record.factor"
+            )
+        scale = 1.0
+        for name, power in _SCALES.items():
+            scale *= (getattr(config, name, None) or 1.0) ** power
+        soft_cap = getattr(config, "final_logit_softcapping", None)
+        layer = OutputLayer(head.weight, getattr(head, "bias", None), soft_cap, scale)
+        body = getattr(self.model, self.model.base_model_prefix)
+        hidden_LD = body(input_ids=_PROBE.to(self.device), use_cache=False).last_hidden_state[0]
+        layer.check(hidden_LD, self._head(hidden_LD))
+        return layer
 
     def _blocks(self, count: int) -> Iterator[slice]:
         return (slice(i, min(i + self.block_positions, count)) for i in range(0, count, self.block_positions))
@@ -182,7 +218,7 @@ class Teacher:
     @torch.inference_mode()
     def _head_can_be_replayed(self) -> bool:
         """Compare with the plain forward on eight tokens. Also checks the number of classes."""
-        ids_1L = torch.arange(1, 9, device=self.device)[None]
+        ids_1L = _PROBE.to(self.device)
         plain_LV = self.model(input_ids=ids_1L, use_cache=False).logits[0]
         if plain_LV.shape[1] < self.num_classes:
             raise TeacherError(

@@ -7,6 +7,7 @@ unit       the examples and records of one shard, checked
 manifest   header, commit records, cache.json
 schema     which arrays a task's shards hold
 shard      one shard file and its commit record
+basis_file the basis of a factor, one file of the cache
 backend    flat arrays <-> one file: zarr_backend, arrow_backend
 files      a cache's folder, local or remote; disk: atomic local writes; local_copies: shards of remote caches
 convert    from one backend to the other

@@ -1,8 +1,9 @@
 """Arrow shards: an IPC file (Feather v2) with one row per example, zstd buffers.
 
-A field of level example is a plain column; of level token, document or position a list; of level entry a list of
-lists; a trailing shape is a fixed-size list. Counts are the lists' offsets, so they have no column. float16 is
-written as float32, exactly, because DuckDB refuses a whole file with a float16 column in it.
+A field of level example is a plain column (of level class, too: the basis of a factor is a file with a row for each);
+of level token, document or position a list; of level entry a list of lists; a trailing shape is a fixed-size list.
+Counts are the lists' offsets, so they have no column. float16 is written as float32, exactly, because DuckDB refuses a
+whole file with a float16 column in it.
 
 One record batch, so that every column reads back as one flat array. Offsets are 32 bits: a shard holds fewer than
 2³¹ entries.
@@ -65,7 +66,7 @@ def _column(field: Field, array: np.ndarray, offsets: Mapping[Level, pa.Array]) 
 
 def _path(level: Level) -> list[Level]:
     """The levels from below example down to this one: the lists a value is nested in, outermost first."""
-    return [] if level == "example" else [*_path(PARENT[level]), level]
+    return [] if level not in PARENT else [*_path(PARENT[level]), level]
 
 
 def _offsets(counts: np.ndarray) -> pa.Array:

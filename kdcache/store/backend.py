@@ -39,8 +39,9 @@ def array_fields(fields: Sequence[Field]) -> list[Field]:
 
 
 def level_sizes(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> dict[Level, int]:
-    """How many elements each level has. A shard without counts has the examples of its first array."""
-    sizes: dict[Level, int] = {"example": len(arrays[array_fields(fields)[0].name])}
+    """How many elements each level has. A file without counts has the rows of its first array."""
+    first = array_fields(fields)[0]
+    sizes: dict[Level, int] = {first.level: len(arrays[first.name])}
     for level in levels_of(fields):
         sizes[level] = int(arrays[COUNTS[level]].sum(dtype=np.int64))
     return sizes

@@ -20,6 +20,7 @@ from kdcache.targets.fields import COUNTS, Field, Level, levels_of
 from kdcache.targets.spec import RecordSpec
 
 if TYPE_CHECKING:
+    from kdcache.targets.basis import Basis
     from kdcache.targets.record import TeacherTargets
 
 __all__ = ["Batch", "concat"]
@@ -32,13 +33,15 @@ class Batch:
     """B examples of a cache.
 
     fields: what the arrays are. arrays: {field.name: flat array} and the counts arrays of `levels_of(fields)`; they
-    may be read-only, and shared with other batches. record, num_classes: what the records mean.
+    may be read-only, and shared with other batches. record, num_classes: what the records mean. load_basis: gives the
+    basis of their factor, the same one for every batch of a cache; None where there is none.
     """
 
     fields: tuple[Field, ...]
     arrays: dict[str, np.ndarray]
     record: RecordSpec | None
     num_classes: int
+    load_basis: "Callable[[], Basis] | None" = None
 
     def __len__(self) -> int:
         return len(self.arrays[array_fields(self.fields)[0].name])
@@ -96,7 +99,8 @@ class Batch:
             )
         from kdcache.targets.codec import decode
 
-        return decode(self.arrays, self.record, self.num_classes)
+        basis = None if self.load_basis is None else self.load_basis()
+        return decode(self.arrays, self.record, self.num_classes, basis)
 
     def slice(self, start: int, stop: int) -> "Batch":
         """Examples start to stop, as views."""
@@ -127,7 +131,7 @@ class Batch:
         return self.arrays[name][bounds[i] : bounds[i + 1]].astype(np.int64)
 
     def _with(self, arrays: dict[str, np.ndarray]) -> "Batch":
-        return Batch(self.fields, arrays, self.record, self.num_classes)
+        return Batch(self.fields, arrays, self.record, self.num_classes, self.load_basis)
 
 
 def concat(batches: Sequence[Batch]) -> Batch:

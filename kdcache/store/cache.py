@@ -1,23 +1,31 @@
 """Reading a cache: examples by number, shards by index, every byte checked before it is used.
 
 A read of a shard compares size and sha256 with the manifest, decodes, and compares dtypes, shapes and counts. Cost:
-sha256 runs at 0.5–2 GB/s, decoding at 0.3–0.6. Random access to single examples is not what this is for: a read
-decodes whole shards (the last one is kept); use shard order or the stream package.
+sha256 runs at 0.5–2 GB/s, decoding at 0.3–0.6. The basis of a factor is compared on opening, and decoded once. Random
+access to single examples is not what this is for: a read decodes whole shards (the last one is kept); use shard order
+or the stream package.
 """
 
 import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdcache.errors import CacheError
+from kdcache.store.basis_file import decode_basis
 from kdcache.store.batch import Batch, concat
 from kdcache.store.files import Root
 from kdcache.store.local_copies import LocalCopies, default_folder
 from kdcache.store.manifest import Manifest, parse
 from kdcache.store.shard import decode_shard, fetch_shard, mismatch
 from kdcache.targets.fields import empty_arrays
+
+if TYPE_CHECKING:
+    from kdcache.targets.basis import Basis
 
 __all__ = ["Cache", "open_cache", "read_manifest", "read_pinned"]
 
@@ -34,14 +42,17 @@ def open_cache(
     path: a folder or any fsspec URL. verify: compare the sha256 of every shard that is read. local_cache: folder for
     copies of whole shards, at most local_cache_gb (10⁹ bytes) of them; by default ~/.cache/kdcache/shards for a
     remote URL and none for a local path. local_cache_gb=0 keeps none.
-    Raises CacheError for a folder that is no cache, an unfinished cache, or a newer format version.
+    Raises CacheError for a folder that is no cache, an unfinished cache, a newer format version or a damaged basis.
     """
     root = Root(path)
     manifest = read_manifest(root)
     if local_cache is None and root.remote:
         local_cache = default_folder()
     copies = None if local_cache is None or local_cache_gb <= 0 else LocalCopies(local_cache, int(local_cache_gb * 1e9))
-    return Cache(root, manifest, verify=verify, copies=copies)
+    cache = Cache(root, manifest, verify=verify, copies=copies)
+    if verify and manifest.header.basis is not None:
+        cache.basis_bytes()
+    return cache
 
 
 class Cache:
@@ -86,7 +97,8 @@ class Cache:
             size = int(self.shard_examples[index])
             parts.append(self._shard(index).slice(max(start - offset, 0), min(stop - offset, size)))
         if not parts:
-            return Batch(header.fields, empty_arrays(header.fields), header.record, header.num_classes)
+            empty = Batch(header.fields, empty_arrays(header.fields), header.record, header.num_classes)
+            return replace(empty, load_basis=self._load_basis)
         return concat(parts)
 
     def read_shard(self, index: int) -> Batch:
@@ -97,7 +109,27 @@ class Cache:
             data = fetch_shard(self.root, commit, digest=self.verify)
             if self._copies is not None:
                 self._copies.put(commit.sha256, data)
-        return decode_shard(self.root, self.manifest.header, commit, data)
+        return replace(decode_shard(self.root, self.manifest.header, commit, data), load_basis=self._load_basis)
+
+    @cached_property
+    def basis(self) -> "Basis":
+        """What the records' coefficients stand for, of a cache with a factor. Raises CacheError for a damaged one."""
+        return decode_basis(self.root, self.manifest.header, self.basis_bytes())
+
+    def basis_bytes(self) -> bytes:
+        """The file of the basis. Raises CacheError where it is missing or not the pinned one."""
+        pin = self.manifest.header.basis
+        assert pin is not None
+        data = None if self._copies is None else self._copies.get(pin.sha256)
+        if data is None or hashlib.sha256(data).hexdigest() != pin.sha256:
+            data = read_pinned(self.root, pin.file, pin.sha256)
+            if self._copies is not None:
+                self._copies.put(pin.sha256, data)
+        return data
+
+    @property
+    def _load_basis(self) -> "Callable[[], Basis] | None":
+        return None if self.manifest.header.basis is None else lambda: self.basis
 
     def save_tokenizer(self, folder: str | os.PathLike[str]) -> None:
         """Copy the tokenizer's files into a local folder. Raises CacheError if there are none or one is damaged."""

@@ -33,8 +33,8 @@ def convert(
         raise CacheError(f"{os.fspath(target)} already holds a finished cache, expected a new folder")
     libraries = {name: number for name, number in header.libraries.items() if name not in STORAGE_LIBRARIES}
     libraries |= {name: version(name) for name in LIBRARIES[backend]}
-    header = header.model_copy(update={"backend": backend, "libraries": libraries})
-    writer = CacheWriter.from_header(target, header, f"{cache.root.url}/tokenizer")
+    header = header.settings.model_copy(update={"backend": backend, "libraries": libraries})
+    writer = CacheWriter.from_header(target, header, f"{cache.root.url}/tokenizer", make_basis=lambda: cache.basis)
     done = writer.committed()
     for index, shard in enumerate(cache.manifest.shards):
         if index not in done:

@@ -37,7 +37,8 @@ class Disk:
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
+        """replace: False leaves a file that is there already as it is."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
@@ -47,7 +48,12 @@ class Disk:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(temporary, target)
+                if replace:
+                    os.replace(temporary, target)
+                else:
+                    with contextlib.suppress(FileExistsError):
+                        os.link(temporary, target)
+                    temporary.unlink()
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -28,7 +28,7 @@ def check_name(name: str) -> str:
 
 class Files(Protocol):
     def read(self, name: str) -> bytes: ...
-    def write(self, name: str, data: bytes) -> None: ...
+    def write(self, name: str, data: bytes, *, replace: bool = True) -> None: ...
     def size(self, name: str) -> int: ...
     def sizes(self, sub: str) -> dict[str, int]: ...
     def delete(self, name: str) -> None: ...
@@ -74,10 +74,18 @@ class Root:
         except OSError as error:
             raise CacheError(f"cannot read {self.url}/{name}: {_one_line(error)}") from None
 
-    def write(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes) -> bytes:
+        """Create a file, atomically, unless it is there already; what is in it now.
+
+        On a disk one of several writers is the first, and all get its bytes. A remote store has no such promise.
+        """
+        self.write(name, data, replace=False)
+        return self.read(name)
+
+    def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
         """Create or replace a file, atomically."""
         try:
-            self._files.write(check_name(name), data)
+            self._files.write(check_name(name), data, replace=replace)
         except OSError as error:
             if error.errno in FULL_DISK:
                 raise CacheError(
@@ -141,8 +149,10 @@ class Remote:
     def read(self, name: str) -> bytes:
         return self.filesystem.cat_file(f"{self.path}/{name}")
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
         target = f"{self.path}/{name}"
+        if not replace and self.filesystem.exists(target):
+            return
         self.filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
         self.filesystem.pipe_file(target, data)
 

@@ -1,11 +1,12 @@
 """What a cache says of itself: the header a dump pins before it starts, commit records, and the manifest.
 
-    header.json         Header: all that decides the bytes of the shards; written first, never changed
+    header.json         Header: all that decides the bytes of the shards; written before them, never changed
     shards/000000.json  CommitRecord of one shard; a shard without a valid one does not exist
     cache.json          Manifest: header, totals, the commit records in order; absent = the dump is not finished
 
 All three are canonical JSON (sorted keys, no time, host or world size): the same dump writes the same bytes, and a
-digest is the sha256 of the file. A manifest takes about 500 bytes a shard.
+digest is the sha256 of the file. Keys that are null are left out, so that a key added later, null by default, leaves
+the digests of older caches as they are. A manifest takes about 500 bytes a shard.
 """
 
 import hashlib
@@ -19,7 +20,9 @@ from pydantic import (
     ConfigDict,
     NonNegativeInt,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 from pydantic import Field as Limits
@@ -32,6 +35,7 @@ from kdcache.targets.spec import RecordSpec
 
 __all__ = [
     "FORMAT_VERSION",
+    "BasisPin",
     "CommitRecord",
     "CorpusPin",
     "Header",
@@ -85,6 +89,16 @@ class CorpusPin(Model):
     bytes: NonNegativeInt
 
 
+class BasisPin(Model):
+    """The basis of the records' factor. soft_cap: of the teacher's logits; bytes, sha256: of the file."""
+
+    file: FileName
+    rank: PositiveInt
+    soft_cap: float | None = None
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
 class Header(Model):
     """record: None for a label-only cache. task, compute: the settings of the task and of the teacher's run.
 
@@ -95,7 +109,7 @@ class Header(Model):
     format_version: PositiveInt = FORMAT_VERSION
     backend: Literal["zarr", "arrow"] = "zarr"
     task: dict[str, Any]
-    record: RecordSpec | None
+    record: RecordSpec | None = None
     num_classes: PositiveInt
     fields: tuple[Field, ...]
     tokenizer: TokenizerPin | None = None
@@ -105,6 +119,20 @@ class Header(Model):
     seed: NonNegativeInt = 0
     libraries: dict[str, str] = {}
     id2label: dict[int, str] | None = None
+    basis: BasisPin | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = serialize(self)
+        if self.basis is None:
+            values.pop("basis", None)
+        return values
+
+    @property
+    def settings(self) -> Self:
+        """What was decided before there was a basis."""
+        fields = tuple(field for field in self.fields if field.name != "coefficients")
+        return self.model_copy(update={"basis": None, "fields": fields})
 
     @model_validator(mode="after")
     def _fields_can_be_stored(self) -> Self:
@@ -175,7 +203,7 @@ M = TypeVar("M", bound=Model)
 
 def canonical(model: BaseModel) -> bytes:
     """The one JSON text of a model."""
-    return (json.dumps(model.model_dump(mode="json"), sort_keys=True, indent=1) + "\n").encode()
+    return (json.dumps(model.model_dump(mode="json", exclude_none=True), sort_keys=True, indent=1) + "\n").encode()
 
 
 def parse(cls: type[M], data: bytes, where: str) -> M:

@@ -17,6 +17,8 @@ from kdcache.targets.spec import RecordSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kdcache.targets.calibration import Encoder
+
 __all__ = ["EXAMPLES_PER_UNIT", "Unit", "checked_example", "record_arrays"]
 
 EXAMPLES_PER_UNIT = 1 << 20
@@ -29,12 +31,14 @@ Array = Any
 class Unit:
     """Fill with `add` (logits), or with `add_arrays` and `add_record` (arrays made elsewhere).
 
-    notes: counts that go into the commit record, such as {"truncated": 3}.
+    notes: counts that go into the commit record, such as {"truncated": 3}. encoder: for `add`, of records with
+    a factor.
     """
 
-    def __init__(self, header: Header, index: int) -> None:
+    def __init__(self, header: Header, index: int, encoder: "Encoder | None" = None) -> None:
         self.header = header
         self.index = index
+        self.encoder = encoder
         self.notes: dict[str, int] = {}
         self._parts: dict[str, list[np.ndarray]] = {field.name: [] for field in array_fields(header.fields)}
         self._examples = 0
@@ -49,26 +53,51 @@ class Unit:
         tokens: Array,
         logits: Array | None = None,
         *,
+        hidden: Array | None = None,
         positions: Array | None = None,
         labels: Array | None = None,
         documents: Array | None = None,
     ) -> None:
         """One example with the teacher's raw logits [P, V] at its positions; None in a label-only cache.
 
+        hidden: for records with a factor, what the output layer made them of, [P, D]; logits may then be None.
         positions: by default every token but the last. documents: token counts, by default one document.
         """
         example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
+        P = len(example["positions"])
+        coefficients_PR = None
+        if hidden is not None:
+            logits, coefficients_PR = self._encoded(logits, hidden, P)
+        elif self.encoder is not None:
+            raise CacheError("got no hidden states with an example, expected them: its record has a factor")
         if (logits is None) != (self.header.record is None):
             got, expected = ("no logits", "logits") if logits is None else ("logits", "none in a label-only cache")
             raise CacheError(f"got {got} with an example, expected {expected}")
         number = self.index * EXAMPLES_PER_UNIT + self._examples
         self._append(example)
         if self.header.record is not None:
-            P = len(example["positions"])
             keys_P3 = np.empty((P, 3), np.int64)
             keys_P3[:, 0], keys_P3[:, 1], keys_P3[:, 2] = self.header.seed, number, example["positions"]
             logits_PV = as_logits(logits, P, self.header.num_classes)
-            self.add_record(record_arrays(logits_PV, example["labels"], self.header.record, keys_P3))
+            self.add_record(record_arrays(logits_PV, example["labels"], self.header.record, keys_P3, coefficients_PR))
+
+    def _encoded(self, logits: Array | None, hidden: Array, P: int) -> "tuple[Array, Tensor]":
+        """(logits, coefficients) of an example's hidden states."""
+        import torch
+
+        if self.encoder is None:
+            raise CacheError("got hidden states with an example, expected none: its record has no factor")
+        layer = self.encoder.layer
+        hidden_PD = (hidden if isinstance(hidden, torch.Tensor) else torch.from_numpy(np.array(hidden))).detach()
+        if tuple(hidden_PD.shape) != (P, layer.hidden):
+            raise CacheError(
+                f"got hidden states {[*hidden_PD.shape]}, expected [{P}, {layer.hidden}]: a row a position"
+            )
+        if logits is None:
+            logits = layer.logits(hidden_PD)[:, : self.header.num_classes]
+        elif self._examples == 0 and P:
+            layer.check(hidden_PD[:8], as_logits(logits, P, self.header.num_classes)[:8])
+        return logits, self.encoder.coefficients(hidden_PD)
 
     def add_arrays(
         self,
@@ -164,18 +193,23 @@ def checked_example(
 
 
 def record_arrays(
-    logits_PV: "Tensor", labels_P: np.ndarray, spec: RecordSpec, keys_P3: object
+    logits_PV: "Tensor",
+    labels_P: np.ndarray,
+    spec: RecordSpec,
+    keys_P3: object,
+    coefficients_PR: "Tensor | None" = None,
 ) -> dict[str, np.ndarray]:
     """The position and entry arrays of these rows: `compress_to_arrays`, and the teacher's logit of each label.
 
-    keys_P3: (seed, example number, position) of each row. label_logits are relative to the row's maximum, float16.
+    keys_P3: (seed, example number, position) of each row. coefficients_PR: with a factor. label_logits are relative to
+    the row's maximum, float16.
     """
     import torch
 
     from kdcache.targets.compress import compress_to_arrays
 
     logits_PV = logits_PV.float()
-    arrays = compress_to_arrays(logits_PV, spec, keys_P3)
+    arrays = compress_to_arrays(logits_PV, spec, keys_P3, coefficients_PR)
     labels = torch.from_numpy(np.ascontiguousarray(labels_P, np.int64)).to(logits_PV.device)
     label_logits_P = logits_PV.gather(1, labels[:, None])[:, 0] - logits_PV.amax(-1)
     lowest = np.finfo(np.float16).min

@@ -2,6 +2,7 @@
 
     cache.json     its entries belong to its header, its totals are theirs, header.json is the same
     tokenizer/     every file in place, sha256
+    basis          in place, sha256, no number is NaN
     shards/        every shard and commit record in place and as in cache.json: size, sha256, counts; nothing else
     in a shard     documents fill their example, positions ascend inside it, tokens and class ids are in range,
                    no number is NaN
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdcache.errors import CacheError
+from kdcache.store.basis_file import decode_basis
 from kdcache.store.batch import Batch
-from kdcache.store.cache import open_cache, read_pinned
+from kdcache.store.cache import read_manifest, read_pinned
 from kdcache.store.files import Root
 from kdcache.store.manifest import CommitRecord, Header, canonical
 from kdcache.store.shard import decode_shard, fetch_shard, record_name
@@ -39,8 +41,9 @@ def verify(path: str | os.PathLike[str], progress: Callable[[int], object] | Non
     progress: called with 1 after each shard. Raises CacheError for a folder that is no finished cache, or whose
     cache.json is damaged.
     """
-    cache = open_cache(path, local_cache_gb=0)
-    root, header, shards = cache.root, cache.manifest.header, cache.manifest.shards
+    root = Root(path)
+    manifest = read_manifest(root)
+    header, shards = manifest.header, manifest.shards
     faults = [*_pinned_faults(root, header)]
     for commit in shards:
         faults += _shard_faults(root, header, commit)
@@ -58,6 +61,14 @@ def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:
             read_pinned(root, f"tokenizer/{name}", sha256)
         except CacheError as error:
             yield Fault(f"tokenizer/{name}", str(error))
+    if header.basis is not None:
+        try:
+            basis = decode_basis(root, header, read_pinned(root, header.basis.file, header.basis.sha256))
+        except CacheError as error:
+            yield Fault(header.basis.file, str(error))
+        else:
+            if basis.basis_VR.isnan().any() or basis.mean_V.isnan().any():
+                yield Fault(header.basis.file, "holds NaN")
 
 
 def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[Fault]:

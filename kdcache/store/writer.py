@@ -12,15 +12,17 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import ValidationError
 
 from kdcache import __version__
 from kdcache.errors import CacheError
+from kdcache.store.basis_file import decode_basis, forget_other_bases, write_basis
 from kdcache.store.cache import read_pinned
 from kdcache.store.files import Root
 from kdcache.store.manifest import (
@@ -40,6 +42,10 @@ from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, checked_example
 from kdcache.targets.spec import RecordSpec
 
+if TYPE_CHECKING:
+    from kdcache.targets.basis import Basis
+    from kdcache.targets.calibration import Encoder, OutputLayer
+
 __all__ = ["CacheWriter", "library_versions"]
 
 DEFAULT_RECORD = RecordSpec()
@@ -53,6 +59,14 @@ class CacheWriter:
             for tokens in examples:
                 writer.add(tokens, lambda: teacher(tokens)[:-1])      # logits [P, V] of the next tokens
 
+    or, for records with a factor, whose logits are those of an output layer (weight [V, D], bias or None):
+
+        record = kdcache.RecordSpec(samples=0, factor={"rank": 128})
+        with kdcache.CacheWriter("my-cache", num_classes=49_152, record=record, output_layer=(weight, bias),
+                                 calibration=lambda: hidden_of_the_first(5000)) as writer:
+            for tokens in examples:
+                writer.add(tokens, hidden=lambda: teacher.body(tokens)[:-1])      # [P, D], logits follow
+
     Leaving the block without an error finalizes the cache. Run the same program again after a crash and it goes on:
     examples in committed shards are only compared, and their logits, given as a function, are not computed.
 
@@ -60,9 +74,14 @@ class CacheWriter:
     label-only cache (logits None). task: pinned for readers: {"attention": "document"} (the default) where a document
     does not see the others of its example, {"attention": "causal"} where it does. tokenizer: a folder from
     save_pretrained, copied into the cache. teacher: a name, or a TeacherPin with more. seed: of the records' random
-    draws. resume: go on with a cache of the same settings; False refuses any existing one.
+    draws. resume: go on with a cache of the same settings; False refuses any existing one. output_layer: with a factor,
+    a pair (weight, bias), or an OutputLayer of kdcache.targets.calibration where there is a soft-cap or a scale.
+    calibration: with a factor, hidden states [N, D] of typical text, N about 8 D, or a function that gives them; not
+    asked for where the cache is begun already.
     Raises CacheError where the folder holds shards of other settings, naming the first that differs.
     """
+
+    _encoder: "Encoder | None" = None
 
     def __init__(
         self,
@@ -78,6 +97,8 @@ class CacheWriter:
         seed: int = 0,
         examples_per_shard: int = 1024,
         resume: bool = True,
+        output_layer: "OutputLayer | tuple[Any, Any] | None" = None,
+        calibration: Any | Callable[[], Any] | None = None,
     ) -> None:
         settings = {"name": "causal_lm", "attention": "document"} | dict(task or {})
         if settings["name"] != "causal_lm" or settings["attention"] not in ("document", "causal"):
@@ -99,7 +120,20 @@ class CacheWriter:
             )
         except ValidationError as error:
             raise CacheError(f"this cache cannot be written: {first_fault(error)}") from None
-        self._begin(path, header, tokenizer, examples_per_shard, resume)
+        make_basis = None
+        if (record is not None and record.factor is not None) != (output_layer is not None):
+            got, expected = ("no output_layer", "one") if output_layer is None else ("an output_layer", "none")
+            raise CacheError(f"got {got} for this record, expected {expected}: it goes with record.factor")
+        if output_layer is not None:
+            assert record is not None
+            layer = _layer(output_layer, num_classes)
+            make_basis = partial(_calibrated, layer, calibration, record, num_classes)
+        self._begin(path, header, tokenizer, examples_per_shard, resume, make_basis)
+        if output_layer is not None:
+            from kdcache.targets.calibration import Encoder
+
+            assert self.basis is not None
+            self._encoder = Encoder(self.basis, layer)
 
     @classmethod
     def from_header(
@@ -110,10 +144,15 @@ class CacheWriter:
         *,
         examples_per_shard: int = 1024,
         resume: bool = True,
+        make_basis: "Callable[[], Basis] | None" = None,
     ) -> Self:
-        """A writer for a header made elsewhere; tokenizer_folder holds the files that header.tokenizer names."""
+        """A writer for a header made elsewhere; tokenizer_folder holds the files that header.tokenizer names.
+
+        make_basis: gives the basis of a record with a factor, where the cache is not begun. header and basis of the
+        writer are then those that the cache was begun with.
+        """
         writer = cls.__new__(cls)
-        writer._begin(path, header, tokenizer_folder, examples_per_shard, resume)
+        writer._begin(path, header, tokenizer_folder, examples_per_shard, resume, make_basis)
         return writer
 
     def _begin(
@@ -123,38 +162,50 @@ class CacheWriter:
         tokenizer_folder: str | os.PathLike[str] | None,
         examples_per_shard: int,
         resume: bool,
+        make_basis: "Callable[[], Basis] | None",
     ) -> None:
         if not 0 < examples_per_shard <= EXAMPLES_PER_UNIT:
             raise CacheError(f"got examples_per_shard {examples_per_shard}, expected 1 to {EXAMPLES_PER_UNIT}")
         self.root = Root(path)
         self.header = header
-        self._header_sha256 = header.digest()
+        self.basis: Basis | None = None
         self._examples_per_shard = examples_per_shard
         self._unit: Unit | None = None
         self._examples = 0
-        try:
-            begun = parse(Header, self.root.read("header.json"), f"{self.root.url}/header.json")
-        except FileNotFoundError:
-            if self.root.exists("cache.json"):
-                raise CacheError(
-                    f"{self.root.url} holds a cache without its header.json, expected a new folder"
-                ) from None
-            self._pin(tokenizer_folder)
-            return
-        if not resume:
+        begun = self._begun()
+        if begun is None and self.root.exists("cache.json"):
+            raise CacheError(f"{self.root.url} holds a cache without its header.json, expected a new folder")
+        if begun is not None and not resume:
             raise CacheError(f"{self.root.url} already holds a cache, expected a new folder, or resume=True to go on")
-        if found := difference(begun, header):
-            if not self.root.list("shards"):  # nothing is lost by beginning anew
-                self._pin(tokenizer_folder)
-                return
+        if begun is None or (difference(begun.settings, header) and not self.root.list("shards")):
+            self._pin(tokenizer_folder, make_basis, first=begun is None)  # nothing is lost by beginning anew
+        else:
+            self._go_on(begun)
+        self._header_sha256 = self.header.digest()
+
+    def _begun(self) -> Header | None:
+        try:
+            return parse(Header, self.root.read("header.json"), f"{self.root.url}/header.json")
+        except FileNotFoundError:
+            return None
+
+    def _go_on(self, begun: Header) -> None:
+        """With a cache of the same settings: its basis, and so its header, are what it was begun with."""
+        if found := difference(begun.settings, self.header):
             key, there, here = found
             raise CacheError(
                 f"{self.root.url} was begun with {key} {_short(there)}, got {_short(here)}: "
                 "use the same settings to go on, or another output folder"
             )
+        self.header = begun
+        if begun.basis is not None:
+            data = read_pinned(self.root, begun.basis.file, begun.basis.sha256)
+            self.basis = decode_basis(self.root, begun, data)
 
-    def _pin(self, tokenizer_folder: str | os.PathLike[str] | None) -> None:
-        """The header goes last: where it is, the tokenizer is."""
+    def _pin(
+        self, tokenizer_folder: str | os.PathLike[str] | None, make_basis: "Callable[[], Basis] | None", *, first: bool
+    ) -> None:
+        """The header goes last: where it is, the tokenizer and the basis are. Of several writers the first one's."""
         if self.header.tokenizer is not None:
             if tokenizer_folder is None:
                 raise CacheError(
@@ -163,7 +214,22 @@ class CacheWriter:
             source = Root(tokenizer_folder)
             for name, sha256 in self.header.tokenizer.files.items():
                 self.root.write(f"tokenizer/{name}", read_pinned(source, name, sha256))
-        self.root.write("header.json", canonical(self.header))
+        if self.header.record is None or self.header.record.factor is None:
+            self.root.write("header.json", canonical(self.header))
+            return
+        if make_basis is None:
+            raise CacheError("got a header with a factor and no make_basis, expected the function that makes its basis")
+        settings = self.header
+        self.header = write_basis(self.root, settings, make_basis())
+        if first:
+            self.root.create("header.json", canonical(self.header))
+        else:
+            self.root.write("header.json", canonical(self.header))
+        begun = self._begun()
+        assert begun is not None
+        self.header = settings
+        self._go_on(begun)
+        forget_other_bases(self.root, begun)
 
     # One unit at a time, by number
 
@@ -173,7 +239,7 @@ class CacheWriter:
 
         source_sha256: digest of what the unit was made from, kept in its commit record.
         """
-        unit = Unit(self.header, index)
+        unit = Unit(self.header, index, self._encoder)
         yield unit
         self.commit(index, unit.arrays(), source_sha256=source_sha256, notes=unit.notes)
 
@@ -244,6 +310,7 @@ class CacheWriter:
         tokens: Any,
         logits: Any | Callable[[], Any] | None = None,
         *,
+        hidden: Any | Callable[[], Any] | None = None,
         positions: Any | None = None,
         labels: Any | None = None,
         documents: Any | None = None,
@@ -251,7 +318,9 @@ class CacheWriter:
         """The next example; every examples_per_shard of them are one shard.
 
         tokens: integers [L]. logits: the teacher's raw logits [P, V], a torch tensor or numpy array, or a function
-        that returns them, called only if the example's shard is not committed yet. positions: where they are, by
+        that returns them, called only if the example's shard is not committed yet. hidden: for records with a factor,
+        the hidden states [P, D] that the output layer makes the logits of, or a function; logits may be left out then,
+        and are otherwise compared with these once a shard. positions: where they are, by
         default every token but the last (so P = L - 1). labels: checked against the next tokens. documents: token
         counts of the documents packed into the example, by default one.
         Raises CacheError for what cannot be stored, TeacherError for logits that are not finite.
@@ -266,6 +335,7 @@ class CacheWriter:
             self._unit.add(
                 example["tokens"],
                 logits() if callable(logits) else logits,
+                hidden=hidden() if callable(hidden) else hidden,
                 positions=example["positions"],
                 documents=example["document_lengths"],
             )
@@ -293,7 +363,7 @@ class CacheWriter:
     def _start_unit(self, index: int) -> None:
         if index == 0:
             self._known = {commit.unit: commit for commit in self.commits()}
-        self._unit = Unit(self.header, index)
+        self._unit = Unit(self.header, index, self._encoder)
         self._done = self._known.get(index)
         self._source = hashlib.sha256()
 
@@ -308,6 +378,32 @@ class CacheWriter:
                 "use another output folder"
             )
         self._unit = None
+
+
+def _layer(given: "OutputLayer | tuple[Any, Any]", num_classes: int) -> "OutputLayer":
+    import torch
+
+    from kdcache.targets.calibration import OutputLayer
+
+    layer = given
+    if isinstance(layer, tuple):
+        weight, bias = layer
+        layer = OutputLayer(torch.as_tensor(weight), None if bias is None else torch.as_tensor(bias))
+    if len(layer.weight_VD) < num_classes:
+        raise CacheError(f"got an output layer of {len(layer.weight_VD)} classes, expected num_classes {num_classes}")
+    return layer
+
+
+def _calibrated(layer: "OutputLayer", calibration: Any, record: RecordSpec, num_classes: int) -> "Basis":
+    import torch
+
+    from kdcache.targets.calibration import make_basis
+
+    assert record.factor is not None
+    if calibration is None:
+        raise CacheError("got no calibration for a record with a factor, expected hidden states of typical text")
+    hidden = calibration() if callable(calibration) else calibration
+    return make_basis(layer, torch.as_tensor(hidden), record.factor.rank, num_classes)
 
 
 def library_versions(backend: str, *, teacher: bool = False) -> dict[str, str]:

@@ -75,7 +75,7 @@ def test_blocks_equal_the_plain_forward(family: str, tmp_path: Path) -> None:
     positions = [torch.arange(0, len(t) - 1, 2).numpy() for t in tokens]
     inputs = model_inputs(tokens, documents, "document")
     flat_P = flat_positions(positions, max(map(len, tokens)))
-    blocks = [logits_PV for _, logits_PV in teacher.logits(inputs, flat_P)]
+    blocks = [logits_PV for _, logits_PV, _ in teacher.rows(inputs, flat_P)]
     assert max(map(len, blocks)) == 7
     rows = []
     for t, d, p in zip(tokens, documents, positions, strict=True):
@@ -90,10 +90,34 @@ def test_whole_batches_where_the_head_cannot_be_replayed(tmp_path: Path) -> None
     tokens, documents = [torch.arange(3, 30).numpy()], [torch.tensor([27]).numpy()]
     positions = [torch.arange(26).numpy()]
     arguments = (model_inputs(tokens, documents, "document"), flat_positions(positions, max(map(len, tokens))))
-    split = torch.cat([rows for _, rows in teacher.logits(*arguments)])
+    split = torch.cat([rows for _, rows, _ in teacher.rows(*arguments)])
     teacher._split = False
-    whole = torch.cat([rows for _, rows in teacher.logits(*arguments)])
+    whole = torch.cat([rows for _, rows, _ in teacher.rows(*arguments)])
     torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_output_layer_makes_the_logits_of_the_hidden_states(family: str, tmp_path: Path) -> None:
+    teacher = teacher_of(saved(family, tmp_path))
+    layer = teacher.output_layer()
+    tokens = [torch.arange(3, 40).numpy()]
+    inputs = model_inputs(tokens, [torch.tensor([37]).numpy()], "document")
+    for _, logits_PV, hidden_PD in teacher.rows(inputs, torch.arange(36)):
+        assert hidden_PD is not None
+        torch.testing.assert_close(layer.logits(hidden_PD)[:, :320], logits_PV, rtol=1e-3, atol=1e-3)
+    assert (layer.bias_V is not None) == (family == "phi")
+    assert layer.soft_cap == (5.0 if family == "gemma2" else None)
+    assert layer.scale == pytest.approx({"granite": 1 / 3, "cohere": 0.25}.get(family, 1.0))
+
+
+def test_what_is_no_output_layer_is_refused(tmp_path: Path) -> None:
+    teacher = teacher_of(saved("llama", tmp_path))
+    teacher.model.config.logit_scale = 0.5  # says what the model does not do
+    with pytest.raises(TeacherError, match=r"are not its output layer's of its hidden states .*drop record.factor"):
+        teacher.output_layer()
+    teacher._split = False
+    with pytest.raises(TeacherError, match=r"LlamaForCausalLM has no output layer .*drop record.factor"):
+        teacher.output_layer()
 
 
 def test_device_map_on_a_machine_without_gpus_is_the_cpu(tmp_path: Path) -> None:

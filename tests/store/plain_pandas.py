@@ -1,10 +1,17 @@
 import sys
 
+import numpy as np
 import pandas as pd
 
 examples = pd.read_feather(sys.argv[1])  # one row an example
 tokens = examples["tokens"]
-columns = ["positions", "maximum", "span", "ids", "logits"]
+columns = ["positions", "maximum", "num_certain", "ids", "logits"]
 records = examples[columns].explode(columns).dropna()  # one row a position
-ids = records["ids"]
-logits = records["maximum"] - records["logits"] * (records["span"] / 255)
+
+
+def raw_logits(row):
+    steps_per_octave = np.where(np.arange(len(row.logits)) < row.num_certain, 1024, 64)
+    return row.maximum + 1 - 2 ** (row.logits / steps_per_octave)
+
+
+ids, logits = records["ids"], [raw_logits(row) for row in records.itertuples()]

@@ -5,6 +5,9 @@ import zarr
 
 shard = zarr.open_group(zarr.storage.ZipStore(sys.argv[1], mode="r"), mode="r")
 tokens = np.split(shard["tokens"][:], np.cumsum(shard["token_counts"][:])[:-1])  # one array an example
-ids = np.split(shard["ids"][:], np.cumsum(shard["entry_counts"][:])[:-1])  # one array a position
-steps = np.split(shard["logits"][:], np.cumsum(shard["entry_counts"][:])[:-1])
-logits = [m - s * (span / 255) for m, span, s in zip(shard["maximum"][:], shard["span"][:], steps, strict=True)]
+counts = shard["entry_counts"][:]  # entries of each position
+ids = np.split(shard["ids"][:], np.cumsum(counts)[:-1])  # one array a position
+rank = np.concatenate([np.arange(n) for n in counts])
+steps_per_octave = np.where(rank < np.repeat(shard["num_certain"][:], counts), 1024, 64)
+logits = np.repeat(shard["maximum"][:], counts) + 1 - 2 ** (shard["logits"][:] / steps_per_octave)
+logits = np.split(logits, np.cumsum(counts)[:-1])

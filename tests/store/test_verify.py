@@ -97,7 +97,7 @@ def setting(value: object) -> Callable[[np.ndarray], np.ndarray]:
         ({"positions": setting(1)}, "positions do not ascend inside their example"),
         ({"positions": setting(50)}, "positions do not ascend inside their example"),
         ({"ids": setting(CLASSES)}, f"ids go up to {CLASSES}, expected below {CLASSES}"),
-        ({"tail_mean": setting(np.nan)}, "tail_mean holds NaN"),
+        ({"maximum": setting(np.nan)}, "maximum holds NaN"),
     ],
 )
 def test_committed_nonsense_is_found(tmp_path: Path, changes: dict, what: str) -> None:

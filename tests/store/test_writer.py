@@ -53,7 +53,9 @@ def test_what_goes_in_comes_out(tmp_path: Path, backend_name: str, spec: RecordS
     for i, (tokens, _) in enumerate(examples):
         assert batch.tokens(i).tolist() == tokens.tolist()
     if spec is not None:
-        expected, got = compress(torch.from_numpy(np.concatenate([z for _, z in examples])), spec), batch.targets()
+        keys = [[0, (i // 4) * 2**20 + i % 4, p] for i, (_, z) in enumerate(examples) for p in range(len(z))]
+        logits_PV = torch.from_numpy(np.concatenate([z for _, z in examples]))
+        expected, got = compress(logits_PV, spec, keys), batch.targets()
         assert torch.equal(got.ids_PE, expected.ids_PE)
         assert torch.equal(got.logits_PE, expected.logits_PE)
         assert torch.equal(got.log_partition(1.0), expected.log_partition(1.0))
@@ -98,7 +100,7 @@ def test_records_may_come_in_blocks_that_cross_examples() -> None:
         blocks.add_arrays(tokens=tokens)
     logits_PV = torch.from_numpy(np.concatenate([logits for _, logits in examples]))
     labels_P = np.concatenate([tokens[1:] for tokens, _ in examples])
-    keys_P3 = np.zeros((len(labels_P), 3), np.int64)
+    keys_P3 = np.array([[0, i, p] for i, (_, z) in enumerate(examples) for p in range(len(z))])
     with pytest.raises(CacheError, match=rf"got 0 records in unit 0, expected {len(labels_P)}, one a position"):
         blocks.arrays()
     for part in (slice(0, 7), slice(7, 8), slice(8, None)):
@@ -110,9 +112,9 @@ def test_records_are_keyed_by_seed_example_and_position(monkeypatch: pytest.Monk
     """Random draws must not depend on how examples are batched: example number = unit · 2²⁰ + index in the unit."""
     spec, keys = RecordSpec(exact_top_k=4), []
 
-    def spy(logits_PV: torch.Tensor, spec: RecordSpec, keys_P3: np.ndarray) -> dict[str, np.ndarray]:
+    def spy(logits_PV: torch.Tensor, spec: RecordSpec, keys_P3: np.ndarray, *more: object) -> dict[str, np.ndarray]:
         keys.extend(keys_P3.tolist())
-        return compress_to_arrays(logits_PV, spec, keys_P3)
+        return compress_to_arrays(logits_PV, spec, keys_P3, *more)
 
     monkeypatch.setattr("kdcache.targets.compress.compress_to_arrays", spy)
     unit = Unit(label_only_header(record=spec, fields=causal_lm_fields(CLASSES, CLASSES, spec), seed=7), 3)

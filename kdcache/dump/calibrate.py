@@ -1,0 +1,52 @@
+"""The basis of a dump's factor: the principal directions of the teacher's logits on the first positions of the corpus.
+
+Units are read in order from the first until there are enough positions, whatever the rank and the world size. Only the
+teacher's body runs: the time of so many tokens of the dump, and 16 bytes a position and number of hidden width.
+
+N calibration rows, D hidden width.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from kdcache.config import DumpConfig
+from kdcache.corpus import Corpus
+from kdcache.dump.records import teacher_inputs
+from kdcache.dump.teacher import Teacher
+from kdcache.errors import CorpusError
+from kdcache.progress import say
+from kdcache.targets.basis import Basis
+from kdcache.targets.calibration import make_basis
+from kdcache.tasks import Task
+from kdcache.tasks.example import Example
+
+__all__ = ["calibrate"]
+
+
+def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) -> Basis:
+    """Raises TeacherError for a teacher without an output layer of its own, ConfigError for too high a rank."""
+    factor = config.record.factor
+    assert factor is not None
+    layer = teacher.output_layer()
+    wanted, parts, count = factor.positions_for(layer.hidden), [], 0
+    say(f"calibrating the factor on {wanted:,} positions")
+    for batch in _batches(config, corpus, task):
+        hidden_PD = teacher.hidden(*teacher_inputs(batch, config.task.attention, teacher))
+        parts.append(hidden_PD[: wanted - count].float().cpu())
+        count += len(parts[-1])
+        if count == wanted:
+            break
+    if count < 2:
+        raise CorpusError(f"the corpus gives {count} supervised positions, expected at least 2 to calibrate a factor")
+    return make_basis(layer, torch.cat(parts), factor.rank, teacher.num_classes)
+
+
+def _batches(config: DumpConfig, corpus: Corpus, task: Task) -> Iterator[list[Example]]:
+    """Examples with supervised positions, in the order of the corpus; no batch is of two units."""
+    for unit in range(corpus.num_units):
+        examples, _ = task.examples(corpus.unit(unit), partial(corpus.where, unit))
+        supervised = [example for example in examples if len(example.positions)]
+        for start in range(0, len(supervised), config.compute.batch_examples):
+            yield supervised[start : start + config.compute.batch_examples]

@@ -1,0 +1,67 @@
+"""The file of a basis: what the coefficients of all records of a cache stand for.
+
+    basis-<12 digits of its sha256>.zarr.zip      mean float32 [classes], basis float16 [classes, rank]
+
+Written before the header that pins it. Of several processes that begin one cache each may make a basis; the first
+header wins, and the others take the basis that it names.
+"""
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from kdcache.errors import CacheError
+from kdcache.store.backend import backend, check_arrays
+from kdcache.store.files import Root
+from kdcache.store.manifest import BasisPin, Header
+from kdcache.targets.fields import Field, with_coefficients
+
+if TYPE_CHECKING:
+    from kdcache.targets.basis import Basis
+
+__all__ = ["decode_basis", "forget_other_bases", "write_basis"]
+
+PREFIX = "basis-"
+
+
+def write_basis(root: Root, settings: Header, basis: "Basis") -> Header:
+    """Write the file, and add its pin and the field of the coefficients to a header without them."""
+    arrays = {"mean": basis.mean_V.numpy(), "basis": basis.basis_VR.numpy()}
+    data = backend(settings.backend).encode(_fields(basis.rank), arrays)
+    digest = sha256(data).hexdigest()
+    file = f"{PREFIX}{digest[:12]}{backend(settings.backend).suffix}"
+    root.write(file, data)
+    pin = BasisPin(file=file, rank=basis.rank, soft_cap=basis.soft_cap, bytes=len(data), sha256=digest)
+    fields = tuple(with_coefficients(settings.fields, basis.rank))
+    return settings.model_copy(update={"basis": pin, "fields": fields})
+
+
+def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
+    """The basis in bytes that have the pinned digest. Raises CacheError where they do not hold it."""
+    import torch
+
+    from kdcache.targets.basis import Basis
+
+    assert header.basis is not None
+    fields = _fields(header.basis.rank)
+    try:
+        arrays = backend(header.backend).decode(fields, data)
+        check_arrays(fields, arrays)
+    except Exception as error:  # whatever the library raises for bytes that are not its format
+        raise CacheError(f"{root.url}/{header.basis.file} is damaged: {' '.join(str(error).split())}") from error
+    if len(arrays["mean"]) != header.num_classes:
+        raise CacheError(
+            f"{root.url}/{header.basis.file} is damaged: got {len(arrays['mean'])} classes, expected "
+            f"{header.num_classes}; copy it again"
+        )
+    basis_VR, mean_V = (torch.from_numpy(arrays[name].copy()) for name in ("basis", "mean"))
+    return Basis(basis_VR, mean_V, header.basis.soft_cap)
+
+
+def forget_other_bases(root: Root, header: Header) -> None:
+    """Delete the bases that lost, or of settings that were given up before a shard was written."""
+    kept = header.basis.file if header.basis else None
+    root.delete(name for name in root.list() if name.startswith(PREFIX) and name != kept)
+
+
+def _fields(rank: int) -> tuple[Field, ...]:
+    return Field("mean", "class", "float32"), Field("basis", "class", "float16", (rank,))
