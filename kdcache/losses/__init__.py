@@ -1,7 +1,12 @@
 """Losses of a student against cached targets, none of which holds positions × vocabulary at one time.
 
-divergence   distillation_loss, the public function on logits that exist, and the registry of kinds
-forward_kl   forward Kullback-Leibler: dense, coarsened to the certain entries, or of sampled weights
+divergence   distillation_loss, the public function on logits that exist
+kinds        the kinds of divergence and the range of their parameters
+temperature  the usual temperature schedule and the source article's
+reference    the teacher's side: dense, coarsened to the certain entries, weights of a sample, or one-hot
+forward_kl, reverse_kl, jensen_shannon, skew_kl, total_variation, alpha_beta
+             the divergences: value and slopes of each
+softmax      SharedSoftmax: slopes into the gradient of a block of logits, in place
 terms        LossTerms: a weighted sum of terms, its value and its closed-form gradient on a chunk of logits
 supervision  Supervision: what the positions of a batch are compared with
 fused        FusedHead and FusedLoss: the LM head and the loss together, chunk by chunk

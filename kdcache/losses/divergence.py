@@ -6,19 +6,36 @@ holds a few tensors of positions × classes; FusedLoss does not.
 P positions, E entries, V classes.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from kdcache.errors import ConfigError
-from kdcache.losses.forward_kl import ForwardKL
-from kdcache.losses.reference import Reference
+from kdcache.losses.alpha_beta import AlphaBeta
+from kdcache.losses.forward_kl import ForwardKL, cross_entropy
+from kdcache.losses.jensen_shannon import JensenShannon
+from kdcache.losses.kinds import check_reduction, kind_parameters
+from kdcache.losses.reference import Divergence, Reference, form_of
+from kdcache.losses.reverse_kl import ReverseKL
+from kdcache.losses.skew_kl import SkewKL, SkewReverseKL
+from kdcache.losses.softmax import smallest
+from kdcache.losses.temperature import Schedule, softmax_temperature
+from kdcache.losses.total_variation import TotalVariation
 from kdcache.targets.record import Estimator, TeacherTargets
 
-__all__ = ["KINDS", "distillation_loss", "smallest"]
+__all__ = ["distillation_loss", "divergence_of_kind"]
 
-KINDS = {"forward_kl": ForwardKL}
+_KINDS: dict[str, Any] = {
+    "forward_kl": ForwardKL,
+    "reverse_kl": ReverseKL,
+    "jsd": JensenShannon,
+    "skew_kl": SkewKL,
+    "skew_reverse_kl": SkewReverseKL,
+    "tvd": TotalVariation,
+    "alpha_beta": AlphaBeta,
+}
+_REDUCTIONS = ("mean", "sum", "none", "class_mean")
 
 
 def distillation_loss(
@@ -27,36 +44,60 @@ def distillation_loss(
     *,
     kind: str = "forward_kl",
     temperature: float = 1.0,
+    schedule: Schedule = "hinton",
     estimator: Estimator = "normalised",
     temperature_squared: bool = True,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    **kind_parameters: Any,
+    reduction: Literal["mean", "sum", "none", "class_mean"] = "mean",
+    **parameters: float,
 ) -> Tensor:
     """Divergence of the student from the teacher at T, in nats: a scalar, or [P] for reduction "none".
 
     student_logits_PV: float [P, V ≥ targets.num_classes]; columns above are padding and take no part. Half-precision
-    logits are computed in float32. temperature_squared: times T², so that the gradient keeps its size (Hinton et al.
-    2015, section 2). The mean of no positions is 0. Exact for dense records; what it is for others, reference.py says.
-    Raises ConfigError for an unknown kind or a temperature that the cache does not hold.
+    logits are computed in float32.
+    kind, parameters: `beta` of jsd, `alpha` of skew_kl and skew_reverse_kl, `alpha` and `beta` of alpha_beta; kinds.py
+    has their defaults. Every kind is exact for dense records, and for factored ones it is that of the distribution
+    they stand for. On others forward_kl uses the estimator's weights of a sample; else the classes outside the certain
+    entries are compared as one, with their exact mass: a lower bound of the full divergence for all kinds but
+    alpha_beta. The record's rule "renormalise" is for forward_kl alone.
+    temperature, schedule: see temperature.py. temperature_squared: times the square of the usual schedule's T, so that
+    the gradient keeps its size (Hinton et al. 2015, section 2); nothing at the article's one-hot limit.
+    reduction: the mean of no positions is 0. "class_mean" is the mean over positions of −(1/V) Σ p log q, for
+    forward_kl: the soft cross-entropy divided by the number of classes, with the teacher's entropy left in.
+    Raises ConfigError for an unknown kind, parameter or reduction, T ≤ 0, a temperature that the cache does not hold,
+    and for a kind that these records cannot answer.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"got kind {kind!r}, expected one of {', '.join(KINDS)}")
+    divergence = divergence_of_kind(kind, parameters)
+    for name, given, valid in (("reduction", reduction, _REDUCTIONS), ("estimator", estimator, get_args(Estimator))):
+        if given not in valid:
+            raise ConfigError(f"got {name} {given!r}, expected one of {', '.join(valid)}")
+    check_reduction(kind, reduction)
+    softmax_at = softmax_temperature(temperature, schedule, kind)
+    P, V = student_logits_PV.shape
+    if targets.num_positions != P or targets.num_classes > V:
+        raise ConfigError(
+            f"got logits of {P} positions and {V} classes, expected {targets.num_positions} positions and at least "
+            f"{targets.num_classes} classes, those of the targets"
+        )
     logits_PV = student_logits_PV[:, : targets.num_classes]
     logits_PV = logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32))
-    log_q_PV = (logits_PV / temperature).log_softmax(-1)
-    reference = Reference.of(targets, temperature, estimator, log_q_PV.dtype)
-    log_q_tail_P = None
-    if reference.tail_P is not None and reference.ids_PE is not None:
+    log_q_PV = (logits_PV / (softmax_at or 1.0)).log_softmax(-1)
+    form = form_of(targets, kind, divergence, estimator, softmax_at)
+    reference = Reference.of(targets, softmax_at or 1.0, form, log_q_PV.dtype)
+    log_q_PC = reference.entries_of(log_q_PV)
+    if reference.tail:
+        assert reference.ids_PE is not None
         tail_PV = log_q_PV.exp().scatter(1, reference.ids_PE, 0.0)
-        log_q_tail_P = tail_PV.sum(-1).clamp(min=smallest(log_q_PV)).log()
-    value_P = KINDS[kind](**kind_parameters).value(reference, reference.entries_of(log_q_PV), log_q_tail_P)
+        log_q_PC = torch.cat([log_q_PC, tail_PV.sum(-1, keepdim=True).clamp(min=smallest(log_q_PV)).log()], 1)
+    pair = reference.compare(log_q_PC)
+    value_P = cross_entropy(pair) / targets.num_classes if reduction == "class_mean" else divergence.value(pair)
     if temperature_squared:
-        value_P = value_P * temperature**2
+        value_P = value_P * (softmax_at or 1.0) ** 2
     if reduction == "none":
         return value_P
     return value_P.sum() if reduction == "sum" else value_P.sum() / max(len(value_P), 1)
 
 
-def smallest(values: Tensor) -> float:
-    """Where an empty or vanishing tail stops: its log stays finite, its mass is 0 as far as any sum can tell."""
-    return torch.finfo(values.dtype).tiny
+def divergence_of_kind(kind: str, parameters: dict[str, float]) -> Divergence:
+    """Raises ConfigError for an unknown kind or parameter, or one out of range."""
+    values = kind_parameters(kind, parameters)
+    return _KINDS[kind](**values)

@@ -1,38 +1,36 @@
 """Forward Kullback-Leibler divergence KL(teacher ‖ student) = Σ p (log p − log q).
 
-For weights of a sample it is the cross-entropy under the weights minus the teacher's entropy: unbiased where the
-weights are, and not always above 0 on a single position.
+Hinton, Vinyals, Dean 2015 (section 2) up to the teacher's entropy. For weights of a sample it is the cross-entropy
+under the weights minus the teacher's entropy: unbiased where the weights are, and not always above 0 on a single
+position.
 
-P positions, E entries.
+P positions, C compared classes.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdcache.losses.reference import Reference
+from kdcache.losses.reference import Pair
 
-__all__ = ["ForwardKL", "Slopes"]
-
-
-class Slopes(NamedTuple):
-    """dvalue/dy_j = uniform · q_j + (entries_j of an entry, tail · q_j of a class that is none), q = softmax(y)."""
-
-    uniform_P: Tensor
-    entries_PE: Tensor
-    tail_P: Tensor | None
+__all__ = ["ForwardKL", "cross_entropy"]
 
 
+@dataclass(frozen=True)
 class ForwardKL:
-    def value(self, reference: Reference, log_q_PE: Tensor, log_q_tail_P: Tensor | None) -> Tensor:
-        """[P], nats. log_q: the student's log-probabilities of the entries and of the tail."""
-        value_P = reference.negative_entropy_P - (reference.probs_PE * log_q_PE).sum(-1)
-        if reference.tail_P is not None and log_q_tail_P is not None:
-            value_P = value_P - reference.tail_P * log_q_tail_P
-        return value_P
+    weighable = True
+    merges = True
 
-    def slopes(self, reference: Reference, log_q_PE: Tensor, log_q_tail_P: Tensor | None) -> Slopes:
-        uniform_P = reference.probs_PE.sum(-1)
-        if reference.tail_P is None or log_q_tail_P is None:
-            return Slopes(uniform_P, -reference.probs_PE, None)
-        return Slopes(uniform_P + reference.tail_P, -reference.probs_PE, -reference.tail_P * (-log_q_tail_P).exp())
+    def value(self, pair: Pair) -> Tensor:
+        negative_entropy_P = pair.reference.negative_entropy_P
+        if negative_entropy_P is None:
+            return (pair.p_PC * (pair.log_p_PC - pair.log_q_PC)).sum(-1)
+        return negative_entropy_P + cross_entropy(pair)
+
+    def slopes(self, pair: Pair) -> Tensor:
+        return -pair.p_PC
+
+
+def cross_entropy(pair: Pair) -> Tensor:
+    """−Σ p log q, [P], nats."""
+    return -(pair.p_PC * pair.log_q_PC).sum(-1)

@@ -49,12 +49,14 @@ class FusedLoss:
     loss: float32 scalar, a sum over positions, differentiable in hidden, weight and bias; 0 for no positions.
     sums_K: float64, the plain terms' sums, detached, for logs.
     hidden_PD: supervised positions only, in the order of `supervision`. chunk: positions whose logits exist at once.
+    weights_PK: what each position counts in each term, constants; [P, 1] for the same in all. None: 1.
     Rows of the weight above the terms' num_classes are padding: they take no part and get gradient 0.
     """
 
     terms: LossTerms
     supervision: Supervision
     chunk: int = 1024
+    weights_PK: Tensor | None = None
 
     def __call__(self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return _FusedLoss.apply(hidden_PD, weight_VD, bias_V, self)
@@ -77,7 +79,8 @@ class _FusedLoss(torch.autograd.Function):
             rows = slice(start, start + task.chunk)
             chunk_PD = hidden_PD[rows]
             logits_PV = head_logits(chunk_PD, weight_VD[:V], bias_V, out=buffer_PV[: len(chunk_PD)])
-            sums_K += terms.value_and_gradient_(logits_PV, task.supervision[rows])
+            weights_PK = None if task.weights_PK is None else task.weights_PK[rows]
+            sums_K += terms.value_and_gradient_(logits_PV, task.supervision[rows], weights_PK)
             slope_PV = logits_PV.to(weight_VD.dtype)
             if grad_hidden_PD is not None:
                 torch.mm(slope_PV, weight_VD[:V], out=grad_hidden_PD[rows])

@@ -1,67 +1,186 @@
 """Reference: the teacher's side of a divergence at one temperature, on the classes where it is known.
 
-Three forms, by what the record holds:
-  dense        every class is an entry, no tail: divergences are exact
-  coarsened    (tail "ghost") the certain entries, and everything else as one class with the exact tail mass. Merging
-               classes can only lose information, so an f-divergence is a lower bound of the full one, tight where
-               student and teacher spread their tails alike
-  weights      entries with the weights of an estimator and no tail: a top-k record renormalised to 1, or a sample
+Five forms:
+  dense        every class, from a dense or a factored record: divergences are exact for the former, and for the latter
+               those of the distribution that it stands for
+  expected     the same for forward KL: all it needs of log q is its mean under p, one number a position, and so few
+               passes over the classes
+  coarse       the certain entries, and everything else as one class with the exact tail mass. Merging classes can only
+               lose information, so an f-divergence is a lower bound of the full one, tight where student and teacher
+               spread their tails alike
+  weights      (named by their estimator) entries with weights, and no class for the rest: forward KL of a sample, or
+               of a top-k record renormalised to 1
+  one_hot      the likeliest entry alone, as at a vanishing temperature; forward KL
 
-P positions, E entries (padded), V classes.
+P positions, E entries (padded), V classes, C compared classes: the entries, then the rest as one where it is a class.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from kdcache.errors import ConfigError
 from kdcache.targets.record import Estimator, TeacherTargets
 
-__all__ = ["Reference", "teacher_top"]
+__all__ = ["Divergence", "Form", "Pair", "Reference", "form_of", "teacher_top"]
+
+Form = Literal["dense", "expected", "coarse", "normalised", "horvitz_thompson", "one_hot"]
 
 
 @dataclass(frozen=True)
 class Reference:
     """ids_PE: class of each entry, None = the classes in order (E = V). Padding repeats the row's first class.
 
-    used_PE: False for padding; None where ids_PE is. probs_PE: target probability of each entry, 0 for padding.
-    tail_P: mass of the one class that stands for the rest, None = there is no such class. negative_entropy_P:
-    Σ p log p, of the teacher's whole distribution for a sample, of this reference otherwise.
+    padding_PC: True for padding; None where there is none. log_p_PC, p_PC: of the target; both 0 for padding. tail: the
+    last column is the rest. negative_entropy_P: of weights alone, the Σ p log p that goes with them: of the teacher's
+    whole distribution for a sample. mixture_PV: where given, the one column is the mean under these probabilities.
     """
 
     ids_PE: Tensor | None
-    used_PE: Tensor | None
-    probs_PE: Tensor
-    tail_P: Tensor | None
-    negative_entropy_P: Tensor
+    padding_PC: Tensor | None
+    log_p_PC: Tensor
+    p_PC: Tensor
+    negative_entropy_P: Tensor | None = None
+    tail: bool = False
+    mixture_PV: Tensor | None = None
 
     @classmethod
-    def of(cls, targets: TeacherTargets, temperature: float, estimator: Estimator, dtype: torch.dtype) -> "Reference":
-        if targets.dense:
-            log_probs_PV = targets.dense_log_probs(temperature).to(dtype)
-            probs_PV = log_probs_PV.exp()
-            return cls(None, None, probs_PV, None, (probs_PV * log_probs_PV).sum(-1))
-        used_PE = targets.inclusion_PE > 0
-        if targets.tail == "ghost":
-            used_PE = targets.certain_PE()
-            probs_PE = targets.log_probs(temperature).exp().masked_fill(~used_PE, 0.0).to(dtype)
-            tail_P = targets.tail_mass(temperature).to(dtype)
-            negative_entropy_P = torch.xlogy(probs_PE, probs_PE).sum(-1) + torch.xlogy(tail_P, tail_P)
-        else:
-            probs_PE, tail_P = targets.weights(temperature, estimator).to(dtype), None
-            if targets.tail == "renormalise":
-                negative_entropy_P = torch.xlogy(probs_PE, probs_PE).sum(-1)
-            else:
-                negative_entropy_P = -targets.entropy(temperature).to(dtype)
-        ids_PE = torch.where(used_PE, targets.ids_PE, targets.ids_PE[:, :1])
-        return cls(ids_PE, used_PE, probs_PE, tail_P, negative_entropy_P)
+    def of(cls, targets: TeacherTargets, temperature: float, form: Form, dtype: torch.dtype) -> "Reference":
+        if form == "dense":
+            log_p_PV = targets.dense_log_probs(temperature).to(dtype)
+            return cls(None, None, log_p_PV, log_p_PV.exp())
+        if form == "expected":
+            p_PV, negative_entropy_P = targets.dense_probs(temperature)
+            ones_P1 = p_PV.new_ones(len(p_PV), 1, dtype=dtype)
+            return cls(None, None, ones_P1 - 1, ones_P1, negative_entropy_P.to(dtype), mixture_PV=p_PV.to(dtype))
+        if form == "one_hot":
+            return cls.one_hot(teacher_top(targets), dtype)
+        if form == "coarse":
+            return cls._coarse(targets, temperature, dtype)
+        padding_PE = targets.inclusion_PE == 0
+        p_PE = targets.weights(temperature, form).to(dtype)
+        whole = targets.tail != "renormalise"
+        negative_entropy_P = -targets.entropy(temperature).to(dtype) if whole else torch.xlogy(p_PE, p_PE).sum(-1)
+        log_p_PE = p_PE.log().masked_fill(p_PE == 0, 0.0)
+        return cls(_ids(targets, padding_PE), padding_PE, log_p_PE, p_PE, negative_entropy_P)
+
+    @classmethod
+    def one_hot(cls, classes_P: Tensor, dtype: torch.dtype) -> "Reference":
+        zeros_P1 = torch.zeros(len(classes_P), 1, dtype=dtype, device=classes_P.device)
+        return cls(classes_P[:, None], None, zeros_P1, zeros_P1 + 1)
+
+    @classmethod
+    def _coarse(cls, targets: TeacherTargets, temperature: float, dtype: torch.dtype) -> "Reference":
+        assert targets.curve is not None
+        log_tail_P = targets.curve.at(temperature)[0] - targets.log_partition(temperature)
+        padding_PC = torch.cat([~targets.certain_PE(), log_tail_P[:, None] == -torch.inf], 1)
+        log_p_PC = torch.cat([targets.log_probs(temperature), log_tail_P[:, None]], 1).to(dtype)
+        log_p_PC = log_p_PC.masked_fill(padding_PC, 0.0)
+        p_PC = log_p_PC.exp().masked_fill_(padding_PC, 0.0)
+        return cls(_ids(targets, padding_PC[:, :-1]), padding_PC, log_p_PC, p_PC, tail=True)
+
+    def __getitem__(self, rows: slice) -> "Reference":
+        return Reference(
+            None if self.ids_PE is None else self.ids_PE[rows],
+            None if self.padding_PC is None else self.padding_PC[rows],
+            self.log_p_PC[rows],
+            self.p_PC[rows],
+            None if self.negative_entropy_P is None else self.negative_entropy_P[rows],
+            self.tail,
+            None if self.mixture_PV is None else self.mixture_PV[rows],
+        )
 
     def entries_of(self, values_PV: Tensor) -> Tensor:
         """The entries' columns of these rows, [P, E]."""
+        if self.mixture_PV is not None:
+            return (self.mixture_PV[:, None] @ values_PV[:, :, None])[:, 0]
         return values_PV if self.ids_PE is None else values_PV.gather(1, self.ids_PE)
+
+    def compare(self, log_q_PC: Tensor) -> "Pair":
+        return Pair(self, log_q_PC if self.padding_PC is None else log_q_PC.masked_fill(self.padding_PC, 0.0))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Teacher p and student q on the same classes. Padding has p = q = log p = log q = 0, and so adds nothing."""
+
+    reference: Reference
+    log_q_PC: Tensor
+
+    @property
+    def log_p_PC(self) -> Tensor:
+        return self.reference.log_p_PC
+
+    @property
+    def p_PC(self) -> Tensor:
+        return self.reference.p_PC
+
+    @cached_property
+    def q_PC(self) -> Tensor:
+        q_PC = self.log_q_PC.exp()
+        padding_PC = self.reference.padding_PC
+        return q_PC if padding_PC is None else q_PC.masked_fill(padding_PC, 0.0)
+
+
+class Divergence(Protocol):
+    """A kind with its parameters.
+
+    weighable: it can use the weights of a sample, which know no probability of single classes. merges: merging
+    classes keeps its meaning, so that it has a coarse form.
+    """
+
+    weighable: bool
+    merges: bool
+
+    def value(self, pair: Pair) -> Tensor:
+        """[P], nats."""
+        ...
+
+    def slopes(self, pair: Pair) -> Tensor:
+        """∂value/∂log q of each compared class with the others held, a new tensor [P, C].
+
+        Up to a multiple of q where the classes are a whole partition: the gradient by a softmax's logits,
+        slope_j − q_j · Σ slopes, does not feel it.
+        """
+        ...
+
+
+def form_of(
+    targets: TeacherTargets, name: str, kind: Divergence, estimator: Estimator, temperature: float | None
+) -> Form:
+    """How a kind compares with these records at T, None for the one-hot limit. Raises ConfigError where it cannot.
+
+    A record with a sample and a factored tail uses the sample where it is the better of the two: T ≤ 1.
+    """
+    if temperature is None:
+        return "one_hot"
+    sample = kind.weighable and targets.tail == "sampled" and temperature <= 1
+    if targets.dense or (targets.factored and not sample):
+        return "expected" if kind.weighable else "dense"
+    if kind.weighable and targets.tail != "ghost":
+        return estimator
+    if not kind.merges:
+        raise ConfigError(
+            f"got kind {name} with alpha + beta above 1 on sparse records, expected at most 1: such a divergence grows "
+            "when classes are merged; lower them, or dump with record.factor or record.exact_top_k=all"
+        )
+    # Only a sample can lack certain entries; asking the others would make a GPU wait.
+    if targets.tail not in ("ghost", "renormalise") and (targets.num_certain_P == 0).any():
+        raise ConfigError(
+            f"got kind {name} on records without a certain entry, expected at least one in each: all their classes "
+            "would be one; use forward_kl, or dump with record.exact_top_k of 1 or more"
+        )
+    return "coarse"
 
 
 def teacher_top(targets: TeacherTargets) -> Tensor:
-    """The class the teacher finds likeliest, int64 [P]; of equal ones the first entry."""
+    """The class the teacher finds likeliest of the entries, int64 [P]; of equal ones the first entry."""
     largest_P1 = targets.logits_PE.masked_fill(targets.inclusion_PE == 0, -torch.inf).argmax(-1, keepdim=True)
     return targets.ids_PE.gather(1, largest_P1)[:, 0]
+
+
+def _ids(targets: TeacherTargets, padding_PE: Tensor) -> Tensor:
+    return torch.where(padding_PE, targets.ids_PE[:, :1], targets.ids_PE)

@@ -1,28 +1,35 @@
 """LossTerms: a weighted sum of terms, its value and its closed-form gradient on a chunk of logits.
 
-With y = z / T and q = softmax(y), the gradient of every term is a multiple of q in each row plus corrections at a few
-classes (the entries, the label); for a coarsened record the multiple differs between entries and tail. So terms of
-one temperature share one softmax, and a chunk is passed over in place by log_softmax, exp, (for a tail: sum) and one
-product. Terms of a second temperature take a second chunk of memory.
+Terms of one temperature share one softmax (softmax.py), and a row is passed over five times whatever they are:
+maximum, what is above it, exponential, sum, product. That is what cross-entropy alone takes. Another temperature adds
+four passes, three where it is half of another (a square for an exponential). A chunk is worked through in blocks of
+rows that stay in the processor's cache; another temperature takes one more block of memory, dense records a few.
 
-The tail's mass is the sum of its own probabilities, never 1 − Σ entries, which has no correct digit left once a
-student puts 1 − 1e-7 on the entries. Values are sums over positions: whoever knows the global batch divides them.
+Values are sums over positions: whoever knows the global batch divides them.
 
-P positions, E entries, V classes, K terms.
+P positions, E entries, V classes, C compared classes, K terms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from kdcache.config import TermConfig
-from kdcache.losses.divergence import KINDS, smallest
-from kdcache.losses.reference import Reference
+from kdcache.losses.divergence import divergence_of_kind
+from kdcache.losses.forward_kl import cross_entropy
+from kdcache.losses.reference import Form, Pair, Reference, form_of
+from kdcache.losses.softmax import SharedSoftmax
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.record import TeacherTargets
 
 __all__ = ["LossTerms"]
+
+# A processor's cache; enough work for each of a GPU's kernels.
+_BLOCK_BYTES, _GPU_BLOCK_BYTES = 4 << 20, 256 << 20
+# Forms of reference as wide as the logits: made for one block at a time.
+_WIDE = ("dense", "expected")
 
 
 class LossTerms:
@@ -31,93 +38,148 @@ class LossTerms:
     def __init__(self, terms: Sequence[TermConfig], num_classes: int) -> None:
         self.terms = tuple(terms)
         self.num_classes = num_classes
-        self.names = tuple(t.name if t.name == "cross_entropy" else f"{t.kind}@{t.temperature:g}" for t in self.terms)
-        self._scales = [t.weight * (t.temperature**2 if t.temperature_squared else 1.0) for t in self.terms]
-        self._groups: dict[float, list[int]] = {}
-        for k, term in enumerate(self.terms):
-            self._groups.setdefault(term.temperature, []).append(k)
+        self.names = tuple(_name(term) for term in self.terms)
+        # A cross-entropy is the forward KL of the label.
+        self._divergences = [divergence_of_kind(term.kind, term.parameters) for term in self.terms]
+        self._temperatures = [term.softmax_temperature or 1.0 for term in self.terms]
+        self._scales = [
+            term.weight * (temperature**2 if term.temperature_squared else 1.0)
+            for term, temperature in zip(self.terms, self._temperatures, strict=True)
+        ]
 
     def total(self, sums_K: Tensor) -> Tensor:
         """The loss, a sum over positions: Σ weight · (T² or 1) · sum of the plain term."""
         return sum((scale * sums_K[k] for k, scale in enumerate(self._scales)), start=sums_K.new_zeros(()))
 
-    def value_and_gradient_(self, logits_PV: Tensor, supervision: Supervision) -> Tensor:
+    def value_and_gradient_(
+        self, logits_PV: Tensor, supervision: Supervision, weights_PK: Tensor | None = None
+    ) -> Tensor:
         """Sums of the plain terms over the positions, float64 [K], nats; logits_PV becomes the gradient of `total`.
 
-        logits_PV: float32 or float64 [P, num_classes].
+        logits_PV: float32 or float64 [P, num_classes]. weights_PK: what each position counts in each term, constants;
+        [P, 1] for the same in all terms.
         """
-        sums_K = logits_PV.new_zeros(len(self.terms), dtype=torch.float64)
-        *others, last = self._groups.items()
-        gradients = []
-        for temperature, members in others:
-            scaled_PV = logits_PV / temperature
-            self._group_(scaled_PV, temperature, members, supervision, sums_K)
-            gradients.append(scaled_PV)
-        temperature, members = last
-        if temperature != 1:
-            logits_PV.mul_(1 / temperature)
-        self._group_(logits_PV, temperature, members, supervision, sums_K)
-        for gradient_PV in gradients:
-            logits_PV += gradient_PV
-        return sums_K
+        values: list[list[Tensor]] = [[] for _ in self.terms]
+        if weights_PK is not None:
+            weights_PK = weights_PK.to(logits_PV.dtype).expand(-1, len(self.terms))
+        groups = self._groups(supervision.targets)
+        whole = {
+            (temperature, form): _reference(supervision, temperature, form, logits_PV.dtype)
+            for temperature, by_form in groups.items()
+            for form in by_form
+            if form not in _WIDE
+        }
+        rows = self._block_rows(logits_PV)
+        scratch = logits_PV.new_empty(len(groups) - 1, min(rows, len(logits_PV)), self.num_classes)
+        for start in range(0, len(logits_PV), rows):
+            block = slice(start, start + rows)
+            references = [
+                [
+                    whole[temperature, form][block]
+                    if form not in _WIDE
+                    else _reference(supervision[block], temperature, form, logits_PV.dtype)
+                    for form in by_form
+                ]
+                for temperature, by_form in groups.items()
+            ]
+            weights = None if weights_PK is None else weights_PK[block]
+            self._block_(logits_PV[block], groups, references, weights, scratch, values)
+        sums = [torch.cat(of_blocks).sum(dtype=torch.float64) for of_blocks in values if of_blocks]
+        return torch.stack(sums) if sums else logits_PV.new_zeros(len(self.terms), dtype=torch.float64)
 
-    def _group_(
-        self, y_PV: Tensor, temperature: float, members: list[int], supervision: Supervision, sums_K: Tensor
-    ) -> None:
-        """Terms of one temperature: their sums into sums_K, their gradient by the raw logits into y_PV."""
-        labels_P1 = supervision.labels_P[:, None]
-        log_q_PV = torch.log_softmax(y_PV, -1, out=y_PV)
-        label_log_q_P1 = log_q_PV.gather(1, labels_P1)
-        divergences, label_scale = [], 0.0
-        for k in members:
-            if self.terms[k].name == "divergence":
-                divergences.append(k)
-            else:
-                label_scale += self._scales[k]
-                sums_K[k] = -label_log_q_P1.sum(dtype=torch.float64)
-        if divergences:
-            self._divergences_(log_q_PV, temperature, divergences, label_scale, supervision.targets, sums_K)
-        else:
-            q_PV = log_q_PV.exp_()
-            if label_scale != 1:
-                q_PV *= label_scale
-        if label_scale:
-            y_PV.scatter_add_(1, labels_P1, torch.full_like(label_log_q_P1, -label_scale))
+    def check(self, targets: TeacherTargets) -> None:
+        """Raises ConfigError where such records cannot answer a term: its kind, or its temperature."""
+        for temperature, by_form in self._groups(targets).items():
+            if set(by_form) - {"labels", "one_hot"}:
+                targets.log_partition(temperature)
 
-    def _divergences_(
+    def _groups(self, targets: TeacherTargets | None) -> dict[float, dict[str, list[int]]]:
+        """Terms by temperature, the highest first, and by the form of what they are compared with."""
+        groups: dict[float, dict[str, list[int]]] = {t: {} for t in sorted(self._temperatures, reverse=True)}
+        for k, (term, temperature) in enumerate(zip(self.terms, self._temperatures, strict=True)):
+            form = "labels"
+            if term.name == "divergence":
+                assert targets is not None
+                form = form_of(targets, term.kind, self._divergences[k], term.estimator, term.softmax_temperature)
+            groups[temperature].setdefault(form, []).append(k)
+        return groups
+
+    def _block_rows(self, logits_PV: Tensor) -> int:
+        block_bytes = _BLOCK_BYTES if logits_PV.device.type == "cpu" else _GPU_BLOCK_BYTES
+        return max(1, block_bytes // (self.num_classes * logits_PV.element_size()))
+
+    def _block_(
         self,
-        log_q_PV: Tensor,
-        temperature: float,
-        members: list[int],
-        label_scale: float,
-        targets: TeacherTargets | None,
-        sums_K: Tensor,
+        logits_PV: Tensor,
+        groups: Mapping[float, Mapping[str, list[int]]],
+        references: Sequence[Sequence[Reference]],
+        weights_PK: Tensor | None,
+        scratch: Tensor,
+        values: Sequence[list[Tensor]],
     ) -> None:
-        """log_q_PV becomes label_scale · q + the divergences' gradient by the raw logits."""
-        assert targets is not None
-        reference = Reference.of(targets, temperature, "normalised", log_q_PV.dtype)
-        log_q_PE, log_q_tail_P = reference.entries_of(log_q_PV), None
-        if reference.tail_P is not None and reference.ids_PE is not None:
-            q_PV = log_q_PV.scatter_(1, reference.ids_PE, -torch.inf).exp_()
-            log_q_tail_P = q_PV.sum(-1).clamp_(min=smallest(q_PV)).log_()
-        uniform_P = torch.full_like(reference.negative_entropy_P, label_scale)
-        tail_P = torch.zeros_like(uniform_P)
-        entries_PE = torch.zeros_like(reference.probs_PE)
+        """A block's gradient into logits_PV, each term's values at the end of its list. scratch: for other groups."""
+        maximum_P1 = logits_PV.amax(-1, keepdim=True)
+        if any(reference.mixture_PV is not None for some in references for reference in some):
+            logits_PV -= maximum_P1  # the mean of large logits would round what they differ by
+            maximum_P1 = torch.zeros_like(maximum_P1)
+        softmaxes = [
+            SharedSoftmax(logits_PV, maximum_P1, temperature, its_references)
+            for temperature, its_references in zip(groups, references, strict=True)
+        ]
+        exponentials = [*(spare[: len(logits_PV)] for spare in scratch), logits_PV]
+        for k, (softmax, u_PV) in enumerate(zip(softmaxes, exponentials, strict=True)):
+            if k and softmaxes[k - 1].temperature == 2 * softmax.temperature:
+                torch.mul(exponentials[k - 1], exponentials[k - 1], out=u_PV)
+            else:
+                softmax.exponentials(logits_PV, out=u_PV)
+        # The last group's exponentials are the block itself: they become its gradient, and the others' is added.
+        for softmax, u_PV, by_form in reversed(list(zip(softmaxes, exponentials, groups.values(), strict=True))):
+            softmax.normalise(u_PV)
+            slopes = [
+                self._slopes(pair, members, softmax.temperature, weights_PK, values)
+                for pair, members in zip(softmax.pairs, by_form.values(), strict=True)
+            ]
+            softmax.add_gradient_(logits_PV, slopes)
+
+    def _slopes(
+        self,
+        pair: Pair,
+        members: list[int],
+        temperature: float,
+        weights_PK: Tensor | None,
+        values: Sequence[list[Tensor]],
+    ) -> Tensor:
+        """Terms of one reference: their values, and the slopes of their total, its derivative by T · log q, [P, C]."""
+        total_PC = None
         for k in members:
-            kind, scale = KINDS[self.terms[k].kind](), self._scales[k] / temperature
-            sums_K[k] = kind.value(reference, log_q_PE, log_q_tail_P).sum(dtype=torch.float64)
-            slopes = kind.slopes(reference, log_q_PE, log_q_tail_P)
-            uniform_P += scale * slopes.uniform_P
-            entries_PE += scale * slopes.entries_PE
-            if slopes.tail_P is not None:
-                tail_P += scale * slopes.tail_P
-        if log_q_tail_P is None:
-            q_PV = log_q_PV.exp_()
-        elif reference.used_PE is not None:
-            # The tail's sum needed the entries at 0 in q: their share comes back here, once each.
-            entries_PE += uniform_P[:, None] * log_q_PE.exp() * reference.used_PE
-        q_PV *= (uniform_P + tail_P)[:, None]
-        if reference.ids_PE is None:
-            q_PV += entries_PE
-        else:
-            q_PV.scatter_add_(1, reference.ids_PE, entries_PE)
+            divergence, scale = self._divergences[k], self._scales[k] / temperature
+            if self.terms[k].reduction == "class_mean":
+                value_P, scale = cross_entropy(pair) / self.num_classes, scale / self.num_classes
+            else:
+                value_P = divergence.value(pair)
+            slopes_PC = divergence.slopes(pair)
+            if weights_PK is None:
+                slopes_PC *= scale
+            else:
+                value_P *= weights_PK[:, k]
+                slopes_PC *= scale * weights_PK[:, k, None]
+            values[k].append(value_P)
+            total_PC = slopes_PC if total_PC is None else total_PC.add_(slopes_PC)
+        assert total_PC is not None
+        return total_PC
+
+
+def _reference(supervision: Supervision, temperature: float, form: str, dtype: torch.dtype) -> Reference:
+    if form == "labels":
+        return Reference.one_hot(supervision.labels_P, dtype)
+    assert supervision.targets is not None
+    return Reference.of(supervision.targets, temperature, cast(Form, form), dtype)
+
+
+def _name(term: TermConfig) -> str:
+    what = "_".join([term.kind, *(f"{value:g}" for value in term.parameters.values())])
+    if term.name == "cross_entropy":
+        what = "cross_entropy"
+        if term.softmax_temperature == 1:
+            return what
+    return f"{what}@{'article' if term.schedule == 'article' else ''}{term.temperature:g}"

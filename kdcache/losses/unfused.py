@@ -18,19 +18,29 @@ __all__ = ["head_loss"]
 
 
 def head_loss(
-    logits_PV: Tensor, terms: LossTerms, supervision: Supervision, chunk: int = 1024
+    logits_PV: Tensor,
+    terms: LossTerms,
+    supervision: Supervision,
+    chunk: int = 1024,
+    weights_PK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(loss, sums_K) as FusedLoss gives them, differentiable in logits_PV.
 
     logits_PV: supervised positions only, in the order of `supervision`; columns above num_classes are padding.
+    weights_PK: what each position counts in each term, constants; [P, 1] for the same in all. None: 1.
     """
-    return _HeadLoss.apply(logits_PV, terms, supervision, chunk)
+    return _HeadLoss.apply(logits_PV, terms, supervision, chunk, weights_PK)
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits_PV: Tensor, terms: LossTerms, supervision: Supervision, chunk: int
+        ctx: Any,
+        logits_PV: Tensor,
+        terms: LossTerms,
+        supervision: Supervision,
+        chunk: int,
+        weights_PK: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         V, dtype = terms.num_classes, torch.promote_types(logits_PV.dtype, torch.float32)
         grad_PV = torch.zeros_like(logits_PV) if ctx.needs_input_grad[0] else None
@@ -38,7 +48,8 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(logits_PV), chunk):
             rows = slice(start, start + chunk)
             chunk_PV = logits_PV[rows, :V].to(dtype, copy=True)
-            sums_K += terms.value_and_gradient_(chunk_PV, supervision[rows])
+            weights = None if weights_PK is None else weights_PK[rows]
+            sums_K += terms.value_and_gradient_(chunk_PV, supervision[rows], weights)
             if grad_PV is not None:
                 grad_PV[rows, :V] = chunk_PV
         ctx.grad_PV = grad_PV
@@ -47,4 +58,4 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return None if ctx.grad_PV is None else ctx.grad_PV * grad_loss.to(ctx.grad_PV.dtype), None, None, None
+        return None if ctx.grad_PV is None else ctx.grad_PV * grad_loss.to(ctx.grad_PV.dtype), None, None, None, None

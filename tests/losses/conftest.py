@@ -3,11 +3,12 @@
 P positions, E entries, V classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+from kdcache.targets.basis import Basis
 from kdcache.targets.curve import TailCurve
 from kdcache.targets.record import TeacherTargets
 
@@ -19,53 +20,129 @@ class Sample(TeacherTargets):
 
     def weights(self, temperature, estimator="normalised"):
         kept_PE = self.inclusion_PE > 0
-        return torch.where(kept_PE, self.log_probs(temperature).exp() / self.inclusion_PE.clamp(min=1e-3), 0.0)
+        weights_PE = torch.where(kept_PE, self.log_probs(temperature).exp() / self.inclusion_PE.clamp(min=1e-3), 0.0)
+        if estimator == "horvitz_thompson":
+            return weights_PE
+        drawn_PE = torch.where(self.certain_PE(), 0.0, weights_PE)
+        scale_P = self.tail_mass(temperature) / drawn_PE.sum(-1).clamp(min=1e-30)
+        return torch.where(self.certain_PE(), weights_PE, drawn_PE * scale_P[:, None])
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """logits_PV: the rows that targets were made of."""
+    """logits_PV: the rows that targets were made of, or of the same distribution as a factored record."""
 
     logits_PV: torch.Tensor
     targets: TeacherTargets
 
-    def reference(self, temperature, student_logits_PV):
-        """(p, log q) in float64 on the classes that the record compares, and Σ p log p: the plain formula's parts."""
-        p_PV = (self.logits_PV.double() / temperature).softmax(-1)
-        log_q_PV = (student_logits_PV.double() / temperature).log_softmax(-1)
-        if self.targets.dense:
-            return p_PV, log_q_PV, (p_PV * p_PV.log()).sum(-1)
-        used_PE = self.targets.inclusion_PE > 0
-        rows = []
-        for row, used in enumerate(used_PE):
-            ids = self.targets.ids_PE[row][used]
-            rest = torch.ones(p_PV.shape[1], dtype=torch.bool)
-            rest[ids] = False
-            p, log_q = p_PV[row, ids], log_q_PV[row, ids]
+    def forward_kl(self, temperature, student_logits_PV, estimator="normalised", entropy_only=False):
+        """Oracle, [P], float64, differentiable in the student's logits. entropy_only: its part Σ p log p."""
+        if self.targets.dense or self.targets.tail in ("ghost", "factored"):
+            formula = "negative_entropy" if entropy_only else "forward_kl"
+            return self.divergence(formula, temperature, student_logits_PV)
+        log_p_PV, log_q_PV = self._log_probs(temperature, student_logits_PV)
+        values = []
+        for log_p, log_q, ids, inclusion, certain in zip(
+            log_p_PV,
+            log_q_PV,
+            self.targets.ids_PE,
+            self.targets.inclusion_PE.double(),
+            self.targets.num_certain_P.tolist(),
+            strict=True,
+        ):
+            used = ids[inclusion > 0]
+            weights = log_p[used].exp() / inclusion[inclusion > 0]
+            negative_entropy = (log_p.exp() * log_p).sum()
             if self.targets.tail == "renormalise":
-                p = p / p.sum()
-            elif self.targets.tail == "ghost":
-                if rest.any():
-                    p = torch.cat([p, p_PV[row, rest].sum()[None]])
-                    log_q = torch.cat([log_q, log_q_PV[row, rest].logsumexp(0)[None]])
-            else:
-                p = p / self.targets.inclusion_PE[row][used]
-            entropy_from = p if self.targets.tail in ("ghost", "renormalise") else p_PV[row]
-            rows.append((p, log_q, torch.xlogy(entropy_from, entropy_from).sum()))
-        return rows
-
-    def forward_kl(self, temperature, student_logits_PV):
-        """Oracle, [P], float64, differentiable in the student's logits."""
-        parts = self.reference(temperature, student_logits_PV)
-        if isinstance(parts, tuple):
-            p, log_q, negative_entropy = parts
-            return negative_entropy - (p * log_q).sum(-1)
-        values = [negative_entropy - (p * log_q).sum() for p, log_q, negative_entropy in parts]
+                weights = weights / weights.sum()
+                negative_entropy = torch.xlogy(weights, weights).sum()
+            elif estimator == "normalised" and certain < len(used):
+                rest = 1 - weights[:certain].sum()
+                weights = torch.cat([weights[:certain], rest * weights[certain:] / weights[certain:].sum()])
+            values.append(negative_entropy - (0 if entropy_only else (weights * log_q[used]).sum()))
         return torch.stack(values) if values else student_logits_PV.double().sum(-1)
+
+    def divergence(self, kind, temperature, student_logits_PV, **parameters):
+        """Oracle, [P], float64, differentiable: by the formula on every class, or on certain entries and the rest."""
+        log_p_PV, log_q_PV = self._log_probs(temperature, student_logits_PV)
+        if self.targets.tail == "factored":
+            log_p_PV = factored_oracle(self.targets, temperature)
+        if self.targets.dense or self.targets.tail == "factored":
+            return FORMULAS[kind](log_p_PV, log_q_PV, **parameters).sum(-1)
+        values = []
+        for row, certain in enumerate(self.targets.num_certain_P.tolist()):
+            ids = self.targets.ids_PE[row, :certain]
+            rest = torch.ones(log_p_PV.shape[1], dtype=torch.bool)
+            rest[ids] = False
+            log_p, log_q = log_p_PV[row], log_q_PV[row]
+            parts = [(log_p[ids], log_q[ids])]
+            if rest.any():
+                parts.append((log_p[rest].logsumexp(0)[None], log_q[rest].logsumexp(0)[None]))
+            log_p, log_q = (torch.cat(side) for side in zip(*parts, strict=True))
+            values.append(FORMULAS[kind](log_p, log_q, **parameters).sum())
+        return torch.stack(values) if values else student_logits_PV.double().sum(-1)
+
+    def _log_probs(self, temperature, student_logits_PV):
+        return tuple((z.double() / temperature).log_softmax(-1) for z in (self.logits_PV, student_logits_PV))
+
+
+def factored_oracle(targets, temperature):
+    """log p of every class, row by row in float64: certain entries exact, the rest shares their mass as told."""
+    basis = targets.basis
+    rough_PV = (targets.coefficients_PR.double() @ basis.basis_VR.double().T + basis.mean_V.double()) / temperature
+    if basis.soft_cap:
+        rough_PV = basis.soft_cap / temperature * (rough_PV * temperature / basis.soft_cap).tanh()
+    log_tail_P = targets.curve.at(temperature)[0].double()
+    rows = []
+    for rough, log_tail, ids, logits, certain in zip(
+        rough_PV, log_tail_P, targets.ids_PE, targets.logits_PE.double(), targets.num_certain_P.tolist(), strict=True
+    ):
+        rest = torch.ones(len(rough), dtype=torch.bool)
+        rest[ids[:certain]] = False
+        log_p = torch.empty_like(rough)
+        log_p[rest] = rough[rest] - rough[rest].logsumexp(0) + log_tail
+        log_p[ids[:certain]] = logits[:certain] / temperature
+        rows.append(log_p - log_p.logsumexp(0))
+    return torch.stack(rows) if rows else rough_PV
+
+
+def _jsd(a, b, beta=0.5):
+    log_m = (beta * a.exp() + (1 - beta) * b.exp()).log()
+    return beta * a.exp() * (a - log_m) + (1 - beta) * b.exp() * (b - log_m)
+
+
+def _skew_kl(a, b, alpha=0.1):
+    return a.exp() * (a - (alpha * a.exp() + (1 - alpha) * b.exp()).log())
+
+
+def _alpha_beta(a, b, alpha, beta):
+    """Cichocki, Cruces, Amari 2011, case by case."""
+    p, q = a.exp(), b.exp()
+    if alpha == beta == 0:
+        return 0.5 * (a - b) ** 2
+    if alpha == 0:
+        return (q**beta * (beta * b - beta * a) - q**beta + p**beta) / beta**2
+    if beta == 0:
+        return (p**alpha * (alpha * a - alpha * b) - p**alpha + q**alpha) / alpha**2
+    both = alpha + beta
+    return -(p**alpha * q**beta - alpha / both * p**both - beta / both * q**both) / (alpha * beta)
+
+
+FORMULAS = {
+    "negative_entropy": lambda a, b: a.exp() * a,
+    "forward_kl": lambda a, b: a.exp() * (a - b),
+    "reverse_kl": lambda a, b: b.exp() * (b - a),
+    "jsd": _jsd,
+    "skew_kl": _skew_kl,
+    "skew_reverse_kl": lambda a, b, alpha=0.1: _skew_kl(b, a, alpha),
+    "tvd": lambda a, b: 0.5 * (a.exp() - b.exp()).abs(),
+    "alpha_beta": _alpha_beta,
+}
+"""Summands of each kind, of a = log p of the teacher and b = log q of the student, in float64."""
 
 
 def make_teacher(P, V, form, seed=0, sharpness=2.0, entries=5):
-    """form: dense, ghost, renormalise or sample. Rows of a sparse form hold 1 to `entries` entries."""
+    """form: dense, ghost, renormalise, sample or factored. Rows of a sparse form hold 1 to `entries` entries."""
     generator = torch.Generator().manual_seed(seed)
     logits_PV = torch.randn(P, V, generator=generator) * sharpness
     if form == "dense":
@@ -101,14 +178,40 @@ def make_teacher(P, V, form, seed=0, sharpness=2.0, entries=5):
         num_certain_P=certain_P,
         num_classes=V,
         curve=TailCurve(TEMPERATURES, log_partition_PK.float(), mean_PK.float()),
-        tail=form,
+        tail="sampled" if form == "sample" else form,
     )
+    if form == "factored":
+        basis = Basis((torch.randn(V, 3, generator=generator) * sharpness / 50).half(), torch.randn(V), soft_cap=7.0)
+        coefficients_PR = torch.randint(-127, 128, (P, 3), generator=generator, dtype=torch.int8)
+        targets = replace(targets, coefficients_PR=coefficients_PR, basis=basis)
     return Teacher(logits_PV, targets)
+
+
+def make_top_two(logits_PV):
+    """Top-2 records whose tail's moments are not rounded, as stored ones are."""
+    top = logits_PV.double().sort(descending=True)
+    tail_PV = top.values[:, 2:]
+    log_partition_PK = torch.stack([(tail_PV / t).logsumexp(-1) for t in TEMPERATURES], 1)
+    mean_PK = torch.stack([((tail_PV / t).softmax(-1) * tail_PV).sum(-1) for t in TEMPERATURES], 1)
+    P, V = logits_PV.shape
+    return TeacherTargets(
+        ids_PE=top.indices[:, :2],
+        logits_PE=top.values[:, :2].float(),
+        inclusion_PE=torch.ones(P, 2),
+        num_certain_P=torch.full((P,), 2),
+        num_classes=V,
+        curve=TailCurve(TEMPERATURES, log_partition_PK.float(), mean_PK.float()),
+    )
 
 
 @pytest.fixture(scope="session")
 def teacher():
     return make_teacher
+
+
+@pytest.fixture(scope="session")
+def top_two():
+    return make_top_two
 
 
 @pytest.fixture(autouse=True)

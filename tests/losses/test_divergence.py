@@ -5,8 +5,6 @@ import torch
 
 from kdcache.errors import ConfigError
 from kdcache.losses.divergence import distillation_loss
-from kdcache.targets.compress import compress
-from kdcache.targets.spec import RecordSpec
 
 FORMS = ["dense", "ghost", "renormalise", "sample"]
 
@@ -51,15 +49,14 @@ def test_zero_where_student_and_teacher_agree(teacher, form):
 
 @pytest.mark.parametrize("student_tail", [1e-3, 1e-7, 1e-20, 1e-30])
 @pytest.mark.parametrize("teacher_tail", [0.3, 1e-7])
-def test_a_vanishing_tail_keeps_its_digits(student_tail, teacher_tail):
+def test_a_vanishing_tail_keeps_its_digits(top_two, student_tail, teacher_tail):
     """1 − Σ entries would have none left at 1e-7: the tail's mass is summed from its own probabilities."""
 
     def row(tail, V=1000):
         spread = torch.linspace(-1, 1, V - 2, dtype=torch.float64).softmax(-1) * tail
         return torch.cat([torch.tensor([0.7, 0.3], dtype=torch.float64) * (1 - tail), spread]).log()[None]
 
-    spec = RecordSpec(exact_top_k=2, logit_dtype="float32")
-    targets = compress(row(teacher_tail).float(), spec)
+    targets = top_two(row(teacher_tail).float())
     student_PV = row(student_tail).float().requires_grad_()
     value = distillation_loss(student_PV, targets, temperature_squared=False)
     exact_PV = student_PV.detach().double().requires_grad_()
@@ -74,9 +71,9 @@ def test_a_vanishing_tail_keeps_its_digits(student_tail, teacher_tail):
     torch.testing.assert_close(student_PV.grad.double(), exact_PV.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_a_tail_below_every_number_stays_finite():
+def test_a_tail_below_every_number_stays_finite(top_two):
     logits_PV = torch.tensor([[5.0, 4.0, 0.0, -1.0]])
-    targets = compress(logits_PV, RecordSpec(exact_top_k=2, logit_dtype="float32"))
+    targets = top_two(logits_PV)
     student_PV = torch.tensor([[300.0, 299.0, 0.0, 0.0]], requires_grad=True)
     value = distillation_loss(student_PV, targets)
     value.backward()

@@ -162,6 +162,26 @@ def test_unfused_equals_fused_and_goes_through_a_soft_cap(teacher):
     )
 
 
+def test_weights_of_positions_and_terms(teacher):
+    """Each term of each position by its own weight, cut into chunks with the positions; fused and not."""
+    P, D, V = 11, 6, 15
+    some, labels_P, weights_PK = teacher(P, V, "ghost"), torch.randint(0, V, (P,)), torch.rand(P, 2)
+    head, terms, supervision = fused_head(D, V), LossTerms(TERMS, V), Supervision(labels_P, some.targets)
+    hidden_PD = torch.randn(P, D, requires_grad=True)
+    fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, 4, weights_PK))
+    unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, 4, weights_PK)
+    logits_PV = head(hidden_PD)
+    kl_P = 0.9 * 4 * some.forward_kl(2.0, logits_PV)
+    nll_P = 0.1 * nn.functional.cross_entropy(logits_PV.double(), labels_P, reduction="none")
+    expected = (kl_P * weights_PK[:, 0] + nll_P * weights_PK[:, 1]).sum()
+    torch.testing.assert_close(fused.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(unfused, fused)
+    torch.testing.assert_close(unfused_K, fused_K)
+    oracle_PD = torch.autograd.grad(expected, hidden_PD, retain_graph=True)[0]
+    for loss in (fused, unfused):
+        torch.testing.assert_close(torch.autograd.grad(loss, hidden_PD)[0], oracle_PD, rtol=1e-5, atol=1e-5)
+
+
 class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors that operations have made and that still live: the peak, and the largest single one."""
 

@@ -80,7 +80,7 @@ def test_no_positions_have_no_means():
 
 
 def test_a_cache_without_the_curve_at_1_has_no_teacher_loss():
-    spec = RecordSpec(exact_top_k=4, curve=CurveSpec(temperatures=(2.0,)))
+    spec = RecordSpec(exact_top_k=4, samples=0, curve=CurveSpec(temperatures=(2.0,)))
     logits_PV = torch.randn(3, V)
     supervision = Supervision(torch.arange(3), compress(logits_PV, spec), torch.zeros(3))
     means = measure(logits_PV, supervision, V, temperature=2.0).means()
