@@ -1,5 +1,6 @@
 """The command line: exit statuses and one-line errors. Run in this process; one test starts a real one."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def test_inspect(run: Run, dumped: Path) -> None:
     cache = package.open_cache(dumped / "cache")
     assert facts["totals"]["positions"] == cache.num_positions
     assert facts["digest"] == cache.digest
+
+
+def test_inspect_at_temperatures(run: Run, dumped: Path) -> None:
+    status, out, _ = run("inspect", dumped / "cache", "--temperature", 1, "--temperature", 4)
+    assert status == 0
+    assert "outside the certain" in out
+    figures = json.loads(run("inspect", dumped / "cache", "--temperature", 1, "--temperature", 4, "--json")[1])
+    first, second = figures["temperatures"]
+    assert (first["temperature"], second["temperature"]) == (1, 4)
+    assert 0 < first["tail_mass"] < second["tail_mass"] < 1
+    assert run("inspect", dumped / "cache", "--temperature", 0)[0] == 2
 
 
 def test_inspect_starts_quickly(dumped: Path) -> None:

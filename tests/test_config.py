@@ -55,7 +55,7 @@ def test_an_override_may_create_a_section(tmp_path: Path) -> None:
         (TrainConfig, TRAIN, "terms=[]", r"got no loss term with a weight above 0"),
         (TrainConfig, TRAIN, "terms=[{name: divergence, temprature: 2}]", r"unknown key .*did you mean temperature"),
         (TrainConfig, TRAIN, "terms=[{name: divergence, temperature: 0}]", r"temperature: got 0: .*greater than 0"),
-        (TrainConfig, TRAIN, "terms=[{name: cross_entropy, temperature: 2}]", r"cross_entropy term, expected only"),
+        (TrainConfig, TRAIN, "terms=[{name: cross_entropy, kind: tvd}]", r"term, expected only temperature"),
     ],
 )
 def test_bad_settings_get_one_line(tmp_path: Path, cls: type, base: dict, override: str, message: str) -> None:

@@ -53,9 +53,9 @@ def test_one_cache_two_students_and_no_teacher(tmp_path: Path) -> None:
             "deepspeed": {"zero_optimization": {"stage": 1}},
             "global_batch": 8,
             "micro_batch": 2,
-            "epochs": 3,
+            "epochs": 6,
             "stream": {"lanes": 8, "window": 16},
-            "optimizer": {"learning_rate": 3e-3},
+            "optimizer": {"learning_rate": 1e-2},
             "eval": {"cache": "heldout"},
         }
         done("train", written(tmp_path / f"train-{name}.yaml", train), "--nproc", 2)

@@ -1,14 +1,20 @@
-"""Describe a cache from its manifest: no shard is opened, no torch imported, so it answers in under a second."""
+"""Describe a cache from its manifest: no shard is opened, no torch imported, so it answers in under a second.
 
+With temperatures, the first shard's records are asked too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from kdcache.store.cache import read_manifest
+from kdcache.errors import CacheError
+from kdcache.store.cache import open_cache, read_manifest
 from kdcache.store.files import Root
 
 __all__ = ["describe", "render"]
 
 
-def describe(path: str) -> dict[str, Any]:
+def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
     """Facts about a finished cache, ready for JSON. Raises CacheError for anything else."""
     manifest = read_manifest(Root(path))
     header, totals = manifest.header, manifest.totals
@@ -30,7 +36,22 @@ def describe(path: str) -> dict[str, Any]:
         "corpus_bytes": text_bytes,
         "seed": header.seed,
         "libraries": header.libraries,
+        "temperatures": _worth(path, temperatures) if temperatures else [],
     }
+
+
+def _worth(path: str, temperatures: Sequence[float]) -> list[dict[str, Any]]:
+    from kdcache.targets.noise import worth_at
+
+    cache = open_cache(path)
+    if cache.manifest.header.record is None:
+        raise CacheError(f"{path} holds labels and no teacher, expected records for --temperature")
+    shards = (cache.read_shard(shard) for shard in range(len(cache.shard_examples)))
+    batch = next((batch for batch in shards if batch.num_positions), None)
+    if batch is None:
+        raise CacheError(f"{path} has no supervised position, expected at least one for --temperature")
+    targets = batch.targets()[:4096]
+    return [asdict(worth_at(targets, temperature)) for temperature in temperatures]
 
 
 def render(facts: dict[str, Any]) -> str:
@@ -59,7 +80,19 @@ def render(facts: dict[str, Any]) -> str:
         rows.append(
             ("notes", ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in totals["notes"].items()))
         )
-    return "\n".join(f"{name:<10} {value}" for name, value in rows)
+    lines = [f"{name:<10} {value}" for name, value in rows]
+    if facts["temperatures"]:
+        lines += ["", "temperature   in entries   outside the certain   effective samples   gradient noise"]
+        lines += [
+            f"{worth['temperature']:>11g} {worth['coverage']:>12.1%} {worth['tail_mass']:>21.1%} "
+            f"{_number(worth['effective_samples']):>19} {worth['gradient_noise']:>16.3g}"
+            for worth in facts["temperatures"]
+        ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _teacher(teacher: dict[str, Any]) -> str:

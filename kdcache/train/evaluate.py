@@ -19,7 +19,9 @@ from kdcache.train.distributed import World
 from kdcache.train.model import with_loss
 from kdcache.train.student import cached_tokenizer_digest, check_fits
 
-__all__ = ["check_held_out", "evaluate_engine", "evaluate_model"]
+__all__ = ["EVALUATION_TEMPERATURE", "check_held_out", "evaluate_engine", "evaluate_model"]
+
+EVALUATION_TEMPERATURE = 1.0
 
 
 def evaluate_model(
@@ -28,7 +30,7 @@ def evaluate_model(
     *,
     batch_examples: int = 8,
     max_examples: int | None = None,
-    temperature: float = 1.0,
+    temperature: float = EVALUATION_TEMPERATURE,
     chunk: int = 1024,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, float]:
@@ -50,7 +52,7 @@ def evaluate_engine(
 ) -> dict[str, float]:
     """The same figures of the model inside a DeepSpeed engine, over all ranks; every rank calls it."""
     batches = _batches(cache, world, engine.module.student, config.batch_examples, config.max_examples)
-    return _figures(engine, batches, world, device, 1.0, lambda examples: None)
+    return _figures(engine, batches, world, device, EVALUATION_TEMPERATURE, lambda examples: None)
 
 
 def check_held_out(held_out: Cache, cache: Cache) -> None:

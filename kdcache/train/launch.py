@@ -42,13 +42,12 @@ def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overr
 
 def finished_early(config: TrainConfig, world_size: int) -> bool:
     """Check what can be known without a launch, and whether the run is done already. Raises KdcacheError."""
-    from kdcache.stream.order import rank_lanes
-    from kdcache.train.run import is_finished, open_caches
+    from kdcache.train.run import is_finished, open_caches, open_loader
     from kdcache.train.settings import pinned_settings
 
     cache, _ = open_caches(config)
     pinned_settings(config, cache.digest)
-    rank_lanes(config.stream.lanes, 0, world_size)
+    open_loader(config, cache, World(0, world_size)).close()
     return is_finished(config, cache)
 
 

@@ -18,18 +18,20 @@ from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
+from kdcache.targets.noise import advice, worth_at
+from kdcache.targets.record import TeacherTargets
 from kdcache.train.checkpoint import Checkpoints, replace_file
 from kdcache.train.collate import Collator
 from kdcache.train.distributed import World
 from kdcache.train.engine import make_engine, make_monitor
-from kdcache.train.evaluate import check_held_out, evaluate_engine
+from kdcache.train.evaluate import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
 from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
 from kdcache.train.model import with_loss
 from kdcache.train.settings import check_unchanged, pinned_settings
 from kdcache.train.student import make_student
 
-__all__ = ["is_finished", "open_caches", "train"]
+__all__ = ["is_finished", "open_caches", "open_loader", "train"]
 
 DONE = "done.json"
 
@@ -46,12 +48,14 @@ def train(config: TrainConfig, world: World, device: str) -> None:
     saved = checkpoints.latest()
     if saved is not None:
         check_unchanged(saved.settings, pinned, config.output)
+    else:
+        warn_of_noise(config, cache)
 
-    student = make_student(config.student, cache, config.seed)
-    model = with_loss(student, cache.manifest.header.num_classes, chunk=config.loss_chunk)
-    convert = saved is not None and checkpoints.needs_conversion(saved, config)
-    engine = make_engine(model, config, world.size, universal=convert)
     with open_loader(config, cache, world) as loader:
+        student = make_student(config.student, cache, config.seed)
+        model = with_loss(student, cache.manifest.header.num_classes, chunk=config.loss_chunk)
+        convert = saved is not None and checkpoints.needs_conversion(saved, config)
+        engine = make_engine(model, config, world.size, universal=convert)
         if saved is not None:
             checkpoints.load(engine, saved, convert=convert)
             loader.load_state(saved.loader)
@@ -91,7 +95,7 @@ def train(config: TrainConfig, world: World, device: str) -> None:
 
 
 def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
-    """The training cache and the held-out one. Raises CacheError for one that cannot be used."""
+    """The training cache and the held-out one. Raises CacheError or ConfigError for one that cannot be used."""
     cache = open_cache(config.cache)
     if cache.num_positions == 0:
         raise CacheError(
@@ -103,11 +107,34 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
             f"{config.cache} holds labels and no teacher, expected one for a divergence term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
+    if cache.manifest.header.record is not None:
+        LossTerms(config.terms, cache.manifest.header.num_classes).check(first_targets(cache))
     if config.eval is None:
         return cache, None
     held_out = open_cache(config.eval.cache)
     check_held_out(held_out, cache)
+    if held_out.manifest.header.record is not None:
+        first_targets(held_out).log_partition(EVALUATION_TEMPERATURE)
     return cache, held_out
+
+
+def first_targets(cache: Cache) -> TeacherTargets:
+    """Some 2,000 records of a cache with a teacher, to ask before a run what they can answer."""
+    examples = math.ceil(2000 * len(cache) / cache.num_positions)
+    return cache.read(0, min(examples, len(cache))).targets()
+
+
+def warn_of_noise(config: TrainConfig, cache: Cache) -> None:
+    """A line for each divergence term that these records answer badly."""
+    if cache.manifest.header.record is None:
+        return
+    targets = first_targets(cache)
+    for term in config.terms:
+        if term.name == "divergence" and term.softmax_temperature is not None and term.weight:
+            sampled = targets.tail == "sampled" and term.kind == "forward_kl"
+            found = advice(worth_at(targets, term.softmax_temperature), sampled=sampled)
+            if found:
+                say(f"warning: {found}")
 
 
 def open_loader(config: TrainConfig, cache: Cache, world: World) -> Loader:

@@ -12,8 +12,10 @@ from kdcache.errors import CacheError, ConfigError, DamagedShardError
 from kdcache.store.cache import Cache
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import EpochPlan, rank_samples
+from kdcache.targets.spec import CurveSpec
 
 CLASSES = 300
+RECORD = RecordSpec(exact_top_k=4, samples=0, curve=CurveSpec(temperatures=(1.0, 2.0)))
 SETTINGS = {"global_batch": 16, "micro_batch": 2, "lanes": 8, "window": 8, "seed": 5}
 
 
@@ -21,7 +23,7 @@ def write_cache(path, sizes, length=12, backend="zarr"):
     """Shards of these numbers of examples; an example's first token is its number in the cache."""
     rng = np.random.default_rng(0)
     number = 0
-    with CacheWriter(path, num_classes=CLASSES, record=RecordSpec(exact_top_k=4), backend=backend) as writer:
+    with CacheWriter(path, num_classes=CLASSES, record=RECORD, backend=backend) as writer:
         for index, size in enumerate(sizes):
             with writer.unit(index) as unit:
                 for _ in range(size):
