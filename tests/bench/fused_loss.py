@@ -1,31 +1,49 @@
-"""Time of the fused LM head and loss by terms, against cross-entropy alone and against plain torch.
+"""Time and memory of the fused LM head and loss by terms, against cross-entropy alone and against plain torch.
 
-    python tests/bench/fused_loss.py [--threads 1] [--positions 1024] [--classes 49152] [--hidden 576]
+    python tests/bench/fused_loss.py [--threads 1] [--positions 1024] [--classes 49152] [--hidden 576] [--rounds 6]
+    python tests/bench/fused_loss.py --memory
 
-Forward and backward of head and loss, float32, the best of several rounds taken in turn in one process, CPU seconds
-(so that a busy machine counts less). Intel Xeon, 1 thread, torch 2.13.0+cpu, 2026-11-24, the defaults below and
-records of 32 entries; seconds, and the ratio to fused cross-entropy:
+Forward and backward of head and loss, float32, in one process, in a new order each round; the median of the rounds in
+CPU seconds (so that a busy machine counts less), and its ratio to fused cross-entropy's. Records of 32 entries. Intel
+Xeon, 1 thread, torch 2.13.0+cpu, 2026-11-24, 100 s; two runs, the ratios of each (cross-entropy against itself varied
+by up to 2%):
 
-    fused cross-entropy                    1.52   1.00
-    fused cross-entropy, chunk 256         1.59   1.05
-    plain torch cross-entropy              1.94   1.28
-    fused KL at T = 1                      1.64   1.08
-    fused KL at T = 2                      1.66   1.10
-    fused KL at T = 1 + cross-entropy      1.67   1.10
-    fused KL at T = 2 + cross-entropy      1.85   1.22   two temperatures, two softmaxes
-    the same, chunk 256                    1.88   1.24
+    fused cross-entropy                    1.65 s   1.00  1.00
+    plain torch cross-entropy              1.91 s   1.15  1.16
+    fused KL at T = 1                      1.64 s    .99  1.00
+    fused KL at T = 2                      1.65 s   1.00  1.00
+    fused JSD at T = 1                     1.67 s    .99  1.02
+    fused KL at T = 1 + cross-entropy      1.67 s   1.01  1.02
+    fused KL at T = 2 + cross-entropy      1.71 s   1.02  1.04   two temperatures, two softmaxes
+
+The loss alone, without its matrix products: .09 s for cross-entropy, .10 for a divergence, .15 for two temperatures.
+A dense record of this many classes takes another .8 s, over half of it for the teacher's own log-probabilities.
 
 In bfloat16 this CPU's matrix products take 4 times as long, fused or not.
+
+--memory: how far a step of 4,096 positions raises resident memory above model, hidden states and records, each in its
+own process, its gradients included (123 MB):
+
+    fused KL + cross-entropy, chunk 1024    309 MB   1/15
+    the same, chunk 512                     212 MB   1/22
+    plain torch cross-entropy alone        2374 MB   1/2
+    plain KL + cross-entropy               4649 MB
 """
 
 import argparse
+import random
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from kdcache.config import TermConfig
+from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
@@ -35,51 +53,104 @@ from kdcache.targets.spec import RecordSpec
 LABELS = TermConfig(name="cross_entropy")
 KL1 = TermConfig(name="divergence")
 KL2 = TermConfig(name="divergence", temperature=2.0)
+JSD = TermConfig(name="divergence", kind="jsd")
+
+
+class Scene:
+    """A head, hidden states, labels and records of 32 entries; the records of 64 rows over and over."""
+
+    def __init__(self, P: int, V: int, D: int) -> None:
+        self.V = V
+        self.hidden_PD = torch.randn(P, D, requires_grad=True)
+        self.head = nn.Linear(D, V, bias=False)
+        self.head.__class__ = FusedHead
+        self.labels_P = torch.randint(0, V, (P,))
+        self.targets = compress(torch.randn(64, V) * 3, RecordSpec(exact_top_k=32))[torch.arange(P) % 64]
+
+    def fused(self, *terms: TermConfig, chunk: int = 1024) -> Callable[[], None]:
+        task = FusedLoss(LossTerms(terms, self.V), Supervision(self.labels_P, self.targets), chunk)
+        return lambda: self.head(self.hidden_PD, task=task)[0].backward()
+
+    def plain(self) -> None:
+        nn.functional.cross_entropy(self.head(self.hidden_PD), self.labels_P, reduction="sum").backward()
+
+    def plain_with_teacher(self) -> None:
+        logits_PV = self.head(self.hidden_PD)
+        loss = nn.functional.cross_entropy(logits_PV, self.labels_P, reduction="sum")
+        (loss + distillation_loss(logits_PV, self.targets, reduction="sum")).backward()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, default in {"threads": 1, "positions": 1024, "classes": 49152, "hidden": 576, "rounds": 3}.items():
+    defaults = {"threads": 1, "positions": 1024, "classes": 49152, "hidden": 576, "rounds": 6}
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    P, V, D = options.positions, options.classes, options.hidden
-    hidden_PD = torch.randn(P, D, requires_grad=True)
-    head = nn.Linear(D, V, bias=False)
-    head.__class__ = FusedHead
-    labels_P = torch.randint(0, V, (P,))
-    targets = compress(torch.randn(P, V) * 3, RecordSpec(exact_top_k=32))
+    if options.peak:
+        print(peak(Scene(4096, options.classes, options.hidden), options.peak))
+    elif options.memory:
+        memory()
+    else:
+        times(Scene(options.positions, options.classes, options.hidden), options.rounds)
 
-    def plain() -> None:
-        nn.functional.cross_entropy(head(hidden_PD), labels_P, reduction="sum").backward()
 
-    def fused(*terms: TermConfig, chunk: int = 1024) -> Callable[[], None]:
-        task = FusedLoss(LossTerms(terms, V), Supervision(labels_P, targets), chunk)
-
-        def step() -> None:
-            head(hidden_PD, task=task)[0].backward()
-
-        return step
-
+def times(scene: Scene, rounds: int) -> None:
     runs = {
-        "fused cross-entropy": fused(LABELS),
-        "fused cross-entropy, chunk 256": fused(LABELS, chunk=256),
-        "plain torch cross-entropy": plain,
-        "fused KL at T = 1": fused(KL1),
-        "fused KL at T = 2": fused(KL2),
-        "fused KL at T = 1 + cross-entropy": fused(KL1, LABELS),
-        "fused KL at T = 2 + cross-entropy": fused(KL2, LABELS),
-        "the same, chunk 256": fused(KL2, LABELS, chunk=256),
+        "fused cross-entropy": scene.fused(LABELS),
+        "fused cross-entropy, again": scene.fused(LABELS),
+        "plain torch cross-entropy": scene.plain,
+        "fused KL at T = 1": scene.fused(KL1),
+        "fused KL at T = 2": scene.fused(KL2),
+        "fused JSD at T = 1": scene.fused(JSD),
+        "fused KL at T = 1 + cross-entropy": scene.fused(KL1, LABELS),
+        "fused KL at T = 2 + cross-entropy": scene.fused(KL2, LABELS),
     }
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(options.rounds):
-        for name, step in runs.items():
-            hidden_PD.grad = head.weight.grad = None
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    for _ in range(rounds + 1):  # the first is a warm-up
+        for name in random.sample(order, len(order)):
+            scene.hidden_PD.grad = scene.head.weight.grad = None
             started = time.process_time()
-            step()
-            best[name] = min(best[name], time.process_time() - started)
-    for name, seconds in best.items():
-        print(f"{name:36} {seconds:7.3f} s  {seconds / best['fused cross-entropy']:5.2f}")
+            runs[name]()
+            seconds[name].append(time.process_time() - started)
+    medians = {name: statistics.median(of_rounds[1:]) for name, of_rounds in seconds.items()}
+    base = statistics.median(seconds["fused cross-entropy"][1:] + seconds["fused cross-entropy, again"][1:])
+    for name, median in medians.items():
+        print(f"{name:36} {median:7.3f} s  {median / base:5.2f}")
+
+
+def memory() -> None:
+    megabytes = {}
+    for run in PEAKS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--peak", run]
+        megabytes[run] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for run, value in megabytes.items():
+        print(f"{run:36} {value:7.0f} MB  1/{max(megabytes.values()) / value:.1f}")
+
+
+PEAKS: dict[str, Callable[[Scene], Callable[[], None]]] = {
+    "fused KL + cross-entropy": lambda scene: scene.fused(KL1, LABELS),
+    "the same, chunk 512": lambda scene: scene.fused(KL1, LABELS, chunk=512),
+    "plain torch cross-entropy": lambda scene: scene.plain,
+    "plain KL + cross-entropy": lambda scene: scene.plain_with_teacher,
+}
+
+
+def peak(scene: Scene, run: str) -> float:
+    """How far resident memory rises above what it was before a step, MB."""
+    step = PEAKS[run](scene)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    step()
+    return (_status("VmHWM") - before) / 1e3
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 if __name__ == "__main__":

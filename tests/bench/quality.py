@@ -1,0 +1,241 @@
+"""Quality: one teacher, one student size, equal steps, and what each record's students learn.
+
+    PYTHONPATH=tests python tests/bench/quality.py WORK [--seeds 0 1 2] [--temperatures 1 2 4] [--only NAME …]
+
+WORK keeps text, teacher and results: seeds that are done are not done again. Each seed is one pass of the teacher over
+text that it was not trained on; all students of the seed start from the same weights and see the same batches, each
+with its record's targets, forward KL at T (times T²) and nothing else; "cross-entropy" sees labels alone.
+
+loss: held-out cross-entropy, nats, mean over seeds ± their standard deviation. share: of the gap between
+cross-entropy-only and dense at the same T, how much is closed, with the least and the most of the seeds. ECE: expected
+calibration error. bytes: of a record in a Zarr shard, a position, the file's structure not counted.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from multinomial import Multinomial
+from shards import shard_bytes
+from small_models import CLASSES, Learner, calibration, make_student, make_teacher, make_text
+from torch import Tensor
+
+from kdcache.config import TermConfig
+from kdcache.losses.supervision import Supervision
+from kdcache.losses.terms import LossTerms
+from kdcache.targets.codec import decode
+from kdcache.targets.compress import compress_to_arrays
+from kdcache.targets.fields import Field, record_fields
+from kdcache.targets.record import TeacherTargets
+from kdcache.targets.spec import CurveSpec, RecordSpec
+
+LENGTH = 128
+BATCH = 8
+MEASURED = 4
+"""Batches whose records are written to a shard, to count bytes."""
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of teacher rows. keys_P3: seed, step and row."""
+
+    logits_PV: Tensor
+    hidden_PD: Tensor
+    keys_P3: np.ndarray
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What students are fed with. make: None for labels alone. temperatures: None for all asked for."""
+
+    name: str
+    make: Callable[[Rows], tuple[Arrays, TeacherTargets]] | None = None
+    fields: tuple[Field, ...] = ()
+    temperatures: tuple[float, ...] | None = None
+
+    def at(self, temperatures: list[float]) -> list[float]:
+        return [t for t in temperatures if self.temperatures is None or t in self.temperatures]
+
+
+def of_spec(name: str, spec: RecordSpec) -> Setting:
+    def make(rows: Rows) -> tuple[Arrays, TeacherTargets]:
+        arrays = compress_to_arrays(rows.logits_PV, spec, rows.keys_P3)
+        return arrays, decode(arrays, spec, CLASSES)
+
+    only = None if spec.dense or spec.curve.interpolates else spec.curve.at_temperatures
+    return Setting(name, make, tuple(record_fields(spec, CLASSES)), only)
+
+
+def of_multinomial(name: str, draws: int, temperatures: list[float]) -> Setting:
+    def make(rows: Rows) -> tuple[Arrays, TeacherTargets]:
+        generator = torch.Generator().manual_seed(int(rows.keys_P3[0, 0]) * 1_000_003 + int(rows.keys_P3[0, 1]))
+        drawn = Multinomial.drawn(rows.logits_PV, draws, generator)
+        return drawn.arrays(CLASSES, by_id=True), drawn.targets(rows.logits_PV, tuple(temperatures))
+
+    return Setting(name, make, tuple(Multinomial.fields(CLASSES)))
+
+
+def settings(temperatures: list[float]) -> list[Setting]:
+    def top(k: int, tail: str) -> RecordSpec:
+        return RecordSpec(exact_top_k=k, samples=0, tail=tail)
+
+    return [
+        Setting("cross-entropy", temperatures=(1.0,)),
+        of_spec("dense", RecordSpec(exact_top_k="all")),
+        of_spec("top-12, renormalised", top(12, "renormalise")),
+        of_spec("top-12, ghost", top(12, "ghost")),
+        of_spec("top-50, renormalised", top(50, "renormalise")),
+        of_multinomial("multinomial 50", 50, temperatures),
+        of_spec("T = 1 profile", RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))),
+        of_spec("default", RecordSpec()),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
+    parser.add_argument("--only", nargs="+", help="settings whose names begin so, besides cross-entropy and dense")
+    for name, default in {"teacher_tokens": 819_200, "tokens": 163_840, "heldout": 20_480, "threads": 2}.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    text = make_text(options.work, LENGTH)
+    first = options.teacher_tokens // LENGTH
+    teacher = make_teacher(options.work, text.train[:first], BATCH)
+    windows = text.train[first : first + options.tokens // LENGTH]
+    heldout = text.heldout[: options.heldout // LENGTH]
+    loss, error = calibration(teacher, heldout)
+    print(f"{len(text.train) * LENGTH} tokens; teacher: loss {loss:.3f}, ECE {error:.3f}", flush=True)
+    always = ("cross-entropy", "dense")
+    chosen = [
+        setting
+        for setting in settings(options.temperatures)
+        if not options.only or setting.name.startswith((*always, *options.only))
+    ]
+    path = options.work / "results.jsonl"
+    for seed in options.seeds:
+        done = {(r["setting"], r["temperature"]) for r in read(path) if r["seed"] == seed}
+        started = time.perf_counter()
+        lines = run_seed(seed, teacher, windows, heldout, chosen, options.temperatures, done)
+        with path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        print(f"seed {seed}: {len(lines)} students in {time.perf_counter() - started:.0f} s", flush=True)
+    report([line for line in read(path) if line["seed"] in options.seeds])
+
+
+def run_seed(
+    seed: int,
+    teacher: Any,
+    windows: Tensor,
+    heldout: Tensor,
+    chosen: list[Setting],
+    temperatures: list[float],
+    done: set[tuple[str, float]],
+) -> list[dict[str, Any]]:
+    """One pass of the teacher that feeds every student not done yet; a result for each."""
+    steps = len(windows) // BATCH
+    learners = {
+        (setting.name, temperature): Learner(
+            make_student(seed), LossTerms([term(setting, temperature)], CLASSES), steps, 4e-3
+        )
+        for setting in chosen
+        for temperature in setting.at(temperatures)
+        if (setting.name, temperature) not in done
+    }
+    if not learners:
+        return []
+    measured: dict[str, list[Arrays]] = {setting.name: [] for setting in chosen}
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    for step, batch in enumerate(order[: steps * BATCH].split(BATCH)):
+        tokens = windows[batch]
+        rows = teacher_rows(teacher, tokens, seed, step)
+        for setting in chosen:
+            fed = [t for t in setting.at(temperatures) if (setting.name, t) in learners]
+            if not fed:
+                continue
+            targets = None
+            if setting.make is not None:
+                arrays, targets = setting.make(rows)
+                if step < MEASURED:
+                    measured[setting.name].append(arrays)
+            supervision = Supervision(tokens[:, 1:].flatten(), targets)
+            for temperature in fed:
+                learners[setting.name, temperature].step(tokens, supervision)
+        if step % 50 == 0:
+            print(f"seed {seed}, step {step} of {steps}", flush=True)
+    sizes = {setting.name: record_bytes(setting, measured[setting.name]) for setting in chosen}
+    results = []
+    for (name, temperature), learner in learners.items():
+        loss, error = calibration(learner.model, heldout)
+        results.append(
+            {
+                "setting": name,
+                "temperature": temperature,
+                "seed": seed,
+                "loss": loss,
+                "ece": error,
+                "bytes": sizes[name],
+            }
+        )
+    return results
+
+
+def term(setting: Setting, temperature: float) -> TermConfig:
+    if setting.make is None:
+        return TermConfig(name="cross_entropy")
+    return TermConfig(name="divergence", temperature=temperature)
+
+
+@torch.no_grad()
+def teacher_rows(teacher: Any, tokens: Tensor, seed: int, step: int) -> Rows:
+    hidden_PD = teacher.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
+    keys = np.stack([np.full(len(hidden_PD), seed), np.full(len(hidden_PD), step), np.arange(len(hidden_PD))], 1)
+    return Rows(teacher.lm_head(hidden_PD), hidden_PD, keys)
+
+
+def record_bytes(setting: Setting, measured: list[Arrays]) -> float:
+    if not measured:
+        return 0.0
+    arrays = {name: np.concatenate([batch[name] for batch in measured]) for name in measured[0]}
+    zarr, _ = shard_bytes(setting.fields, arrays, LENGTH)
+    return sum(size for name, size in zarr.items() if name in arrays)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def report(results: list[dict[str, Any]]) -> None:
+    def by_seed(setting: str, temperature: float, what: str) -> dict[int, float]:
+        return {r["seed"]: r[what] for r in results if r["setting"] == setting and r["temperature"] == temperature}
+
+    labels = by_seed("cross-entropy", 1.0, "loss")
+    print(f"\n{'':<24}{'T':>4}{'bytes':>9}{'loss':>9}{'±':>7}{'share':>8}{'least':>8}{'most':>8}{'ECE':>8}")
+    for setting, temperature in dict.fromkeys((r["setting"], r["temperature"]) for r in results):
+        losses = by_seed(setting, temperature, "loss")
+        dense = by_seed("dense", temperature, "loss")
+        gaps = {seed: labels[seed] - dense[seed] for seed in losses if seed in dense and seed in labels}
+        closed = [(labels[seed] - losses[seed]) / gap for seed, gap in gaps.items()]
+        share = sum(labels[seed] - losses[seed] for seed in gaps) / sum(gaps.values())
+        spread = statistics.stdev(losses.values()) if len(losses) > 1 else 0.0
+        size = statistics.mean(by_seed(setting, temperature, "bytes").values())
+        error = statistics.mean(by_seed(setting, temperature, "ece").values())
+        print(
+            f"{setting:<24}{temperature:4g}{size:9.1f}{statistics.mean(losses.values()):9.4f}{spread:7.4f}"
+            f"{share:8.0%}{min(closed):8.0%}{max(closed):8.0%}{error:8.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

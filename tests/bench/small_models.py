@@ -1,0 +1,161 @@
+"""A small teacher and smaller students of the source code of Python's standard library, made here.
+
+Text: every module once, in an order and with a tenth held out that a digest of its name decides, joined by the
+end-of-text token; a byte-level BPE of 8,192 is trained on it. Teacher: a Llama of 6.1M parameters, width 256, 5 layers.
+Student: 1.7M, width 128, 3 layers. Both with tied embeddings.
+
+B windows, L tokens of a window, P positions, D hidden width, V classes.
+"""
+
+import hashlib
+import math
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.supervision import Supervision
+from kdcache.losses.terms import LossTerms
+
+__all__ = ["CLASSES", "Learner", "Text", "calibration", "make_student", "make_teacher", "make_text"]
+
+CLASSES = 8192
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo", "ensurepip"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Windows of L + 1 tokens, int64 [windows, L + 1]: the first for the teacher, the next for the students."""
+
+    train: Tensor
+    heldout: Tensor
+
+
+def make_text(folder: Path, length: int) -> Text:
+    """Tokenised once, then kept in the folder."""
+    path = folder / f"tokens-{length}.pt"
+    if not path.exists():
+        parts = {name: list(_modules(name == "heldout")) for name in ("train", "heldout")}
+        tokenizer = _tokenizer(parts["train"])
+        streams = {
+            name: [token for text in texts for token in [0, *tokenizer.encode(text).ids]]
+            for name, texts in parts.items()
+        }
+        windows = {name: torch.tensor(stream).unfold(0, length + 1, length) for name, stream in streams.items()}
+        torch.save(windows, path)
+    return Text(**torch.load(path))
+
+
+def _modules(heldout: bool) -> Iterator[str]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    digests = {name: hashlib.sha256(name.encode()).digest() for name in paths}
+    for name in sorted(paths, key=digests.__getitem__):
+        if not _LEFT_OUT & set(name.split("/")) and (digests[name][31] < 26) == heldout:
+            yield paths[name].read_text(encoding="utf-8", errors="replace")
+
+
+def _tokenizer(texts: list[str]) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=CLASSES, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _llama(hidden: int, layers: int, seed: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=CLASSES,
+            hidden_size=hidden,
+            intermediate_size=hidden * 11 // 4,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 32,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=0,
+        )
+    )
+
+
+def make_student(seed: int) -> Any:
+    return _llama(128, 3, seed)
+
+
+def make_teacher(folder: Path, windows: Tensor, batch: int) -> Any:
+    """Trained on these windows once, then kept in the folder."""
+    path = folder / f"teacher-{len(windows)}.pt"
+    teacher = _llama(256, 5, seed=0)
+    if path.exists():
+        teacher.load_state_dict(torch.load(path))
+    else:
+        learner = Learner(teacher, LossTerms([_label_term()], CLASSES), len(windows) // batch, rate=1.5e-3)
+        for step, tokens in enumerate(windows[: len(windows) // batch * batch].split(batch)):
+            loss = learner.step(tokens, Supervision(tokens[:, 1:].flatten()))
+            if step % 100 == 0:
+                print(f"teacher, step {step} of {len(windows) // batch}: {loss:.3f}", flush=True)
+        torch.save(teacher.state_dict(), path)
+    return teacher.eval().requires_grad_(False)
+
+
+def _label_term() -> Any:
+    from kdcache.config import TermConfig
+
+    return TermConfig(name="cross_entropy")
+
+
+class Learner:
+    """A model, its optimiser and its schedule: AdamW, a tenth of the steps of warm-up, then a cosine to a tenth."""
+
+    def __init__(self, model: Any, terms: LossTerms, steps: int, rate: float) -> None:
+        self.model, self.terms = model, terms
+        model.lm_head.__class__ = FusedHead
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+        warmup = max(1, steps // 10)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer,
+            lambda step: min((step + 1) / warmup, 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / steps))),
+        )
+
+    def step(self, tokens: Tensor, supervision: Supervision) -> float:
+        """One step on windows [B, L + 1]; the loss, a mean over positions."""
+        hidden = self.model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+        loss, _ = self.model.lm_head(hidden, task=FusedLoss(self.terms, supervision))
+        loss = loss / supervision.num_positions
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._schedule.step()
+        return loss.item()
+
+
+@torch.no_grad()
+def calibration(model: Any, windows: Tensor, bins: int = 15) -> tuple[float, float]:
+    """Mean −log q(label), nats, and the expected calibration error of the likeliest class (Naeini et al. 2015)."""
+    losses, confidences, hits = [], [], []
+    for tokens in windows.split(16):
+        log_q_PV = model(input_ids=tokens[:, :-1], use_cache=False).logits.flatten(0, 1).log_softmax(-1)
+        labels_P = tokens[:, 1:].flatten()
+        losses.append(-log_q_PV.gather(1, labels_P[:, None])[:, 0])
+        confidence_P, top_P = log_q_PV.max(-1)
+        confidences.append(confidence_P.exp())
+        hits.append((top_P == labels_P).float())
+    confidence_P, hits_P = torch.cat(confidences), torch.cat(hits)
+    bin_P = (confidence_P * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins).index_add_(0, bin_P, confidence_P - hits_P)
+    return torch.cat(losses).mean().item(), (gaps.abs().sum() / len(bin_P)).item()
