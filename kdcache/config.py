@@ -6,7 +6,7 @@ Every class names its defaults here and nowhere else. Relative paths are relativ
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -29,12 +29,16 @@ from kdcache.targets.spec import RecordSpec
 
 __all__ = [
     "CausalLMConfig",
+    "ClassificationConfig",
     "ComputeConfig",
     "CorpusConfig",
     "DumpConfig",
+    "SequenceClassificationConfig",
     "StudentConfig",
+    "TaskConfig",
     "TeacherConfig",
     "TermConfig",
+    "TokenClassificationConfig",
     "TrainConfig",
     "load_config",
 ]
@@ -83,6 +87,56 @@ class CausalLMConfig(Config):
     loss_on: Literal["assistant", "all"] = "assistant"
 
 
+class SequenceClassificationConfig(Config):
+    """One class for a whole text, or for a pair of texts (corpus.text_pair_field).
+
+    max_length: tokens of an example; longer texts are cut, and counted in the summary.
+    labels: names of the classes, in the order of their ids. By default those of the teacher; without a teacher, those
+        that the corpus has, sorted.
+    """
+
+    name: Literal["sequence_classification"]
+    max_length: Annotated[int, Field(ge=3)] = 256
+    labels: tuple[str, ...] | None = None
+    attention: Literal["full"] = "full"
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return _distinct_labels(value)
+
+
+class TokenClassificationConfig(Config):
+    """A tag for each word, as named entities have: its first sub-token is supervised, the rest is not.
+
+    max_length: tokens of an example; longer rows become overlapping windows, each word supervised in the one that
+        shows most of what is around it.
+    labels: names of the tags, in the order of their ids; defaults as for sequence_classification, "O" first.
+    scheme: "bio" refuses tags that are not BIO (O, B-X, and I-X after B-X or I-X); "none" takes any.
+    """
+
+    name: Literal["token_classification"]
+    max_length: Annotated[int, Field(ge=8)] = 256
+    labels: tuple[str, ...] | None = None
+    scheme: Literal["bio", "none"] = "bio"
+    attention: Literal["full"] = "full"
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return _distinct_labels(value)
+
+
+def _distinct_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise ValueError(f"got labels {list(labels)}, expected at least two, all different")
+    return labels
+
+
+ClassificationConfig = SequenceClassificationConfig | TokenClassificationConfig
+TaskConfig = Annotated[CausalLMConfig | ClassificationConfig, Field(discriminator="name")]
+
+
 class TeacherConfig(Config):
     """path: folder or hub name of a transformers model.
 
@@ -115,17 +169,35 @@ class ComputeConfig(Config):
 
 
 class DumpConfig(Config):
-    """A `kdcache dump-logits` run."""
+    """A `kdcache dump-logits` run.
+
+    tokenizer: a folder or a name, by default the teacher's; "characters" makes one of the corpus' own characters.
+    record: by default 8 largest logits and a sample for a language model, every class for a classification.
+    """
 
     output: str
     corpus: CorpusConfig
     teacher: TeacherConfig | Literal["none"]
     tokenizer: str | None = None
-    task: CausalLMConfig = CausalLMConfig()
+    task: TaskConfig = CausalLMConfig()
     record: RecordSpec = RecordSpec()
     backend: Literal["zarr", "arrow"] = "zarr"
     compute: ComputeConfig = ComputeConfig()
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, data: Any) -> Any:
+        """A task without a name is a language model's; records of a classification are dense unless the config says."""
+        if not isinstance(data, dict):
+            return data
+        task, record = data.get("task"), data.get("record")
+        if isinstance(task, dict):
+            data = {**data, "task": {"name": "causal_lm", **task}}
+            if data["task"]["name"] != "causal_lm" and isinstance(record, dict | None):
+                dense = {"exact_top_k": "all", "logit_dtype": "float16"}
+                data["record"] = record if record and "exact_top_k" in record else {**dense, **(record or {})}
+        return data
 
     @model_validator(mode="after")
     def _tokenizer_is_known(self) -> Self:
@@ -138,6 +210,7 @@ class StudentConfig(Config):
     """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder.
 
     dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled.
+    module: a module of yours to import first, which registers its own model classes (kdcache.register_student).
     """
 
     path: str | None = None
@@ -146,6 +219,7 @@ class StudentConfig(Config):
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+    module: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -349,7 +423,8 @@ def _first_fault(cls: type[BaseModel], error: ValidationError) -> str:
 
 def _is_tag(part: int | str) -> bool:
     """Pydantic names the branch of a union in the location; a user has no such key."""
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("int", "str", "tuple"))
+    tags = {"int", "str", "tuple", *(_tag(cls) for cls in _TASKS)}
+    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in tags)
 
 
 def _unknown_key(cls: type[BaseModel], loc: tuple[int | str, ...], where: str) -> str:
@@ -361,18 +436,24 @@ def _unknown_key(cls: type[BaseModel], loc: tuple[int | str, ...], where: str) -
 
 def _keys_at(cls: type[BaseModel], path: list[str]) -> list[str]:
     """Valid keys of the nested config class at a location that pydantic reported."""
+    branches: list[type[BaseModel]] = []
     for part in path:
         if part in cls.model_fields:
-            found = _config_class(cls.model_fields[part].annotation)
-            cls = found or cls
+            branches = _config_classes(cls.model_fields[part].annotation)
+            cls = branches[0] if branches else cls
+        cls = next((branch for branch in branches if _tag(branch) == part), cls)
     return sorted(cls.model_fields)
 
 
-def _config_class(annotation: object) -> type[BaseModel] | None:
+def _config_classes(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _config_class(argument)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [cls for argument in getattr(annotation, "__args__", ()) for cls in _config_classes(argument)]
+
+
+_TASKS = _config_classes(CausalLMConfig | ClassificationConfig)
+
+
+def _tag(cls: type[BaseModel]) -> str | None:
+    """The name that tells a task's class from the others."""
+    return get_args(cls.model_fields["name"].annotation)[0] if cls in _TASKS else None

@@ -71,9 +71,21 @@ class Batch:
         """Token counts of the documents in example i, in order, int64; they sum to L."""
         return self._of("document_lengths", "document", i)
 
+    @property
+    def continues(self) -> np.ndarray:
+        """Whether each example is a further window of the row of the one before, bool [B]."""
+        return self.arrays["continues"].astype(bool) if "continues" in self.arrays else np.zeros(len(self), bool)
+
+    @cached_property
+    def features(self) -> np.ndarray | None:
+        """The teacher's features at each position, float16 [P, H], or None; of a pooled one a copy a position."""
+        features = self.arrays.get("features")
+        pooled = any(field.name == "features" and field.level == "example" for field in self.fields)
+        return np.repeat(features, self.arrays["position_counts"], axis=0) if pooled else features
+
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label of each position, int64 [P]: stored, or for a causal LM the next token."""
+        """The label of each position, int64 [P]: stored (NO_LABEL: not known), or for a causal LM the next token."""
         if "labels" in self.arrays:
             return self.arrays["labels"].astype(np.int64)
         starts_B = self._bounds["token"][:-1]
@@ -82,7 +94,7 @@ class Batch:
 
     @cached_property
     def label_logits(self) -> np.ndarray | None:
-        """The teacher's raw logit of each label, float32 [P]; None where it is not stored.
+        """The teacher's raw logit of each label, float32 [P]; None where it is not stored: a dense record has all.
 
         The teacher's own loss at T = 1 is `targets().log_partition(1.0) - label_logits`. Error at most 2⁻¹² of the
         logit's distance from the row's maximum.

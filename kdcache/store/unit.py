@@ -11,7 +11,7 @@ import numpy as np
 from kdcache.errors import CacheError
 from kdcache.store.backend import array_fields
 from kdcache.store.manifest import Header
-from kdcache.targets.fields import Field
+from kdcache.targets.fields import NO_LABEL, Field
 from kdcache.targets.spec import RecordSpec
 
 if TYPE_CHECKING:
@@ -57,11 +57,13 @@ class Unit:
         positions: Array | None = None,
         labels: Array | None = None,
         documents: Array | None = None,
+        features: Array | None = None,
     ) -> None:
         """One example with the teacher's raw logits [P, V] at its positions; None in a label-only cache.
 
         hidden: for records with a factor, what the output layer made them of, [P, D]; logits may then be None.
-        positions: by default every token but the last. documents: token counts, by default one document.
+        positions: by default every token but the last of a causal LM, the first of a sequence classification.
+        documents: token counts, by default one document. features: for records with features, [P, H], pooled [H].
         """
         example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
         P = len(example["positions"])
@@ -74,12 +76,27 @@ class Unit:
             got, expected = ("no logits", "logits") if logits is None else ("logits", "none in a label-only cache")
             raise CacheError(f"got {got} with an example, expected {expected}")
         number = self.index * EXAMPLES_PER_UNIT + self._examples
-        self._append(example)
+        self._append({**example, "continues": np.array([False]), **self._features(features, P)})
         if self.header.record is not None:
             keys_P3 = np.empty((P, 3), np.int64)
             keys_P3[:, 0], keys_P3[:, 1], keys_P3[:, 2] = self.header.seed, number, example["positions"]
             logits_PV = as_logits(logits, P, self.header.num_classes)
             self.add_record(record_arrays(logits_PV, example["labels"], self.header.record, keys_P3, coefficients_PR))
+
+    def _features(self, features: Array | None, P: int) -> dict[str, np.ndarray]:
+        """The features of an example, checked."""
+        field = next((field for field in self.header.fields if field.name == "features"), None)
+        if (features is None) != (field is None):
+            got, expected = ("no features", "them") if features is None else ("features", "none")
+            raise CacheError(f"got {got} with an example, expected {expected}: see record.features")
+        if field is None:
+            return {}
+        array = np.asarray(features.detach().float().cpu() if hasattr(features, "detach") else features)
+        array = array[None] if field.level == "example" and array.ndim == 1 else array
+        rows = 1 if field.level == "example" else P
+        if array.shape != (rows, *field.shape):
+            raise CacheError(f"got features {[*array.shape]}, expected {[rows, *field.shape]}")
+        return {"features": array.astype(np.float16)}
 
     def _encoded(self, logits: Array | None, hidden: Array, P: int) -> "tuple[Array, Tensor]":
         """(logits, coefficients) of an example's hidden states."""
@@ -106,10 +123,15 @@ class Unit:
         positions: Array | None = None,
         labels: Array | None = None,
         documents: Array | None = None,
+        continues: bool = False,
         record: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """One example, and what `record_arrays` made of its logits; or give records to `add_record` afterwards."""
-        self._append(checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents))
+        """One example, and what `record_arrays` made of its logits; or give records to `add_record` afterwards.
+
+        continues: of token classification, whether it is a further window of the example before.
+        """
+        example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
+        self._append({**example, "continues": np.array([continues])})
         if record is not None:
             self.add_record(record)
 
@@ -149,13 +171,15 @@ def checked_example(
     """tokens, positions, labels, document_lengths and their counts, int64. Raises CacheError for what cannot be stored.
 
     For a causal LM labels are the tokens after the positions, and given ones must agree; for other tasks they are
-    required.
+    required, NO_LABEL where there is none.
     """
     tokens_L = as_integers(tokens, "tokens")
     L = len(tokens_L)
     causal = header.task.get("name") == "causal_lm"
     end = L - 1 if causal else L
-    positions_P = np.arange(end) if positions is None else as_integers(positions, "positions")
+    if positions is None:
+        positions = np.zeros(1, np.int64) if header.task.get("name") == "sequence_classification" else np.arange(end)
+    positions_P = as_integers(positions, "positions")
     documents_D = np.array([L]) if documents is None else as_integers(documents, "documents")
     limit = header.tokenizer.vocab_size if header.tokenizer else np.iinfo(_dtype(header, "tokens")).max + 1
     if L == 0:
@@ -177,9 +201,12 @@ def checked_example(
         labels_P = as_integers(labels, "labels")
         if len(labels_P) != len(positions_P):
             raise CacheError(f"got {len(labels_P)} labels, expected {len(positions_P)}, one a position")
-    if len(labels_P) and not 0 <= labels_P.min() <= labels_P.max() < header.num_classes:
+    known_P = labels_P if causal else labels_P[labels_P != NO_LABEL]
+    if len(known_P) and not 0 <= known_P.min() <= known_P.max() < header.num_classes:
+        unknown = "" if causal else f", or {NO_LABEL} where there is none"
         raise CacheError(
-            f"got labels {labels_P.min()} to {labels_P.max()}, expected class ids from 0 to {header.num_classes - 1}"
+            f"got labels {known_P.min()} to {known_P.max()}, expected class ids from 0 to "
+            f"{header.num_classes - 1}{unknown}"
         )
     return {
         "tokens": tokens_L,
@@ -199,10 +226,10 @@ def record_arrays(
     keys_P3: object,
     coefficients_PR: "Tensor | None" = None,
 ) -> dict[str, np.ndarray]:
-    """The position and entry arrays of these rows: `compress_to_arrays`, and the teacher's logit of each label.
+    """The position and entry arrays of these rows: `compress_to_arrays`, and of sparse records the label's logit.
 
     keys_P3: (seed, example number, position) of each row. coefficients_PR: with a factor. label_logits are relative to
-    the row's maximum, float16.
+    the row's maximum, float16; of a label that is not known, that of class 0.
     """
     import torch
 
@@ -210,8 +237,10 @@ def record_arrays(
 
     logits_PV = logits_PV.float()
     arrays = compress_to_arrays(logits_PV, spec, keys_P3, coefficients_PR)
+    if spec.dense:
+        return arrays
     labels = torch.from_numpy(np.ascontiguousarray(labels_P, np.int64)).to(logits_PV.device)
-    label_logits_P = logits_PV.gather(1, labels[:, None])[:, 0] - logits_PV.amax(-1)
+    label_logits_P = logits_PV.gather(1, labels.clamp(min=0)[:, None])[:, 0] - logits_PV.amax(-1)
     lowest = np.finfo(np.float16).min
     return {**arrays, "label_logits": label_logits_P.clamp(min=float(lowest)).cpu().numpy().astype(np.float16)}
 

@@ -23,6 +23,7 @@ from kdcache.store.cache import read_manifest, read_pinned
 from kdcache.store.files import Root
 from kdcache.store.manifest import CommitRecord, Header, canonical
 from kdcache.store.shard import decode_shard, fetch_shard, record_name
+from kdcache.targets.fields import NO_LABEL
 
 __all__ = ["Fault", "verify"]
 
@@ -99,6 +100,8 @@ def _content_faults(batch: Batch, header: Header) -> Iterator[str]:
         yield "positions do not ascend inside their example"
     else:
         yield from _out_of_range("labels", batch.labels, header.num_classes)
+        if "labels" in arrays and ((batch.labels < 0) & (batch.labels != NO_LABEL)).any():
+            yield f"labels hold {batch.labels.min()}, expected class ids or {NO_LABEL}"
     if header.tokenizer:
         yield from _out_of_range("tokens", arrays["tokens"], header.tokenizer.vocab_size)
     if "ids" in arrays:

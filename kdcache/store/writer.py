@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -36,7 +36,7 @@ from kdcache.store.manifest import (
     first_fault,
     parse,
 )
-from kdcache.store.schema import causal_lm_fields
+from kdcache.store.schema import check_task, task_fields
 from kdcache.store.shard import commit_shard, record_name, shard_name
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, checked_example
@@ -71,8 +71,11 @@ class CacheWriter:
     examples in committed shards are only compared, and their logits, given as a function, are not computed.
 
     path: folder or fsspec URL. num_classes: columns of the logits. record: what is kept of each row; None for a
-    label-only cache (logits None). task: pinned for readers: {"attention": "document"} (the default) where a document
-    does not see the others of its example, {"attention": "causal"} where it does. tokenizer: a folder from
+    label-only cache (logits None); by default a sample for a language model, every class for a classification.
+    task: pinned for readers: {"attention": "document"} (the default) where a document does not see the others of its
+    example, {"attention": "causal"} where it does; or {"name": "sequence_classification"}, {"name":
+    "token_classification"}, with labels, the names of the classes. features: width of the teacher's features, where
+    the record has some. tokenizer: a folder from
     save_pretrained, copied into the cache. teacher: a name, or a TeacherPin with more. seed: of the records' random
     draws. resume: go on with a cache of the same settings; False refuses any existing one. output_layer: with a factor,
     a pair (weight, bias), or an OutputLayer of kdcache.targets.calibration where there is a soft-cap or a scale.
@@ -99,10 +102,16 @@ class CacheWriter:
         resume: bool = True,
         output_layer: "OutputLayer | tuple[Any, Any] | None" = None,
         calibration: Any | Callable[[], Any] | None = None,
+        labels: Sequence[str] | None = None,
+        features: int | None = None,
     ) -> None:
-        settings = {"name": "causal_lm", "attention": "document"} | dict(task or {})
-        if settings["name"] != "causal_lm" or settings["attention"] not in ("document", "causal"):
-            raise CacheError(f"got task {settings}, expected name causal_lm, and attention document or causal")
+        settings = check_task(task or {})
+        if record is DEFAULT_RECORD and settings["name"] != "causal_lm":
+            record = RecordSpec(exact_top_k="all", logit_dtype="float16")
+        if (record is not None and record.features is not None) != (features is not None):
+            raise CacheError(f"got features {features} for this record, expected their width just where it has some")
+        if labels is not None and len(labels) != num_classes:
+            raise CacheError(f"got {len(labels)} labels, expected {num_classes}, a name for each class")
         pin = None if tokenizer is None else pin_tokenizer(tokenizer)
         try:
             header = Header(
@@ -110,7 +119,14 @@ class CacheWriter:
                 task=settings,
                 record=record,
                 num_classes=num_classes,
-                fields=causal_lm_fields(pin.vocab_size if pin else num_classes, num_classes, record),
+                fields=task_fields(
+                    settings["name"],
+                    pin.vocab_size if pin else num_classes if settings["name"] == "causal_lm" else 1 << 24,
+                    num_classes,
+                    record,
+                    features=features,
+                ),
+                id2label=None if labels is None else dict(enumerate(labels)),
                 tokenizer=pin,
                 teacher=TeacherPin(name=teacher) if isinstance(teacher, str) else teacher,
                 corpus=corpus,
@@ -314,6 +330,7 @@ class CacheWriter:
         positions: Any | None = None,
         labels: Any | None = None,
         documents: Any | None = None,
+        features: Any | Callable[[], Any] | None = None,
     ) -> None:
         """The next example; every examples_per_shard of them are one shard.
 
@@ -321,15 +338,16 @@ class CacheWriter:
         that returns them, called only if the example's shard is not committed yet. hidden: for records with a factor,
         the hidden states [P, D] that the output layer makes the logits of, or a function; logits may be left out then,
         and are otherwise compared with these once a shard. positions: where they are, by
-        default every token but the last (so P = L - 1). labels: checked against the next tokens. documents: token
-        counts of the documents packed into the example, by default one.
+        default every token but the last (so P = L - 1), the first of a sequence classification. labels: class ids, −100
+        where there is none; of a causal LM checked against the next tokens. documents: token counts of the documents
+        packed into the example, by default one. features: [P, H] or, pooled, [H], or a function.
         Raises CacheError for what cannot be stored, TeacherError for logits that are not finite.
         """
         if self._unit is None:
             self._start_unit(self._examples // self._examples_per_shard)
         assert self._unit is not None
         example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
-        for name in ("tokens", "positions", "document_lengths"):
+        for name in ("tokens", "positions", "document_lengths", *(("labels",) if self._stores_labels else ())):
             self._source.update(len(example[name]).to_bytes(8, "little") + example[name].astype("<i8").tobytes())
         if self._done is None:
             self._unit.add(
@@ -337,11 +355,17 @@ class CacheWriter:
                 logits() if callable(logits) else logits,
                 hidden=hidden() if callable(hidden) else hidden,
                 positions=example["positions"],
+                labels=example["labels"],
                 documents=example["document_lengths"],
+                features=features() if callable(features) else features,
             )
         self._examples += 1
         if self._examples % self._examples_per_shard == 0:
             self._end_unit()
+
+    @property
+    def _stores_labels(self) -> bool:
+        return any(field.name == "labels" for field in self.header.fields)
 
     def close(self) -> Manifest | None:
         """Commit the last examples given to `add` and finalize; nothing where `add` was not used."""

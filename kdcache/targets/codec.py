@@ -1,6 +1,7 @@
 """Records <-> the arrays that stand for them on disk.
 
-A row's maximum is stored in float32 and its logits relative to it, as float16, float32 or in integer steps
+A row's maximum is stored in float32, rounded to 2⁻¹² so that the last bits are idle (2.3 bytes after compression in
+place of 3.3), exactly where the logits are float32; its logits relative to it, as float16, float32 or in integer steps
 (`logit_codec`), the tail's moments in steps too (`curve_codec`). Logits more than 240 nats below the maximum are those
 of masked classes: a tail does without them, an entry counts as 240 below (except in float32).
 
@@ -23,13 +24,14 @@ from kdcache.targets.basis import Basis
 from kdcache.targets.curve import TailCurve
 from kdcache.targets.curve_codec import Moments, decode_moments, encode_moments
 from kdcache.targets.fields import class_dtype
-from kdcache.targets.logit_codec import float16_above, from_steps, to_steps
+from kdcache.targets.logit_codec import float16_above, from_steps, steps_per_octave, to_steps
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import RecordSpec
 
 __all__ = ["FLOOR", "Block", "decode", "encode", "encode_coefficients", "encode_dense"]
 
 FLOOR = -240.0
+_MAXIMUM_STEPS = 4096
 _BELOW_ONE = 1.0 - 2.0**-24
 
 
@@ -55,7 +57,7 @@ def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[
     """The arrays of `record_fields` and entry_counts."""
     block = Block(*(np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(Block)))
     arrays = {
-        "maximum": block.maximum_R,
+        "maximum": _stored_maximum(block.maximum_R, spec),
         "num_certain": block.num_certain_R.astype(np.uint16),
         "entry_counts": block.counts_R.astype(np.uint32),
         "ids": block.ids_E.astype(class_dtype(num_classes)),
@@ -73,15 +75,24 @@ def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[
     if spec.logit_dtype == "uint8":
         arrays["span"] = float16_above(-relative_E[ends_P - 1])
         span_E = np.repeat(arrays["span"], counts_P)
-    return arrays | {"logits": to_steps(relative_E, certain_E, span_E)}
+    return arrays | {"logits": to_steps(relative_E, steps_per_octave(spec, certain_E), span_E)}
 
 
 def encode_dense(maximum_P: np.ndarray, relative_PV: np.ndarray, spec: RecordSpec) -> dict[str, np.ndarray]:
     if spec.logit_dtype != "float32":
         relative_PV = np.maximum(relative_PV, np.float32(FLOOR))
     if spec.logit_dtype == "uint16":
-        return {"maximum": maximum_P, "logits": to_steps(relative_PV, np.True_, None)}
-    return {"maximum": maximum_P, "logits": relative_PV.astype(spec.logit_dtype)}
+        return {
+            "maximum": _stored_maximum(maximum_P, spec),
+            "logits": to_steps(relative_PV, steps_per_octave(spec, np.True_), None),
+        }
+    return {"maximum": _stored_maximum(maximum_P, spec), "logits": relative_PV.astype(spec.logit_dtype)}
+
+
+def _stored_maximum(maximum_P: np.ndarray, spec: RecordSpec) -> np.ndarray:
+    if spec.logit_dtype == "float32":
+        return maximum_P
+    return (np.rint(maximum_P.astype(np.float64) * _MAXIMUM_STEPS) / _MAXIMUM_STEPS).astype(np.float32)
 
 
 def decode(
@@ -176,7 +187,7 @@ def _relative_logits(
         logits_PE[kept_PE] = arrays["logits"]
         return logits_PE
     span_E = np.repeat(arrays["span"], kept_PE.sum(1)) if spec.logit_dtype == "uint8" else None
-    logits_PE[kept_PE] = from_steps(arrays["logits"], certain_PE[kept_PE], span_E)
+    logits_PE[kept_PE] = from_steps(arrays["logits"], steps_per_octave(spec, certain_PE[kept_PE]), span_E)
     lowest_certain_P1 = np.where(certain_PE, logits_PE, 0.0).min(1, keepdims=True, initial=0.0)
     return np.where(certain_PE, logits_PE, np.minimum(logits_PE, lowest_certain_P1))
 
@@ -186,7 +197,7 @@ def _decode_dense(
 ) -> TeacherTargets:
     relative_PV = arrays["logits"]
     if spec.logit_dtype == "uint16":
-        relative_PV = from_steps(relative_PV, np.True_, None)
+        relative_PV = from_steps(relative_PV, steps_per_octave(spec, np.True_), None)
     logits_PV = torch.from_numpy(relative_PV.astype(np.float32)) + maximum_P1
     P = len(logits_PV)
     return TeacherTargets(

@@ -3,9 +3,10 @@
 Ragged data is flat arrays plus counts. Every array belongs to a level; a level's counts, stored on its parent,
 say how many of its elements each parent element owns:
 
-    example ── token      token_counts      tokens
+    example                                 continues, features where they are pooled
+            ├─ token      token_counts      tokens
             ├─ document   document_counts   document_lengths (tokens; sum to the example's tokens)
-            └─ position   position_counts   positions, labels, label_logits, the record's per-position arrays
+            └─ position   position_counts   positions, labels, label_logits, features, the record's per-position arrays
                  └─ entry entry_counts      ids, logits
 
 The basis of a factored tail is a file of its own with a row for each class, of level class: it has no counts.
@@ -19,7 +20,20 @@ import numpy as np
 
 from kdcache.targets.spec import RecordSpec
 
-__all__ = ["COUNTS", "PARENT", "Field", "Level", "class_dtype", "levels_of", "record_fields", "with_coefficients"]
+__all__ = [
+    "COUNTS",
+    "NO_LABEL",
+    "PARENT",
+    "Field",
+    "Level",
+    "class_dtype",
+    "levels_of",
+    "record_fields",
+    "with_coefficients",
+]
+
+NO_LABEL = -100
+"""The label of a position whose label is not known."""
 
 Level = Literal["example", "token", "document", "position", "entry", "class"]
 

@@ -131,6 +131,8 @@ class RecordSpec(BaseModel):
         exact mass, or "renormalise", which drops them.
     factor: store a factored tail. With samples: 0, its companion, it stands for the tail in every loss; with samples
         too, forward KL at temperatures up to 1 uses the sample and all else the factored tail.
+    features: store the teacher's last hidden states as float16, for a bottleneck term: at the "positions", or "pooled",
+        their mean over the example's tokens.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -142,12 +144,14 @@ class RecordSpec(BaseModel):
     tail: Literal["ghost", "renormalise"] = "ghost"
     curve: CurveSpec = Field(default_factory=CurveSpec)
     factor: FactorSpec | None = None
+    features: Literal["pooled", "positions"] | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = serialize(self)
-        if self.factor is None:
-            values.pop("factor", None)
+        for name in ("factor", "features"):
+            if getattr(self, name) is None:
+                values.pop(name, None)
         return values
 
     @model_validator(mode="after")

@@ -1,9 +1,10 @@
 """Examples -> what a model is fed, the same for teacher and student.
 
-There is no attention mask. With attention "document" position ids restart at each document, which is how transformers
-knows packed documents (its masks keep them apart under sdpa and eager; flash attention only in a batch of one row, so
-flatten there). Padding on the right is one more document; in a causal model nothing before it sees it. With "causal"
-positions run on.
+Causal models get no attention mask. With attention "document" position ids restart at each document, which is how
+transformers knows packed documents (its masks keep them apart under sdpa and eager; flash attention only in a batch of
+one row, so flatten there). Padding on the right is one more document; nothing before it sees it. With "causal"
+positions run on. With "full", an encoder's, every token sees its whole example: padding is masked, positions are the
+model's own, and the documents of an example are its segments (token types), the two texts of a pair.
 
 B examples, L tokens of the longest, P positions.
 """
@@ -18,42 +19,55 @@ from torch import Tensor
 
 from kdcache.errors import KdcacheError
 
-__all__ = ["ModelInputs", "check_packing", "flat_positions", "flattens", "model_inputs"]
+__all__ = ["ModelInputs", "check_packing", "flat_positions", "flattens", "model_inputs", "takes_segments"]
 
-Attention = Literal["document", "causal"]
+Attention = Literal["document", "causal", "full"]
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Both int64 [B, L], or [1, B·L] when flattened. Call the model with use_cache=False and no attention_mask."""
+    """arguments: of a model's forward, each int64 [B, L], or [1, B·L] when flattened; input_ids is always there."""
 
-    input_ids_BL: Tensor
-    position_ids_BL: Tensor
+    arguments: dict[str, Tensor]
 
     def to(self, device: torch.device | str) -> "ModelInputs":
-        return ModelInputs(self.input_ids_BL.to(device), self.position_ids_BL.to(device))
+        return ModelInputs({name: tensor.to(device) for name, tensor in self.arguments.items()})
 
 
 def model_inputs(
-    tokens: Sequence[np.ndarray], documents: Sequence[np.ndarray], attention: Attention, flatten: bool = False
+    tokens: Sequence[np.ndarray],
+    documents: Sequence[np.ndarray],
+    attention: Attention,
+    flatten: bool = False,
+    *,
+    pad: int = 0,
+    segments: bool = False,
 ) -> ModelInputs:
-    """Rows of tokens, padded on the right with token 0, and their position ids.
+    """Rows of tokens, padded on the right with token `pad`, and what tells the model which tokens see each other.
 
     documents: token counts of the documents in each row, which sum to its tokens. flatten: see `flattens`.
+    segments: whether the model takes token_type_ids.
     """
     lengths_B = np.array([len(row) for row in tokens])
     B, L = len(tokens), int(lengths_B.max())
-    input_ids_BL = np.zeros((B, L), np.int64)
-    input_ids_BL[np.arange(L) < lengths_B[:, None]] = np.concatenate(tokens)
-    position_ids_BL = np.tile(np.arange(L), (B, 1))
-    if attention == "document":
-        padding_B1 = L - lengths_B[:, None]
-        pieces = np.concatenate([piece for row in zip(documents, padding_B1, strict=True) for piece in row])
-        starts = np.cumsum(pieces) - pieces
-        position_ids_BL = (np.arange(B * L) - np.repeat(starts, pieces)).reshape(B, L)
+    real_BL = np.arange(L) < lengths_B[:, None]
+    input_ids_BL = np.full((B, L), pad, np.int64)
+    input_ids_BL[real_BL] = np.concatenate(tokens)
+    arrays = {"input_ids": input_ids_BL}
+    padding_B1 = L - lengths_B[:, None]
+    pieces = np.concatenate([piece for row in zip(documents, padding_B1, strict=True) for piece in row])
+    if attention == "full":
+        arrays["attention_mask"] = real_BL.astype(np.int64)
+        if segments:
+            numbers = np.concatenate([np.arange(len(row) + 1) for row in documents])
+            arrays["token_type_ids"] = np.repeat(numbers, pieces).reshape(B, L) * real_BL
+    else:
+        starts = np.cumsum(pieces) - pieces if attention == "document" else np.arange(B) * L
+        lengths = pieces if attention == "document" else np.full(B, L)
+        arrays["position_ids"] = np.arange(B * L) - np.repeat(starts, lengths)
     shape = (1, B * L) if flatten else (B, L)
     return ModelInputs(
-        torch.from_numpy(input_ids_BL).reshape(shape), torch.from_numpy(position_ids_BL.astype(np.int64)).reshape(shape)
+        {name: torch.from_numpy(array.astype(np.int64, copy=False)).reshape(shape) for name, array in arrays.items()}
     )
 
 
@@ -62,6 +76,11 @@ def flat_positions(positions: Sequence[np.ndarray], width: int) -> Tensor:
     counts_B = [len(row) for row in positions]
     offsets_P = np.repeat(np.arange(len(positions)) * width, counts_B)
     return torch.from_numpy(np.concatenate(positions).astype(np.int64) + offsets_P)
+
+
+def takes_segments(model: Any) -> bool:
+    """Whether token types mean something to this model: BERT's do, RoBERTa has a single one."""
+    return (getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
 
 def flattens(model: Any, attention: Attention) -> bool:
@@ -76,7 +95,7 @@ def check_packing(model: Any, attention: Attention, flatten: bool = False) -> No
     flatten as given to `model_inputs`. What the second document may differ by is a quarter of what it differs by when
     the first is let in, or rounding. Raises KdcacheError when a model sees through the border, as recurrent ones do.
     """
-    if attention == "causal":
+    if attention != "document":
         return
     embeddings = model.get_input_embeddings().weight
     ids = (7 * np.arange(11) + 3) % model.config.get_text_config().vocab_size
@@ -86,7 +105,7 @@ def check_packing(model: Any, attention: Attention, flatten: bool = False) -> No
 
     def logits(tokens: list[np.ndarray], documents: list[list[int]]) -> Tensor:
         inputs = model_inputs(tokens, [np.array(row) for row in documents], attention, flatten).to(embeddings.device)
-        out = model(input_ids=inputs.input_ids_BL, position_ids=inputs.position_ids_BL, use_cache=False)
+        out = model(**inputs.arguments, use_cache=False)
         return out.logits.float().reshape(len(tokens), -1, out.logits.shape[-1])
 
     try:

@@ -30,11 +30,12 @@ from torch import Tensor
 from kdcache.config import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
+from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
 from kdcache.targets.codec import decode
 from kdcache.targets.compress import compress_to_arrays
 from kdcache.targets.fields import Field, record_fields
 from kdcache.targets.record import TeacherTargets
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.spec import CurveSpec, FactorSpec, RecordSpec
 
 LENGTH = 128
 BATCH = 8
@@ -74,6 +75,17 @@ def of_spec(name: str, spec: RecordSpec) -> Setting:
     return Setting(name, make, tuple(record_fields(spec, CLASSES)), only)
 
 
+def of_factor(name: str, rank: int | str, encoder: Encoder, samples: int = 0) -> Setting:
+    spec = RecordSpec(samples=samples, factor=FactorSpec(rank=rank))
+    basis = encoder.basis
+
+    def make(rows: Rows) -> tuple[Arrays, TeacherTargets]:
+        arrays = compress_to_arrays(rows.logits_PV, spec, rows.keys_P3, encoder.coefficients(rows.hidden_PD))
+        return arrays, decode(arrays, spec, CLASSES, basis)
+
+    return Setting(name, make, tuple(record_fields(spec, CLASSES, basis.rank)))
+
+
 def of_multinomial(name: str, draws: int, temperatures: list[float]) -> Setting:
     def make(rows: Rows) -> tuple[Arrays, TeacherTargets]:
         generator = torch.Generator().manual_seed(int(rows.keys_P3[0, 0]) * 1_000_003 + int(rows.keys_P3[0, 1]))
@@ -83,7 +95,15 @@ def of_multinomial(name: str, draws: int, temperatures: list[float]) -> Setting:
     return Setting(name, make, tuple(Multinomial.fields(CLASSES)))
 
 
-def settings(temperatures: list[float]) -> list[Setting]:
+def encoders(teacher: Any, windows: Tensor) -> dict[int | str, Encoder]:
+    """Of bases calibrated on the first windows that the students see, as a dump does."""
+    layer = OutputLayer(teacher.lm_head.weight)
+    with torch.no_grad():
+        hidden = teacher.model(input_ids=windows[: 4096 // LENGTH, :-1], use_cache=False).last_hidden_state
+    return {rank: Encoder(make_basis(layer, hidden.flatten(0, 1), rank), layer) for rank in (16, 64, "full")}
+
+
+def settings(temperatures: list[float], factors: dict[int | str, Encoder]) -> list[Setting]:
     def top(k: int, tail: str) -> RecordSpec:
         return RecordSpec(exact_top_k=k, samples=0, tail=tail)
 
@@ -96,6 +116,7 @@ def settings(temperatures: list[float]) -> list[Setting]:
         of_multinomial("multinomial 50", 50, temperatures),
         of_spec("T = 1 profile", RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))),
         of_spec("default", RecordSpec()),
+        *(of_factor(f"factored, rank {rank}", rank, encoder) for rank, encoder in factors.items()),
     ]
 
 
@@ -120,7 +141,7 @@ def main() -> None:
     always = ("cross-entropy", "dense")
     chosen = [
         setting
-        for setting in settings(options.temperatures)
+        for setting in settings(options.temperatures, encoders(teacher, windows))
         if not options.only or setting.name.startswith((*always, *options.only))
     ]
     path = options.work / "results.jsonl"

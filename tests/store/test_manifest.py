@@ -19,7 +19,7 @@ from kdcache.store.manifest import (
     difference,
     parse,
 )
-from kdcache.store.schema import causal_lm_fields
+from kdcache.store.schema import task_fields
 from kdcache.targets.fields import Field
 
 SHA = "ab" * 32
@@ -30,7 +30,7 @@ def header(**changes: object) -> Header:
         "task": {"name": "causal_lm", "attention": "document"},
         "record": RecordSpec(),
         "num_classes": 50,
-        "fields": causal_lm_fields(50, 50, RecordSpec()),
+        "fields": task_fields("causal_lm", 50, 50, RecordSpec()),
     }
     return Header(**{**settings, **changes})
 

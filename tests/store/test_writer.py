@@ -18,7 +18,7 @@ from store.making import CLASSES, tokens_and_logits, tree, write_cache
 from kdcache import CacheWriter, RecordSpec, compress, open_cache
 from kdcache.errors import CacheError, TeacherError
 from kdcache.store.manifest import CommitRecord, Header, canonical, parse
-from kdcache.store.schema import causal_lm_fields
+from kdcache.store.schema import task_fields
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import Unit, record_arrays
 from kdcache.targets.compress import compress_to_arrays
@@ -29,7 +29,7 @@ SPECS = [RecordSpec(exact_top_k=5), RecordSpec(exact_top_k="all", logit_dtype="f
 def label_only_header(backend: str = "arrow", **changes: object) -> Header:
     task = {"name": "causal_lm", "attention": "document"}
     settings = {"backend": backend, "task": task, "record": None, "num_classes": CLASSES, "seed": 0}
-    return Header(**{**settings, "fields": causal_lm_fields(CLASSES, CLASSES, None), **changes})
+    return Header(**{**settings, "fields": task_fields("causal_lm", CLASSES, CLASSES, None), **changes})
 
 
 def commit_all(writer: CacheWriter, units: list[int]) -> None:
@@ -93,7 +93,7 @@ def test_any_examples_in_shards_of_any_size(tmp_path_factory, examples: list[lis
 
 def test_records_may_come_in_blocks_that_cross_examples() -> None:
     spec, examples = RecordSpec(exact_top_k=4), tokens_and_logits(6)
-    header = label_only_header(record=spec, fields=causal_lm_fields(CLASSES, CLASSES, spec))
+    header = label_only_header(record=spec, fields=task_fields("causal_lm", CLASSES, CLASSES, spec))
     one, blocks = Unit(header, 0), Unit(header, 0)
     for tokens, logits in examples:
         one.add(tokens, logits)
@@ -117,7 +117,7 @@ def test_records_are_keyed_by_seed_example_and_position(monkeypatch: pytest.Monk
         return compress_to_arrays(logits_PV, spec, keys_P3, *more)
 
     monkeypatch.setattr("kdcache.targets.compress.compress_to_arrays", spy)
-    unit = Unit(label_only_header(record=spec, fields=causal_lm_fields(CLASSES, CLASSES, spec), seed=7), 3)
+    unit = Unit(label_only_header(record=spec, fields=task_fields("causal_lm", CLASSES, CLASSES, spec), seed=7), 3)
     unit.add([1, 2, 3, 4], np.zeros((2, CLASSES)), positions=[0, 2])
     unit.add([1, 2], np.zeros((1, CLASSES)))
     assert keys == [[7, 3 * 2**20, 0], [7, 3 * 2**20, 2], [7, 3 * 2**20 + 1, 0]]

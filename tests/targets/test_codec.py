@@ -18,10 +18,11 @@ from kdcache.targets.curve_codec import (
     encode_moments,
 )
 from kdcache.targets.fields import record_fields
-from kdcache.targets.logit_codec import float16_above, from_steps, to_steps
+from kdcache.targets.logit_codec import float16_above, from_steps, steps_per_octave, to_steps
 from kdcache.targets.spec import CurveSpec, RecordSpec
 
 NODES = CurveSpec()
+AT_ONE = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
 SINGLES = CurveSpec(temperatures=(1.0, 2.0))
 
 
@@ -54,10 +55,16 @@ def test_an_empty_tail_is_stored_as_zeros() -> None:
     assert not any(array.any() for array in arrays.values())
 
 
-@given(hnp.arrays(np.float32, 40, elements=st.floats(-240, 0, width=32)), st.booleans())
-def test_logarithmic_steps_keep_what_matters(relative_E: np.ndarray, certain: bool) -> None:
-    back_E = from_steps(to_steps(relative_E, np.bool_(certain), None), np.bool_(certain), None)
-    bound = 3.5e-4 if certain else 5.5e-3
+@given(
+    hnp.arrays(np.float32, 40, elements=st.floats(-240, 0, width=32)),
+    st.sampled_from(
+        [(RecordSpec(), True, 3.5e-4), (RecordSpec(), False, 5.5e-3), (AT_ONE, True, 3.5e-4), (AT_ONE, False, 0.045)]
+    ),
+)
+def test_logarithmic_steps_keep_what_matters(relative_E: np.ndarray, kept: tuple[RecordSpec, bool, float]) -> None:
+    spec, certain, bound = kept
+    steps_E = steps_per_octave(spec, np.bool_(certain))
+    back_E = from_steps(to_steps(relative_E, steps_E, None), steps_E, None)
     assert (np.abs(back_E - relative_E) <= bound * (1 - relative_E)).all()
     assert (back_E[relative_E == 0] == 0).all()
 
@@ -67,7 +74,7 @@ def test_linear_steps_cover_the_span(relative_E: np.ndarray) -> None:
     span = float16_above(-relative_E.min(keepdims=True))
     assert span >= -relative_E.min()
     span_E = np.repeat(span, len(relative_E))
-    back_E = from_steps(to_steps(relative_E, np.True_, span_E), np.True_, span_E)
+    back_E = from_steps(to_steps(relative_E, np.array(0), span_E), np.array(0), span_E)
     assert (np.abs(back_E - relative_E) <= float(span[0]) / 509).all()
 
 

@@ -57,7 +57,7 @@ def packed(gpt_tokenizer):
 @torch.no_grad()
 def run(model, tokens, documents, attention, flatten=False):
     inputs = model_inputs(tokens, documents, attention, flatten)
-    out = model(input_ids=inputs.input_ids_BL, position_ids=inputs.position_ids_BL, use_cache=False)
+    out = model(**inputs.arguments, use_cache=False)
     return out.logits.flatten(0, 1)
 
 
@@ -158,8 +158,8 @@ def test_inputs_and_flat_positions(lengths, attention, flatten, data):
     documents = [np.array(row) for row in lengths]
     inputs = model_inputs(tokens, documents, attention, flatten)
     width = max(map(len, tokens))
-    assert inputs.input_ids_BL.shape == ((1, len(tokens) * width) if flatten else (len(tokens), width))
-    ids, places = inputs.input_ids_BL.view(-1, width), inputs.position_ids_BL.view(-1, width)
+    assert inputs.arguments["input_ids"].shape == ((1, len(tokens) * width) if flatten else (len(tokens), width))
+    ids, places = inputs.arguments["input_ids"].view(-1, width), inputs.arguments["position_ids"].view(-1, width)
     assert ids.dtype == places.dtype == torch.int64
     for number, row in enumerate(lengths):
         size = sum(row)
@@ -172,4 +172,4 @@ def test_inputs_and_flat_positions(lengths, attention, flatten, data):
     flat = flat_positions(positions, width)
     assert flat.dtype == torch.int64
     chosen = [int(row[t]) for row, places in zip(tokens, positions, strict=True) for t in places]
-    assert inputs.input_ids_BL.flatten()[flat].tolist() == chosen
+    assert inputs.arguments["input_ids"].flatten()[flat].tolist() == chosen

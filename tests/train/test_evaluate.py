@@ -25,7 +25,7 @@ def test_figures_are_those_of_whole_logits(tmp_path: Path) -> None:
     assert done == [4, 4, 2]
 
     inputs = Collator(model, cache)(cache.read(0, 10))
-    arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
+    arguments = inputs.model.arguments
     with torch.no_grad():
         logits_PV = model.eval()(**arguments, use_cache=False).logits.flatten(0, 1)[inputs.flat_P][:, :300]
     supervision = inputs.supervision

@@ -61,7 +61,7 @@ def plain_training(config: TrainConfig) -> tuple[dict[str, Tensor], list[dict[st
             loss, positions = torch.zeros(()), 0
             for batch in next(loader):
                 inputs = collate(batch)
-                arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
+                arguments = inputs.model.arguments
                 logits_PV = student(**arguments, use_cache=False).logits.flatten(0, 1)[inputs.flat_P]
                 supervision = inputs.supervision
                 assert supervision.targets is not None

@@ -49,7 +49,7 @@ def test_loss_and_gradients_are_those_of_whole_logits(
     inputs = Collator(plain, cache)(cache.read(0, 5))
     supervision = inputs.supervision
     assert supervision.targets is not None
-    arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
+    arguments = inputs.model.arguments
     logits_PV = plain(**arguments, use_cache=False).logits.flatten(0, 1)[inputs.flat_P][:, :300]
     kl = distillation_loss(logits_PV, supervision.targets, reduction="sum")
     nll = torch.nn.functional.cross_entropy(logits_PV, supervision.labels_P, reduction="sum")

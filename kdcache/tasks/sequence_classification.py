@@ -1,0 +1,74 @@
+"""Sequence classification: one record an example, the teacher's distribution over the classes of a text.
+
+The position is the first token, [CLS] in BERT's models; a model's head gives one row an example whatever it pools.
+The two texts of a pair are the documents of the example, its segments.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdcache.config import CorpusConfig, SequenceClassificationConfig
+from kdcache.corpus import Column
+from kdcache.tasks.example import Example
+from kdcache.tasks.labels import Labels
+from kdcache.tasks.task import Where, strings
+
+__all__ = ["SequenceClassification"]
+
+
+class SequenceClassification:
+    """The task `sequence_classification`. Notes: texts "truncated", rows of each label, "unlabelled" rows."""
+
+    def __init__(
+        self, config: SequenceClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
+    ) -> None:
+        self.labels = labels
+        self._config, self._tokenizer = config, tokenizer
+        self._text, self._pair, self._label = corpus.text_field, corpus.text_pair_field, corpus.label_field
+
+    @staticmethod
+    def columns(corpus: CorpusConfig) -> list[Column]:
+        columns = [Column(corpus.text_field, "text_field")]
+        if corpus.text_pair_field is not None:
+            columns.append(Column(corpus.text_pair_field, "text_pair_field"))
+        if corpus.label_field is not None:
+            columns.append(Column(corpus.label_field, "label_field", required=False, kind="label"))
+        return columns
+
+    @staticmethod
+    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+        return [] if corpus.label_field is None else table[corpus.label_field].to_pylist()
+
+    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+        texts = [strings(table[self._text], self._text, where)]
+        if self._pair is not None:
+            texts.append(strings(table[self._pair], self._pair, where))
+        names = [None] * len(table) if self._label is None else table[self._label].to_pylist()
+        ids = [self.labels.id(name, row, where) for row, name in enumerate(names)]
+        tokens, segments, truncated = self._encode(texts)
+        examples = [
+            Example(np.asarray(row, np.int64), np.zeros(1, np.int64), np.array([label]), documents)
+            for row, documents, label in zip(tokens, segments, ids, strict=True)
+        ]
+        notes = {"truncated": truncated, "unlabelled": sum(name is None for name in names), **self.labels.counts(ids)}
+        return examples, {name: count for name, count in notes.items() if count}
+
+    def _encode(self, texts: list[list[str]]) -> tuple[list[list[int]], list[np.ndarray], int]:
+        """(tokens of each row, token counts of its segments, how many were cut)."""
+        encoded = self._tokenizer(
+            *texts,
+            truncation="longest_first",
+            max_length=self._config.max_length,
+            return_overflowing_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=True,
+            verbose=False,
+        )
+        whole = self._tokenizer(*texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+        truncated = sum(
+            len(cut) < len(full) for cut, full in zip(encoded["input_ids"], whole["input_ids"], strict=True)
+        )
+        segments = [np.unique(types, return_counts=True)[1] for types in encoded["token_type_ids"]]
+        return encoded["input_ids"], segments, truncated

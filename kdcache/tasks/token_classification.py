@@ -1,0 +1,189 @@
+"""Token classification, such as named entities: a record for each word, at its first sub-token.
+
+A row longer than max_length becomes windows that overlap by a quarter, each word supervised once, in the window in
+which it is further from an edge that is not the row's own. So no word is left out, however long the row. A word that
+the tokenizer makes nothing of stands as the unknown token, and is counted: its tag is still asked for.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdcache.config import CorpusConfig, TokenClassificationConfig
+from kdcache.corpus import Column
+from kdcache.errors import ConfigError, CorpusError
+from kdcache.tasks.example import Example
+from kdcache.tasks.labels import Labels
+from kdcache.tasks.task import Where
+
+__all__ = ["TokenClassification", "check_bio", "window_starts"]
+
+OVERLAP = 4
+"""Windows overlap by one part in so many."""
+
+
+class TokenClassification:
+    """The task `token_classification`.
+
+    Notes: rows "windowed" for their length, words "unreadable" to the tokenizer, "empty" rows, words of each tag,
+    "unlabelled" words.
+    """
+
+    def __init__(self, config: TokenClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels) -> None:
+        self.labels = labels
+        self._config, self._tokenizer = config, tokenizer
+        self._words, self._tags = _fields(corpus)
+        if not tokenizer.is_fast:
+            raise ConfigError(
+                f"got {type(tokenizer).__name__}, which does not tell which word a token is of, expected a tokenizer "
+                "with tokenizer.json"
+            )
+        self._prefix, self._suffix = _surroundings(tokenizer)
+        if self._room < 2:
+            raise ConfigError(f"got task.max_length {config.max_length}, expected room for words beside special tokens")
+
+    @staticmethod
+    def columns(corpus: CorpusConfig) -> list[Column]:
+        words, tags = _fields(corpus)
+        columns = [Column(words, "tokens_field", kind="words")]
+        return columns if tags is None else [*columns, Column(tags, "tags_field", required=False, kind="words")]
+
+    @staticmethod
+    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+        _, tags = _fields(corpus)
+        return [] if tags is None else [tag for row in table[tags].to_pylist() for tag in row or []]
+
+    @property
+    def _room(self) -> int:
+        return self._config.max_length - len(self._prefix) - len(self._suffix)
+
+    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+        rows = table[self._words].to_pylist()
+        tags = [None] * len(rows) if self._tags is None else table[self._tags].to_pylist()
+        examples: list[Example] = []
+        notes = {"empty": 0, "windowed": 0, "unreadable": 0, "unlabelled": 0}
+        all_ids: list[int] = []
+        encoded = self._encode([words for words in rows if words])
+        for row, (words, row_tags) in enumerate(zip(rows, tags, strict=True)):
+            if not words:
+                notes["empty"] += 1
+                continue
+            tokens, firsts, unreadable = next(encoded)
+            ids = self._ids(row_tags, len(words), row, where)
+            windows = self._windows(tokens, firsts, ids)
+            notes["windowed"] += len(windows) > 1
+            notes["unreadable"] += unreadable
+            notes["unlabelled"] += len(words) if row_tags is None else 0
+            all_ids += ids
+            examples += windows
+        counts = notes | self.labels.counts(all_ids)
+        return examples, {name: count for name, count in counts.items() if count}
+
+    def _encode(self, rows: list[list[str]]) -> Any:
+        """(sub-tokens of each row, index of each word's first one, how many words are unreadable), row by row."""
+        if not rows:
+            return iter(())
+        try:
+            found = self._tokenizer(
+                rows,
+                is_split_into_words=True,
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        except (AssertionError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise ConfigError(f"the tokenizer does not take single words, expected one that does: {words}") from None
+        unknown = _placeholder(self._tokenizer)
+        return (
+            _with_every_word(np.asarray(ids, np.int64), found.word_ids(row), len(words), unknown)
+            for row, (ids, words) in enumerate(zip(found["input_ids"], rows, strict=True))
+        )
+
+    def _ids(self, tags: list[str] | None, count: int, row: int, where: Where) -> list[int]:
+        if tags is None:
+            return [self.labels.id(None, row, where)] * count
+        if len(tags) != count:
+            raise CorpusError(f"{where(row)}: got {len(tags)} tags, expected {count}, one a word")
+        if self._config.scheme == "bio":
+            check_bio(tags, row, where)
+        return [self.labels.id(tag, row, where) for tag in tags]
+
+    def _windows(self, tokens: np.ndarray, firsts: np.ndarray, ids: list[int]) -> list[Example]:
+        starts = window_starts(len(tokens), self._room)
+        # A word belongs to the last window of which it lies behind the first half of the overlap.
+        borders = starts[1:] + self._room // OVERLAP // 2
+        owner = np.searchsorted(borders, firsts, side="right")
+        labels = np.array(ids, np.int64)
+        examples = []
+        for window, start in enumerate(starts):
+            mine = owner == window
+            if not mine.any():
+                continue
+            body = tokens[start : start + self._room]
+            whole = np.concatenate([self._prefix, body, self._suffix])
+            positions = firsts[mine] - start + len(self._prefix)
+            examples.append(
+                Example(whole, positions, labels[mine], np.array([len(whole)]), continues=len(examples) > 0)
+            )
+        return examples
+
+
+def window_starts(length: int, room: int) -> np.ndarray:
+    """Where windows of `room` sub-tokens begin, so that they cover `length` and overlap by a quarter."""
+    if length <= room:
+        return np.zeros(1, np.int64)
+    stride = room - room // OVERLAP
+    count = 1 + -(-(length - room) // stride)
+    return np.arange(count) * stride
+
+
+def check_bio(tags: list[str], row: int, where: Where) -> None:
+    """Raises CorpusError for the first tag that is not BIO."""
+    before = "O"
+    for word, tag in enumerate(tags, 1):
+        kind = tag[2:]
+        if not (tag == "O" or (tag[:2] in ("B-", "I-") and kind)):
+            raise CorpusError(f"{where(row)}: got tag {tag} for word {word}, expected O, B-X or I-X; see task.scheme")
+        if tag[:2] == "I-" and before not in (f"B-{kind}", f"I-{kind}"):
+            raise CorpusError(
+                f"{where(row)}: got tag {tag} for word {word} after {before}, expected B-{kind} or I-{kind} before it: "
+                "mend the tags, or set task.scheme: none"
+            )
+        before = tag
+
+
+def _fields(corpus: CorpusConfig) -> tuple[str, str | None]:
+    """Columns of words and tags; CoNLL files have these two by nature."""
+    if corpus.format == "conll":
+        return "tokens", "tags"
+    return corpus.tokens_field or "tokens", corpus.tags_field
+
+
+def _surroundings(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The special tokens before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
+    return np.asarray(full[:at], np.int64), np.asarray(full[at + len(bare) :], np.int64)
+
+
+def _placeholder(tokenizer: Any) -> int:
+    for token in (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _with_every_word(
+    ids: np.ndarray, word_ids: list[int | None], count: int, unknown: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(sub-tokens, index of the first of each word, how many words had none and got `unknown`)."""
+    words = np.array([-1 if word is None else word for word in word_ids], np.int64)
+    missing = np.setdiff1d(np.arange(count), words)
+    if len(missing):
+        at = np.searchsorted(words, missing)
+        ids, words = np.insert(ids, at, unknown), np.insert(words, at, missing)
+    return ids, np.searchsorted(words, np.arange(count)), len(missing)
