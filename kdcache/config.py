@@ -51,16 +51,31 @@ class Config(BaseModel):
 class CorpusConfig(Config):
     """Where the text is. `paths` are files, folders, globs or fsspec URLs.
 
-    Of plain text a file is a row; one above 64 KiB is cut at blank lines.
+    Of plain text a file is a row; one above 64 KiB is cut at blank lines. Of conll a sentence is a row, with the
+    fields tokens and tags.
 
+    text_field, text_pair_field, messages_field, tokens_field: what a task reads: text or a pair of texts, a chat, the
+        words of a sentence.
+    label_field, tags_field: the label of a row and the tags of its words; rows without them may stand beside others.
     unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 2 MiB of corpus a unit and at 64 units.
     """
 
     paths: tuple[str, ...]
-    format: Literal["jsonl", "parquet", "arrow", "csv", "text"]
+    format: Literal["jsonl", "parquet", "arrow", "csv", "conll", "text"]
     text_field: str = "text"
+    text_pair_field: str | None = None
     messages_field: str | None = None
+    label_field: str | None = None
+    tokens_field: str | None = None
+    tags_field: str | None = None
     unit_rows: PositiveInt | Literal["auto"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _conll_has_tokens_and_tags(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("format") == "conll":
+            return {"tokens_field": "tokens", "tags_field": "tags"} | data
+        return data
 
     @field_validator("paths", mode="before")
     @classmethod

@@ -2,14 +2,17 @@
 
 files     paths, globs and folders -> a sorted list of files
 index     what is known of a file before its rows are read: digest, rows, offsets; kept in a folder
-lines     index and ranges of JSONL, CSV and plain text
-parse     bytes of those -> tables
+lines     index and ranges of JSONL, CSV, CoNLL and plain text
+conll     sentences of words and tags, a word a line
+parse     bytes of JSONL, CSV and text -> tables
 columnar  index and ranges of Parquet and Arrow IPC
+columns   Column: what a task reads, and the type it comes in
 corpus    open_corpus, Corpus: work units, digests, places for messages
 
 A corpus knows nothing of tokens.
 """
 
+from kdcache.corpus.columns import Column
 from kdcache.corpus.corpus import Corpus, open_corpus
 
-__all__ = ["Corpus", "open_corpus"]
+__all__ = ["Column", "Corpus", "open_corpus"]

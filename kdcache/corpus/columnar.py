@@ -1,6 +1,6 @@
 """Row ranges of Parquet files and of Arrow IPC files and streams.
 
-Whole row groups or record batches that hold the range are read, of Parquet only the wanted column. A stream of
+Whole row groups or record batches that hold the range are read, of Parquet only the wanted columns. A stream of
 record batches has no footer: its schema and the batches' own bytes are put together to a short stream. With
 dictionary-encoded columns a stream is read from its start, since a batch needs the dictionaries before it.
 """
@@ -49,7 +49,7 @@ def index_parquet(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex
     )
 
 
-def read_parquet(file: CorpusFile, index: FileIndex, field: str, first: int, stop: int) -> pa.Table:
+def read_parquet(file: CorpusFile, index: FileIndex, fields: list[str], first: int, stop: int) -> pa.Table:
     from pyarrow import dataset
 
     file.check_size()
@@ -58,7 +58,7 @@ def read_parquet(file: CorpusFile, index: FileIndex, field: str, first: int, sto
         fragment = dataset.ParquetFileFormat().make_fragment(
             file.path, filesystem=_arrow_file_system(file), row_groups=range(group, last + 1)
         )
-        scanner = fragment.scanner(columns=[field], batch_size=BATCH_ROWS, batch_readahead=2, use_threads=False)
+        scanner = fragment.scanner(columns=fields, batch_size=BATCH_ROWS, batch_readahead=2, use_threads=False)
         return _slice(scanner.to_batches(), scanner.projected_schema, int(index.marks[group]), first, stop, file)
 
 
@@ -83,7 +83,7 @@ def index_arrow(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
     return FileIndex(hashed.digest.hexdigest(), sum(rows), marks, fields=tuple(reader.schema.names))
 
 
-def read_arrow(file: CorpusFile, index: FileIndex, field: str, first: int, stop: int) -> pa.Table:
+def read_arrow(file: CorpusFile, index: FileIndex, fields: list[str], first: int, stop: int) -> pa.Table:
     count = len(index.marks) // 2
     starts, ends = index.marks[:count], index.marks[count:].tolist()
     batch, last = _holders(starts, first, stop)
@@ -93,8 +93,10 @@ def read_arrow(file: CorpusFile, index: FileIndex, field: str, first: int, stop:
         if any(_has_dictionary(column.type) for column in schema):
             batch = 0
         data = header + file.read(ends[batch], ends[last + 1])
-        batches = (found.select([field]) for found in pa.ipc.open_stream(pa.BufferReader(data)))
-        return _slice(batches, pa.schema([schema.field(field)]), int(starts[batch]), first, stop, file)
+        batches = (found.select(fields) for found in pa.ipc.open_stream(pa.BufferReader(data)))
+        return _slice(
+            batches, pa.schema([schema.field(field) for field in fields]), int(starts[batch]), first, stop, file
+        )
 
 
 class _Hashed:
@@ -144,10 +146,11 @@ def _slice(batches: Any, schema: pa.Schema, row: int, first: int, stop: int, fil
     table = pa.Table.from_batches(kept, schema)
     if len(table) != stop - first:
         raise changed(file.name, f"rows {first} to {stop - 1} are not there")
-    (column,) = table.columns
-    if pa.types.is_dictionary(column.type):
-        return pa.table({schema.names[0]: column.cast(column.type.value_type)})
-    return table
+    return pa.table({name: _plain(table[name]) for name in table.column_names})
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _has_dictionary(type: pa.DataType) -> bool:

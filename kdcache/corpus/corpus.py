@@ -1,4 +1,4 @@
-"""open_corpus: files of text as rows, cut into work units that depend on the corpus alone.
+"""open_corpus: columns of files as rows, cut into work units that depend on the corpus alone.
 
 The rows of all files, in sorted order of their names, make one line; unit i is rows i·unit_rows … of it, so a unit may
 end in the next file. Opening reads every file once (index and sha256, 0.3 to 0.5 GB/s a core, CSV 0.15) unless
@@ -18,10 +18,12 @@ import pyarrow as pa
 
 from kdcache.config import CorpusConfig
 from kdcache.corpus.columnar import index_arrow, index_parquet, read_arrow, read_parquet
+from kdcache.corpus.columns import Column, Where, check_columns, conform
+from kdcache.corpus.conll import parse_conll
 from kdcache.corpus.files import CorpusFile, find_files
 from kdcache.corpus.index import FileIndex, IndexFolder
 from kdcache.corpus.lines import index_lines, line_of, read_rows
-from kdcache.corpus.parse import missing_field, parse_csv, parse_jsonl, parse_text
+from kdcache.corpus.parse import parse_csv, parse_jsonl, parse_text
 from kdcache.errors import CorpusError
 
 __all__ = ["Corpus", "open_corpus"]
@@ -33,17 +35,22 @@ PAGE_BYTES = 256 << 20
 Progress = Callable[[int, int], None]
 
 
-def open_corpus(config: CorpusConfig, index_folder: Path | None = None, progress: Progress | None = None) -> "Corpus":
-    """Find and index the files. progress is called with (bytes read, bytes to read) while files are read.
+def open_corpus(
+    config: CorpusConfig,
+    columns: Sequence[Column],
+    index_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> "Corpus":
+    """Find and index the files, to read these columns (at least one of them required) of their rows.
 
-    Raises CorpusError for a path that means no file, a file of another format, a column that is missing, no row.
+    progress is called with (bytes read, bytes to read) while files are read.
+    Raises CorpusError for a path that means no file, a file of another format, a column that is missing, no row;
+    ConfigError for one column under two settings.
     """
     files = find_files(config.paths, config.format)
     indices = _index(files, config.format, index_folder, progress)
-    corpus = Corpus(config, files, indices)
-    for file, index in zip(files, indices, strict=True):
-        if index.fields is not None and corpus.field not in index.fields:
-            raise missing_field(file.name, corpus.field, index.fields, corpus.setting)
+    corpus = Corpus(config, columns, files, indices)
+    check_columns(columns, [(file.name, index.fields) for file, index in zip(files, indices, strict=True)])
     if not corpus.num_rows:
         names = files[0].name if len(files) == 1 else f"{len(files)} files such as {files[0].name}"
         raise CorpusError(f"the corpus has no row in {names}, expected at least one")
@@ -53,9 +60,14 @@ def open_corpus(config: CorpusConfig, index_folder: Path | None = None, progress
 class Corpus:
     """An opened corpus. Reading is safe from several threads."""
 
-    def __init__(self, config: CorpusConfig, files: Sequence[CorpusFile], indices: Sequence[FileIndex]) -> None:
-        self.field = config.text_field if config.messages_field is None else config.messages_field
-        self.setting = "text_field" if config.messages_field is None else "messages_field"
+    def __init__(
+        self,
+        config: CorpusConfig,
+        columns: Sequence[Column],
+        files: Sequence[CorpusFile],
+        indices: Sequence[FileIndex],
+    ) -> None:
+        self.columns = tuple(columns)
         self._format = config.format
         self._files = files
         self._indices = indices
@@ -66,7 +78,9 @@ class Corpus:
         self.num_units = -(-self.num_rows // self.unit_rows)
 
     def _text_bytes(self, file: CorpusFile, index: FileIndex) -> int:
-        return file.size if index.column_bytes is None else index.column_bytes.get(self.field, 0)
+        if index.column_bytes is None:
+            return file.size
+        return sum(index.column_bytes.get(column.name, 0) for column in self.columns)
 
     @property
     def pin(self) -> dict[str, int | str]:
@@ -82,13 +96,9 @@ class Corpus:
         }
 
     def unit(self, unit: int) -> pa.Table:
-        """The unit's rows: one column, text or messages (of JSONL as JSON text)."""
+        """The unit's rows, with the columns in the order they were asked for; kdcache.corpus.columns has the types."""
         pieces = [self._read(*piece) for piece in self._pieces(unit)]
-        try:
-            return pa.concat_tables(pieces, promote_options="permissive")
-        except pa.ArrowException as error:
-            words = " ".join(str(error).split())
-            raise CorpusError(f"{self.field} has different types in the files of unit {unit}: {words}") from error
+        return pa.table({column.name: _joined(pieces, column.name, unit) for column in self.columns})
 
     def unit_sha256(self, unit: int) -> str:
         """Digest of the unit's source: of its bytes where rows are bytes, of (file digest, row range) otherwise."""
@@ -110,7 +120,8 @@ class Corpus:
     def _first_row(self, number: int) -> int:
         return int(self._ends[number]) - self._indices[number].rows
 
-    def _place(self, number: int, row: int) -> str:
+    def _place(self, number: int, row: int, line: int = 0) -> str:
+        """line: which of the row's lines, of a format whose rows have several."""
         file, index = self._files[number], self._indices[number]
         if self._format in ("parquet", "arrow"):
             return f"{file.name} row {row + 1}"
@@ -118,7 +129,7 @@ class Corpus:
             return f"{file.name}:{row + 1 + (index.header[1] > 0)}"
         head = row // index.stride * index.stride
         _, starts = read_rows(file, index, self._format, head, row + 1)
-        return f"{file.name}:{line_of(file, int(index.marks[row // index.stride] + starts[-1]))}"
+        return f"{file.name}:{line_of(file, int(index.marks[row // index.stride] + starts[-1])) + line}"
 
     def _pieces(self, unit: int) -> list[tuple[int, int, int]]:
         """(file number, first row, stop row) of each file the unit has rows of."""
@@ -134,21 +145,34 @@ class Corpus:
         return pieces
 
     def _read(self, number: int, first: int, stop: int) -> pa.Table:
-        file, index = self._files[number], self._indices[number]
-        if self._format == "parquet":
-            return read_parquet(file, index, self.field, first, stop)
-        if self._format == "arrow":
-            return read_arrow(file, index, self.field, first, stop)
-        data, starts = read_rows(file, index, self._format, first, stop)
-
         def where(row: int) -> str:
             return self._place(number, first + row)
 
+        return conform(self._parsed(number, first, stop, where), self.columns, where)
+
+    def _parsed(self, number: int, first: int, stop: int, where: Where) -> pa.Table:
+        """The rows with those of the columns that the file has, and maybe others."""
+        file, index = self._files[number], self._indices[number]
+        fields = index.fields or ()
+        if self._format in ("parquet", "arrow"):
+            read = read_parquet if self._format == "parquet" else read_arrow
+            return read(file, index, [column.name for column in self.columns if column.name in fields], first, stop)
+        data, starts = read_rows(file, index, self._format, first, stop)
         if self._format == "jsonl":
-            return parse_jsonl(data, starts, self.field, self.setting == "messages_field", where)
+            return parse_jsonl(data, starts, self.columns, where)
         if self._format == "csv":
-            return parse_csv(data, starts, index.fields or (), self.field, where)
+            return parse_csv(data, starts, fields, self.columns, where)
+        if self._format == "conll":
+            return parse_conll(data, starts, lambda row, line: self._place(number, first + row, line))
         return parse_text(data, starts, where)
+
+
+def _joined(pieces: Sequence[pa.Table], name: str, unit: int) -> pa.ChunkedArray:
+    try:
+        return pa.concat_tables([piece.select([name]) for piece in pieces], promote_options="permissive")[name]
+    except pa.ArrowException as error:
+        words = " ".join(str(error).split())
+        raise CorpusError(f"{name} has different types in the files of unit {unit}: {words}") from error
 
 
 def _unit_rows(rows: int, size: int) -> int:

@@ -21,6 +21,7 @@ SUFFIXES = {
     "parquet": (".parquet", ".pq"),
     "arrow": (".arrow", ".arrows", ".feather", ".ipc"),
     "csv": (".csv",),
+    "conll": (".conll", ".bio", ".iob", ".iob2"),
     "text": (".txt", ".text", ".md", ".rst"),
 }
 

@@ -1,8 +1,9 @@
-"""Where rows begin in JSONL, CSV and plain text, and the bytes of a range of rows.
+"""Where rows begin in JSONL, CSV, CoNLL and plain text, and the bytes of a range of rows.
 
 JSONL  a row is a line that is not empty
 CSV    a row is a record: a line break inside quotes does not end it (the parity of the quotes before it, RFC 4180);
        the first record names the columns
+conll  a row is a sentence: kdcache.corpus.conll
 text   a row is a file. A row that has reached 64 KiB ends at the next blank line; one of 256 KiB at the next line
        end, one of 1 MiB at the next space. Joined, the rows are the file, so a cut falls between paragraphs, and
        never inside a short file. Not for text with one sample a line: write that as JSONL or CSV.
@@ -20,6 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from kdcache.corpus.conll import FIELDS, SentenceScanner
 from kdcache.corpus.files import CorpusFile, changed, explained
 from kdcache.corpus.index import FileIndex, Marks
 from kdcache.errors import CorpusError
@@ -135,7 +137,9 @@ class TextScanner:
         return word
 
 
-def _scanner(format: str) -> LineScanner | TextScanner:
+def _scanner(format: str) -> LineScanner | TextScanner | SentenceScanner:
+    if format == "conll":
+        return SentenceScanner()
     return TextScanner() if format == "text" else LineScanner(quoted=format == "csv")
 
 
@@ -173,6 +177,8 @@ def index_lines(file: CorpusFile, format: str, advance: Callable[[int], None]) -
     index = FileIndex(digest.hexdigest(), marks.rows, marks.array(), marks.stride)
     if isinstance(scanner, TextScanner):
         return replace(index, fields=("text",), line_is_row=False)
+    if isinstance(scanner, SentenceScanner):
+        return replace(index, fields=FIELDS, line_is_row=False)
     if scanner.open_quote is not None:
         place = f"{file.name}:{line_of(file, scanner.open_quote)}"
         raise CorpusError(f"{place} opens a quote that never closes, expected CSV with quotes in pairs")

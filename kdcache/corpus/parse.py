@@ -1,4 +1,4 @@
-"""Bytes of JSONL, CSV and text rows -> tables of one column.
+"""Bytes of JSONL, CSV and text rows -> tables of the wanted columns.
 
 JSONL goes through Python's json, line by line, about 120 MB/s (17 ms a unit, a hundredth of its tokenisation):
 pyarrow 26's reader, given a schema, crashes the process where the first line is null; without one it takes dates for
@@ -6,48 +6,35 @@ timestamps and gives up where an unrelated column changes its type. CSV goes thr
 and row by row only to find the row at fault.
 """
 
-import difflib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from kdcache.corpus.columns import JSON_TYPES, WORDS, Column, Where, check_unicode, label, missing_field, word_list
 from kdcache.errors import CorpusError
 
-__all__ = ["missing_field", "parse_csv", "parse_jsonl", "parse_text"]
+__all__ = ["parse_csv", "parse_jsonl", "parse_text"]
 
-Where = Callable[[int], str]
-
-JSON_TYPES = {
-    dict: "an object",
-    list: "an array",
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "a boolean",
-}
+TYPES = {"text": pa.large_string(), "json": pa.large_string(), "label": pa.string(), "words": WORDS}
 
 
-def missing_field(place: str, field: str, fields: Iterable[str], setting: str) -> CorpusError:
-    names = list(fields)
-    nearest = difflib.get_close_matches(field, names, n=1, cutoff=0.0)
-    hint = f"; did you mean corpus.{setting}: {nearest[0]}?" if nearest else f"; set corpus.{setting}"
-    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return CorpusError(f"{place} has no field {field}, it has {listed or 'none'}{hint}")
-
-
-def parse_jsonl(data: bytes, starts: np.ndarray, field: str, structured: bool, where: Where) -> pa.Table:
-    """One string column. A structured field (a chat's messages) is kept as the JSON text of its value."""
+def parse_jsonl(data: bytes, starts: np.ndarray, columns: Sequence[Column], where: Where) -> pa.Table:
+    """The columns of each line's object."""
     stops = [*starts[1:].tolist(), len(data)]
-    values = [
-        _json_value(data[start:stop], field, structured, row, where)
-        for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True))
-    ]
-    return pa.table({field: pa.array(values, pa.large_string())})
+    values: list[list[Any]] = [[] for _ in columns]
+    for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
+        document = _document(data[start:stop], row, where)
+        for column, found in zip(columns, values, strict=True):
+            found.append(_json_value(document, column, row, where))
+    return pa.table(
+        {column.name: pa.array(found, TYPES[column.kind]) for column, found in zip(columns, values, strict=True)}
+    )
 
 
-def _json_value(line: bytes, field: str, structured: bool, row: int, where: Where) -> str | None:
+def _document(line: bytes, row: int, where: Where) -> dict[str, Any]:
     try:
         document = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -55,28 +42,36 @@ def _json_value(line: bytes, field: str, structured: bool, row: int, where: Wher
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where(row)} is not JSON: {error}; expected one JSON object a line") from None
     if not isinstance(document, dict):
-        got = JSON_TYPES.get(type(document), "null")
-        raise CorpusError(f"{where(row)} is {got}, expected a JSON object")
-    if field not in document:
-        raise missing_field(where(row), field, document, "messages_field" if structured else "text_field")
-    value = document[field]
-    if value is None or isinstance(value, str):
+        raise CorpusError(f"{where(row)} is {JSON_TYPES[type(document)]}, expected a JSON object")
+    return document
+
+
+def _json_value(document: dict[str, Any], column: Column, row: int, where: Where) -> str | list[str] | None:
+    if column.required and column.name not in document:
+        raise missing_field(where(row), column, document)
+    value = document.get(column.name)
+    if column.kind == "words":
+        return word_list(value, column, row, where)
+    if column.kind == "label":
+        text = label(value, column, row, where)
+    elif value is None or isinstance(value, str):
         text = value
-    elif structured:
+    elif column.kind == "json":
         text = json.dumps(value, ensure_ascii=False)
     else:
-        raise CorpusError(f"{where(row)}: {field} is {JSON_TYPES[type(value)]}, expected a string")
-    try:
-        (text or "").encode("utf-8")
-    except UnicodeEncodeError:
-        raise CorpusError(f"{where(row)}: {field} holds half a surrogate pair, expected valid Unicode") from None
+        raise CorpusError(f"{where(row)}: {column.name} is {JSON_TYPES[type(value)]}, expected a string")
+    check_unicode(text or "", column, row, where)
     return text
 
 
-def parse_csv(data: bytes, starts: np.ndarray, names: tuple[str, ...], field: str, where: Where) -> pa.Table:
-    """The field's column, as strings. Raises CorpusError for a row of another number of values than the header."""
+def parse_csv(
+    data: bytes, starts: np.ndarray, names: tuple[str, ...], columns: Sequence[Column], where: Where
+) -> pa.Table:
+    """Those of the columns that the file has, as strings. Raises CorpusError for a row of another number of values
+    than the header."""
+    fields = [column.name for column in columns if column.name in names]
     try:
-        table = _read_csv(data, names, field)
+        table = _read_csv(data, names, fields)
         if len(table) == len(starts):
             return table
         fault = "quotes do not pair up"
@@ -86,7 +81,7 @@ def parse_csv(data: bytes, starts: np.ndarray, names: tuple[str, ...], field: st
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
         widths: list[int] = []
         try:
-            rows = len(_read_csv(data[start:stop], names, field, widths))
+            rows = len(_read_csv(data[start:stop], names, fields, widths))
         except pa.ArrowInvalid as error:
             if widths:
                 raise CorpusError(
@@ -99,7 +94,7 @@ def parse_csv(data: bytes, starts: np.ndarray, names: tuple[str, ...], field: st
     raise CorpusError(f"{where(0)} and the {len(starts) - 1} rows after it are not CSV: {fault}")
 
 
-def _read_csv(data: bytes, names: tuple[str, ...], field: str, widths: list[int] | None = None) -> pa.Table:
+def _read_csv(data: bytes, names: tuple[str, ...], fields: list[str], widths: list[int] | None = None) -> pa.Table:
     from pyarrow import csv as pa_csv
 
     def ragged(row: pa_csv.InvalidRow) -> str:
@@ -112,7 +107,7 @@ def _read_csv(data: bytes, names: tuple[str, ...], field: str, widths: list[int]
         read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=list(names)),
         parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=ragged),
         convert_options=pa_csv.ConvertOptions(
-            include_columns=[field], column_types={field: pa.large_string()}, strings_can_be_null=False
+            include_columns=fields, column_types=dict.fromkeys(fields, pa.large_string()), strings_can_be_null=False
         ),
     )
 

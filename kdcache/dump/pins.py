@@ -18,6 +18,8 @@ from kdcache.store.writer import library_versions
 
 __all__ = ["build_header", "check_length", "pin_teacher"]
 
+OPTIONAL_FIELDS = {"text_pair_field", "label_field", "tokens_field", "tags_field"}
+
 
 def build_header(
     config: DumpConfig, *, corpus: Corpus, tokenizer: TokenizerPin, teacher: TeacherPin | None, compute: dict[str, Any]
@@ -37,6 +39,7 @@ def build_header(
             **compute,
             "text_field": config.corpus.text_field,
             "messages_field": config.corpus.messages_field,
+            **config.corpus.model_dump(include=OPTIONAL_FIELDS, exclude_none=True),
             "unit_rows": corpus.unit_rows,
         },
         seed=config.seed,

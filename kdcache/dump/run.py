@@ -28,7 +28,7 @@ from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.writer import CacheWriter
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
-from kdcache.tasks import Task, make_task
+from kdcache.tasks import Task, make_task, task_columns
 from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer
 
 __all__ = ["run_dump"]
@@ -49,7 +49,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
 
     root = Root(config.output)
     work = None if root.remote else Path(config.output) / "work"
-    corpus = open_corpus(config.corpus, work)
+    corpus = open_corpus(config.corpus, task_columns(config.task, config.corpus), work)
     tokenizer = load_tokenizer(config.tokenizer or folder or "")
     task = make_task(config.task, tokenizer, config.corpus)
 

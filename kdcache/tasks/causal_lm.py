@@ -4,12 +4,13 @@ Documents: every token of a text is learnable. With packing "windows" each is en
 the tokenizer has not put one; with "documents" it is what the tokenizer makes of it. Chats: the assistant's tokens.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from kdcache.config import CausalLMConfig
+from kdcache.config import CausalLMConfig, CorpusConfig
+from kdcache.corpus import Column
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.tasks.chat import Chats
 from kdcache.tasks.example import Example
@@ -45,6 +46,16 @@ class CausalLM:
                     "got a tokenizer without an end-of-text token, which task.packing: windows puts after each "
                     "document; set its eos_token, or task.packing: documents"
                 )
+
+    @staticmethod
+    def columns(config: CausalLMConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
+        if corpus.messages_field is None:
+            return (Column(corpus.text_field, "text_field"),)
+        return (Column(corpus.messages_field, "messages_field", kind="json"),)
+
+    @classmethod
+    def from_config(cls, config: CausalLMConfig, tokenizer: Any, corpus: CorpusConfig) -> Self:
+        return cls(config, tokenizer, corpus.text_field, corpus.messages_field)
 
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         notes = {"empty": 0, "truncated": 0, "dropped": 0, "unsupervised": 0}

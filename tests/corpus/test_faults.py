@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from one_column import open_corpus
 
 from kdcache.config import CorpusConfig
-from kdcache.corpus import open_corpus
 from kdcache.errors import CorpusError
 
 GOOD = b'{"text": "good"}\n'

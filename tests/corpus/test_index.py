@@ -10,9 +10,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from one_column import open_corpus
 
 from kdcache.config import CorpusConfig
-from kdcache.corpus import columnar, lines, open_corpus
+from kdcache.corpus import columnar, lines
 from kdcache.corpus.index import Marks
 from kdcache.errors import CorpusError
 

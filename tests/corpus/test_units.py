@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from one_column import open_corpus
 
 from kdcache.config import CorpusConfig
-from kdcache.corpus import Corpus, open_corpus
+from kdcache.corpus import Corpus
 from kdcache.corpus import corpus as corpus_module
 from kdcache.corpus import index as index_module
 from kdcache.corpus import lines as lines_module
