@@ -217,7 +217,15 @@ class DumpConfig(Config):
     @model_validator(mode="after")
     def _tokenizer_is_known(self) -> Self:
         if self.teacher == "none" and self.tokenizer is None:
-            raise ValueError("got teacher: none and no tokenizer, expected tokenizer: FOLDER")
+            raise ValueError("got teacher: none and no tokenizer, expected tokenizer: FOLDER, or tokenizer: characters")
+        return self
+
+    @model_validator(mode="after")
+    def _record_fits_the_task(self) -> Self:
+        if self.record.features == "pooled" and self.task.name != "sequence_classification":
+            raise ValueError(f"got record.features pooled for {self.task.name}, expected positions")
+        if self.task.name != "causal_lm" and not self.record.dense:
+            raise ValueError(f"got record.exact_top_k {self.record.exact_top_k} for {self.task.name}, expected all")
         return self
 
 

@@ -9,29 +9,43 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kdcache.config import CausalLMConfig, DumpConfig, TeacherConfig
+from kdcache.config import DumpConfig, TaskConfig, TeacherConfig
 from kdcache.corpus import Corpus
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.store.manifest import CorpusPin, Header, TeacherPin, TokenizerPin
-from kdcache.store.schema import causal_lm_fields
+from kdcache.store.schema import task_fields
 from kdcache.store.writer import library_versions
+from kdcache.tasks.inputs import max_length
+from kdcache.tasks.labels import Labels
 
-__all__ = ["build_header", "check_length", "pin_teacher"]
+__all__ = ["build_header", "check_length", "pin_teacher", "read_model_config"]
 
 OPTIONAL_FIELDS = {"text_pair_field", "label_field", "tokens_field", "tags_field"}
 
 
 def build_header(
-    config: DumpConfig, *, corpus: Corpus, tokenizer: TokenizerPin, teacher: TeacherPin | None, compute: dict[str, Any]
+    config: DumpConfig,
+    *,
+    corpus: Corpus,
+    tokenizer: TokenizerPin,
+    teacher: TeacherPin | None,
+    labels: Labels | None,
+    features: int | None,
+    compute: dict[str, Any],
 ) -> Header:
-    """compute: the resolved device kind, threads and batch shape of this run."""
+    """labels: the classes, None for a language model. features: their width, where the record has them.
+
+    compute: the resolved device kind, threads and batch shape of this run.
+    """
     record = config.record if teacher else None
+    num_classes = tokenizer.vocab_size if labels is None else len(labels)
     return Header(
         backend=config.backend,
-        task=config.task.model_dump(mode="json"),
+        task=config.task.model_dump(mode="json", exclude={"labels"}),
         record=record,
-        num_classes=tokenizer.vocab_size,
-        fields=causal_lm_fields(tokenizer.vocab_size, tokenizer.vocab_size, record),
+        num_classes=num_classes,
+        fields=task_fields(config.task.name, tokenizer.vocab_size, num_classes, record, features=features),
+        id2label=None if labels is None else dict(enumerate(labels.names)),
         tokenizer=tokenizer,
         teacher=teacher,
         corpus=CorpusPin.model_validate(corpus.pin),
@@ -93,11 +107,13 @@ def count_parameters(folder: str) -> int:
     return count
 
 
-def check_length(task: CausalLMConfig, config: TeacherConfig, folder: str) -> None:
+def check_length(task: TaskConfig, config: TeacherConfig, folder: str) -> None:
     """Raises ConfigError when examples may be longer than the teacher can read."""
-    longest = getattr(read_model_config(config, folder), "max_position_embeddings", None)
-    if longest is not None and task.sequence_length > longest:
+    longest = max_length(read_model_config(config, folder))
+    setting = "sequence_length" if task.name == "causal_lm" else "max_length"
+    wanted = getattr(task, setting)
+    if longest is not None and wanted > longest:
         raise ConfigError(
-            f"got task.sequence_length {task.sequence_length}, expected at most {longest}, "
+            f"got task.{setting} {wanted}, expected at most {longest}, "
             f"the most positions that the teacher {config.path} has"
         )

@@ -9,9 +9,10 @@ P positions, V classes, D hidden width.
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from kdcache.dump.teacher import Teacher
+from kdcache.dump.classifier import AnyTeacher
 from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
 from kdcache.store.manifest import Header
@@ -27,7 +28,7 @@ def unit_arrays(
     header: Header,
     index: int,
     examples: Sequence[Example],
-    teacher: Teacher | None,
+    teacher: AnyTeacher | None,
     encoder: Encoder | None = None,
     *,
     batch_examples: int,
@@ -42,7 +43,9 @@ def unit_arrays(
     for batch in batches:
         chosen = [examples[i] for i in batch]
         for e in chosen:
-            unit.add_arrays(tokens=e.tokens, positions=e.positions, labels=e.labels, documents=e.documents)
+            unit.add_arrays(
+                tokens=e.tokens, positions=e.positions, labels=e.labels, documents=e.documents, continues=e.continues
+            )
         if teacher is not None:
             for record in _records(header, teacher, encoder, chosen, batch + index * EXAMPLES_PER_UNIT):
                 unit.add_record(record)
@@ -53,10 +56,13 @@ def unit_arrays(
     return shard.take(np.argsort(np.concatenate(batches))).arrays
 
 
-def teacher_inputs(examples: Sequence[Example], attention: Attention, teacher: Teacher) -> tuple[ModelInputs, Tensor]:
+def teacher_inputs(
+    examples: Sequence[Example], attention: Attention, teacher: AnyTeacher
+) -> tuple[ModelInputs, Tensor]:
     """(what the teacher is fed, where the supervised positions are among its tokens)."""
     tokens = [e.tokens for e in examples]
-    inputs = model_inputs(tokens, [e.documents for e in examples], attention, teacher.flatten)
+    documents = [e.documents for e in examples]
+    inputs = model_inputs(tokens, documents, attention, teacher.flatten, pad=teacher.pad, segments=teacher.segments)
     return inputs, flat_positions([e.positions for e in examples], max(map(len, tokens)))
 
 
@@ -67,7 +73,11 @@ def longest_first(examples: Sequence[Example], batch_examples: int) -> list[np.n
 
 
 def _records(
-    header: Header, teacher: Teacher, encoder: Encoder | None, examples: Sequence[Example], numbers: np.ndarray
+    header: Header,
+    teacher: AnyTeacher,
+    encoder: Encoder | None,
+    examples: Sequence[Example],
+    numbers: np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The records of these examples' positions, block by block. numbers: the examples' numbers in the cache."""
     assert header.record is not None
@@ -82,9 +92,19 @@ def _records(
             assert hidden_PD is not None
             coefficients_PR = encoder.coefficients(hidden_PD)
         try:
-            yield record_arrays(logits_PV, labels_P[part], header.record, keys_P3[part], coefficients_PR)
+            record = record_arrays(logits_PV, labels_P[part], header.record, keys_P3[part], coefficients_PR)
         except TeacherError as error:
             raise _named(error, logits_PV, keys_P3[part]) from None
+        if header.record.features is not None:
+            assert hidden_PD is not None
+            record["features"] = float16(hidden_PD)
+        yield record
+
+
+def float16(hidden_PD: Tensor) -> np.ndarray:
+    """Hidden states as they are stored; beyond its largest number, that."""
+    largest = torch.finfo(torch.float16).max
+    return hidden_PD.float().clamp(-largest, largest).half().cpu().numpy()
 
 
 def _named(error: TeacherError, logits_PV: Tensor, keys_P3: np.ndarray) -> TeacherError:

@@ -17,7 +17,9 @@ from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus, open_corpus
 from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
+from kdcache.dump.classifier import AnyTeacher, load_classifier
 from kdcache.dump.pins import build_header, check_length, pin_teacher
+from kdcache.dump.prepare import features_width, find_labels, find_tokenizer
 from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
@@ -29,7 +31,7 @@ from kdcache.store.writer import CacheWriter
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
 from kdcache.tasks import Task, make_task, task_columns
-from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer
+from kdcache.tasks.tokenizer import save_tokenizer
 
 __all__ = ["run_dump"]
 
@@ -50,21 +52,25 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     root = Root(config.output)
     work = None if root.remote else Path(config.output) / "work"
     corpus = open_corpus(config.corpus, task_columns(config.task, config.corpus), work)
-    tokenizer = load_tokenizer(config.tokenizer or folder or "")
-    task = make_task(config.task, tokenizer, config.corpus)
+    tokenizer = find_tokenizer(config, corpus, folder)
+    labels = find_labels(config, corpus, folder)
+    task = make_task(config.task, tokenizer, config.corpus, labels)
 
     @cache
-    def model() -> Teacher | None:
+    def model() -> AnyTeacher | None:
         if teacher is None:
             return None
         say(f"loading {teacher.path} ({teacher.dtype}, {teacher.placement}) on {', '.join(map(str, devices))}")
-        return load_teacher(
-            teacher, config.compute, rank, num_classes=header.num_classes, attention=config.task.attention
-        )
+        if config.task.name == "causal_lm":
+            attention = config.task.attention
+            return load_teacher(teacher, config.compute, rank, num_classes=header.num_classes, attention=attention)
+        name, features = config.task.name, config.record.features
+        classes = header.num_classes
+        return load_classifier(teacher, config.compute, rank, task=name, num_classes=classes, features=features)
 
     def make_basis() -> Basis:
         loaded = model()
-        assert loaded is not None
+        assert isinstance(loaded, Teacher)
         return calibrate(config, corpus, task, loaded)
 
     with tempfile.TemporaryDirectory() as copy:
@@ -74,6 +80,8 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             corpus=corpus,
             tokenizer=pin_tokenizer(copy),
             teacher=None if teacher is None or folder is None else pin_teacher(teacher, folder),
+            labels=labels,
+            features=features_width(config, folder),
             compute={
                 "device": devices[0].type,
                 "threads": threads,
@@ -99,11 +107,11 @@ def _make_shards(
     writer: CacheWriter,
     corpus: Corpus,
     task: Task,
-    teacher: Teacher | None,
+    teacher: AnyTeacher | None,
     todo: list[int],
 ) -> None:
     encoder = None
-    if writer.basis is not None and teacher is not None:
+    if writer.basis is not None and isinstance(teacher, Teacher):
         encoder = Encoder(writer.basis, teacher.output_layer())
     own = len(rank.units(corpus.num_units))
     title = f"rank {rank.rank}" if rank.world_size > 1 else "dump"

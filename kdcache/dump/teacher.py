@@ -21,7 +21,7 @@ from kdcache.errors import ConfigError, TeacherError
 from kdcache.targets.calibration import OutputLayer
 from kdcache.tasks.inputs import Attention, ModelInputs, check_packing, flattens
 
-__all__ = ["Teacher", "load_teacher", "teacher_folder"]
+__all__ = ["Teacher", "load_model", "load_teacher", "own_devices", "teacher_folder"]
 
 
 _PROBE = torch.arange(1, 9)[None]
@@ -64,13 +64,21 @@ def load_teacher(
 
     Raises TeacherError when it does not load, has fewer classes than num_classes, or mixes packed documents.
     """
-    from transformers import AutoModelForCausalLM
+    model, device = load_model(config, compute, rank, "AutoModelForCausalLM")
+    flatten = flattens(model, attention)
+    check_packing(model, attention, flatten)
+    return Teacher(model, device, num_classes, compute.block_positions, flatten=flatten)
+
+
+def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, auto_class: str) -> tuple[Any, torch.device]:
+    """The model, placed, and the device of its inputs. Raises TeacherError when it does not load whole."""
+    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     devices = own_devices(config, compute, rank)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = getattr(transformers, auto_class).from_pretrained(
             teacher_folder(config),
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention_implementation,
@@ -78,13 +86,17 @@ def load_teacher(
             use_safetensors=True,
             device_map=_device_map(config, devices),
             max_memory=_max_memory(config, devices),
+            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise TeacherError(f"the teacher {config.path} does not load: {' '.join(str(error).split())}") from None
-    model.eval().requires_grad_(False)
-    flatten = flattens(model, attention)
-    check_packing(model, attention, flatten)
-    return Teacher(model, devices[0], num_classes, compute.block_positions, flatten=flatten)
+    missing = sorted({*report["missing_keys"]} - {*(model.all_tied_weights_keys or ())})
+    if missing:
+        raise TeacherError(
+            f"the teacher {config.path} lacks {len(missing)} weights of {type(model).__name__}, the first "
+            f"{missing[0]}: expected a whole model, trained for this task"
+        )
+    return model.eval().requires_grad_(False), devices[0]
 
 
 def own_devices(config: TeacherConfig, compute: ComputeConfig, rank: Rank) -> list[torch.device]:
@@ -137,6 +149,8 @@ class Teacher:
 
     flatten: whether its inputs are to be one row, see kdcache.tasks.inputs.flattens.
     """
+
+    pad, segments = 0, False
 
     def __init__(
         self, model: Any, device: torch.device, num_classes: int, block_positions: int, *, flatten: bool = False
@@ -196,11 +210,7 @@ class Teacher:
         return logits_PV[:, : self.num_classes].float()
 
     def _arguments(self, inputs: ModelInputs) -> dict[str, Any]:
-        return {
-            "input_ids": inputs.input_ids_BL.to(self.device),
-            "position_ids": inputs.position_ids_BL.to(self.device),
-            "use_cache": False,
-        }
+        return {**inputs.to(self.device).arguments, "use_cache": False}
 
     def _head(self, hidden_PD: Tensor) -> Tensor:
         """The model's logits for these hidden states, by its own forward over a replayed body."""

@@ -76,12 +76,10 @@ class Batch:
         """Whether each example is a further window of the row of the one before, bool [B]."""
         return self.arrays["continues"].astype(bool) if "continues" in self.arrays else np.zeros(len(self), bool)
 
-    @cached_property
+    @property
     def features(self) -> np.ndarray | None:
-        """The teacher's features at each position, float16 [P, H], or None; of a pooled one a copy a position."""
-        features = self.arrays.get("features")
-        pooled = any(field.name == "features" and field.level == "example" for field in self.fields)
-        return np.repeat(features, self.arrays["position_counts"], axis=0) if pooled else features
+        """The teacher's features at each position, float16 [P, H]; None where they are not stored."""
+        return self.arrays.get("features")
 
     @cached_property
     def labels(self) -> np.ndarray:

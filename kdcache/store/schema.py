@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdcache.errors import CacheError
-from kdcache.targets.fields import Field, Level, class_dtype, record_fields
+from kdcache.targets.fields import Field, class_dtype, record_fields
 from kdcache.targets.spec import RecordSpec
 
 __all__ = ["ATTENTION", "check_task", "task_fields"]
@@ -44,8 +44,7 @@ def task_fields(
         fields.append(Field("label_logits", "position", "float16"))
     if record.features is not None:
         assert features is not None
-        level: Level = "example" if record.features == "pooled" else "position"
-        fields.append(Field("features", level, "float16", (features,)))
+        fields.append(Field("features", "position", "float16", (features,)))
     return (*fields, *record_fields(record, num_classes))
 
 

@@ -63,7 +63,7 @@ class Unit:
 
         hidden: for records with a factor, what the output layer made them of, [P, D]; logits may then be None.
         positions: by default every token but the last of a causal LM, the first of a sequence classification.
-        documents: token counts, by default one document. features: for records with features, [P, H], pooled [H].
+        documents: token counts, by default one document. features: for records with features, [P, H].
         """
         example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
         P = len(example["positions"])
@@ -89,13 +89,11 @@ class Unit:
         if (features is None) != (field is None):
             got, expected = ("no features", "them") if features is None else ("features", "none")
             raise CacheError(f"got {got} with an example, expected {expected}: see record.features")
-        if field is None:
+        if field is None or features is None:
             return {}
         array = np.asarray(features.detach().float().cpu() if hasattr(features, "detach") else features)
-        array = array[None] if field.level == "example" and array.ndim == 1 else array
-        rows = 1 if field.level == "example" else P
-        if array.shape != (rows, *field.shape):
-            raise CacheError(f"got features {[*array.shape]}, expected {[rows, *field.shape]}")
+        if array.shape != (P, *field.shape):
+            raise CacheError(f"got features {[*array.shape]}, expected {[P, *field.shape]}: a row a position")
         return {"features": array.astype(np.float16)}
 
     def _encoded(self, logits: Array | None, hidden: Array, P: int) -> "tuple[Array, Tensor]":

@@ -340,7 +340,7 @@ class CacheWriter:
         and are otherwise compared with these once a shard. positions: where they are, by
         default every token but the last (so P = L - 1), the first of a sequence classification. labels: class ids, −100
         where there is none; of a causal LM checked against the next tokens. documents: token counts of the documents
-        packed into the example, by default one. features: [P, H] or, pooled, [H], or a function.
+        packed into the example, by default one. features: [P, H], or a function.
         Raises CacheError for what cannot be stored, TeacherError for logits that are not finite.
         """
         if self._unit is None:

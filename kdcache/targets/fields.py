@@ -3,7 +3,7 @@
 Ragged data is flat arrays plus counts. Every array belongs to a level; a level's counts, stored on its parent,
 say how many of its elements each parent element owns:
 
-    example                                 continues, features where they are pooled
+    example                                 continues
             ├─ token      token_counts      tokens
             ├─ document   document_counts   document_lengths (tokens; sum to the example's tokens)
             └─ position   position_counts   positions, labels, label_logits, features, the record's per-position arrays

@@ -29,7 +29,7 @@ def steps_per_octave(spec: RecordSpec, certain_E: np.ndarray | np.bool_) -> np.n
 
 
 def to_steps(relative_E: np.ndarray, steps_E: np.ndarray, span_E: np.ndarray | None) -> np.ndarray:
-    """relative_E: logits minus their row's maximum. steps_E: per octave. span_E: the row's for uint8, None for uint16."""
+    """relative_E: logits minus their row's maximum. steps_E: per octave, for uint16. span_E: the row's, for uint8."""
     if span_E is not None:
         return np.rint(-relative_E / _linear(span_E)).astype(np.uint8)
     return np.rint(steps_E * np.log2(1.0 - relative_E.astype(np.float64))).astype(np.uint16)

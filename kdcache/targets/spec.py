@@ -131,8 +131,8 @@ class RecordSpec(BaseModel):
         exact mass, or "renormalise", which drops them.
     factor: store a factored tail. With samples: 0, its companion, it stands for the tail in every loss; with samples
         too, forward KL at temperatures up to 1 uses the sample and all else the factored tail.
-    features: store the teacher's last hidden states as float16, for a bottleneck term: at the "positions", or "pooled",
-        their mean over the example's tokens.
+    features: store the teacher's last hidden states as float16, for a bottleneck term: at the "positions", or, of a
+        sequence classification, "pooled": their mean over the example's tokens.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,12 +1,17 @@
 """Tasks: rows of a corpus -> examples with supervised positions, and examples -> what a model is fed.
 
-example    Example, one model input
-task       Task, the protocol, and the registry: task_columns, make_task
-causal_lm  next-token prediction on documents or chats
-packing    token streams -> windows
-chat       conversations -> tokens and which of them are supervised
-inputs     examples -> input ids and position ids, the same for teacher and student
-tokenizer  load, save and identify a tokenizer
+example                  Example, one model input
+task                     Task, the protocol, and make_task, the registry
+causal_lm                next-token prediction on documents or chats
+packing                  token streams -> windows
+chat                     conversations -> tokens and which of them are supervised
+sequence_classification  one class for a text or a pair of texts
+token_classification     a tag for each word
+labels                   the classes of a classification
+metrics                  what predictions of classes are worth
+inputs                   examples -> the arguments of a model's forward, the same for teacher and student
+tokenizer                load, save and identify a tokenizer
+characters               a tokenizer of the corpus' own characters
 """
 
 from kdcache.tasks.example import Example

@@ -4,6 +4,7 @@ Documents: every token of a text is learnable. With packing "windows" each is en
 the tokenizer has not put one; with "documents" it is what the tokenizer makes of it. Chats: the assistant's tokens.
 """
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from kdcache.errors import ConfigError, CorpusError
 from kdcache.tasks.chat import Chats
 from kdcache.tasks.example import Example
 from kdcache.tasks.packing import Document, one_each, windows
-from kdcache.tasks.task import Where
+from kdcache.tasks.task import Where, strings
 
 __all__ = ["CausalLM"]
 
@@ -27,9 +28,7 @@ class CausalLM:
     left out as "unsupervised" because they have no position.
     """
 
-    name = "causal_lm"
-    auto_class = "AutoModelForCausalLM"
-    labels_follow = True
+    labels = None
 
     def __init__(
         self, config: CausalLMConfig, tokenizer: Any, text_field: str = "text", messages_field: str | None = None
@@ -53,8 +52,16 @@ class CausalLM:
             return (Column(corpus.text_field, "text_field"),)
         return (Column(corpus.messages_field, "messages_field", kind="json"),)
 
+    @staticmethod
+    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+        return (text for text in table[corpus.messages_field or corpus.text_field].to_pylist() if text)
+
+    @staticmethod
+    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+        return []
+
     @classmethod
-    def from_config(cls, config: CausalLMConfig, tokenizer: Any, corpus: CorpusConfig) -> Self:
+    def from_config(cls, config: CausalLMConfig, tokenizer: Any, corpus: CorpusConfig, labels: None) -> Self:
         return cls(config, tokenizer, corpus.text_field, corpus.messages_field)
 
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
@@ -71,7 +78,7 @@ class CausalLM:
 
     def _texts(self, table: pa.Table, where: Where) -> list[Document]:
         """A document of no tokens stands for a text of none."""
-        texts = _strings(table[self._text_field], self._text_field, where)
+        texts = strings(table[self._text_field], self._text_field, where)
         full = [text for text in texts if text]
         found = iter(self._tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else [])
         return [_learnable(self._ended(next(found)) if text else []) for text in texts]
@@ -103,14 +110,3 @@ class CausalLM:
 
 def _learnable(ids: list[int]) -> Document:
     return np.asarray(ids, np.int64), np.ones(len(ids), bool)
-
-
-def _strings(column: pa.ChunkedArray, field: str, where: Where) -> list[str]:
-    is_text = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null
-    if not any(test(column.type) for test in is_text):
-        raise CorpusError(f"{where(0)}: {field} is {column.type}, expected a string")
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise CorpusError(f"{where(row)}: {field} is null, expected a string; leave such rows out")
-    strings: list[str] = column.to_pylist()
-    return strings

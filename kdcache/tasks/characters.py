@@ -14,7 +14,13 @@ __all__ = ["CHARACTERS", "character_tokenizer"]
 CHARACTERS = "characters"
 """What `tokenizer` says in a config to ask for one."""
 
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 MOST, LEAST_OFTEN = 30_000, 2
 
 

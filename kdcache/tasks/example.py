@@ -9,7 +9,7 @@ __all__ = ["Example"]
 
 @dataclass(frozen=True)
 class Example:
-    """tokens: int64 [L]. positions: int64 [P], ascending indices into tokens. labels: int64 [P], NO_LABEL where unknown.
+    """tokens: int64 [L]. positions: int64 [P], ascending indices into tokens. labels: int64 [P], NO_LABEL: not known.
 
     documents: int64, token counts of the documents packed into the example, in order; they sum to L. continues:
     whether this is a further window of the row of the example before.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdcache.errors import KdcacheError
 
-__all__ = ["ModelInputs", "check_packing", "flat_positions", "flattens", "model_inputs", "takes_segments"]
+__all__ = ["ModelInputs", "check_packing", "flat_positions", "flattens", "max_length", "model_inputs", "takes_segments"]
 
 Attention = Literal["document", "causal", "full"]
 
@@ -76,6 +76,14 @@ def flat_positions(positions: Sequence[np.ndarray], width: int) -> Tensor:
     counts_B = [len(row) for row in positions]
     offsets_P = np.repeat(np.arange(len(positions)) * width, counts_B)
     return torch.from_numpy(np.concatenate(positions).astype(np.int64) + offsets_P)
+
+
+def max_length(config: Any) -> int | None:
+    """The most tokens that a model of this transformers config takes; RoBERTa's first positions are not for tokens."""
+    longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        return longest - int(config.pad_token_id) - 1
+    return longest
 
 
 def takes_segments(model: Any) -> bool:

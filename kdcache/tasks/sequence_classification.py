@@ -4,7 +4,8 @@ The position is the first token, [CLS] in BERT's models; a model's head gives on
 The two texts of a pair are the documents of the example, its segments.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -29,17 +30,28 @@ class SequenceClassification:
         self._text, self._pair, self._label = corpus.text_field, corpus.text_pair_field, corpus.label_field
 
     @staticmethod
-    def columns(corpus: CorpusConfig) -> list[Column]:
+    def columns(config: SequenceClassificationConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
         columns = [Column(corpus.text_field, "text_field")]
         if corpus.text_pair_field is not None:
             columns.append(Column(corpus.text_pair_field, "text_pair_field"))
         if corpus.label_field is not None:
             columns.append(Column(corpus.label_field, "label_field", required=False, kind="label"))
-        return columns
+        return tuple(columns)
+
+    @staticmethod
+    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+        fields = [corpus.text_field, *([corpus.text_pair_field] if corpus.text_pair_field else [])]
+        return (text for field in fields for text in table[field].to_pylist() if text)
 
     @staticmethod
     def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
         return [] if corpus.label_field is None else table[corpus.label_field].to_pylist()
+
+    @classmethod
+    def from_config(
+        cls, config: SequenceClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
+    ) -> Self:
+        return cls(config, tokenizer, corpus, labels)
 
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         texts = [strings(table[self._text], self._text, where)]

@@ -1,60 +1,90 @@
 """Task: what turns rows of a corpus into supervised examples, and the registry of tasks by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from kdcache.config import CausalLMConfig, CorpusConfig
+import pyarrow as pa
+
+from kdcache.config import CorpusConfig
 from kdcache.corpus import Column
-from kdcache.errors import ConfigError
+from kdcache.errors import CorpusError
 from kdcache.tasks.example import Example
 
-__all__ = ["Task", "Where", "make_task", "task_columns"]
+if TYPE_CHECKING:
+    from kdcache.tasks.labels import Labels
+
+__all__ = ["AUTO_CLASSES", "Task", "Where", "make_task", "strings", "task_class", "task_columns"]
 
 Where = Callable[[int], str]
 
-HOMES = {"causal_lm": ("kdcache.tasks.causal_lm", "CausalLM")}
+HOMES = {
+    "causal_lm": ("kdcache.tasks.causal_lm", "CausalLM"),
+    "sequence_classification": ("kdcache.tasks.sequence_classification", "SequenceClassification"),
+    "token_classification": ("kdcache.tasks.token_classification", "TokenClassification"),
+}
+AUTO_CLASSES = {
+    "causal_lm": "AutoModelForCausalLM",
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+}
+"""The class of transformers whose heads fit a task's positions."""
 
 
 class Task(Protocol):
-    """A task supplies positions and labels; auto_class names the transformers class whose head fits them.
+    """A task supplies positions and labels. labels: the classes, None for a language model, whose tokens they are."""
 
-    labels_follow: whether the label of position t is token t + 1, so that a cache need not store labels.
-    """
-
-    name: str
-    auto_class: str
-    labels_follow: bool
+    labels: "Labels | None"
 
     @staticmethod
     def columns(config: Any, corpus: CorpusConfig) -> tuple[Column, ...]:
         """What `examples` needs of each row. Raises ConfigError for a corpus without a setting that it takes."""
         ...
 
-    @classmethod
-    def from_config(cls, config: Any, tokenizer: Any, corpus: CorpusConfig) -> Self: ...
+    @staticmethod
+    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+        """All text of these rows, to make a tokenizer of."""
+        ...
 
-    def examples(self, table: Any, where: Where) -> tuple[list[Example], dict[str, int]]:
-        """Examples of a unit's rows (pyarrow.Table), and counts of what was left out or cut, by name.
+    @staticmethod
+    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+        """All labels of these rows, to make classes of."""
+        ...
+
+    @classmethod
+    def from_config(cls, config: Any, tokenizer: Any, corpus: CorpusConfig, labels: "Labels | None") -> Self: ...
+
+    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+        """Examples of a unit's rows, and counts of what was left out or cut, by name.
 
         where: row of the table -> "file.jsonl:123". Raises CorpusError naming the row at fault.
         """
         ...
 
 
-def task_columns(config: CausalLMConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
-    """The columns that the task reads of the corpus, to open it with. Needs no tokenizer."""
-    return _task_class(config.name).columns(config, corpus)
-
-
-def make_task(config: CausalLMConfig, tokenizer: Any, corpus: CorpusConfig) -> Task:
-    """The task that config.name names, for the fields that the corpus has."""
-    return _task_class(config.name).from_config(config, tokenizer, corpus)
-
-
-def _task_class(name: str) -> type[Task]:
-    if name not in HOMES:
-        raise ConfigError(f"got task.name {name}, expected {' or '.join(HOMES)}")
+def task_class(name: str) -> type[Task]:
     module, attribute = HOMES[name]
     found: type[Task] = getattr(import_module(module), attribute)
+    return found
+
+
+def task_columns(config: Any, corpus: CorpusConfig) -> tuple[Column, ...]:
+    """The columns that the task reads of the corpus, to open it with. Needs no tokenizer."""
+    return task_class(config.name).columns(config, corpus)
+
+
+def make_task(config: Any, tokenizer: Any, corpus: CorpusConfig, labels: "Labels | None" = None) -> Task:
+    """The task that config.name names, for the columns that the corpus has. labels: of a classification."""
+    return task_class(config.name).from_config(config, tokenizer, corpus, labels)
+
+
+def strings(column: pa.ChunkedArray, field: str, where: Where) -> list[str]:
+    """Raises CorpusError for a column of another type, or a null in it."""
+    is_text = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null
+    if not any(test(column.type) for test in is_text):
+        raise CorpusError(f"{where(0)}: {field} is {column.type}, expected a string")
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise CorpusError(f"{where(row)}: {field} is null, expected a string; leave such rows out")
+    found: list[str] = column.to_pylist()
     return found

@@ -5,7 +5,8 @@ which it is further from an edge that is not the row's own. So no word is left o
 the tokenizer makes nothing of stands as the unknown token, and is counted: its tag is still asked for.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -44,15 +45,26 @@ class TokenClassification:
             raise ConfigError(f"got task.max_length {config.max_length}, expected room for words beside special tokens")
 
     @staticmethod
-    def columns(corpus: CorpusConfig) -> list[Column]:
+    def columns(config: TokenClassificationConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
         words, tags = _fields(corpus)
-        columns = [Column(words, "tokens_field", kind="words")]
-        return columns if tags is None else [*columns, Column(tags, "tags_field", required=False, kind="words")]
+        column = Column(words, "tokens_field", kind="words")
+        return (column,) if tags is None else (column, Column(tags, "tags_field", required=False, kind="words"))
+
+    @staticmethod
+    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+        words, _ = _fields(corpus)
+        return (word for row in table[words].to_pylist() for word in row)
 
     @staticmethod
     def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
         _, tags = _fields(corpus)
         return [] if tags is None else [tag for row in table[tags].to_pylist() for tag in row or []]
+
+    @classmethod
+    def from_config(
+        cls, config: TokenClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
+    ) -> Self:
+        return cls(config, tokenizer, corpus, labels)
 
     @property
     def _room(self) -> int:
@@ -117,7 +129,7 @@ class TokenClassification:
         borders = starts[1:] + self._room // OVERLAP // 2
         owner = np.searchsorted(borders, firsts, side="right")
         labels = np.array(ids, np.int64)
-        examples = []
+        examples: list[Example] = []
         for window, start in enumerate(starts):
             mine = owner == window
             if not mine.any():

@@ -13,7 +13,14 @@ from kdcache.errors import StudentError
 from kdcache.losses.supervision import Supervision
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
-from kdcache.tasks.inputs import Attention, ModelInputs, flat_positions, flattens, model_inputs
+from kdcache.tasks.inputs import (
+    Attention,
+    ModelInputs,
+    flat_positions,
+    flattens,
+    max_length,
+    model_inputs,
+)
 
 __all__ = ["Collator", "Inputs", "attention_of", "check_length"]
 
@@ -65,7 +72,7 @@ def attention_of(cache: Cache) -> Attention:
 
 def check_length(student: Any, longest: int) -> None:
     """Raises StudentError when an example of so many tokens does not fit."""
-    limit = getattr(student.config.get_text_config(), "max_position_embeddings", None)
+    limit = max_length(student.config)
     if limit is not None and longest > limit:
         raise StudentError(
             f"got a student of {limit} positions (max_position_embeddings), expected at least {longest}, "

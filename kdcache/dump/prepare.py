@@ -1,0 +1,56 @@
+"""What a dump has to know of teacher and corpus before it starts: the tokenizer, the classes, the features' width.
+
+Classes and characters that are not given anywhere are collected from the whole corpus, by every rank alike.
+"""
+
+from kdcache.config import ClassificationConfig, DumpConfig
+from kdcache.corpus import Corpus
+from kdcache.dump.pins import read_model_config
+from kdcache.errors import ConfigError, CorpusError
+from kdcache.tasks.characters import CHARACTERS, character_tokenizer
+from kdcache.tasks.labels import Labels, teacher_labels
+from kdcache.tasks.task import task_class
+from kdcache.tasks.tokenizer import load_tokenizer
+
+__all__ = ["features_width", "find_labels", "find_tokenizer"]
+
+
+def find_tokenizer(config: DumpConfig, corpus: Corpus, folder: str | None) -> object:
+    """The one that the config names, or the teacher's in `folder`; or of the corpus' characters."""
+    if config.tokenizer != CHARACTERS:
+        return load_tokenizer(config.tokenizer or folder or "")
+    if folder is not None:
+        raise ConfigError(f"got tokenizer {CHARACTERS} with a teacher, expected the teacher's own: leave tokenizer out")
+    texts = task_class(config.task.name).texts
+    return character_tokenizer(
+        text for unit in range(corpus.num_units) for text in texts(corpus.unit(unit), config.corpus)
+    )
+
+
+def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Labels | None:
+    """The classes of a classification; None for a language model.
+
+    Raises ConfigError for names that are not the teacher's, CorpusError for a corpus without any.
+    """
+    if config.task.name == "causal_lm":
+        return None
+    task: ClassificationConfig = config.task
+    if config.teacher != "none" and folder is not None:
+        return teacher_labels(read_model_config(config.teacher, folder), task.labels)
+    if task.labels is not None:
+        return Labels(task.labels)
+    names = task_class(task.name).label_names
+    found = [name for unit in range(corpus.num_units) for name in names(corpus.unit(unit), config.corpus)]
+    setting = "label_field" if task.name == "sequence_classification" else "tags_field"
+    if not found:
+        raise CorpusError(
+            f"got no labels, expected them from the corpus where there is no teacher: set corpus.{setting}"
+        )
+    return Labels.found(found, f"corpus.{setting}")
+
+
+def features_width(config: DumpConfig, folder: str | None) -> int | None:
+    """Of the teacher's hidden states, where the record keeps them."""
+    if config.record.features is None or config.teacher == "none" or folder is None:
+        return None
+    return int(read_model_config(config.teacher, folder).get_text_config().hidden_size)
