@@ -69,8 +69,14 @@ class Reference:
 
     @classmethod
     def one_hot(cls, classes_P: Tensor, dtype: torch.dtype) -> "Reference":
-        zeros_P1 = torch.zeros(len(classes_P), 1, dtype=dtype, device=classes_P.device)
-        return cls(classes_P[:, None], None, zeros_P1, zeros_P1 + 1)
+        """Of one class each; a class below 0 is none, and all padding."""
+        missing_P1 = classes_P[:, None] < 0
+        return cls(
+            classes_P[:, None].clamp(min=0),
+            missing_P1,
+            torch.zeros_like(missing_P1, dtype=dtype),
+            (~missing_P1).to(dtype),
+        )
 
     @classmethod
     def _coarse(cls, targets: TeacherTargets, temperature: float, dtype: torch.dtype) -> "Reference":
