@@ -4,6 +4,7 @@ Every class names its defaults here and nowhere else. Relative paths are relativ
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -17,8 +18,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -253,10 +256,22 @@ class StudentConfig(Config):
         return self
 
 
+_SOFTMAX = ("temperature", "schedule", "temperature_squared")
+_COMPARED = (*_SOFTMAX, "reduction", "weighting", "entropy_temperature", "weight")
+_TERM_FIELDS = {
+    "divergence": ("kind", "alpha", "beta", "estimator", *_COMPARED),
+    "cross_entropy": _COMPARED,
+    "entropy": (*_SOFTMAX, "weight"),
+    "bottleneck": ("width", "beta", "weight"),
+}
+
+
 class TermConfig(Config):
     """One term of the loss.
 
-    name: "divergence" compares with the teacher, "cross_entropy" with the labels.
+    name: "divergence" compares with the teacher, "cross_entropy" with the labels, "entropy" the student's entropy with
+        the teacher's, (H_s − H_t)², and "bottleneck" what a stochastic bottleneck in the student says of the teacher's
+        hidden features (record.features).
     kind, alpha, beta: which divergence, with its parameters; kdcache.losses.kinds lists them.
     temperature, schedule: which softmax, of teacher and student; kdcache.losses.temperature says how the source
         article's schedule maps onto the usual one, "hinton".
@@ -264,9 +279,12 @@ class TermConfig(Config):
     estimator: forward_kl of sampled records: "normalised" or the exactly unbiased "horvitz_thompson".
     reduction: "class_mean" is −(1/classes) Σ p log p_student, the source article's soft cross-entropy: for forward_kl,
         and for cross_entropy with the label as p.
+    weighting: "entropy" weighs each position of a divergence or cross_entropy term by ½ H_t (1 + H_s / log classes),
+        the entropies at entropy_temperature; kdcache.losses.entropy.
+    width, beta: of the bottleneck, and what a nat through it costs, 0.01 by default; kdcache.losses.bottleneck.
     """
 
-    name: Literal["divergence", "cross_entropy"]
+    name: Literal["divergence", "cross_entropy", "entropy", "bottleneck"]
     kind: Kind = "forward_kl"
     alpha: float | None = None
     beta: float | None = None
@@ -275,21 +293,39 @@ class TermConfig(Config):
     temperature_squared: bool = True
     estimator: Literal["normalised", "horvitz_thompson"] = "normalised"
     reduction: Reduction = "mean"
+    weighting: Literal["uniform", "entropy"] = "uniform"
+    entropy_temperature: PositiveFloat = 3.0
+    width: PositiveInt = 64
     weight: NonNegativeFloat = 1.0
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = serialize(self)
+        if self.weighting == "uniform":
+            values.pop("weighting", None)
+            values.pop("entropy_temperature", None)
+        if self.name != "bottleneck":
+            values.pop("width", None)
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        of_divergences = {"kind", "alpha", "beta", "estimator"}
-        extra = of_divergences & self.model_fields_set
-        if self.name == "cross_entropy" and extra:
-            valid = ", ".join(field for field in type(self).model_fields if field not in of_divergences | {"name"})
-            raise ValueError(f"got {', '.join(sorted(extra))} in a cross_entropy term, expected only {valid}")
+        valid = _TERM_FIELDS[self.name]
+        extra = sorted(self.model_fields_set - {"name", *valid})
+        if extra:
+            article = "an" if self.name == "entropy" else "a"
+            raise ValueError(f"got {', '.join(extra)} in {article} {self.name} term, expected only {', '.join(valid)}")
         if self.kind != "forward_kl" and "estimator" in self.model_fields_set:
             raise ValueError(f"got estimator for kind {self.kind}, expected it only for forward_kl")
+        if self.weighting == "uniform" and "entropy_temperature" in self.model_fields_set:
+            raise ValueError("got entropy_temperature without weighting: entropy, expected both or none")
+        if self.name == "bottleneck" and not 0 <= self.bottleneck_beta < math.inf:
+            raise ValueError(f"got beta {self.beta:g} in a bottleneck term, expected a finite number of 0 or more")
         try:
             kind_parameters(self.kind, self.parameters)
             check_reduction(self.kind, self.reduction)
-            softmax_temperature(self.temperature, self.schedule, self.kind)
+            softmax_temperature(self.temperature, self.schedule, "entropy" if self.name == "entropy" else self.kind)
+            softmax_temperature(self.entropy_temperature)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self
@@ -297,12 +333,22 @@ class TermConfig(Config):
     @property
     def parameters(self) -> dict[str, float]:
         """Those of the kind that are set."""
-        return {name: value for name, value in (("alpha", self.alpha), ("beta", self.beta)) if value is not None}
+        given = {"alpha": self.alpha, "beta": self.beta} if self.name == "divergence" else {}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def softmax_temperature(self) -> float | None:
         """The temperature of the usual schedule; None at the article's one-hot limit."""
         return softmax_temperature(self.temperature, self.schedule)
+
+    @property
+    def bottleneck_beta(self) -> float:
+        return 0.01 if self.beta is None else self.beta
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it takes more than labels."""
+        return self.name != "cross_entropy" or self.weighting == "entropy"
 
 
 class StreamConfig(Config):

@@ -1,5 +1,6 @@
 """Sums: held-out measures over positions, additive over batches and ranks.
 
+  labelled            whether it has a label: what the means of label_nll, teacher_label_nll and accuracy are over
   label_nll           −log q(label) of the student at T = 1
   teacher_label_nll   the same of the teacher; NaN where the cache does not hold it, or no curve at T = 1
   kl                  KL(teacher ‖ student) at T: exact for dense records, of the weights for a sample, on the
@@ -21,10 +22,11 @@ from kdcache.errors import ConfigError
 from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import head_logits
 from kdcache.losses.reference import teacher_top
-from kdcache.losses.supervision import Supervision
-from kdcache.targets.record import TeacherTargets
+from kdcache.losses.supervision import NO_LABEL, Supervision
 
 __all__ = ["FusedSums", "Sums", "measure"]
+
+_OF_LABELS = ("label_nll", "teacher_label_nll", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Sums:
     vector: Tensor
     names: ClassVar[tuple[str, ...]] = (
         "positions",
+        "labelled",
         "label_nll",
         "teacher_label_nll",
         "kl",
@@ -45,11 +48,12 @@ class Sums:
         return Sums(self.vector + other.vector)
 
     def means(self) -> dict[str, float]:
-        """positions (their number), and the mean of each measure that the cache allows."""
-        positions, *sums = self.vector.tolist()
-        named = zip(self.names[1:], sums, strict=True)
-        means = {name: value / positions for name, value in named if positions and not math.isnan(value)}
-        return {"positions": positions, **means}
+        """positions (their number), labelled where not all are, and the mean of each measure that the cache allows."""
+        positions, labelled, *sums = self.vector.tolist()
+        counts = {"positions": positions} | ({"labelled": labelled} if labelled != positions else {})
+        named = zip(self.names[2:], sums, strict=True)
+        each = ((name, value, labelled if name in _OF_LABELS else positions) for name, value in named)
+        return counts | {name: value / count for name, value, count in each if count and not math.isnan(value)}
 
 
 @torch.no_grad()
@@ -101,8 +105,9 @@ def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) ->
         agreement_P = top_P == teacher_top(targets)
     measures = (
         torch.ones_like(unknown_P),
-        torch.nn.functional.cross_entropy(logits_PV, labels_P, reduction="none"),
-        _teacher_label_nll(targets, supervision.label_logits_P, unknown_P),
+        labels_P >= 0,
+        torch.nn.functional.cross_entropy(logits_PV, labels_P, reduction="none", ignore_index=NO_LABEL),
+        _teacher_label_nll(supervision, unknown_P),
         kl_P,
         agreement_P,
         top_P == labels_P,
@@ -110,10 +115,11 @@ def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) ->
     return torch.stack([measure_P.sum(dtype=torch.float64) for measure_P in measures])
 
 
-def _teacher_label_nll(targets: TeacherTargets | None, label_logits_P: Tensor | None, unknown_P: Tensor) -> Tensor:
-    if targets is None or label_logits_P is None:
+def _teacher_label_nll(supervision: Supervision, unknown_P: Tensor) -> Tensor:
+    if supervision.targets is None or supervision.label_logits_P is None:
         return unknown_P
     try:
-        return targets.log_partition(1.0) - label_logits_P
+        nll_P = supervision.targets.log_partition(1.0) - supervision.label_logits_P
     except ConfigError:  # a cache without the curve at T = 1
         return unknown_P
+    return nll_P.where(supervision.labels_P >= 0, 0.0)

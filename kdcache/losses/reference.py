@@ -1,6 +1,6 @@
 """Reference: the teacher's side of a divergence at one temperature, on the classes where it is known.
 
-Five forms:
+Six forms:
   dense        every class, from a dense or a factored record: divergences are exact for the former, and for the latter
                those of the distribution that it stands for
   expected     the same for forward KL: all it needs of log q is its mean under p, one number a position, and so few
@@ -11,6 +11,7 @@ Five forms:
   weights      (named by their estimator) entries with weights, and no class for the rest: forward KL of a sample, or
                of a top-k record renormalised to 1
   one_hot      the likeliest entry alone, as at a vanishing temperature; forward KL
+  entropy      no class at all, only how sure the teacher is: entropy.py
 
 P positions, E entries (padded), V classes, C compared classes: the entries, then the rest as one where it is a class.
 """
@@ -35,8 +36,9 @@ class Reference:
     """ids_PE: class of each entry, None = the classes in order (E = V). Padding repeats the row's first class.
 
     padding_PC: True for padding; None where there is none. log_p_PC, p_PC: of the target; both 0 for padding. tail: the
-    last column is the rest. negative_entropy_P: of weights alone, the Σ p log p that goes with them: of the teacher's
-    whole distribution for a sample. mixture_PV: where given, the one column is the mean under these probabilities.
+    last column is the rest. negative_entropy_P: of weights and entropies alone, the Σ p log p that goes with them: of
+    the teacher's whole distribution but where weights are renormalised. mixture_PV: where given, the one column is the
+    mean under these probabilities.
     """
 
     ids_PE: Tensor | None
@@ -69,8 +71,20 @@ class Reference:
 
     @classmethod
     def one_hot(cls, classes_P: Tensor, dtype: torch.dtype) -> "Reference":
-        zeros_P1 = torch.zeros(len(classes_P), 1, dtype=dtype, device=classes_P.device)
-        return cls(classes_P[:, None], None, zeros_P1, zeros_P1 + 1)
+        """Of one class each; a class below 0 is none, and all padding."""
+        missing_P1 = classes_P[:, None] < 0
+        return cls(
+            classes_P[:, None].clamp(min=0),
+            missing_P1,
+            torch.zeros_like(missing_P1, dtype=dtype),
+            (~missing_P1).to(dtype),
+        )
+
+    @classmethod
+    def of_entropy(cls, entropy_P: Tensor, dtype: torch.dtype) -> "Reference":
+        """Its compared classes are all the student's; of the teacher's it has none."""
+        none_P0 = entropy_P.new_empty(len(entropy_P), 0, dtype=dtype)
+        return cls(None, None, none_P0, none_P0, -entropy_P.to(dtype))
 
     @classmethod
     def _coarse(cls, targets: TeacherTargets, temperature: float, dtype: torch.dtype) -> "Reference":

@@ -3,6 +3,7 @@
 P positions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,35 +11,42 @@ from torch import Tensor
 
 from kdcache.targets.record import TeacherTargets
 
-__all__ = ["Supervision"]
+__all__ = ["NO_LABEL", "Supervision"]
+
+NO_LABEL = -100
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """labels_P: int64. targets: the teacher's records; None in a label-only cache.
+    """labels_P: int64, NO_LABEL where there is none. targets: the teacher's records; None in a label-only cache.
 
-    label_logits_P: the teacher's raw logit of each label, for the teacher's own loss; None where it is not known.
+    A position without a label has cross-entropy 0 and gradient 0, and counts like any other in what a loss is divided
+    by. label_logits_P: the teacher's raw logit of each label, for the teacher's own loss; None where it is not known.
+    features_PH: float, the teacher's hidden features; None where the cache holds none.
     """
 
     labels_P: Tensor
     targets: TeacherTargets | None = None
     label_logits_P: Tensor | None = None
+    features_PH: Tensor | None = None
 
     @property
     def num_positions(self) -> int:
         return self.labels_P.shape[0]
 
     def to(self, device: torch.device | str) -> "Supervision":
-        return Supervision(
-            self.labels_P.to(device),
-            None if self.targets is None else self.targets.to(device),
-            None if self.label_logits_P is None else self.label_logits_P.to(device),
-        )
+        targets = None if self.targets is None else self.targets.to(device)
+        return self._each(lambda tensor: tensor.to(device), targets)
 
     def __getitem__(self, index: slice | Tensor) -> "Supervision":
         """What some positions are compared with."""
+        targets = None if self.targets is None else self.targets[index]
+        return self._each(lambda tensor: tensor[index], targets)
+
+    def _each(self, function: Callable[[Tensor], Tensor], targets: TeacherTargets | None) -> "Supervision":
         return Supervision(
-            self.labels_P[index],
-            None if self.targets is None else self.targets[index],
-            None if self.label_logits_P is None else self.label_logits_P[index],
+            function(self.labels_P),
+            targets,
+            None if self.label_logits_P is None else function(self.label_logits_P),
+            None if self.features_PH is None else function(self.features_PH),
         )

@@ -2,8 +2,12 @@
 
 Terms of one temperature share one softmax (softmax.py), and a row is passed over five times whatever they are:
 maximum, what is above it, exponential, sum, product. That is what cross-entropy alone takes. Another temperature adds
-four passes, three where it is half of another (a square for an exponential). A chunk is worked through in blocks of
-rows that stay in the processor's cache; another temperature takes one more block of memory, dense records a few.
+four passes, three where it is half of another (a square for an exponential), and so does the entropy temperature of
+weights. A chunk is worked through in blocks of rows that stay in the processor's cache; another temperature takes one
+more block of memory, dense records and matched entropies a few.
+
+Bottleneck terms are not of logits: they have a place in the names, the sums and the total, and whoever holds the
+student's hidden states fills it.
 
 Values are sums over positions: whoever knows the global batch divides them.
 
@@ -18,8 +22,9 @@ from torch import Tensor
 
 from kdcache.config import TermConfig
 from kdcache.losses.divergence import divergence_of_kind
-from kdcache.losses.forward_kl import cross_entropy
-from kdcache.losses.reference import Form, Pair, Reference, form_of
+from kdcache.losses.entropy import EntropyMatching, entropy_weights, student_entropy, teacher_entropy
+from kdcache.losses.forward_kl import ForwardKL, cross_entropy
+from kdcache.losses.reference import Divergence, Form, Pair, Reference, form_of
 from kdcache.losses.softmax import SharedSoftmax
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.record import TeacherTargets
@@ -33,76 +38,102 @@ _WIDE = ("dense", "expected")
 
 
 class LossTerms:
-    """names: one per term, for logs, such as ("forward_kl@2", "cross_entropy")."""
+    """names: one per term, for logs, such as ("forward_kl@2", "cross_entropy").
+
+    scales: what a term's sum counts in the total: its weight times T² or 1. bottlenecks: which terms are not of logits.
+    """
 
     def __init__(self, terms: Sequence[TermConfig], num_classes: int) -> None:
         self.terms = tuple(terms)
         self.num_classes = num_classes
         self.names = tuple(_name(term) for term in self.terms)
-        # A cross-entropy is the forward KL of the label.
-        self._divergences = [divergence_of_kind(term.kind, term.parameters) for term in self.terms]
+        self.bottlenecks = tuple(k for k, term in enumerate(self.terms) if term.name == "bottleneck")
+        self._of_logits = tuple(k for k, term in enumerate(self.terms) if term.name != "bottleneck")
+        self._divergences = [_divergence(term) for term in self.terms]
         self._temperatures = [term.softmax_temperature or 1.0 for term in self.terms]
-        self._scales = [
+        self._entropy_temperatures = {
+            k: term.entropy_temperature for k, term in enumerate(self.terms) if term.weighting == "entropy"
+        }
+        self.scales = tuple(
             term.weight * (temperature**2 if term.temperature_squared else 1.0)
             for term, temperature in zip(self.terms, self._temperatures, strict=True)
-        ]
+        )
 
     def total(self, sums_K: Tensor) -> Tensor:
         """The loss, a sum over positions: Σ weight · (T² or 1) · sum of the plain term."""
-        return sum((scale * sums_K[k] for k, scale in enumerate(self._scales)), start=sums_K.new_zeros(()))
+        return sum((scale * sums_K[k] for k, scale in enumerate(self.scales)), start=sums_K.new_zeros(()))
 
     def value_and_gradient_(
         self, logits_PV: Tensor, supervision: Supervision, weights_PK: Tensor | None = None
     ) -> Tensor:
-        """Sums of the plain terms over the positions, float64 [K], nats; logits_PV becomes the gradient of `total`.
+        """Sums of the plain terms over the positions, float64 [K]; logits_PV becomes the gradient of `total`.
 
+        They are in nats, and nats² for a matched entropy; weights count in them; a bottleneck's is 0 here.
         logits_PV: float32 or float64 [P, num_classes]. weights_PK: what each position counts in each term, constants;
         [P, 1] for the same in all terms.
         """
+        if not self._of_logits:
+            logits_PV.zero_()
+            return logits_PV.new_zeros(len(self.terms), dtype=torch.float64)
         values: list[list[Tensor]] = [[] for _ in self.terms]
         if weights_PK is not None:
             weights_PK = weights_PK.to(logits_PV.dtype).expand(-1, len(self.terms))
+        rows = self._block_rows(logits_PV)
         groups = self._groups(supervision.targets)
         whole = {
-            (temperature, form): _reference(supervision, temperature, form, logits_PV.dtype)
+            (temperature, form): _reference(supervision, temperature, form, logits_PV.dtype, rows)
             for temperature, by_form in groups.items()
             for form in by_form
             if form not in _WIDE
         }
-        rows = self._block_rows(logits_PV)
-        scratch = logits_PV.new_empty(len(groups) - 1, min(rows, len(logits_PV)), self.num_classes)
+        entropies = self._teacher_entropies(supervision.targets, logits_PV.dtype, rows)
+        scratch = logits_PV.new_empty(
+            max(len(groups) - 1, 1 if entropies else 0), min(rows, len(logits_PV)), self.num_classes
+        )
         for start in range(0, len(logits_PV), rows):
             block = slice(start, start + rows)
             references = [
                 [
                     whole[temperature, form][block]
                     if form not in _WIDE
-                    else _reference(supervision[block], temperature, form, logits_PV.dtype)
+                    else _reference(supervision[block], temperature, form, logits_PV.dtype, rows)
                     for form in by_form
                 ]
                 for temperature, by_form in groups.items()
             ]
-            weights = None if weights_PK is None else weights_PK[block]
-            self._block_(logits_PV[block], groups, references, weights, scratch, values)
-        sums = [torch.cat(of_blocks).sum(dtype=torch.float64) for of_blocks in values if of_blocks]
-        return torch.stack(sums) if sums else logits_PV.new_zeros(len(self.terms), dtype=torch.float64)
+            weights = [None if weights_PK is None else weights_PK[block, k] for k in range(len(self.terms))]
+            teachers = {temperature: entropy_P[block] for temperature, entropy_P in entropies.items()}
+            self._block_(logits_PV[block], groups, references, weights, teachers, scratch, values)
+        zero = logits_PV.new_zeros((), dtype=torch.float64)
+        return torch.stack([torch.cat(v).sum(dtype=torch.float64) if v else zero for v in values])
 
     def check(self, targets: TeacherTargets) -> None:
-        """Raises ConfigError where such records cannot answer a term: its kind, or its temperature."""
+        """Raises ConfigError where such records cannot answer a term: its kind, or one of its temperatures."""
         for temperature, by_form in self._groups(targets).items():
             if set(by_form) - {"labels", "one_hot"}:
                 targets.log_partition(temperature)
+        for temperature in self._entropy_temperatures.values():
+            targets.log_partition(temperature)
 
     def _groups(self, targets: TeacherTargets | None) -> dict[float, dict[str, list[int]]]:
-        """Terms by temperature, the highest first, and by the form of what they are compared with."""
-        groups: dict[float, dict[str, list[int]]] = {t: {} for t in sorted(self._temperatures, reverse=True)}
-        for k, (term, temperature) in enumerate(zip(self.terms, self._temperatures, strict=True)):
-            form = "labels"
+        """Terms of logits by temperature, the highest first, and by the form of what they are compared with."""
+        temperatures = {self._temperatures[k] for k in self._of_logits}
+        groups: dict[float, dict[str, list[int]]] = {t: {} for t in sorted(temperatures, reverse=True)}
+        for k in self._of_logits:
+            term, form = self.terms[k], "entropy" if self.terms[k].name == "entropy" else "labels"
             if term.name == "divergence":
                 assert targets is not None
                 form = form_of(targets, term.kind, self._divergences[k], term.estimator, term.softmax_temperature)
-            groups[temperature].setdefault(form, []).append(k)
+            groups[self._temperatures[k]].setdefault(form, []).append(k)
         return groups
+
+    def _teacher_entropies(self, targets: TeacherTargets | None, dtype: torch.dtype, rows: int) -> dict[float, Tensor]:
+        """[P] for each entropy temperature of a weighted term."""
+        if not self._entropy_temperatures:
+            return {}
+        assert targets is not None
+        temperatures = set(self._entropy_temperatures.values())
+        return {t: teacher_entropy(targets, t, rows).to(dtype) for t in sorted(temperatures)}
 
     def _block_rows(self, logits_PV: Tensor) -> int:
         block_bytes = _BLOCK_BYTES if logits_PV.device.type == "cpu" else _GPU_BLOCK_BYTES
@@ -113,20 +144,23 @@ class LossTerms:
         logits_PV: Tensor,
         groups: Mapping[float, Mapping[str, list[int]]],
         references: Sequence[Sequence[Reference]],
-        weights_PK: Tensor | None,
+        weights: Sequence[Tensor | None],
+        teacher_entropies: Mapping[float, Tensor],
         scratch: Tensor,
         values: Sequence[list[Tensor]],
     ) -> None:
         """A block's gradient into logits_PV, each term's values at the end of its list. scratch: for other groups."""
         maximum_P1 = logits_PV.amax(-1, keepdim=True)
-        if any(reference.mixture_PV is not None for some in references for reference in some):
+        mixed = any(reference.mixture_PV is not None for some in references for reference in some)
+        if mixed or teacher_entropies:
             logits_PV -= maximum_P1  # the mean of large logits would round what they differ by
             maximum_P1 = torch.zeros_like(maximum_P1)
+        weights = self._with_entropies(weights, logits_PV, teacher_entropies, scratch)
         softmaxes = [
             SharedSoftmax(logits_PV, maximum_P1, temperature, its_references)
             for temperature, its_references in zip(groups, references, strict=True)
         ]
-        exponentials = [*(spare[: len(logits_PV)] for spare in scratch), logits_PV]
+        exponentials = [*(spare[: len(logits_PV)] for spare in scratch[: len(groups) - 1]), logits_PV]
         for k, (softmax, u_PV) in enumerate(zip(softmaxes, exponentials, strict=True)):
             if k and softmaxes[k - 1].temperature == 2 * softmax.temperature:
                 torch.mul(exponentials[k - 1], exponentials[k - 1], out=u_PV)
@@ -136,50 +170,78 @@ class LossTerms:
         for softmax, u_PV, by_form in reversed(list(zip(softmaxes, exponentials, groups.values(), strict=True))):
             softmax.normalise(u_PV)
             slopes = [
-                self._slopes(pair, members, softmax.temperature, weights_PK, values)
+                self._slopes(pair, members, softmax.temperature, weights, values)
                 for pair, members in zip(softmax.pairs, by_form.values(), strict=True)
             ]
             softmax.add_gradient_(logits_PV, slopes)
+
+    def _with_entropies(
+        self,
+        weights: Sequence[Tensor | None],
+        logits_PV: Tensor,
+        teacher_entropies: Mapping[float, Tensor],
+        scratch: Tensor,
+    ) -> list[Tensor | None]:
+        """Each term's weights [P], None for 1, times its entropy weights. logits_PV: their row maxima are 0."""
+        of_entropies = {
+            t: entropy_weights(teacher_P, student_entropy(logits_PV, t, scratch[0, : len(logits_PV)]), self.num_classes)
+            for t, teacher_P in teacher_entropies.items()
+        }
+        combined = [*weights]
+        for k, temperature in self._entropy_temperatures.items():
+            own_P, given_P = of_entropies[temperature], weights[k]
+            combined[k] = own_P if given_P is None else own_P * given_P
+        return combined
 
     def _slopes(
         self,
         pair: Pair,
         members: list[int],
         temperature: float,
-        weights_PK: Tensor | None,
+        weights: Sequence[Tensor | None],
         values: Sequence[list[Tensor]],
     ) -> Tensor:
         """Terms of one reference: their values, and the slopes of their total, its derivative by T · log q, [P, C]."""
         total_PC = None
         for k in members:
-            divergence, scale = self._divergences[k], self._scales[k] / temperature
+            divergence, scale, weight_P = self._divergences[k], self.scales[k] / temperature, weights[k]
             if self.terms[k].reduction == "class_mean":
                 value_P, scale = cross_entropy(pair) / self.num_classes, scale / self.num_classes
             else:
                 value_P = divergence.value(pair)
             slopes_PC = divergence.slopes(pair)
-            if weights_PK is None:
+            if weight_P is None:
                 slopes_PC *= scale
             else:
-                value_P *= weights_PK[:, k]
-                slopes_PC *= scale * weights_PK[:, k, None]
+                value_P *= weight_P
+                slopes_PC *= scale * weight_P[:, None]
             values[k].append(value_P)
             total_PC = slopes_PC if total_PC is None else total_PC.add_(slopes_PC)
         assert total_PC is not None
         return total_PC
 
 
-def _reference(supervision: Supervision, temperature: float, form: str, dtype: torch.dtype) -> Reference:
+def _divergence(term: TermConfig) -> Divergence:
+    """A cross-entropy is the forward KL of the label."""
+    if term.name == "divergence":
+        return divergence_of_kind(term.kind, term.parameters)
+    return EntropyMatching() if term.name == "entropy" else ForwardKL()
+
+
+def _reference(supervision: Supervision, temperature: float, form: str, dtype: torch.dtype, rows: int) -> Reference:
     if form == "labels":
         return Reference.one_hot(supervision.labels_P, dtype)
     assert supervision.targets is not None
+    if form == "entropy":
+        return Reference.of_entropy(teacher_entropy(supervision.targets, temperature, rows), dtype)
     return Reference.of(supervision.targets, temperature, cast(Form, form), dtype)
 
 
 def _name(term: TermConfig) -> str:
-    what = "_".join([term.kind, *(f"{value:g}" for value in term.parameters.values())])
-    if term.name == "cross_entropy":
-        what = "cross_entropy"
-        if term.softmax_temperature == 1:
-            return what
-    return f"{what}@{'article' if term.schedule == 'article' else ''}{term.temperature:g}"
+    if term.name == "bottleneck":
+        return f"bottleneck_{term.width}_{term.bottleneck_beta:g}"
+    of_divergence = [term.kind, *(f"{value:g}" for value in term.parameters.values())]
+    name = "_".join(of_divergence) if term.name == "divergence" else term.name
+    if term.name != "cross_entropy" or term.softmax_temperature != 1:
+        name += f"@{'article' if term.schedule == 'article' else ''}{term.temperature:g}"
+    return name if term.weighting == "uniform" else f"{name}_weighted@{term.entropy_temperature:g}"

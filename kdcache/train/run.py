@@ -102,9 +102,11 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
             f"{config.cache} has no supervised position in its {len(cache)} examples, expected at least one: "
             "look at the loss mask of its task"
         )
-    if cache.manifest.header.record is None and any(term.name == "divergence" for term in config.terms):
+    asking = next((term for term in config.terms if term.needs_teacher), None)
+    if cache.manifest.header.record is None and asking is not None:
+        what = f"entropy-weighted {asking.name}" if asking.name == "cross_entropy" else asking.name
         raise CacheError(
-            f"{config.cache} holds labels and no teacher, expected one for a divergence term: "
+            f"{config.cache} holds labels and no teacher, expected one for a {what} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
     if cache.manifest.header.record is not None:

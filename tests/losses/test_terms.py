@@ -1,5 +1,7 @@
 """LossTerms' closed-form gradient against autograd of the plain formula, for every mixture of terms and records."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from kdcache.losses.unfused import head_loss
 
 hinton = st.tuples(st.just("hinton"), st.sampled_from([0.5, 1.0, 2.0]))
 article = st.tuples(st.just("article"), st.sampled_from([0.5, 1.0, 2.0, 1 / 3]))
+weighting = st.sampled_from([None, 0.5, 2.0])
 shared = {"temperature_squared": st.booleans(), "weight": st.sampled_from([1.0, 0.7, 0.0])}
 kinds = st.sampled_from(
     [
@@ -24,7 +27,9 @@ kinds = st.sampled_from(
 )
 
 
-def build(schedule, temperature, **settings):
+def build(schedule, temperature, weighting=None, **settings):
+    if weighting is not None:
+        settings |= {"weighting": "entropy", "entropy_temperature": weighting}
     return TermConfig(schedule=schedule, temperature=temperature, **settings)
 
 
@@ -32,18 +37,32 @@ term_configs = st.one_of(
     st.builds(
         lambda at, **settings: build(*at, name="cross_entropy", **settings),
         st.one_of(hinton, article),
+        weighting=weighting,
         reduction=st.sampled_from(["mean", "class_mean"]),
         **shared,
     ),
     st.builds(
         lambda at, **settings: build(*at, name="divergence", **settings),
         st.one_of(hinton, article),
+        weighting=weighting,
         estimator=st.sampled_from(["normalised", "horvitz_thompson"]),
         reduction=st.sampled_from(["mean", "class_mean"]),
         **shared,
     ),
-    st.builds(lambda at, kind, **settings: build(*at, name="divergence", **kind, **settings), hinton, kinds, **shared),
+    st.builds(
+        lambda at, kind, **settings: build(*at, name="divergence", **kind, **settings),
+        hinton,
+        kinds,
+        weighting=weighting,
+        **shared,
+    ),
+    st.builds(lambda at, **settings: build(*at, name="entropy", **settings), hinton, **shared),
 )
+
+
+def entropy(logits_PV):
+    log_q_PV = logits_PV.log_softmax(-1)
+    return -(log_q_PV.exp() * log_q_PV).sum(-1)
 
 
 def plain(terms, teacher, student_PV, labels_P, weights_PK):
@@ -55,6 +74,8 @@ def plain(terms, teacher, student_PV, labels_P, weights_PK):
             at = 1.0 if at == 1 else abs(1 - 1 / at)
         if term.name == "cross_entropy":
             value = torch.nn.functional.cross_entropy(student_PV.double() / at, labels_P, reduction="none")
+        elif term.name == "entropy":
+            value = (entropy(student_PV.double() / at) - teacher.targets.entropy(at).double()) ** 2
         elif term.schedule == "article" and term.temperature == 1:
             top_P = teacher.targets.ids_PE[:, 0] if not teacher.targets.dense else teacher.logits_PV.argmax(-1)
             value = torch.nn.functional.cross_entropy(student_PV.double(), top_P, reduction="none")
@@ -66,6 +87,9 @@ def plain(terms, teacher, student_PV, labels_P, weights_PK):
             value = teacher.divergence(term.kind, at, student_PV, **term.parameters)
         if term.reduction == "class_mean":
             value = value / V
+        if term.weighting == "entropy":
+            own_P = entropy(student_PV.detach().double() / term.entropy_temperature)
+            value = value * teacher.targets.entropy(term.entropy_temperature) * (1 + own_P / math.log(V)) / 2
         value = (value * weights_PK[:, k]).sum()
         sums.append(value)
         total = total + term.weight * (at**2 if term.temperature_squared else 1) * value
@@ -168,6 +192,10 @@ def test_names_tell_terms_apart():
         [
             *(TermConfig(name="divergence", **settings) for settings in divergences),
             *(TermConfig(name="cross_entropy", **settings) for settings in labels),
+            TermConfig(name="divergence", temperature=2.0, weighting="entropy"),
+            TermConfig(name="cross_entropy", weighting="entropy", entropy_temperature=1.5),
+            TermConfig(name="entropy", temperature=2.0),
+            TermConfig(name="bottleneck", width=32),
         ],
         num_classes=5,
     )
@@ -179,21 +207,27 @@ def test_names_tell_terms_apart():
         "forward_kl@article2",
         "cross_entropy",
         "cross_entropy@2",
+        "forward_kl@2_weighted@3",
+        "cross_entropy_weighted@1.5",
+        "entropy@2",
+        "bottleneck_32_0.01",
     )
 
 
 @pytest.mark.parametrize("form", ["dense", "ghost", "renormalise", "sample"])
 def test_blocks_of_rows_add_up(teacher, form, monkeypatch):
-    """Three temperatures, one the half of another; a block of two rows and the last of one."""
+    """Three temperatures, one the half of another, and entropies; a block of two rows and the last of one."""
     some = teacher(7, 30, form)
     student_PV = torch.randn(7, 30)
-    supervision, weights_PK = Supervision(torch.arange(7), some.targets), torch.rand(7, 4)
+    supervision, weights_PK = Supervision(torch.arange(7), some.targets), torch.rand(7, 6)
     terms = LossTerms(
         [
             TermConfig(name="divergence", temperature=2.0),
             TermConfig(name="divergence", kind="jsd", temperature=0.5),
-            TermConfig(name="divergence", kind="tvd"),
+            TermConfig(name="divergence", kind="tvd", weighting="entropy", entropy_temperature=2.0),
             TermConfig(name="cross_entropy", weight=0.3),
+            TermConfig(name="cross_entropy", weighting="entropy", entropy_temperature=0.5),
+            TermConfig(name="entropy", temperature=2.0),
         ],
         30,
     )
