@@ -22,7 +22,8 @@ from kdcache.errors import ConfigError
 from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import head_logits
 from kdcache.losses.reference import teacher_top
-from kdcache.losses.supervision import NO_LABEL, Supervision
+from kdcache.losses.supervision import Supervision
+from kdcache.targets.fields import NO_LABEL
 
 __all__ = ["FusedSums", "Sums", "measure"]
 
@@ -116,10 +117,13 @@ def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) ->
 
 
 def _teacher_label_nll(supervision: Supervision, unknown_P: Tensor) -> Tensor:
-    if supervision.targets is None or supervision.label_logits_P is None:
+    targets, label_logits_P = supervision.targets, supervision.label_logits_P
+    if targets is not None and targets.dense:
+        label_logits_P = targets.logits_PE.gather(1, supervision.labels_P.clamp(min=0)[:, None])[:, 0]
+    if targets is None or label_logits_P is None:
         return unknown_P
     try:
-        nll_P = supervision.targets.log_partition(1.0) - supervision.label_logits_P
+        nll_P = targets.log_partition(1.0) - label_logits_P
     except ConfigError:  # a cache without the curve at T = 1
         return unknown_P
     return nll_P.where(supervision.labels_P >= 0, 0.0)

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from kdcache.targets.record import TeacherTargets
 
-__all__ = ["NO_LABEL", "Supervision"]
-
-NO_LABEL = -100
+__all__ = ["Supervision"]
 
 
 @dataclass(frozen=True)

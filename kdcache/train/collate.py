@@ -6,6 +6,7 @@ B examples, L tokens (padded to the longest), P positions of all examples.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from kdcache.tasks.inputs import (
     flattens,
     max_length,
     model_inputs,
+    takes_segments,
 )
 
 __all__ = ["Collator", "Inputs", "attention_of", "check_length"]
@@ -36,6 +38,12 @@ class Inputs:
     def to(self, device: torch.device | str) -> "Inputs":
         return Inputs(self.model.to(device), self.flat_P.to(device), self.supervision.to(device))
 
+    def at_positions(self, values: Tensor) -> Tensor:
+        """Rows of [B, L, …] at the positions, [P, …]; of [B, …], one row an example, those of their examples."""
+        if values.ndim == 2:
+            return values[self.flat_P // self.model.arguments["input_ids"].shape[1]]
+        return values.flatten(0, 1)[self.flat_P]
+
     def without_positions(self) -> "Inputs":
         """The same tokens with nothing supervised: for a rank that has run out of batches."""
         return Inputs(self.model, self.flat_P[:0], self.supervision[:0])
@@ -47,20 +55,23 @@ class Collator:
     def __init__(self, student: Any, cache: Cache) -> None:
         self.student, self.attention = student, attention_of(cache)
         self.flatten = flattens(student, self.attention)
+        self.pad, self.segments = getattr(student.config, "pad_token_id", None) or 0, takes_segments(student)
 
     def __call__(self, batch: Batch) -> Inputs:
         examples = range(len(batch))
         tokens = [batch.tokens(i) for i in examples]
         longest = max(map(len, tokens))
         check_length(self.student, longest)
-        label_logits = batch.label_logits
+        label_logits, features = batch.label_logits, batch.features
+        documents = [batch.documents(i) for i in examples]
         return Inputs(
-            model_inputs(tokens, [batch.documents(i) for i in examples], self.attention, self.flatten),
+            model_inputs(tokens, documents, self.attention, self.flatten, pad=self.pad, segments=self.segments),
             flat_positions([batch.positions(i) for i in examples], longest),
             Supervision(
                 torch.from_numpy(batch.labels),
                 None if batch.record is None else batch.targets(),
                 None if label_logits is None else torch.from_numpy(label_logits),
+                None if features is None else torch.from_numpy(np.array(features)),
             ),
         )
 

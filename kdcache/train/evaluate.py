@@ -8,18 +8,22 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from kdcache.config import EvalConfig
 from kdcache.errors import CacheError
 from kdcache.losses.metrics import Sums
+from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
+from kdcache.store.manifest import Header
+from kdcache.tasks.metrics import Predictions, scores
 from kdcache.train.collate import Collator, Inputs
 from kdcache.train.distributed import World
 from kdcache.train.model import with_loss
 from kdcache.train.student import cached_tokenizer_digest, check_fits
 
-__all__ = ["EVALUATION_TEMPERATURE", "check_held_out", "evaluate_engine", "evaluate_model"]
+__all__ = ["EVALUATION_TEMPERATURE", "check_held_out", "evaluate_engine", "evaluate_model", "teacher_scores"]
 
 EVALUATION_TEMPERATURE = 1.0
 
@@ -34,17 +38,17 @@ def evaluate_model(
     chunk: int = 1024,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, float]:
-    """Figures of a plain transformers causal LM on its own device, in one process.
+    """Figures of a plain transformers model on its own device, in one process.
 
-    Keys: those of `Sums.means` (nats a position), and perplexity. temperature: of the KL to the teacher. progress is
-    called with the number of examples after each batch. Raises StudentError for a model that does not fit the cache,
-    ConfigError for a temperature that the cache does not store.
+    Keys: those of `Sums.means` (nats a position), and perplexity; of a classification those of tasks/metrics.py in its
+    place. temperature: of the KL to the teacher. progress is called with the number of examples after each batch.
+    Raises StudentError for a model that does not fit the cache, ConfigError for a temperature it does not store.
     """
     check_fits(model, cache)
     device = next(model.parameters()).device
     wrapped = with_loss(model, cache.manifest.header.num_classes, chunk=chunk)
     batches = _batches(cache, World(), model, batch_examples, max_examples)
-    return _figures(wrapped, batches, World(), device, temperature, progress)
+    return _figures(wrapped, batches, cache, World(), device, temperature, progress)
 
 
 def evaluate_engine(
@@ -52,12 +56,17 @@ def evaluate_engine(
 ) -> dict[str, float]:
     """The same figures of the model inside a DeepSpeed engine, over all ranks; every rank calls it."""
     batches = _batches(cache, world, engine.module.student, config.batch_examples, config.max_examples)
-    return _figures(engine, batches, world, device, EVALUATION_TEMPERATURE, lambda examples: None)
+    return _figures(engine, batches, cache, world, device, EVALUATION_TEMPERATURE, lambda examples: None)
 
 
 def check_held_out(held_out: Cache, cache: Cache) -> None:
     """Raises CacheError when a held-out cache does not go with the training cache."""
     theirs, ours = held_out.manifest.header, cache.manifest.header
+    if (theirs.task["name"], theirs.id2label) != (ours.task["name"], ours.id2label):
+        raise CacheError(
+            f"eval.cache {held_out.root.url} is of {_task(theirs)}, expected {_task(ours)} as {cache.root.url}: "
+            "dump it with the same task and task.labels"
+        )
     if theirs.num_classes != ours.num_classes:
         raise CacheError(
             f"eval.cache {held_out.root.url} has {theirs.num_classes} classes, expected the {ours.num_classes} of "
@@ -74,10 +83,36 @@ def check_held_out(held_out: Cache, cache: Cache) -> None:
         )
 
 
+def _task(header: Header) -> str:
+    names = ", ".join((header.id2label or {}).values())
+    return f"{header.task['name']} ({names})" if names else str(header.task["name"])
+
+
+def teacher_scores(cache: Cache, batch_examples: int = 256) -> dict[str, float]:
+    """What the teacher of a classification's cache scores, from its records alone."""
+    header = cache.manifest.header
+    assert header.id2label is not None
+    parts = []
+    for start in range(0, len(cache), batch_examples):
+        batch = cache.read(start, min(start + batch_examples, len(cache)))
+        log_probs_PC = batch.targets().dense_log_probs(1.0).numpy()
+        parts.append(Predictions(log_probs_PC, batch.labels, starts_of(batch)))
+    return scores(Predictions.concat(parts), [*header.id2label.values()], header.task["name"])
+
+
+def starts_of(batch: Batch) -> np.ndarray:
+    """Whether each position is the first of a row of text, bool [P]."""
+    counts_B = batch.arrays["position_counts"].astype(np.int64)
+    starts_P = np.zeros(batch.num_positions, bool)
+    firsts_B = counts_B.cumsum() - counts_B
+    starts_P[firsts_B[~batch.continues & (counts_B > 0)]] = True
+    return starts_P
+
+
 def _batches(
     cache: Cache, world: World, student: Any, batch_examples: int, max_examples: int | None
-) -> Iterator[tuple[Inputs, int]]:
-    """The inputs of this rank and their number of examples, as many pairs as every rank has."""
+) -> Iterator[tuple[Inputs, Batch | None]]:
+    """The inputs of this rank and what they are of, as many pairs as every rank has; None: of nothing."""
     collate = Collator(student, cache)
     total = len(cache) if max_examples is None else min(len(cache), max_examples)
     starts = range(0, total, batch_examples)
@@ -85,15 +120,17 @@ def _batches(
     for number in range(world.rank * each, (world.rank + 1) * each):
         if number < len(starts):
             start, stop = starts[number], min(starts[number] + batch_examples, total)
-            yield collate(cache.read(start, stop)), stop - start
+            batch = cache.read(start, stop)
+            yield collate(batch), batch
         else:
-            yield collate(cache.read(0, 1)).without_positions(), 0
+            yield collate(cache.read(0, 1)).without_positions(), None
 
 
 @torch.no_grad()
 def _figures(
     model: Any,
-    batches: Iterator[tuple[Inputs, int]],
+    batches: Iterator[tuple[Inputs, Batch | None]],
+    cache: Cache,
     world: World,
     device: torch.device,
     temperature: float,
@@ -101,10 +138,21 @@ def _figures(
 ) -> dict[str, float]:
     was_training = model.training
     model.eval()
+    header = cache.manifest.header
     vector = torch.zeros(len(Sums.names), dtype=torch.float64, device=device)
-    for inputs, examples in batches:
-        vector += model(inputs.to(device), temperature=temperature)
-        progress(examples)
+    parts: list[Predictions] = []
+    for inputs, batch in batches:
+        found = model(inputs.to(device), temperature=temperature)
+        if header.id2label is None:
+            vector += found
+        else:
+            vector += found[0]
+            if batch is not None:
+                parts.append(Predictions(found[1].cpu().numpy(), batch.labels, starts_of(batch)))
+        progress(0 if batch is None else len(batch))
     model.train(was_training)
     figures = Sums(world.sum(vector)).means()
-    return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}
+    if header.id2label is None:
+        return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}
+    whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
+    return figures | scores(whole, [*header.id2label.values()], header.task["name"])

@@ -7,6 +7,7 @@ columns take no part in the loss.
 
 import difflib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ import torch
 from kdcache.config import StudentConfig
 from kdcache.errors import StudentError
 from kdcache.store.cache import Cache
+from kdcache.store.manifest import Header
 from kdcache.tasks.inputs import check_packing, flattens
 from kdcache.train.collate import attention_of, check_length
+from kdcache.train.registry import auto_class, import_students
 
 __all__ = ["cached_tokenizer_digest", "check_fits", "has_tokenizer", "load_whole", "make_student"]
 
+NEW_IN_CLASSIFIERS = ("classifier.", "score.", ".pooler.")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
-    """A transformers causal LM that fits the cache.
+    """A transformers model with the head of the cache's task, that fits the cache.
 
     Raises StudentError: it cannot be made, has fewer classes than the cache, another tokenizer, too few positions,
     or a body that mixes the documents of a packed example.
@@ -33,6 +37,7 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    import_students(config.module)
     torch.manual_seed(seed)
     student = _from_config(config, cache) if config.config is not None else _from_folder(config, cache)
     check_fits(student, cache)
@@ -55,10 +60,12 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _from_config(config: StudentConfig, cache: Cache) -> Any:
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING
 
     assert config.config is not None
-    settings = {"vocab_size": cache.manifest.header.num_classes, **config.config}
+    header = cache.manifest.header
+    vocabulary = header.tokenizer.vocab_size if header.tokenizer and header.id2label else header.num_classes
+    settings = {"vocab_size": vocabulary, **config.config}
     model_type = settings.pop("model_type")
     if model_type not in CONFIG_MAPPING:
         nearest = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1, cutoff=0.0)[0]
@@ -70,39 +77,68 @@ def _from_config(config: StudentConfig, cache: Cache) -> Any:
         if typo_of and not hasattr(valid, key):
             raise StudentError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
     try:
-        return AutoModelForCausalLM.from_config(
-            config_class(**settings), dtype=torch.float32, attn_implementation=config.attention_implementation
+        return auto_class(header.task["name"]).from_config(
+            config_class(**settings, **class_settings(header)),
+            dtype=torch.float32,
+            attn_implementation=config.attention_implementation,
         )
     except Exception as error:
         raise StudentError(f"no {model_type} student can be made of student.config: {_one_line(error)}") from None
 
 
 def _from_folder(config: StudentConfig, cache: Cache) -> Any:
-    from transformers import AutoModelForCausalLM
-
     assert config.path is not None
-    folder = Path(config.path)
+    header, folder = cache.manifest.header, Path(config.path)
     if not (folder / "config.json").is_file():
         raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
     _check_tokenizer(folder, cache)
     try:
         return load_whole(
-            AutoModelForCausalLM,
+            auto_class(header.task["name"]),
             folder,
+            new=() if header.id2label is None else NEW_IN_CLASSIFIERS,
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
             trust_remote_code=config.trust_remote_code,
+            **_own_classes(folder, header, config.trust_remote_code),
         )
+    except StudentError:
+        raise
     except Exception as error:
         raise StudentError(f"the student {folder} does not load: {_one_line(error)}") from None
 
 
-def load_whole(model_class: Any, folder: Path, **settings: Any) -> Any:
-    """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead."""
+def class_settings(header: Header) -> dict[str, Any]:
+    """What a classification's cache says of a student's config: how many classes, and their names."""
+    names = header.id2label
+    if names is None:
+        return {}
+    return {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+
+
+def _own_classes(folder: Path, header: Header, trust_remote_code: bool) -> dict[str, Any]:
+    """The cache's, for a folder that names none. Raises StudentError where it names others."""
+    from transformers import AutoConfig
+
+    if header.id2label is None:
+        return {}
+    own = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if all(name == f"LABEL_{i}" for i, name in own.id2label.items()):
+        return class_settings(header)
+    _check_names(own, header.id2label)
+    return {}
+
+
+def load_whole(model_class: Any, folder: Path, new: Sequence[str] = (), **settings: Any) -> Any:
+    """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead.
+
+    new: parts of names of weights that may be missing, as an encoder has no head yet.
+    """
     model, report = model_class.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
     )
     missing = sorted({*report["missing_keys"]} - {*(model.all_tied_weights_keys or ())})
+    missing = [name for name in missing if not any(part in name for part in new)]
     if missing:
         raise ValueError(f"it lacks {len(missing)} weights of its model, the first {missing[0]}")
     return model
@@ -135,17 +171,35 @@ def check_fits(student: Any, cache: Cache) -> None:
     """Raises StudentError for too few classes or positions."""
     header = cache.manifest.header
     head = student.get_output_embeddings()
-    if head is None:
-        raise StudentError(f"{type(student).__name__} has no output layer over a vocabulary, expected a causal LM")
-    classes = head.weight.shape[0]
+    if (head is None) != (header.id2label is not None):
+        got, expected = ("no output layer", "one") if head is None else ("an output layer", "none")
+        raise StudentError(
+            f"{type(student).__name__} has {got} over a vocabulary, expected {expected} for {header.task['name']}"
+        )
+    classes, setting = (
+        (student.config.num_labels, "num_labels") if head is None else (head.weight.shape[0], "vocab_size")
+    )
     if classes < header.num_classes:
         raise StudentError(
-            f"got a student with {classes} classes (vocab_size), expected at least the cache's {header.num_classes}; "
+            f"got a student with {classes} classes ({setting}), expected at least the cache's {header.num_classes}; "
             "a wider student is padded"
         )
-    longest = header.task.get("sequence_length")
+    if header.id2label is not None:
+        _check_names(student.config, header.id2label)
+    longest = header.task.get("sequence_length", header.task.get("max_length"))
     if longest is not None:
         check_length(student, longest)
+
+
+def _check_names(config: Any, names: dict[int, str]) -> None:
+    """Raises StudentError where a student calls a class of the cache otherwise."""
+    theirs = {int(i): name for i, name in config.id2label.items()}
+    for i, name in names.items():
+        if theirs.get(i) not in (name, f"LABEL_{i}"):
+            raise StudentError(
+                f"got a student whose class {i} is {theirs.get(i)}, expected {name} as in the cache: its labels are "
+                "others, or in another order"
+            )
 
 
 def _one_line(error: Exception) -> str:

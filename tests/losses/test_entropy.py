@@ -9,9 +9,10 @@ from torch import nn
 from kdcache.config import TermConfig
 from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead, FusedLoss
-from kdcache.losses.supervision import NO_LABEL, Supervision
+from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.targets.fields import NO_LABEL
 from kdcache.targets.compress import compress
 from kdcache.targets.spec import CurveSpec, RecordSpec
 

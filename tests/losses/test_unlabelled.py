@@ -9,7 +9,7 @@ from torch import nn
 from kdcache.config import TermConfig
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
-from kdcache.losses.supervision import NO_LABEL, Supervision
+from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 

@@ -1,0 +1,76 @@
+"""register_student: model classes of your own as students, beside those of transformers.
+
+A class is known by the model_type of its config, in student.config of a run and in the config.json of a finished
+student. kdcache's own small ones (small_students.py) are registered in the same way. Put the call in a module of yours
+and name it in `student.module`, and in `kdcache eval --module`:
+
+    # my_students.py
+    import kdcache
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    class TinyConfig(PreTrainedConfig):
+        model_type = "tiny"
+        ...
+
+    class Tiny(PreTrainedModel):                 # num_labels, vocab_size and id2label come in its config
+        config_class = TinyConfig
+
+        def __init__(self, config):
+            ...
+            self.classifier = torch.nn.Linear(config.hidden_size, config.num_labels)    # the head, by this name
+            self.post_init()
+
+        def forward(self, input_ids, attention_mask, **_):
+            ...
+            return SequenceClassifierOutput(logits=logits)      # [B, C]; [B, L, C] for token classification
+
+    kdcache.register_student(TinyConfig, sequence_classification=Tiny)
+"""
+
+import importlib
+import sys
+from typing import Any
+
+from kdcache.errors import ConfigError
+from kdcache.tasks.task import AUTO_CLASSES
+
+__all__ = ["auto_class", "import_students", "register_student"]
+
+
+def register_student(config_class: Any, **model_classes: Any) -> None:
+    """Make transformers' Auto classes know a model: one class for each task it serves, by the task's name.
+
+    config_class: a PreTrainedConfig with a model_type of its own. Raises ConfigError for an unknown task.
+    """
+    import transformers
+
+    unknown = model_classes.keys() - AUTO_CLASSES.keys()
+    if unknown:
+        raise ConfigError(f"got task {', '.join(sorted(unknown))}, expected some of {', '.join(AUTO_CLASSES)}")
+    transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for task, model_class in model_classes.items():
+        getattr(transformers, AUTO_CLASSES[task]).register(config_class, model_class, exist_ok=True)
+
+
+def import_students(module: str | None) -> None:
+    """Register kdcache's own classes and, from the working directory or the installed packages, a user's module."""
+    import kdcache.train.small_students  # noqa: F401
+
+    if module is None:
+        return
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"got student module {module}, which cannot be imported ({error}); expected one here or an installed one"
+        ) from None
+
+
+def auto_class(task: str) -> Any:
+    """The Auto class of transformers for a task."""
+    import transformers
+
+    return getattr(transformers, AUTO_CLASSES[task])
