@@ -6,16 +6,23 @@ At start it is compared once with the model's own logits, with the body's output
 so that a soft-cap shows even where fresh weights give logits near 0. A model that differs (soft-cap, logit scale)
 runs unfused: its own logits of the whole micro-batch exist at one time.
 
+Bottlenecks are modules beside the student, fed with the hidden states that its head is fed with, so that all ZeRO
+stages train them; they do nothing in an evaluation.
+
 B examples, L tokens, P positions, D hidden width.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from kdcache.losses.bottleneck import Bottleneck
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
+from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.progress import say
@@ -27,11 +34,17 @@ LARGE_LOGIT = 50.0
 
 
 class StudentWithLoss(nn.Module):
-    """forward(inputs, terms) gives (loss, sums_K) as FusedLoss does; without terms, the vector of Sums."""
+    """forward(inputs, terms) gives (loss, sums_K) as FusedLoss does; without terms, the vector of Sums.
 
-    def __init__(self, student: Any, num_classes: int, *, fused: bool, chunk: int) -> None:
+    bottlenecks: those of the terms, in order; their features come with the supervision.
+    """
+
+    def __init__(
+        self, student: Any, num_classes: int, *, fused: bool, chunk: int, bottlenecks: Sequence[Bottleneck] = ()
+    ) -> None:
         super().__init__()
         self.student = student
+        self.bottlenecks = nn.ModuleList(bottlenecks)
         self.num_classes, self.fused, self.chunk = num_classes, fused, chunk
         # DeepSpeed's converter of checkpoints wants it in every checkpoint of stages 1 and 2.
         self.universal_checkpoint_info = {"universal_checkpoint_version": 0.2}
@@ -43,20 +56,38 @@ class StudentWithLoss(nn.Module):
             "use_cache": False,
         }
         supervision = inputs.supervision
-        if not self.fused:
-            logits_PV = self.student(**arguments).logits.flatten(0, 1)[inputs.flat_P]
-            if terms is None:
-                return measure(logits_PV, supervision, self.num_classes, temperature, self.chunk).vector
-            return head_loss(logits_PV, terms, supervision, self.chunk)
-        hidden_BLD = body_of(self.student)(**arguments).last_hidden_state
-        hidden_PD = hidden_BLD.flatten(0, 1)[inputs.flat_P]
         head = self.student.get_output_embeddings()
+        if self.fused:
+            hidden_BLD = body_of(self.student)(**arguments).last_hidden_state
+            hidden_PD = hidden_BLD.flatten(0, 1)[inputs.flat_P]
+            if terms is None:
+                return head(hidden_PD, task=FusedSums(supervision, self.num_classes, temperature, self.chunk))
+            loss, sums_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=self.chunk))
+            return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
+        with inputs_of(head) as seen:
+            logits_PV = self.student(**arguments).logits.flatten(0, 1)[inputs.flat_P]
         if terms is None:
-            return head(hidden_PD, task=FusedSums(supervision, self.num_classes, temperature, self.chunk))
-        return head(hidden_PD, task=FusedLoss(terms, supervision, chunk=self.chunk))
+            return measure(logits_PV, supervision, self.num_classes, temperature, self.chunk).vector
+        loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
+        hidden_PD = seen[0].flatten(0, 1)[inputs.flat_P]
+        return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
+
+    def _with_bottlenecks(
+        self, loss: Tensor, sums_K: Tensor, terms: LossTerms, hidden_PD: Tensor, supervision: Supervision
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the sums of the other terms, with those of the bottlenecks in their places."""
+        sums_K = sums_K.clone()
+        for k, bottleneck in zip(terms.bottlenecks, self.bottlenecks, strict=True):
+            assert supervision.features_PH is not None
+            value = bottleneck(hidden_PD, supervision.features_PH).sum()
+            loss = loss + terms.scales[k] * value
+            sums_K[k] = value.detach()
+        return loss, sums_K
 
 
-def with_loss(student: Any, num_classes: int, *, chunk: int = 1024) -> StudentWithLoss:
+def with_loss(
+    student: Any, num_classes: int, *, chunk: int = 1024, bottlenecks: Sequence[Bottleneck] = ()
+) -> StudentWithLoss:
     """Swap in the fused head where it is the model's own, before DeepSpeed takes the model."""
     fused = fits_fused_head(student)
     if fused:
@@ -66,11 +97,22 @@ def with_loss(student: Any, num_classes: int, *, chunk: int = 1024) -> StudentWi
             f"warning: the head of {type(student).__name__} is more than a linear layer (soft-cap, scale); "
             "its logits are made whole, which takes micro_batch × length × classes × 4 bytes and more"
         )
-    return StudentWithLoss(student, num_classes, fused=fused, chunk=chunk)
+    return StudentWithLoss(student, num_classes, fused=fused, chunk=chunk, bottlenecks=bottlenecks)
 
 
 def body_of(student: Any) -> nn.Module:
     return getattr(student, student.base_model_prefix)
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What a module is called with while this lasts, call by call."""
+    seen: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()
