@@ -401,6 +401,7 @@ class TrainConfig(Config):
 
     deepspeed: path of a DeepSpeed JSON file, or its settings here; what the other keys say is not repeated in it.
     loss_chunk: positions whose logits exist at one time in the fused LM head and loss.
+    export_bottleneck: write what bottleneck terms trained beside the student, as bottleneck.safetensors.
     """
 
     cache: str
@@ -419,11 +420,14 @@ class TrainConfig(Config):
     eval: EvalConfig | None = None
     loss_chunk: PositiveInt = 1024
     log_every: PositiveInt = 10
+    export_bottleneck: bool = False
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.export_bottleneck and all(term.name != "bottleneck" for term in self.terms):
+            raise ValueError("got export_bottleneck without a bottleneck term, expected one in terms")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("expected exactly one of steps and epochs")
         if not self.terms or all(term.weight == 0 for term in self.terms):

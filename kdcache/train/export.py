@@ -1,5 +1,8 @@
 """The student as a plain Hugging Face folder: config.json, model.safetensors, tokenizer and a model card.
 
+What trained it and is no part of it stays behind; with export_bottleneck OUTPUT/bottleneck.safetensors has the state
+of the bottlenecks, numbered in the order of their terms: 0.mean.weight, …
+
 Weights are the float32 master weights, rounded to student.dtype. Under ZeRO-3 they are gathered one at a time, so the
 peak is the whole model in float32 on rank 0's host and one weight on every rank. The folder is written under another
 name and renamed when it is complete.
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kdcache import __version__
@@ -22,7 +26,8 @@ from kdcache.train.student import has_tokenizer
 
 __all__ = ["export_student", "full_weights", "write_model"]
 
-PREFIX = "student."
+STUDENT, BOTTLENECKS = "student.", "bottlenecks."
+BOTTLENECK_FILE = "bottleneck.safetensors"
 
 
 def export_student(
@@ -30,7 +35,8 @@ def export_student(
 ) -> Path:
     """Write OUTPUT/student; every rank calls it. figures: of the held-out evaluation."""
     folder = Path(config.output) / "student"
-    weights = full_weights(engine, world)
+    weights = full_weights(engine, world, STUDENT)
+    of_bottlenecks = full_weights(engine, world, BOTTLENECKS) if config.export_bottleneck else {}
     if world.first:
         partial = folder.with_name("student.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -44,22 +50,29 @@ def export_student(
             _copy_tokenizer(Path(config.student.path), partial)
         card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        if config.export_bottleneck:
+            save_file(of_bottlenecks, folder.with_name(BOTTLENECK_FILE))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     world.barrier()
     return folder
 
 
-def full_weights(engine: Any, world: World) -> dict[str, Tensor]:
-    """Name in the student -> float32 master weight, on rank 0's CPU (other ranks take part and get none)."""
+def full_weights(engine: Any, world: World, prefix: str) -> dict[str, Tensor]:
+    """Float32 master weights whose names begin with the prefix, without it, on rank 0's CPU.
+
+    Other ranks take part and get none.
+    """
     from deepspeed.utils import safe_get_full_fp32_param
 
     stage = engine.zero_optimization_stage()
     weights = {}
     for name, parameter in engine.module.named_parameters():
+        if not name.startswith(prefix):
+            continue
         whole = parameter.detach() if stage == 0 else safe_get_full_fp32_param(parameter)
         if world.first:
-            weights[name.removeprefix(PREFIX)] = whole.detach().float().cpu().clone()
+            weights[name.removeprefix(prefix)] = whole.detach().float().cpu().clone()
     return weights
 
 

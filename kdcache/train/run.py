@@ -10,9 +10,13 @@ OUTPUT/done.json      steps, held-out figures and pinned settings; written last
 import json
 import math
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from kdcache.config import TrainConfig
 from kdcache.errors import CacheError
+from kdcache.losses.bottleneck import Bottleneck, make_bottlenecks
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
@@ -27,7 +31,7 @@ from kdcache.train.engine import make_engine, make_monitor
 from kdcache.train.evaluate import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
 from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
-from kdcache.train.model import with_loss
+from kdcache.train.model import head_width, with_loss
 from kdcache.train.settings import check_unchanged, pinned_settings
 from kdcache.train.student import make_student
 
@@ -53,7 +57,12 @@ def train(config: TrainConfig, world: World, device: str) -> None:
 
     with open_loader(config, cache, world) as loader:
         student = make_student(config.student, cache, config.seed)
-        model = with_loss(student, cache.manifest.header.num_classes, chunk=config.loss_chunk)
+        model = with_loss(
+            student,
+            cache.manifest.header.num_classes,
+            chunk=config.loss_chunk,
+            bottlenecks=bottlenecks_of(config, student, cache),
+        )
         convert = saved is not None and checkpoints.needs_conversion(saved, config)
         engine = make_engine(model, config, world.size, universal=convert)
         if saved is not None:
@@ -104,11 +113,14 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
         )
     asking = next((term for term in config.terms if term.needs_teacher), None)
     if cache.manifest.header.record is None and asking is not None:
-        what = f"entropy-weighted {asking.name}" if asking.name == "cross_entropy" else asking.name
+        article = "an" if asking.name == "entropy" or asking.weighting == "entropy" else "a"
+        what = f"{article} {'entropy-weighted ' if asking.weighting == 'entropy' else ''}{asking.name}"
         raise CacheError(
-            f"{config.cache} holds labels and no teacher, expected one for a {what} term: "
+            f"{config.cache} holds labels and no teacher, expected one for {what} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
+    if any(term.name == "bottleneck" for term in config.terms):
+        feature_width(cache)
     if cache.manifest.header.record is not None:
         LossTerms(config.terms, cache.manifest.header.num_classes).check(first_targets(cache))
     if config.eval is None:
@@ -118,6 +130,25 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
     if held_out.manifest.header.record is not None:
         first_targets(held_out).log_partition(EVALUATION_TEMPERATURE)
     return cache, held_out
+
+
+def bottlenecks_of(config: TrainConfig, student: Any, cache: Cache) -> list[Bottleneck]:
+    """Those of the config's terms, the same on every rank and at every world size."""
+    if all(term.name != "bottleneck" for term in config.terms):
+        return []
+    torch.manual_seed(config.seed)
+    return make_bottlenecks(config.terms, head_width(student), feature_width(cache))
+
+
+def feature_width(cache: Cache) -> int:
+    """How many numbers the teacher's features have. Raises CacheError where the cache holds none."""
+    for field in cache.manifest.header.fields:
+        if field.name == "features":
+            return field.shape[0]
+    raise CacheError(
+        f"{cache.root.url} holds no features of the teacher, expected them for a bottleneck term: "
+        "dump again with record.features, or take the term out of terms"
+    )
 
 
 def first_targets(cache: Cache) -> TeacherTargets:

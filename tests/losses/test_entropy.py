@@ -12,8 +12,8 @@ from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
-from kdcache.targets.fields import NO_LABEL
 from kdcache.targets.compress import compress
+from kdcache.targets.fields import NO_LABEL
 from kdcache.targets.spec import CurveSpec, RecordSpec
 
 FORMS = ["dense", "factored", "ghost", "renormalise", "sample"]

@@ -162,6 +162,30 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str
         1,
         "holds labels and no teacher, expected one for a divergence term",
     ),
+    "labels only, weighted": (
+        lambda p: {
+            "cache": str(write_cache(p / "labels", examples=16, record=None)),
+            "terms": [{"name": "cross_entropy", "weighting": "entropy"}],
+        },
+        None,
+        1,
+        "holds labels and no teacher, expected one for an entropy-weighted cross_entropy term",
+    ),
+    "entropy temperature": (
+        lambda p: {
+            "cache": str(write_cache(p / "warm", examples=4, record=WARM)),
+            "terms": [{"name": "cross_entropy", "weighting": "entropy"}],
+        },
+        None,
+        2,
+        "temperature 3 is not in the cache: its records store 2",
+    ),
+    "no features": (
+        lambda p: {"terms": [{"name": "divergence"}, {"name": "bottleneck"}]},
+        None,
+        1,
+        "holds no features of the teacher, expected them for a bottleneck term: dump again with record.features",
+    ),
     "temperature": (
         lambda p: {
             "cache": str(write_cache(p / "warm", examples=4, record=WARM)),

@@ -1,5 +1,6 @@
 """StudentWithLoss against autograd over whole logits, fused and unfused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,16 @@ import pytest
 import torch
 from train.tiny import student_config, train_config, write_cache
 
-from kdcache.config import StudentConfig
+from kdcache.config import StudentConfig, TermConfig
+from kdcache.losses.bottleneck import make_bottlenecks
 from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import FusedHead
 from kdcache.losses.terms import LossTerms
 from kdcache.store.cache import Cache, open_cache
-from kdcache.train.collate import Collator
-from kdcache.train.model import fits_fused_head, with_loss
+from kdcache.train.collate import Collator, Inputs
+from kdcache.train.distributed import World
+from kdcache.train.export import full_weights
+from kdcache.train.model import StudentWithLoss, fits_fused_head, with_loss
 from kdcache.train.student import make_student
 
 GEMMA2 = {"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 30.0, "tie_word_embeddings": True}
@@ -93,3 +97,88 @@ def test_a_batch_with_nothing_supervised_has_loss_and_gradient_zero(cache: Cache
     assert sums_K.sum() == 0
     loss.backward()
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
+
+
+BOTTLENECKS = [
+    TermConfig(name="bottleneck", width=3, weight=0.5),
+    TermConfig(name="divergence", weight=0.7),
+    TermConfig(name="bottleneck", width=5, beta=0.2),
+]
+
+
+def with_bottlenecks(cache: Cache, settings: dict[str, Any]) -> tuple[StudentWithLoss, Inputs]:
+    student = student_of(cache, settings)
+    inputs = Collator(student, cache)(cache.read(0, 5))
+    features_PH = torch.randn(inputs.supervision.num_positions, 6, generator=torch.Generator().manual_seed(5))
+    inputs = replace(inputs, supervision=replace(inputs.supervision, features_PH=features_PH))
+    torch.manual_seed(7)
+    made = make_bottlenecks(BOTTLENECKS, student.get_output_embeddings().in_features, 6)
+    return with_loss(student, 300, chunk=7, bottlenecks=made), inputs
+
+
+@pytest.mark.parametrize("settings", [student_config(), student_config(**GEMMA2)], ids=["fused", "unfused"])
+def test_bottlenecks_are_fed_with_what_the_head_is_fed_with(cache: Cache, settings: dict[str, Any]) -> None:
+    """Loss, sums in the order of the terms, and all gradients; one draw a position."""
+    model, inputs = with_bottlenecks(cache, settings)
+    model.train()
+    torch.manual_seed(3)
+    loss, sums_K = model(inputs, LossTerms(BOTTLENECKS, 300))
+    loss.backward()
+    got = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    supervision = inputs.supervision
+    assert supervision.targets is not None
+    assert supervision.features_PH is not None
+    arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
+    out = model.student(**arguments, use_cache=False, output_hidden_states=True)
+    hidden_PD, logits_PV = (whole.flatten(0, 1)[inputs.flat_P] for whole in (out.hidden_states[-1], out.logits))
+    torch.manual_seed(3)
+    first = model.bottlenecks[0](hidden_PD, supervision.features_PH).sum()
+    kl = distillation_loss(logits_PV[:, :300], supervision.targets, reduction="sum")
+    last = model.bottlenecks[1](hidden_PD, supervision.features_PH).sum()
+    plain = 0.5 * first + 0.7 * kl + last
+    plain.backward()
+    torch.testing.assert_close(sums_K, torch.stack([first, kl, last]).detach().double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+        torch.testing.assert_close(got[name], parameter.grad, rtol=1e-4, atol=1e-4 * float(parameter.grad.abs().max()))
+
+
+@pytest.mark.parametrize("settings", [student_config(), student_config(**GEMMA2)], ids=["fused", "unfused"])
+def test_a_bottlenecks_gradient_is_the_sum_over_positions(cache: Cache, settings: dict[str, Any]) -> None:
+    """Of parts of a batch it adds up to that of the whole; drawing apart, so without draws."""
+    model, inputs = with_bottlenecks(cache, settings)
+    model.eval()
+    terms = LossTerms(BOTTLENECKS, 300)
+    model(inputs, terms)[0].backward()
+    whole = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for part in (slice(0, 4), slice(4, None)):
+        model(replace(inputs, flat_P=inputs.flat_P[part], supervision=inputs.supervision[part]), terms)[0].backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-4 * float(whole[name].abs().max()))
+    model.zero_grad()
+    loss, sums_K = model(inputs.without_positions(), terms)
+    loss.backward()
+    assert sums_K.tolist() == [0, 0, 0]
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
+
+
+def test_an_evaluation_and_the_written_student_know_no_bottleneck(cache: Cache) -> None:
+    model, inputs = with_bottlenecks(cache, student_config())
+    plain = with_loss(student_of(cache, student_config()), 300, chunk=7)
+    assert torch.equal(model(inputs), plain(inputs))
+
+    class Engine:
+        module = model
+
+        def zero_optimization_stage(self) -> int:
+            return 0
+
+    weights = full_weights(Engine(), World(), "student.")
+    assert weights.keys() == dict(plain.student.named_parameters()).keys()
+    of_bottlenecks = full_weights(Engine(), World(), "bottlenecks.")
+    assert of_bottlenecks.keys() == dict(model.bottlenecks.named_parameters()).keys()
+    model.bottlenecks.load_state_dict(of_bottlenecks)
