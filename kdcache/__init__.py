@@ -13,9 +13,19 @@ if TYPE_CHECKING:
     from kdcache.targets.compress import compress
     from kdcache.targets.record import TeacherTargets
     from kdcache.targets.spec import RecordSpec
+    from kdcache.train.registry import register_student
 
 __version__ = "0.1.0"
-__all__ = ["Cache", "CacheWriter", "RecordSpec", "TeacherTargets", "compress", "distillation_loss", "open_cache"]
+__all__ = [
+    "Cache",
+    "CacheWriter",
+    "RecordSpec",
+    "TeacherTargets",
+    "compress",
+    "distillation_loss",
+    "open_cache",
+    "register_student",
+]
 
 _HOME = {
     "Cache": "kdcache.store.cache",
@@ -25,6 +35,7 @@ _HOME = {
     "compress": "kdcache.targets.compress",
     "distillation_loss": "kdcache.losses.divergence",
     "open_cache": "kdcache.store.cache",
+    "register_student": "kdcache.train.registry",
 }
 
 

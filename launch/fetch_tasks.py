@@ -112,18 +112,18 @@ def _digest(text: str) -> bytes:
 
 
 def files_of(name: str) -> dict[str, str]:
-    """Split -> file name. Tagged characters are two columns, all else JSONL."""
-    suffix = "conll" if name == "ner-zh" else "jsonl"
-    return {part: f"{part}.{'jsonl' if part == 'unlabelled' else suffix}" for part in SPLITS}
+    """Split -> file name. Characters are a line each, with their tags in a second column; all else JSONL."""
+    return {part: f"{part}.{'conll' if name == 'ner-zh' else 'jsonl'}" for part in SPLITS}
 
 
-def rendered(rows: Rows, file_name: str, characters: bool) -> str:
+def rendered(rows: Rows, file_name: str) -> str:
+    documents: Iterable[dict]
+    if file_name == "unlabelled.conll":
+        return "\n".join("".join(f"{character}\n" for character in text) for text in rows)
     if file_name.endswith(".conll"):
         sentences = (zip(text, tags or (), strict=True) for text, tags in rows.items())
         return "\n".join("".join(f"{character}\t{tag}\n" for character, tag in sentence) for sentence in sentences)
-    if characters:
-        documents: Iterable[dict] = ({"tokens": list(text)} for text in rows)
-    elif file_name.startswith("unlabelled"):
+    if file_name.startswith("unlabelled"):
         documents = ({"text": text} for text in rows)
     else:
         documents = ({"text": text, "label": label} for text, label in rows.items())
@@ -154,7 +154,7 @@ def make(name: str, folder: Path) -> str:
     parts = split(rows)
     folder.mkdir(parents=True, exist_ok=True)
     for part, file_name in files_of(name).items():
-        write(folder / file_name, rendered(parts[part], file_name, characters=name == "ner-zh"))
+        write(folder / file_name, rendered(parts[part], file_name))
     train, unlabelled, test = parts.values()
     return (
         f"{name}: train {len(train):,} ({counted(train.values())}), unlabelled {len(unlabelled):,}, "

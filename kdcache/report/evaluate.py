@@ -1,11 +1,16 @@
 """`kdcache eval`: students and teacher on a held-out cache, in one table.
 
-The teacher's row comes from the cache: its loss from the stored logit of each label, so it is not loaded. Loss is in
-nats a position; KL is of the teacher from the student at the asked temperature, on the coarsened partition where the
-cache's records are sparse (a lower bound of the full one).
+The teacher's row comes from the cache, so it is not loaded: of a language model its loss from the stored logit of each
+label, of a classification its scores from the dense records. Loss is in nats a position; KL is of the teacher from the
+student at the asked temperature, on the coarsened partition where the cache's records are sparse (a lower bound).
+
+Of classifications the table also says what a model costs: its parameters, the size of its files, the median time of one
+example and the examples a second in batches, on this machine. For the teacher's, give its folder.
 """
 
 import math
+import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,9 @@ __all__ = ["evaluate_students", "render"]
 
 Row = dict[str, Any]
 
+ALONE, WARM_UP = 20, 3
+"""Examples timed one by one, and before them without a clock."""
+
 
 def evaluate_students(
     students: Sequence[str],
@@ -27,12 +35,19 @@ def evaluate_students(
     batch_examples: int = 8,
     temperature: float = 1.0,
     device: str = "auto",
+    module: str | None = None,
+    teacher: str | None = None,
 ) -> list[Row]:
     """Rows: the teacher, the untrained student if asked for, then each student.
 
-    Keys: name, parameters, loss, perplexity, kl, agreement (fractions; None where not known).
-    Raises StudentError for a folder that is no causal LM or does not fit the cache, CacheError for a bad cache.
+    Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
+    or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second.
+    module: to import first, where students are of a user's own class. teacher: its folder, to time it.
+    Raises StudentError for a folder that is no model of this task or does not fit, CacheError for a bad cache.
     """
+    from kdcache.train.registry import import_students
+
+    import_students(module)
     held_out = open_cache(cache)
     rows: list[Row] = []
     models = [(folder, False) for folder in students]
@@ -40,12 +55,15 @@ def evaluate_students(
         models.insert(0, (students[0], True))
     with Progress(len(models) * len(held_out), "examples", "eval") as progress:
         for folder, fresh in models:
-            model = _load(folder, device, fresh)
+            model = _load(folder, device, fresh, held_out)
             name = f"untrained {_name(folder)}" if fresh else _name(folder)
             figures = _figures(model, held_out, batch_examples, temperature, progress)
-            rows.append(_row(name, sum(p.numel() for p in model.parameters()), figures))
-    if "teacher_label_nll" in figures:
-        rows.insert(0, _teacher_row(held_out, figures["teacher_label_nll"]))
+            rows.append(_row(name, held_out, figures) | _cost(model, folder, held_out, batch_examples))
+    of_teacher = _teacher_row(held_out, figures.get("teacher_label_nll"))
+    if of_teacher is not None:
+        if teacher is not None:
+            of_teacher |= _cost(_load(teacher, device, False, held_out), teacher, held_out, batch_examples)
+        rows.insert(0, of_teacher)
     return rows
 
 
@@ -55,20 +73,24 @@ def _name(folder: str) -> str:
     return path.parent.name if path.name == "student" and path.parent.name else path.name
 
 
-def _load(folder: str, device: str, fresh: bool) -> Any:
+def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
+
+    from kdcache.train.registry import auto_class
+    from kdcache.train.student import load_whole
 
     disable_progress_bar()
     if not (Path(folder) / "config.json").is_file():
         raise StudentError(f"got student {folder}, expected a folder with config.json and model.safetensors")
+    model_class = auto_class(held_out.manifest.header.task["name"])
     try:
         if fresh:
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+            model = model_class.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
         else:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            model = load_whole(model_class, Path(folder), dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise StudentError(f"the student {folder} does not load: {' '.join(str(error).split())}") from None
     if device == "auto":
@@ -86,44 +108,102 @@ def _figures(
     )
 
 
-def _row(name: str, parameters: int | None, figures: dict[str, float]) -> Row:
-    return {
+def _row(name: str, held_out: Cache, figures: dict[str, float]) -> Row:
+    row = {
         "name": name,
-        "parameters": parameters,
-        "loss": figures["label_nll"],
-        "perplexity": figures["perplexity"],
+        "loss": figures.get("label_nll"),
         "kl": figures.get("kl"),
         "agreement": figures.get("agreement"),
     }
+    if held_out.manifest.header.id2label is None:
+        return row | {"perplexity": figures["perplexity"]}
+    return row | {key: figures.get(key) for key in _scores(held_out)}
 
 
-def _teacher_row(held_out: Cache, loss: float) -> Row:
-    pin = held_out.manifest.header.teacher
-    return {
-        "name": f"teacher {pin.name}" if pin else "teacher",
-        "parameters": pin.parameters if pin else None,
-        "loss": loss,
-        "perplexity": math.exp(loss),
-        "kl": 0.0,
-        "agreement": 1.0,
+def _scores(held_out: Cache) -> tuple[str, ...]:
+    tags = held_out.manifest.header.task["name"] == "token_classification"
+    return ("accuracy", "macro_f1", *(("entity_f1",) if tags else ()), "ece")
+
+
+def _cost(model: Any, folder: str, held_out: Cache, batch_examples: int) -> Row:
+    """Parameters, and of a classifier the size of its weights on disk and its speed."""
+    cost: Row = {"parameters": sum(p.numel() for p in model.parameters())}
+    if held_out.manifest.header.id2label is None:
+        return cost
+    alone = [_seconds(model, held_out, i, i + 1) for i in range(min(len(held_out), WARM_UP + ALONE))]
+    start = 0
+    seconds: list[float] = []
+    while start < len(held_out) and len(seconds) < WARM_UP + ALONE:
+        stop = min(start + batch_examples, len(held_out))
+        seconds.append(_seconds(model, held_out, start, stop) / (stop - start))
+        start = stop
+    return cost | {
+        "bytes": sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")),
+        "milliseconds": 1e3 * statistics.median(alone[WARM_UP:] or alone),
+        "examples_per_second": 1 / statistics.median(seconds[WARM_UP:] or seconds),
     }
 
 
+def _seconds(model: Any, held_out: Cache, start: int, stop: int) -> float:
+    """One forward pass on these examples."""
+    import torch
+
+    from kdcache.train.collate import Collator
+
+    device = next(model.parameters()).device
+    inputs = Collator(model, held_out)(held_out.read(start, stop)).to(device)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        model(**inputs.model.arguments)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _teacher_row(held_out: Cache, loss: float | None) -> Row | None:
+    header = held_out.manifest.header
+    if header.record is None or (loss is None and header.id2label is None):
+        return None
+    pin = header.teacher
+    row: Row = {
+        "name": f"teacher {pin.name}" if pin else "teacher",
+        "parameters": pin.parameters if pin else None,
+        "loss": loss,
+        "kl": 0.0,
+        "agreement": 1.0,
+    }
+    if header.id2label is None:
+        assert loss is not None
+        return row | {"perplexity": math.exp(loss)}
+    from kdcache.train.evaluate import teacher_scores
+
+    return row | teacher_scores(held_out)
+
+
+COLUMNS: dict[str, tuple[str, Any]] = {
+    "parameters": ("parameters", lambda v: f"{v / 1e6:,.2f} M" if v < 1e7 else f"{v / 1e6:,.1f} M"),
+    "bytes": ("size", lambda v: f"{v / 1e6:,.1f} MB"),
+    "accuracy": ("accuracy", lambda v: f"{v:.1%}"),
+    "macro_f1": ("macro-F1", lambda v: f"{v:.1%}"),
+    "entity_f1": ("entity F1", lambda v: f"{v:.1%}"),
+    "ece": ("ECE", lambda v: f"{v:.3f}"),
+    "loss": ("held-out loss", lambda v: f"{v:.3f}"),
+    "perplexity": ("perplexity", lambda v: f"{v:,.1f}"),
+    "kl": ("KL to teacher", lambda v: f"{v:.3f}"),
+    "agreement": ("top-1 agreement", lambda v: f"{v:.1%}"),
+    "milliseconds": ("ms an example", lambda v: f"{v:.2f}"),
+    "examples_per_second": ("examples/s", lambda v: f"{v:,.0f}"),
+}
+
+
 def render(rows: Sequence[Row]) -> str:
-    """The table, for a terminal."""
-    header = ("", "parameters", "held-out loss", "perplexity", "KL to teacher", "top-1 agreement")
-    lines = [header] + [
-        (
-            row["name"],
-            "" if row["parameters"] is None else f"{row['parameters'] / 1e6:,.1f} M",
-            f"{row['loss']:.3f}",
-            f"{row['perplexity']:,.1f}",
-            "" if row["kl"] is None else f"{row['kl']:.3f}",
-            "" if row["agreement"] is None else f"{row['agreement']:.1%}",
-        )
+    """The table, for a terminal; columns that no row has are left out."""
+    shown = {key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
+    lines = [["", *(title for title, _ in shown.values())]] + [
+        [row["name"], *("" if row.get(key) is None else spoken(row[key]) for key, (_, spoken) in shown.items())]
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
         for cells in ([*zip(line, widths, strict=True)] for line in lines)

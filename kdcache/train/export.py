@@ -27,6 +27,11 @@ from kdcache.train.student import has_tokenizer
 __all__ = ["export_student", "full_weights", "write_model"]
 
 STUDENT, BOTTLENECKS = "student.", "bottlenecks."
+PIPELINES = {
+    "causal_lm": "text-generation",
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+}
 BOTTLENECK_FILE = "bottleneck.safetensors"
 
 
@@ -134,8 +139,9 @@ def model_card(
     if figures is not None:
         table = "".join(f"| {name} | {value:.6g} |\n" for name, value in figures.items())
         evaluation = f"\n## Held-out evaluation\n\n| measure | value |\n|---|---|\n{table}"
+    pipeline = PIPELINES[header.task["name"]]
     return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [distillation, kdcache]\n---\n\n"
+        f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [distillation, kdcache]\n---\n\n"
         f"# {title}\n\nTrained by kdcache from a cache; no teacher took part in the training.\n\n"
         f"## Provenance\n\n| what | value |\n|---|---|\n{provenance}{evaluation}"
     )

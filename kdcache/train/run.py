@@ -22,8 +22,7 @@ from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
-from kdcache.targets.noise import advice, worth_at
-from kdcache.targets.record import TeacherTargets
+from kdcache.train.cautions import first_targets, warn
 from kdcache.train.checkpoint import Checkpoints, replace_file
 from kdcache.train.collate import Collator
 from kdcache.train.distributed import World
@@ -53,7 +52,7 @@ def train(config: TrainConfig, world: World, device: str) -> None:
     if saved is not None:
         check_unchanged(saved.settings, pinned, config.output)
     else:
-        warn_of_noise(config, cache)
+        warn(config, cache, held_out)
 
     with open_loader(config, cache, world) as loader:
         student = make_student(config.student, cache, config.seed)
@@ -149,25 +148,6 @@ def feature_width(cache: Cache) -> int:
         f"{cache.root.url} holds no features of the teacher, expected them for a bottleneck term: "
         "dump again with record.features, or take the term out of terms"
     )
-
-
-def first_targets(cache: Cache) -> TeacherTargets:
-    """Some 2,000 records of a cache with a teacher, to ask before a run what they can answer."""
-    examples = math.ceil(2000 * len(cache) / cache.num_positions)
-    return cache.read(0, min(examples, len(cache))).targets()
-
-
-def warn_of_noise(config: TrainConfig, cache: Cache) -> None:
-    """A line for each divergence term that these records answer badly."""
-    if cache.manifest.header.record is None:
-        return
-    targets = first_targets(cache)
-    for term in config.terms:
-        if term.name == "divergence" and term.softmax_temperature is not None and term.weight:
-            sampled = targets.tail == "sampled" and term.kind == "forward_kl"
-            found = advice(worth_at(targets, term.softmax_temperature), sampled=sampled)
-            if found:
-                say(f"warning: {found}")
 
 
 def open_loader(config: TrainConfig, cache: Cache, world: World) -> Loader:

@@ -94,7 +94,8 @@ def test_files_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_files_of_tagged_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fetch_tasks.SETS, "ner-zh", lambda: iter(TAGGED))
     make("ner-zh", tmp_path)
-    seen = {"".join(row["tokens"]) for row in rows_of(tmp_path / "unlabelled.jsonl")}
+    bare = (tmp_path / "unlabelled.conll").read_text(encoding="utf-8").strip("\n").split("\n\n")
+    seen = {sentence.replace("\n", "") for sentence in bare}
     assert seen
     for name in ("train", "test"):
         content = (tmp_path / f"{name}.conll").read_text(encoding="utf-8")

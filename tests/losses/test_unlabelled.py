@@ -12,6 +12,7 @@ from kdcache.losses.metrics import FusedSums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.targets.fields import NO_LABEL
 
 LABELS_P = torch.tensor([3, NO_LABEL, 0, NO_LABEL, 19, 7])
 CROSS_ENTROPIES = [
