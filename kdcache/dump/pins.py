@@ -22,7 +22,7 @@ __all__ = ["build_header", "check_length", "pin_teacher"]
 def build_header(
     config: DumpConfig, *, corpus: Corpus, tokenizer: TokenizerPin, teacher: TeacherPin | None, compute: dict[str, Any]
 ) -> Header:
-    """compute: the resolved device kind, threads and batch shape of this run."""
+    """compute: the resolved device kind, means of compression, threads and batch shape of this run."""
     record = config.record if teacher else None
     return Header(
         backend=config.backend,

@@ -28,6 +28,7 @@ from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.writer import CacheWriter
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
+from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task
 from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer
 
@@ -76,6 +77,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             teacher=None if teacher is None or folder is None else pin_teacher(teacher, folder),
             compute={
                 "device": devices[0].type,
+                "compression": None if teacher is None else method_on(devices[0].type),
                 "threads": threads,
                 "batch_examples": config.compute.batch_examples,
                 "block_positions": config.compute.block_positions,

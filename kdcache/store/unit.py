@@ -211,9 +211,9 @@ def record_arrays(
     logits_PV = logits_PV.float()
     arrays = compress_to_arrays(logits_PV, spec, keys_P3, coefficients_PR)
     labels = torch.from_numpy(np.ascontiguousarray(labels_P, np.int64)).to(logits_PV.device)
-    label_logits_P = logits_PV.gather(1, labels[:, None])[:, 0] - logits_PV.amax(-1)
+    label_logits_P = logits_PV.gather(1, labels[:, None])[:, 0].cpu().numpy() - arrays["maximum"]
     lowest = np.finfo(np.float16).min
-    return {**arrays, "label_logits": label_logits_P.clamp(min=float(lowest)).cpu().numpy().astype(np.float16)}
+    return {**arrays, "label_logits": np.maximum(label_logits_P, lowest).astype(np.float16)}
 
 
 def as_logits(logits: Array, rows: int, num_classes: int) -> "Tensor":
