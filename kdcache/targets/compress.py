@@ -4,7 +4,7 @@ A row's record depends on the row, the settings and its key alone: not on its ne
 batch or the rank. It may differ in the last step of a stored number between kinds of hardware, as the logits
 themselves do.
 
-Sparse records are made by plain torch on every device but the CPU, where loops compiled by numba take a quarter of its
+Sparse records are made by plain torch on every device but the CPU, where loops compiled by numba take a third of its
 time; `method_on` names which, for the header of a cache.
 
 P positions, V classes, R directions of a basis.
