@@ -35,7 +35,7 @@ def build_header(
 ) -> Header:
     """labels: the classes, None for a language model. features: their width, where the record has them.
 
-    compute: the resolved device kind, threads and batch shape of this run.
+    compute: the resolved device kind, means of compression, threads and batch shape of this run.
     """
     record = config.record if teacher else None
     num_classes = tokenizer.vocab_size if labels is None else len(labels)

@@ -30,6 +30,7 @@ from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.writer import CacheWriter
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
+from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task, task_columns
 from kdcache.tasks.tokenizer import save_tokenizer
 
@@ -84,6 +85,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             features=features_width(config, folder),
             compute={
                 "device": devices[0].type,
+                "compression": None if teacher is None else method_on(devices[0].type),
                 "threads": threads,
                 "batch_examples": config.compute.batch_examples,
                 "block_positions": config.compute.block_positions,

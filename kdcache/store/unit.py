@@ -238,9 +238,9 @@ def record_arrays(
     if spec.dense:
         return arrays
     labels = torch.from_numpy(np.ascontiguousarray(labels_P, np.int64)).to(logits_PV.device)
-    label_logits_P = logits_PV.gather(1, labels.clamp(min=0)[:, None])[:, 0] - logits_PV.amax(-1)
+    label_logits_P = logits_PV.gather(1, labels.clamp(min=0)[:, None])[:, 0].cpu().numpy() - arrays["maximum"]
     lowest = np.finfo(np.float16).min
-    return {**arrays, "label_logits": label_logits_P.clamp(min=float(lowest)).cpu().numpy().astype(np.float16)}
+    return {**arrays, "label_logits": np.maximum(label_logits_P, lowest).astype(np.float16)}
 
 
 def as_logits(logits: Array, rows: int, num_classes: int) -> "Tensor":

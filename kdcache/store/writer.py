@@ -432,7 +432,7 @@ def _calibrated(layer: "OutputLayer", calibration: Any, record: RecordSpec, num_
 
 def library_versions(backend: str, *, teacher: bool = False) -> dict[str, str]:
     """Versions of what the bytes of a shard depend on."""
-    names = ("numpy", *LIBRARIES.get(backend, ()), *(("torch",) if teacher else ()))
+    names = ("numpy", *LIBRARIES.get(backend, ()), *(("numba", "torch") if teacher else ()))
     return {"kdcache": __version__} | {name: version(name) for name in names}
 
 

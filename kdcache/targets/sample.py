@@ -18,20 +18,20 @@ from torch import Tensor
 
 from kdcache.targets.moments import SEGMENT
 
-__all__ = ["NEARLY_ONE", "UNIT", "draw", "largest", "order_key"]
+__all__ = ["ID_BITS", "NEARLY_ONE", "UNIT", "draw", "largest", "order_key"]
 
 UNIT = 1 << 44
 # A class within this of certainty is taken as certain: rounding must not draw it twice.
 NEARLY_ONE = 1.0 - 2.0**-13
-_ID_BITS = 24
-_ID_MASK = (1 << _ID_BITS) - 1
+ID_BITS = 24
+_ID_MASK = (1 << ID_BITS) - 1
 
 
 def order_key(logits: Tensor, ids: Tensor) -> Tensor:
     """int64 that grows with the logit and, of equal logits, with the smaller id."""
     bits = (logits.float() + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.long() << _ID_BITS) | (_ID_MASK - ids)
+    return (ordered.long() << ID_BITS) | (_ID_MASK - ids)
 
 
 def largest(logits_RV: Tensor, segment_max_RS: Tensor, k: int, num_segments: int) -> tuple[Tensor, Tensor]:

@@ -117,6 +117,17 @@ def test_another_setting_is_refused_by_name_and_nothing_is_lost(
     assert files_of(tmp_path / "cache") == before
 
 
+def test_records_made_by_other_means_are_not_mixed(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another device's path adds in another order: its records may differ in their last bits."""
+    config = make_config(tmp_path / "cache")
+    run_dump(config, Rank(0, 2))
+    monkeypatch.setattr("kdcache.dump.run.method_on", lambda device_type: "torch")
+    with pytest.raises(CacheError, match=r"compute\.compression.*numba.*torch"):
+        run_dump(config, Rank(1, 2))
+
+
 def test_settings_may_change_while_nothing_is_committed(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="tokens, expected at most"):
         dump(

@@ -10,6 +10,8 @@ from torch import Tensor
 from kdcache.targets.compress import compress
 from kdcache.targets.spec import CurveSpec, RecordSpec
 
+pytestmark = pytest.mark.usefixtures("compression")
+
 TEMPERATURES = (0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
 T1_PROFILE = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
 DENSE = RecordSpec(exact_top_k="all", logit_dtype="float32")

@@ -21,6 +21,8 @@ from kdcache.targets.fields import record_fields
 from kdcache.targets.logit_codec import float16_above, from_steps, steps_per_octave, to_steps
 from kdcache.targets.spec import CurveSpec, RecordSpec
 
+pytestmark = pytest.mark.usefixtures("compression")
+
 NODES = CurveSpec()
 AT_ONE = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
 SINGLES = CurveSpec(temperatures=(1.0, 2.0))

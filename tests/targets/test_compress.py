@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdcache.errors import ConfigError, TeacherError
-from kdcache.targets import rows as rows_module
+from kdcache.targets.compiled.rows import CompiledRows
 from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.philox import uniform
 from kdcache.targets.record import TeacherTargets
+from kdcache.targets.rows import Rows as PlainRows
 from kdcache.targets.spec import CurveSpec, RecordSpec
+
+pytestmark = pytest.mark.usefixtures("compression")
 
 SPECS = {
     "default": RecordSpec(),
@@ -109,14 +112,17 @@ def test_a_record_depends_on_its_row_and_key_alone(rows: Rows, name: str, monkey
             assert same(whole, joined([slice(None)]))
         finally:
             torch.set_num_threads(before)
-    init = rows_module.Rows.__init__
+    for kind in (CompiledRows, PlainRows):
+        monkeypatch.setattr(kind, "__init__", small_blocks(kind.__init__))
+    assert same(whole, joined([slice(None)]))
 
-    def small_blocks(self: rows_module.Rows, *arguments: object) -> None:
-        init(self, *arguments)  # type: ignore[arg-type]
+
+def small_blocks(init: Callable[..., None]) -> Callable[..., None]:
+    def small(self: CompiledRows | PlainRows, *arguments: object) -> None:
+        init(self, *arguments)
         self.block_bytes = 7 * 4 * 1500
 
-    monkeypatch.setattr(rows_module.Rows, "__init__", small_blocks)
-    assert same(whole, joined([slice(None)]))
+    return small
 
 
 def test_another_key_draws_another_sample(rows: Rows) -> None:

@@ -15,7 +15,7 @@ from kdcache.targets.compress import compress
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import CurveSpec, RecordSpec
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("compression")]
 
 TEMPERATURES = (0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
 
@@ -27,7 +27,7 @@ def logits_PV(smollm2_folder: Path) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def targets(logits_PV: Tensor) -> TeacherTargets:
+def targets(logits_PV: Tensor, compression: str) -> TeacherTargets:
     return compress(logits_PV, RecordSpec())
 
 
