@@ -143,8 +143,10 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
         status, _, err = run(*arguments)
         assert status == expected_status, err
         line = err.strip().splitlines()[-1]
+        assert line.startswith("kdcache: "), err
         assert words in line, err
         assert "Traceback" not in err
+        assert "Usage" not in err
 
     dump = dumped / "dump.yaml"
     refused(2, "does not exist", "dump-logits", tmp_path / "no.yaml")
@@ -157,7 +159,9 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
     refused(1, "is not a cache", "verify", tmp_path)
     refused(1, "already holds a finished cache", "convert", dumped / "cache", dumped / "cache", "--to", "arrow")
     refused(1, "expected a folder with config.json", "eval", tmp_path, "--cache", dumped / "cache")
-    refused(2, "No such command", "destil")
+    refused(2, "No such command 'destil'; see kdcache --help", "destil")
+    refused(2, "Missing argument 'CONFIG'; see kdcache train --help", "train")
+    refused(2, "No such option '--forse'; see kdcache verify --help", "verify", "x", "--forse")
     refused(2, "expected numbers", "cut", dumped / "teacher", "--layers", "a", "--out", tmp_path / "o")
 
 
