@@ -138,6 +138,15 @@ def test_eval_prints_one_table(run: Run, dumped: Path, tmp_path: Path) -> None:
     assert float(other.split()[-2]) > 1.0
 
 
+def test_eval_refuses_another_tokenizer(run: Run, dumped: Path, tmp_path: Path) -> None:
+    shutil.copytree(dumped / "teacher", tmp_path / "student")
+    tokenizer = tmp_path / "student" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|im_end|>", "<|im_stop|>"))
+    status, out, err = run("eval", tmp_path / "student", "--cache", dumped / "cache")
+    assert (status, out) == (1, "")
+    assert "is not the cache's" in err
+
+
 def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path: Path) -> None:
     def refused(expected_status: int, words: str, *arguments: object) -> None:
         status, _, err = run(*arguments)

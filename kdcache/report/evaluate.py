@@ -31,9 +31,14 @@ def evaluate_students(
     """Rows: the teacher, the untrained student if asked for, then each student.
 
     Keys: name, parameters, loss, perplexity, kl, agreement (fractions; None where not known).
-    Raises StudentError for a folder that is no causal LM or does not fit the cache, CacheError for a bad cache.
+    Raises StudentError for a folder that is no causal LM, does not fit the cache or has another tokenizer, CacheError
+    for a bad cache.
     """
+    from kdcache.train.student import check_tokenizer
+
     held_out = open_cache(cache)
+    for folder in students:
+        check_tokenizer(Path(folder), held_out)
     rows: list[Row] = []
     models = [(folder, False) for folder in students]
     if untrained:
