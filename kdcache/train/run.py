@@ -102,6 +102,8 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
             f"{config.cache} has no supervised position in its {len(cache)} examples, expected at least one: "
             "look at the loss mask of its task"
         )
+    if cache.manifest.header.tokenizer is not None:
+        cache.check_tokenizer()
     if cache.manifest.header.record is None and any(term.name == "divergence" for term in config.terms):
         raise CacheError(
             f"{config.cache} holds labels and no teacher, expected one for a divergence term: "
