@@ -183,8 +183,13 @@ def main() -> None:
     except click.exceptions.Abort:
         print("kdcache: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        hint = f"; see {where.command_path} --help" if where else ""
+        print(f"kdcache: {' '.join(error.format_message().split()).rstrip('.')}{hint}", file=sys.stderr)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

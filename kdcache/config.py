@@ -444,7 +444,7 @@ C = TypeVar("C", bound=Config)
 
 
 def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """Read a YAML file, apply `key.sub=value` overrides (values are YAML), validate.
+    """Read a YAML file, apply `key.sub=value` overrides (values are YAML; terms.0.weight is of the first), validate.
 
     Raises ConfigError: the first fault in one line, with the nearest valid key for an unknown one.
     """
@@ -452,10 +452,13 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"got config {path}, which does not exist; expected a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}; expected a YAML file") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {type(data).__name__}, expected a mapping of settings")
+        got = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{path} holds {got}, expected a mapping of settings")
     for override in overrides:
         _apply(data, override)
     try:
@@ -468,16 +471,29 @@ def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"got -o {override}, expected -o key=value, e.g. -o output=runs/cache")
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = data.setdefault(parent, {})
-        if not isinstance(child, dict):
-            data[parent] = child = {}
-        data = child
     try:
-        data[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"got -o {override}, expected a YAML value after =") from None
+    *parents, last = key.split(".")
+    inner: Any = data
+    for depth, parent in enumerate(parents):
+        name = _name_in(inner, parent, override)
+        child = inner[name] if isinstance(inner, list) else inner.get(name)
+        keeps_list = isinstance(child, list) and [*parents, last][depth + 1].isdecimal()
+        if not isinstance(child, dict) and not keeps_list:
+            inner[name] = child = {}
+        inner = child
+    inner[_name_in(inner, last, override)] = value
+
+
+def _name_in(inner: dict[str, Any] | list[Any], name: str, override: str) -> Any:
+    """A key of a mapping or the number of a list's item, counted from 0. Raises ConfigError outside the list."""
+    if isinstance(inner, dict):
+        return name
+    if int(name) >= len(inner):
+        raise ConfigError(f"got -o {override}, expected an item of the list from 0 to {len(inner) - 1}")
+    return int(name)
 
 
 def _first_fault(cls: type[BaseModel], error: ValidationError) -> str:
@@ -488,7 +504,10 @@ def _first_fault(cls: type[BaseModel], error: ValidationError) -> str:
         return _unknown_key(cls, fault["loc"], where)
     if fault["type"] == "missing":
         return f"{where} is missing, expected a value"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    if fault["type"] == "model_type":
+        valid = _keys_at(cls, [part for part in fault["loc"] if isinstance(part, str)])
+        return f"{where}: got {fault['input']!r}, expected a mapping with keys such as {', '.join(valid)}"
     if fault["type"] == "value_error":
         return f"{where}: {message}" if where else message
     return f"{where}: got {fault['input']!r}: {message[0].lower()}{message[1:]}"

@@ -138,13 +138,24 @@ def test_eval_prints_one_table(run: Run, dumped: Path, tmp_path: Path) -> None:
     assert float(other.split()[-2]) > 1.0
 
 
+def test_eval_refuses_another_tokenizer(run: Run, dumped: Path, tmp_path: Path) -> None:
+    shutil.copytree(dumped / "teacher", tmp_path / "student")
+    tokenizer = tmp_path / "student" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|im_end|>", "<|im_stop|>"))
+    status, out, err = run("eval", tmp_path / "student", "--cache", dumped / "cache")
+    assert (status, out) == (1, "")
+    assert "is not the cache's" in err
+
+
 def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path: Path) -> None:
     def refused(expected_status: int, words: str, *arguments: object) -> None:
         status, _, err = run(*arguments)
         assert status == expected_status, err
         line = err.strip().splitlines()[-1]
+        assert line.startswith("kdcache: "), err
         assert words in line, err
         assert "Traceback" not in err
+        assert "Usage" not in err
 
     dump = dumped / "dump.yaml"
     refused(2, "does not exist", "dump-logits", tmp_path / "no.yaml")
@@ -157,7 +168,9 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
     refused(1, "is not a cache", "verify", tmp_path)
     refused(1, "already holds a finished cache", "convert", dumped / "cache", dumped / "cache", "--to", "arrow")
     refused(1, "expected a folder with config.json", "eval", tmp_path, "--cache", dumped / "cache")
-    refused(2, "No such command", "destil")
+    refused(2, "No such command 'destil'; see kdcache --help", "destil")
+    refused(2, "Missing argument 'CONFIG'; see kdcache train --help", "train")
+    refused(2, "No such option '--forse'; see kdcache verify --help", "verify", "x", "--forse")
     refused(2, "expected numbers", "cut", dumped / "teacher", "--layers", "a", "--out", tmp_path / "o")
 
 

@@ -55,6 +55,9 @@ def test_an_override_may_create_a_section(tmp_path: Path) -> None:
         (TrainConfig, TRAIN, "terms=[]", r"got no loss term with a weight above 0"),
         (TrainConfig, TRAIN, "terms=[{name: divergence, temprature: 2}]", r"unknown key .*did you mean temperature"),
         (TrainConfig, TRAIN, "terms=[{name: divergence, temperature: 0}]", r"temperature: got 0: .*greater than 0"),
+        (TrainConfig, TRAIN, "terms.0.kind=tvd", r"terms: got \{'0'.*a list"),
+        (DumpConfig, DUMP, "teacher=nope", r"teacher: got 'nope', expected a mapping with keys such as .*path"),
+        (TrainConfig, TRAIN, "student=null", r"student: got None, expected a mapping with keys such as .*config"),
         (TrainConfig, TRAIN, "terms=[{name: cross_entropy, kind: tvd}]", r"term, expected only temperature"),
     ],
 )
@@ -64,6 +67,15 @@ def test_bad_settings_get_one_line(tmp_path: Path, cls: type, base: dict, overri
     text = str(caught.value)
     assert re.search(message, text), text
     assert "\n" not in text
+
+
+def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
+    data = TRAIN | {"terms": [{"name": "divergence"}, {"name": "cross_entropy"}]}
+    config = load_config(TrainConfig, write(tmp_path, data), ["terms.0.kind=tvd", "terms.1.weight=0.25"])
+    assert config.terms[0].kind == "tvd"
+    assert config.terms[1].weight == 0.25
+    with pytest.raises(ConfigError, match=r"got -o terms.2.weight=1, expected an item of the list from 0 to 1"):
+        load_config(TrainConfig, write(tmp_path, data), ["terms.2.weight=1"])
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
@@ -76,6 +88,12 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
         load_config(DumpConfig, tmp_path / "no.yaml")
     with pytest.raises(ConfigError, match="expected a mapping"):
         load_config(DumpConfig, write(tmp_path, [1, 2]))
+    with pytest.raises(ConfigError, match="holds nothing, expected a mapping"):
+        load_config(DumpConfig, write(tmp_path, None))
+    with pytest.raises(ConfigError, match=r"cannot read config .*: Not a directory"):
+        load_config(DumpConfig, write(tmp_path, DUMP) / "inside")
+    with pytest.raises(ConfigError, match=r"cannot read config .*: Is a directory"):
+        load_config(DumpConfig, tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(ConfigError, match="is not YAML"):
         load_config(DumpConfig, tmp_path / "bad.yaml")

@@ -8,7 +8,7 @@ or the stream package.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -133,12 +133,21 @@ class Cache:
 
     def save_tokenizer(self, folder: str | os.PathLike[str]) -> None:
         """Copy the tokenizer's files into a local folder. Raises CacheError if there are none or one is damaged."""
+        target = Root(folder)
+        for name, data in self._tokenizer_files():
+            target.write(name, data)
+
+    def check_tokenizer(self) -> None:
+        """Raises CacheError as `save_tokenizer` would, before a long run that ends with it."""
+        for _ in self._tokenizer_files():
+            pass
+
+    def _tokenizer_files(self) -> Iterator[tuple[str, bytes]]:
         pin = self.manifest.header.tokenizer
         if pin is None:
             raise CacheError(f"{self.root.url} holds no tokenizer: give its folder to CacheWriter(tokenizer=…)")
-        target = Root(folder)
         for name, sha256 in pin.files.items():
-            target.write(name, read_pinned(self.root, f"tokenizer/{name}", sha256))
+            yield name, read_pinned(self.root, f"tokenizer/{name}", sha256)
 
     def _shard(self, index: int) -> Batch:
         if self._last is None or self._last[0] != index:
@@ -176,7 +185,9 @@ def read_pinned(root: Root, name: str, sha256: str) -> bytes:
     try:
         data = root.read(name)
     except FileNotFoundError:
-        raise CacheError(f"{root.url}/{name} is missing, expected the file with sha256 {sha256[:12]}…") from None
+        raise CacheError(
+            f"{root.url}/{name} is missing, expected the file with sha256 {sha256[:12]}…: copy it again"
+        ) from None
     if (got := hashlib.sha256(data).hexdigest()) != sha256:
         raise CacheError(f"{root.url}/{name} has sha256 {got[:12]}…, expected {sha256[:12]}…: copy it again")
     return data

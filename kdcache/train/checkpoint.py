@@ -33,6 +33,8 @@ STATE = "kdcache.json"
 LATEST = "latest"
 PARTIAL = ".partial"
 UNIVERSAL = "universal"
+# torch.save on a full disk: "… file write failed" or "enforce fail at inline_container.cc … unexpected pos"
+OF_FILES = ("file", "inline_container")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Checkpoints:
         try:
             engine.save_checkpoint(str(self.folder), tag=partial.name, save_latest=False)
         except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "file" not in str(error).lower():
+            if isinstance(error, RuntimeError) and not any(sign in str(error).lower() for sign in OF_FILES):
                 raise
             raise TrainError(
                 f"the checkpoint of step {step} cannot be written to {self.folder}: {' '.join(str(error).split())}; "

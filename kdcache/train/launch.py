@@ -79,12 +79,25 @@ def in_words(error: Exception, world: World) -> Exception:
             f"rank {world.rank} ran out of GPU memory; lower micro_batch or loss_chunk, set "
             "student.gradient_checkpointing: true, or take a higher ZeRO stage"
         )
+    if _is_of_storage(error):
+        return TrainError(
+            f"rank {world.rank} cannot read or write a file: {' '.join(str(error).split())}; the last checkpoint is "
+            "kept: free some space or mend the path, and run the same command again"
+        )
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER):
         return TrainError(
             f"rank {world.rank} lost another rank, which was killed or ran out of memory; "
             "run the same command again to go on from the last checkpoint"
         )
     return error
+
+
+def _is_of_storage(error: Exception) -> bool:
+    from safetensors import SafetensorError
+
+    if isinstance(error, OSError):
+        return not isinstance(error, ConnectionError)
+    return isinstance(error, SafetensorError) and "os error" in str(error)
 
 
 def find_device(config: TrainConfig) -> str:

@@ -110,6 +110,8 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
             f"{config.cache} has no supervised position in its {len(cache)} examples, expected at least one: "
             "look at the loss mask of its task"
         )
+    if cache.manifest.header.tokenizer is not None:
+        cache.check_tokenizer()
     asking = next((term for term in config.terms if term.needs_teacher), None)
     if cache.manifest.header.record is None and asking is not None:
         article = "an" if asking.name == "entropy" or asking.weighting == "entropy" else "a"

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from kdcache.config import StudentConfig
-from kdcache.errors import StudentError
+from kdcache.errors import ConfigError, StudentError
 from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header
 from kdcache.tasks.inputs import check_packing, flattens
 from kdcache.train.collate import attention_of, check_length
 from kdcache.train.registry import auto_class, import_students
 
-__all__ = ["cached_tokenizer_digest", "check_fits", "has_tokenizer", "load_whole", "make_student"]
+__all__ = ["cached_tokenizer_digest", "check_fits", "check_tokenizer", "has_tokenizer", "load_whole", "make_student"]
 
 NEW_IN_CLASSIFIERS = ("classifier.", "score.", ".pooler.")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -30,8 +30,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     """A transformers model with the head of the cache's task, that fits the cache.
 
-    Raises StudentError: it cannot be made, has fewer classes than the cache, another tokenizer, too few positions,
-    or a body that mixes the documents of a packed example.
+    Raises ConfigError for an unknown model type or key; StudentError: it cannot be made, has fewer classes than the
+    cache, another tokenizer, too few positions, or a body that mixes the documents of a packed example.
     """
     from transformers.utils import logging
 
@@ -69,13 +69,15 @@ def _from_config(config: StudentConfig, cache: Cache) -> Any:
     model_type = settings.pop("model_type")
     if model_type not in CONFIG_MAPPING:
         nearest = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1, cutoff=0.0)[0]
-        raise StudentError(f"got student.config.model_type {model_type}, which transformers does not know; {nearest}?")
+        raise ConfigError(
+            f"got student.config.model_type {model_type}, which transformers does not know; did you mean {nearest}?"
+        )
     config_class = CONFIG_MAPPING[model_type]
     valid = config_class()
     for key in settings:
         typo_of = difflib.get_close_matches(key, list(valid.to_dict()), n=1, cutoff=0.8)
         if typo_of and not hasattr(valid, key):
-            raise StudentError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
+            raise ConfigError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
     try:
         return auto_class(header.task["name"]).from_config(
             config_class(**settings, **class_settings(header)),
@@ -91,7 +93,7 @@ def _from_folder(config: StudentConfig, cache: Cache) -> Any:
     header, folder = cache.manifest.header, Path(config.path)
     if not (folder / "config.json").is_file():
         raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
-    _check_tokenizer(folder, cache)
+    check_tokenizer(folder, cache)
     try:
         return load_whole(
             auto_class(header.task["name"]),
@@ -144,8 +146,11 @@ def load_whole(model_class: Any, folder: Path, new: Sequence[str] = (), **settin
     return model
 
 
-def _check_tokenizer(folder: Path, cache: Cache) -> None:
-    """Compares what the tokenizers are, not their files; a folder without one is taken to use the cache's."""
+def check_tokenizer(folder: Path, cache: Cache) -> None:
+    """Raises StudentError for a student whose tokenizer is not the cache's.
+
+    Compares what the tokenizers are, not their files; a folder without one is taken to use the cache's.
+    """
     from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest
 
     if cache.manifest.header.tokenizer is None or not has_tokenizer(folder):
@@ -153,8 +158,8 @@ def _check_tokenizer(folder: Path, cache: Cache) -> None:
     ours, theirs = cached_tokenizer_digest(cache), tokenizer_digest(load_tokenizer(folder))
     if ours != theirs:
         raise StudentError(
-            f"the tokenizer in {folder} ({theirs[:12]}) is not the cache's ({ours[:12]}); train from a cache made "
-            "with it, or remove it from the folder if its token ids are the same"
+            f"the tokenizer in {folder} ({theirs[:12]}) is not the cache's ({ours[:12]}); take a cache made with it, "
+            "or remove it from the folder if its token ids are the same"
         )
 
 

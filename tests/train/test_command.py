@@ -141,6 +141,13 @@ def unfinished(path: Path) -> Path:
     return path
 
 
+def without_its_tokenizer(path: Path) -> Path:
+    make_tokenizer(path / "from")
+    write_cache(path / "cache", examples=16, classes=320, tokenizer=path / "from")
+    (path / "cache" / "tokenizer" / "tokenizer.json").unlink()
+    return path / "cache"
+
+
 WARM = RecordSpec(samples=0, curve=CurveSpec(temperatures=(2.0,)))
 MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str]] = {
     "unfinished cache": (
@@ -150,6 +157,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str
         "is not finished: 2 units committed",
     ),
     "no cache": (lambda p: {"cache": str(p / "none")}, None, 1, "is not a cache"),
+    "tokenizer of the cache": (
+        lambda p: {"cache": str(without_its_tokenizer(p / "tokenless"))},
+        None,
+        1,
+        "tokenizer.json is missing, expected the file with sha256",
+    ),
     "nothing supervised": (
         lambda p: {"cache": str(write_cache(p / "empty", examples=16, unsupervised=1.0))},
         None,

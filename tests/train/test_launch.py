@@ -1,11 +1,13 @@
+import errno
 from pathlib import Path
 
 import pytest
+import torch
 from train.tiny import train_config
 
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, TrainError
 from kdcache.train.distributed import World, find_world
-from kdcache.train.launch import find_device, run_train
+from kdcache.train.launch import find_device, in_words, run_train
 
 
 def test_ranks_come_from_a_launcher_or_srun_or_there_is_none() -> None:
@@ -28,9 +30,26 @@ def test_nproc_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="got device: cuda and no GPU"):
         find_device(train_config(Path("cache"), Path("out"), device="cuda"))
     assert find_device(train_config(Path("cache"), Path("out"), device="auto")) == "cpu"
+
+
+def test_a_fault_of_the_storage_is_said_in_words(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "inside"
+    faults: list[Exception] = [OSError(errno.ENOSPC, "No space left on device")]
+    for write in (lambda: inside.write_text("a"), lambda: save_file({"a": torch.zeros(8)}, inside)):
+        with pytest.raises(Exception, match=r"Not a directory") as caught:
+            write()
+        faults.append(caught.value)
+    for fault in faults:
+        said = in_words(fault, World(1, 2, 1))
+        assert isinstance(said, TrainError)
+        assert "rank 1 cannot read or write a file: " in str(said)
+        assert "the last checkpoint is kept" in str(said)
+    bug = ValueError("of ours")
+    assert in_words(bug, World()) is bug

@@ -44,17 +44,18 @@ def test_classes_default_to_the_cache_and_may_be_more(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "status", "message"),
     [
-        ({"vocab_size": 299}, r"got a student with 299 classes \(vocab_size\), expected at least the cache's 300"),
-        ({"model_type": "lama"}, r"got student.config.model_type lama, which transformers does not know; llama\?"),
-        ({"hidden_sise": 3}, r"unknown key student.config.hidden_sise for llama; did you mean hidden_size\?"),
-        ({"hidden_size": "wide"}, r"no llama student can be made of student.config"),
+        ({"vocab_size": 299}, 1, r"got a student with 299 classes \(vocab_size\), expected at least the cache's 300"),
+        ({"model_type": "lama"}, 2, r"model_type lama, which transformers does not know; did you mean llama\?"),
+        ({"hidden_sise": 3}, 2, r"unknown key student.config.hidden_sise for llama; did you mean hidden_size\?"),
+        ({"hidden_size": "wide"}, 1, r"no llama student can be made of student.config"),
     ],
 )
-def test_a_config_that_does_not_fit(cache: Cache, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(StudentError, match=message) as caught:
+def test_a_config_that_does_not_fit(cache: Cache, changes: dict[str, Any], status: int, message: str) -> None:
+    with pytest.raises(KdcacheError, match=message) as caught:
         make_student(from_config(**changes), cache, 0)
+    assert caught.value.exit_status == status
     assert "\n" not in str(caught.value)
 
 
