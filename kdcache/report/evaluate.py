@@ -43,8 +43,8 @@ def evaluate_students(
     Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
     or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second.
     module: to import first, where students are of a user's own class. teacher: its folder, to time it.
-    Raises StudentError for a folder that is no model of this task or does not fit or has another tokenizer, CacheError for
-    a bad cache.
+    Raises StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
+    for a bad cache.
     """
     from kdcache.train.registry import import_students
     from kdcache.train.student import check_tokenizer
