@@ -26,7 +26,7 @@ declare -A terms=(
 echo "== 1. Data and an English encoder, fetched once and digest-checked"
 mkdir -p runs/tasks
 python launch/fetch_tasks.py runs/tasks/data
-ln -sfn "$(python launch/fetch_minilm.py)" runs/tasks/encoder
+[ -e runs/tasks/encoder ] || kdcache cut "$(python launch/fetch_minilm.py)" --layers 0,2,4 --out runs/tasks/encoder
 
 for task in "${tasks[@]}"; do
     here=runs/tasks/$task

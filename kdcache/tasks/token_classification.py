@@ -84,7 +84,7 @@ class TokenClassification:
             tokens, firsts, unreadable = next(encoded)
             ids = self._ids(row_tags, len(words), row, where)
             windows = self._windows(tokens, firsts, ids)
-            notes["windowed"] += len(windows) > 1
+            notes["windowed"] += len(tokens) > self._room
             notes["unreadable"] += unreadable
             notes["unlabelled"] += len(words) if row_tags is None else 0
             all_ids += ids

@@ -22,9 +22,9 @@ from kdcache.config import TrainConfig, load_config
 from kdcache.errors import KdcacheError
 from kdcache.store.cache import open_cache
 from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.train.cautions import warn
 from kdcache.train.distributed import free_port
 from kdcache.train.launch import run_train
-from kdcache.train.run import warn_of_noise
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -263,7 +263,7 @@ def test_a_noisy_temperature_is_named(
 ) -> None:
     cache = write_cache(tmp_path / "cache", examples=16, record=RecordSpec(exact_top_k=2, samples=3))
     terms = ({"name": "divergence", "temperature": temperature}, {"name": "cross_entropy"})
-    warn_of_noise(train_config(cache, tmp_path / "out", terms=terms), open_cache(cache))
+    warn(train_config(cache, tmp_path / "out", terms=terms), open_cache(cache), None)
     said = capsys.readouterr().err
     assert ("warning: at temperature 8 sampling adds noise" in said) == warned
 

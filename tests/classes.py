@@ -1,0 +1,106 @@
+"""Small real things of classification: texts with a mood, sentences with names in them, teachers that classify."""
+
+import json
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from helpers import WORDS
+
+MOODS = {"bright": ["sunny", "warm", "merry", "gold"], "dark": ["gloomy", "cold", "bitter", "ash"]}
+TAGS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+NAMES = {"LOC": [["north", "river"], ["york"]], "PER": [["ada", "byron"], ["turing"]]}
+
+
+def moods(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Rows of a text and its label: 4 to 14 words, one to three of which give it away."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        label = rng.choice([*MOODS])
+        words = rng.choices(WORDS, k=rng.randint(3, 11)) + rng.choices(MOODS[label], k=rng.randint(1, 3))
+        rng.shuffle(words)
+        rows.append({"text": " ".join(words), "label": label})
+    return rows
+
+
+def tagged(count: int, seed: int = 0, longest: int = 12) -> list[tuple[list[str], list[str]]]:
+    """Words and their BIO tags; names among other words."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        words: list[str] = []
+        tags: list[str] = []
+        while len(words) < rng.randint(3, longest):
+            kind = rng.choice(["LOC", "PER", None, None])
+            if kind is None:
+                words.append(rng.choice(WORDS))
+                tags.append("O")
+            else:
+                name = rng.choice(NAMES[kind])
+                words += name
+                tags += [f"B-{kind}", *[f"I-{kind}"] * (len(name) - 1)]
+        rows.append((words, tags))
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_conll(path: Path, rows: list[tuple[list[str], list[str]]]) -> Path:
+    sentences = ("".join(f"{word}\t{tag}\n" for word, tag in zip(*row, strict=True)) for row in rows)
+    path.write_text("\n".join(sentences), encoding="utf-8")
+    return path
+
+
+@cache
+def word_piece() -> Any:
+    """BERT's kind of tokenizer: words in pieces, [CLS] … [SEP] …, segments. Training it twice gives two."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    texts = [row["text"] for row in moods(300)] + [" ".join(words) for words, _ in tagged(200)]
+    backend.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=90, special_tokens=special, show_progress=False)
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def make_classifier(folder: Path, task: str, names: tuple[str, ...], *, seed: int = 0) -> None:
+    """A BERT of 2 layers whose logits are far from uniform, with its tokenizer."""
+    import torch
+    import transformers
+
+    tokenizer = word_piece()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+    )
+    kinds = {
+        "sequence_classification": transformers.BertForSequenceClassification,
+        "token_classification": transformers.BertForTokenClassification,
+    }
+    kinds[task](config).save_pretrained(folder)

@@ -1,0 +1,205 @@
+"""Dumps of classifications by a small real BERT."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from classes import MOODS, TAGS, make_classifier, moods, tagged, write_conll, write_rows
+from helpers import files_of, kdcache
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+import kdcache as public
+from kdcache.config import DumpConfig
+from kdcache.dump.ranks import Rank
+from kdcache.dump.run import run_dump
+from kdcache.errors import ConfigError, CorpusError, KdcacheError, TeacherError
+from kdcache.targets.fields import NO_LABEL
+
+Make = Callable[..., DumpConfig]
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("teachers")
+    make_classifier(folder / "mood", "sequence_classification", tuple(MOODS))
+    make_classifier(folder / "names", "token_classification", TAGS)
+    return {"sequence_classification": folder / "mood", "token_classification": folder / "names"}
+
+
+@pytest.fixture
+def make(teachers: dict[str, Path], tmp_path: Path) -> Make:
+    write_rows(tmp_path / "moods.jsonl", moods(40))
+    write_conll(tmp_path / "names.conll", tagged(40, longest=40))
+    corpora = {
+        "sequence_classification": {"paths": str(tmp_path / "moods.jsonl"), "format": "jsonl", "label_field": "label"},
+        "token_classification": {"paths": str(tmp_path / "names.conll"), "format": "conll"},
+    }
+
+    def config(name: str, output: Path, **sections: Any) -> DumpConfig:
+        settings: dict = {
+            "output": str(output),
+            "corpus": {**corpora[name], "unit_rows": 8},
+            "teacher": {"path": str(teachers[name]), "dtype": "float32"},
+            "task": {"name": name, "max_length": 32},
+            "compute": {"batch_examples": 5, "threads": 1},
+        }
+        for section, value in sections.items():
+            old = settings.get(section)
+            settings[section] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
+        return DumpConfig.model_validate(settings)
+
+    return config
+
+
+def test_dense_records_are_the_teachers_at_every_temperature(make: Make, teachers: dict, tmp_path: Path) -> None:
+    """float32 to 1e-5 in log-probability, float16 to 1e-3 in probability."""
+    folder = teachers["sequence_classification"]
+    teacher = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    rows = moods(40)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [row["text"] for row in rows]
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    with torch.no_grad():
+        logits_PC = teacher(**inputs).logits.double()
+    for dtype in ("float32", "float16"):
+        output = tmp_path / dtype
+        run_dump(make("sequence_classification", output, record={"logit_dtype": dtype}), Rank())
+        cache = public.open_cache(output)
+        assert cache.manifest.header.id2label == {0: "bright", 1: "dark"}
+        batch = cache.read(0, len(cache))
+        assert batch.labels.tolist() == [[*MOODS].index(row["label"]) for row in rows]
+        for temperature in (0.3, 1.0, 2.0, 8.0):
+            exact_PC = (logits_PC / temperature).log_softmax(-1)
+            stored_PC = batch.targets().dense_log_probs(temperature).double()
+            if dtype == "float32":
+                torch.testing.assert_close(stored_PC, exact_PC, rtol=0, atol=1e-5 / min(temperature, 1))
+            else:
+                torch.testing.assert_close(stored_PC.exp(), exact_PC.exp(), rtol=0, atol=1e-3)
+
+
+def test_tags_of_long_rows_are_the_teachers_in_each_window(make: Make, teachers: dict, tmp_path: Path) -> None:
+    run_dump(make("token_classification", tmp_path / "cache", record={"logit_dtype": "float32"}), Rank())
+    cache = public.open_cache(tmp_path / "cache")
+    batch = cache.read(0, len(cache))
+    assert batch.continues.any()
+    assert cache.manifest.totals.notes["windowed"] > 0
+    expected = [TAGS.index(tag) for _, tags in tagged(40, longest=40) for tag in tags]
+    assert batch.labels.tolist() == expected
+    teacher = AutoModelForTokenClassification.from_pretrained(teachers["token_classification"]).eval()
+    start = 0
+    for i in range(0, len(batch), 7):
+        start = int(batch.arrays["position_counts"][:i].sum())
+        with torch.no_grad():
+            logits_LC = teacher(torch.from_numpy(batch.tokens(i))[None]).logits[0]
+        own_PC = logits_LC[batch.positions(i)].log_softmax(-1)
+        stored_PC = batch.targets().dense_log_probs(1.0)[start : start + len(own_PC)]
+        torch.testing.assert_close(stored_PC, own_PC, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
+@pytest.mark.parametrize("backend", ["zarr", "arrow"])
+def test_the_bytes_are_the_same_at_every_world_size(make: Make, tmp_path: Path, task: str, backend: str) -> None:
+    features = "pooled" if task == "sequence_classification" else "positions"
+    for size in (1, 3):
+        config = make(task, tmp_path / str(size), backend=backend, record={"features": features})
+        for rank in range(size):
+            run_dump(config, Rank(rank, size))
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
+    assert kdcache("verify", tmp_path / "1").returncode == 0
+
+
+@pytest.mark.parametrize("features", ["pooled", "positions"])
+def test_features_are_the_teachers_hidden_states(make: Make, teachers: dict, tmp_path: Path, features: str) -> None:
+    run_dump(make("sequence_classification", tmp_path / "cache", record={"features": features}), Rank())
+    batch = public.open_cache(tmp_path / "cache").read(0, 6)
+    teacher = AutoModelForSequenceClassification.from_pretrained(teachers["sequence_classification"]).eval()
+    for i in range(6):
+        with torch.no_grad():
+            hidden_LD = teacher.bert(torch.from_numpy(batch.tokens(i))[None]).last_hidden_state[0]
+        own_D = hidden_LD.mean(0) if features == "pooled" else hidden_LD[0]
+        assert batch.features is not None
+        np.testing.assert_allclose(batch.features[i].astype(np.float32), own_D.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_features_of_a_language_model(teacher_folder: Path, make_config: Make, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    run_dump(make_config(tmp_path / "cache", record={"features": "positions"}, task={"attention": "causal"}), Rank())
+    batch = public.open_cache(tmp_path / "cache").read(0, 1)
+    teacher = AutoModelForCausalLM.from_pretrained(teacher_folder).eval()
+    with torch.no_grad():
+        hidden_LD = teacher.model(torch.from_numpy(batch.tokens(0))[None]).last_hidden_state[0]
+    assert batch.features is not None
+    np.testing.assert_allclose(batch.features, hidden_LD[batch.positions(0)].half(), rtol=5e-3, atol=5e-3)
+
+
+def test_without_a_teacher_labels_and_characters_come_from_the_corpus(make: Make, tmp_path: Path) -> None:
+    config = make("sequence_classification", tmp_path / "cache", teacher="none", tokenizer="characters")
+    for rank in range(2):
+        run_dump(config, Rank(rank, 2))
+    cache = public.open_cache(tmp_path / "cache")
+    assert cache.manifest.header.record is None
+    assert cache.manifest.header.id2label == {0: "bright", 1: "dark"}
+    text = moods(1)[0]["text"].replace(" ", "")
+    assert cache.manifest.header.tokenizer is not None
+    assert len(cache.read(0, 1).tokens(0)) == min(len(text) + 2, 32)
+
+
+def test_rows_without_labels_get_records(make: Make, tmp_path: Path) -> None:
+    write_rows(tmp_path / "more.jsonl", [{"text": row["text"]} for row in moods(5, seed=9)])
+    paths = [str(tmp_path / "moods.jsonl"), str(tmp_path / "more.jsonl")]
+    run_dump(make("sequence_classification", tmp_path / "cache", corpus={"paths": paths}), Rank())
+    cache = public.open_cache(tmp_path / "cache")
+    assert (cache.read(0, len(cache)).labels == NO_LABEL).sum() == 5
+    assert cache.manifest.totals.notes["unlabelled"] == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "error", "message"),
+    [
+        ("sequence_classification", {"teacher": "none", "tokenizer": "characters", "corpus": {"label_field": None}},
+         CorpusError, "got no labels"),
+        ("sequence_classification", {"task": {"labels": ["dark", "bright"]}}, ConfigError, "those of the teacher"),
+        ("sequence_classification", {"corpus": {"label_field": "mood"}}, KdcacheError, ""),
+        ("sequence_classification", {"task": {"max_length": 65}}, ConfigError, "got task.max_length 65"),
+        ("sequence_classification", {"tokenizer": "characters"}, ConfigError, "leave tokenizer out"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit(
+    make: Make, tmp_path: Path, name: str, sections: dict, error: type[KdcacheError], message: str
+) -> None:
+    if not message:
+        run_dump(make(name, tmp_path / "cache", **sections), Rank())  # a label column that no row has: all unlabelled
+        assert public.open_cache(tmp_path / "cache").manifest.totals.notes["unlabelled"] == 40
+        return
+    with pytest.raises(error, match=message):
+        run_dump(make(name, tmp_path / "cache", **sections), Rank())
+    assert not (tmp_path / "cache" / "cache.json").exists()
+
+
+def test_labels_that_the_teacher_does_not_have_stop_at_their_row(make: Make, tmp_path: Path) -> None:
+    write_rows(tmp_path / "moods.jsonl", [*moods(9), {"text": "cache", "label": "grey"}])
+    with pytest.raises(CorpusError, match=r"moods.jsonl:10: got label grey, expected one of bright, dark"):
+        run_dump(make("sequence_classification", tmp_path / "cache"), Rank())
+
+
+def test_an_encoder_without_a_trained_head_is_no_teacher(make: Make, teachers: dict, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    teacher = teachers["sequence_classification"]
+    AutoModel.from_pretrained(teacher).save_pretrained(tmp_path / "encoder")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(TeacherError, match=r"lacks 2 weights of BertForSequenceClassification, the first classifier"):
+        run_dump(make("sequence_classification", tmp_path / "c", teacher={"path": str(tmp_path / "encoder")}), Rank())
+
+
+def test_records_that_a_task_cannot_have(make: Make, tmp_path: Path) -> None:
+    for task, record, message in (
+        ("token_classification", {"features": "pooled"}, "expected positions"),
+        ("sequence_classification", {"exact_top_k": 1}, "expected all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(task, tmp_path / "cache", record=record)

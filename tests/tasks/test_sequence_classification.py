@@ -1,0 +1,50 @@
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from classes import word_piece
+
+from kdcache.config import CorpusConfig, SequenceClassificationConfig
+from kdcache.errors import CorpusError
+from kdcache.targets.fields import NO_LABEL
+from kdcache.tasks.labels import Labels
+from kdcache.tasks.sequence_classification import SequenceClassification
+
+
+def where(row: int) -> str:
+    return f"rows.jsonl:{row + 1}"
+
+
+def make(max_length: int = 16, **corpus: Any) -> SequenceClassification:
+    columns = CorpusConfig(paths=("x",), format="jsonl", **{"label_field": "label", **corpus})
+    config = SequenceClassificationConfig(name="sequence_classification", max_length=max_length)
+    return SequenceClassification(config, word_piece(), columns, Labels(["bright", "dark"]))
+
+
+def test_an_example_is_what_the_tokenizer_makes_of_a_text() -> None:
+    table = pa.table({"text": ["sunny cache", "ash", ""], "label": ["bright", None, "dark"]})
+    examples, notes = make().examples(table, where)
+    expected = word_piece()(["sunny cache", "ash", ""])["input_ids"]
+    assert [example.tokens.tolist() for example in examples] == expected
+    assert [example.labels.tolist() for example in examples] == [[0], [NO_LABEL], [1]]
+    assert all(example.positions.tolist() == [0] for example in examples)
+    assert notes == {"unlabelled": 1, "label bright": 1, "label dark": 1}
+
+
+def test_a_pair_is_two_segments_and_a_long_one_is_cut_and_counted() -> None:
+    table = pa.table({"text": ["sunny cache", "ash"], "pair": ["cold", "warm " * 40], "label": ["dark", "dark"]})
+    examples, notes = make(text_pair_field="pair").examples(table, where)
+    encoded = word_piece()(["sunny cache"], ["cold"], return_token_type_ids=True)
+    assert examples[0].tokens.tolist() == encoded["input_ids"][0]
+    types = np.repeat(np.arange(2), examples[0].documents)
+    assert types.tolist() == encoded["token_type_ids"][0]
+    assert [len(example.tokens) for example in examples[1:]] == [16]
+    assert notes["truncated"] == 1
+
+
+def test_labels_and_texts_that_cannot_be_used() -> None:
+    with pytest.raises(CorpusError, match=r"rows.jsonl:2: got label grey, expected one of bright, dark"):
+        make().examples(pa.table({"text": ["a", "b"], "label": ["dark", "grey"]}), where)
+    with pytest.raises(CorpusError, match=r"rows.jsonl:2: text is null"):
+        make().examples(pa.table({"text": ["a", None], "label": ["dark", "dark"]}), where)

@@ -1,0 +1,296 @@
+"""Students of classifications: one cache, several kinds of student, no teacher while they train."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from classes import MOODS, TAGS, make_classifier, moods, tagged, write_conll, write_rows
+from helpers import kdcache
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from kdcache.config import DumpConfig, StudentConfig, TermConfig, TrainConfig
+from kdcache.dump.ranks import Rank
+from kdcache.dump.run import run_dump
+from kdcache.errors import CacheError, ConfigError, StudentError
+from kdcache.losses.terms import LossTerms
+from kdcache.store.cache import Cache, open_cache
+from kdcache.train.cautions import warn
+from kdcache.train.collate import Collator
+from kdcache.train.evaluate import check_held_out, evaluate_model, teacher_scores
+from kdcache.train.model import with_loss
+from kdcache.train.registry import import_students, register_student
+from kdcache.train.student import make_student
+
+BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+BERT |= {"intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 0.2}
+BILSTM = {"model_type": "kdcache_bilstm", "embedding_size": 8, "hidden_size": 12}
+BAG = {"model_type": "kdcache_embedding_bag", "embedding_size": 8, "hidden_size": 8}
+MINE = """
+import kdcache
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class TinyConfig(PreTrainedConfig):
+    model_type = "tiny_of_a_user"
+
+    def __init__(self, vocab_size=10, hidden_size=8, **rest):
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        super().__init__(**rest)
+
+
+class Tiny(PreTrainedModel):
+    config_class = TinyConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.classifier = torch.nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.table
+
+    def get_output_embeddings(self):
+        return None
+
+    def forward(self, input_ids, attention_mask, **_):
+        total = (self.table(input_ids) * attention_mask[:, :, None]).sum(1)
+        return SequenceClassifierOutput(logits=self.classifier(total))
+
+
+kdcache.register_student(TinyConfig, sequence_classification=Tiny)
+"""
+
+
+def dump(folder: Path, task: str, teacher: Path, count: int, seed: int, **sections: Any) -> Cache:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    corpus: dict = {"paths": str(folder) + ".rows", "unit_rows": 16}
+    if task == "sequence_classification":
+        write_rows(Path(corpus["paths"]), moods(count, seed))
+        corpus |= {"format": "jsonl", "label_field": "label"}
+    else:
+        write_conll(Path(corpus["paths"]), tagged(count, seed, longest=30))
+        corpus |= {"format": "conll"}
+    settings = {
+        "output": str(folder),
+        "corpus": corpus,
+        "teacher": {"path": str(teacher), "dtype": "float32"},
+        "task": {"name": task, "max_length": 32},
+        "record": {"features": "positions"},
+    }
+    run_dump(DumpConfig.model_validate(settings | sections), Rank())
+    return open_cache(folder)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Caches of two tasks, and their teachers, moved away."""
+    root = tmp_path_factory.mktemp("classify")
+    for task, names in (("sequence_classification", tuple(MOODS)), ("token_classification", TAGS)):
+        make_classifier(root / "teacher", task, names)
+        dump(root / task, task, root / "teacher", 64, 0)
+        dump(root / f"{task}-held-out", task, root / "teacher", 30, 1)
+        shutil.rmtree(root / "teacher")
+    return root
+
+
+def settings_of(root: Path, task: str, output: str, student: dict, **changes: Any) -> dict[str, Any]:
+    return {
+        "cache": str(root / task),
+        "output": str(root / output),
+        "student": {"config": student},
+        "terms": [{"name": "divergence", "temperature": 2.0}, {"name": "cross_entropy", "weight": 0.1}],
+        "deepspeed": {"zero_optimization": {"stage": 0}},
+        "global_batch": 16,
+        "micro_batch": 8,
+        "epochs": 4,
+        "stream": {"lanes": 4, "window": 16},
+        "optimizer": {"learning_rate": 0.02, "clip_norm": 1.0},
+        "checkpoint": {"every": 0},
+        "eval": {"cache": str(root / f"{task}-held-out")},
+        "device": "cpu",
+    } | changes
+
+
+def train(root: Path, task: str, output: str, student: dict, nproc: int | None = None, **changes: Any) -> Path:
+    settings = settings_of(root, task, output, student, **changes)
+    (root / f"{output}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    ranks = () if nproc is None else ("--nproc", nproc)
+    done = kdcache("train", root / f"{output}.yaml", *ranks, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root / output / "student"
+
+
+@pytest.mark.launch
+def test_bottlenecks_train_alike_under_zero_0_and_3_and_are_no_part_of_the_student(root: Path) -> None:
+    terms = [
+        {"name": "divergence", "temperature": 2.0, "weighting": "entropy"},
+        {"name": "entropy", "weight": 0.1},
+        {"name": "bottleneck", "width": 4, "weight": 0.5},
+    ]
+    optimizer = {"learning_rate": 0.01, "eps": 0.01, "clip_norm": 1.0}
+    weights = []
+    for stage in (0, 3):
+        folder = train(
+            root,
+            "token_classification",
+            f"stage{stage}",
+            BERT | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+            nproc=2,
+            terms=terms,
+            optimizer=optimizer,
+            deepspeed={"zero_optimization": {"stage": stage}},
+            export_bottleneck=stage == 3,
+        )
+        weights.append(load_file(folder / "model.safetensors"))
+        assert not any("bottleneck" in name for name in weights[-1])
+        assert AutoModelForTokenClassification.from_pretrained(folder).config.id2label == dict(enumerate(TAGS))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=2e-5)
+    assert not (root / "stage0" / "bottleneck.safetensors").exists()
+    learnt = load_file(root / "stage3" / "bottleneck.safetensors")
+    assert learnt["0.mean.weight"].shape == (4, 16)
+    assert learnt["0.decoder.weight"].shape == (32, 4)
+    *_, last = map(json.loads, (root / "stage0" / "log.jsonl").read_text().splitlines())
+    assert last["group"] == "eval"
+    assert {"accuracy", "macro_f1", "entity_f1", "ece", "kl"} <= last.keys()
+
+
+@pytest.mark.launch
+def test_students_of_several_kinds_from_one_cache_in_one_table(root: Path) -> None:
+    (root / "mine.py").write_text(MINE, encoding="utf-8")
+    task = "sequence_classification"
+    folders = [
+        train(root, task, "bilstm", BILSTM),
+        train(root, task, "bag", BAG),
+        train(root, task, "hard", BAG, terms=[{"name": "cross_entropy"}]),
+    ]
+    settings = settings_of(root, task, "mine", {"model_type": "tiny_of_a_user"})
+    settings["student"]["module"] = "mine"
+    (root / "mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    done = kdcache("train", root / "mine.yaml", cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    held_out = root / f"{task}-held-out"
+    command = ("eval", *folders, root / "mine" / "student", "--cache", held_out, "--module", "mine", "--json")
+    done = kdcache(*command, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    teacher, *students = json.loads(done.stdout)
+    assert [row["name"] for row in students] == ["bilstm", "bag", "hard", "mine"]
+    assert teacher["agreement"] == 1.0
+    assert teacher["accuracy"] == pytest.approx(teacher_scores(open_cache(held_out))["accuracy"])
+    by_name = {row["name"]: row for row in students}
+    assert by_name["hard"]["accuracy"] > 0.8  # words give the label away; the random teacher knows nothing of it
+    assert by_name["bag"]["agreement"] > by_name["hard"]["agreement"]
+    assert all(row["bytes"] > 0 and row["milliseconds"] > 0 and row["examples_per_second"] > 0 for row in students)
+    assert "pipeline_tag: text-classification" in (folders[0] / "README.md").read_text()
+    table = kdcache("eval", folders[1], "--cache", held_out).stdout.splitlines()
+    assert "macro-F1" in table[0]
+    assert "perplexity" not in table[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "config"),
+    [
+        ("sequence_classification", BERT),
+        ("sequence_classification", BILSTM),
+        ("sequence_classification", BAG),
+        ("token_classification", BERT),
+        ("token_classification", BILSTM),
+    ],
+)
+def test_the_loss_is_that_of_each_example_alone(root: Path, task: str, config: dict) -> None:
+    """Padding, masks and windows: a batch of ragged examples against one after the other, by the plain formula."""
+    cache = open_cache(root / task)
+    student = make_student(StudentConfig(config=config), cache, seed=1).eval()
+    terms = LossTerms([TermConfig(name="divergence", temperature=2.0)], cache.manifest.header.num_classes)
+    model = with_loss(student, cache.manifest.header.num_classes).eval()
+    batch = cache.read(0, 9)
+    loss, _ = model(Collator(student, cache)(batch), terms)
+    expected = 0.0
+    start = 0
+    for i in range(9):
+        tokens = torch.from_numpy(batch.tokens(i))[None]
+        logits = student(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        rows = logits if logits.ndim == 2 else logits[0, batch.positions(i)]
+        log_p = batch.targets().dense_log_probs(2.0)[start : start + len(rows)]
+        log_q = (rows / 2.0).log_softmax(-1)
+        expected += 4.0 * (log_p.exp() * (log_p - log_q)).sum().item()
+        start += len(rows)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("task", "config"), [("sequence_classification", BILSTM), ("token_classification", BILSTM)])
+def test_small_students_load_as_they_were_saved(root: Path, tmp_path: Path, task: str, config: dict) -> None:
+    cache = open_cache(root / f"{task}-held-out")
+    student = make_student(StudentConfig(config=config), cache, seed=0).eval()
+    student.save_pretrained(tmp_path)
+    auto = AutoModelForSequenceClassification if task.startswith("seq") else AutoModelForTokenClassification
+    figures = [evaluate_model(model, cache) for model in (student, auto.from_pretrained(tmp_path).eval())]
+    assert figures[0] == figures[1]
+    score = "entity_f1" if task == "token_classification" else "macro_f1"
+    assert 0 <= figures[0][score] <= 1
+
+
+def test_an_encoder_gets_a_fresh_head_and_other_labels_are_refused(root: Path, tmp_path: Path) -> None:
+    cache = open_cache(root / "sequence_classification")
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = BertConfig(**{key: value for key, value in BERT.items() if key != "model_type"}, vocab_size=90)
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    first, second = (make_student(StudentConfig(path=str(tmp_path / "encoder")), cache, seed=3) for _ in range(2))
+    assert torch.equal(first.classifier.weight, second.classifier.weight)
+    assert first.config.id2label == {0: "bright", 1: "dark"}
+    config.id2label, config.label2id = {0: "dark", 1: "bright"}, {"dark": 0, "bright": 1}
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "swapped")
+    with pytest.raises(StudentError, match="class 0 is dark, expected bright"):
+        make_student(StudentConfig(path=str(tmp_path / "swapped")), cache, seed=0)
+    with_vocabulary = GPT2LMHeadModel(GPT2Config(vocab_size=90, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(StudentError, match="expected none for sequence_classification"):
+        evaluate_model(with_vocabulary, cache)
+
+
+def test_caches_that_do_not_go_together(root: Path) -> None:
+    moods_cache, names_cache = (open_cache(root / f"{task}_classification") for task in ("sequence", "token"))
+    with pytest.raises(CacheError, match=r"is of token_classification \(O, .*\), expected sequence_classification"):
+        check_held_out(names_cache, moods_cache)
+
+
+def test_a_class_without_examples_and_shared_rows_are_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_classifier(tmp_path / "teacher", "sequence_classification", ("bright", "dark", "grey"))
+    cache = dump(tmp_path / "cache", "sequence_classification", tmp_path / "teacher", 20, 5)
+    held_out = dump(tmp_path / "held-out", "sequence_classification", tmp_path / "teacher", 6, 5)
+    capsys.readouterr()
+    config = TrainConfig.model_validate(settings_of(root, "sequence_classification", "unused", BAG))
+    warn(config, cache, held_out)
+    said = capsys.readouterr().err
+    assert "has no example of grey" in said
+    assert "6 of the 6 examples of eval.cache" in said
+    warn(config, cache, None)
+    assert "eval.cache" not in capsys.readouterr().err
+
+
+def test_classes_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(ConfigError, match="got student module not_there, which cannot be imported"):
+        import_students("not_there")
+    with pytest.raises(ConfigError, match="got task regression, expected some of causal_lm"):
+        register_student(object, regression=object)
+
+
+def test_what_the_teacher_scores_is_in_the_cache(root: Path) -> None:
+    cache = open_cache(root / "sequence_classification")
+    batch = cache.read(0, len(cache))
+    right = batch.targets().dense_log_probs(1.0).argmax(-1).numpy() == batch.labels
+    assert teacher_scores(cache)["accuracy"] == pytest.approx(np.mean(right))
