@@ -54,6 +54,8 @@ LABELS = TermConfig(name="cross_entropy")
 KL1 = TermConfig(name="divergence")
 KL2 = TermConfig(name="divergence", temperature=2.0)
 JSD = TermConfig(name="divergence", kind="jsd")
+WEIGHTED = TermConfig(name="divergence", weighting="entropy")
+ENTROPY = TermConfig(name="entropy")
 
 
 class Scene:
@@ -107,6 +109,8 @@ def times(scene: Scene, rounds: int) -> None:
         "fused JSD at T = 1": scene.fused(JSD),
         "fused KL at T = 1 + cross-entropy": scene.fused(KL1, LABELS),
         "fused KL at T = 2 + cross-entropy": scene.fused(KL2, LABELS),
+        "fused KL at T = 1, entropy weights": scene.fused(WEIGHTED),
+        "fused KL at T = 1 + entropy": scene.fused(KL1, ENTROPY),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
