@@ -2,8 +2,10 @@
 
 divergence   distillation_loss, the public function on logits that exist
 kinds        the kinds of divergence and the range of their parameters
+entropy      entropy weights of positions, and entropies to match
+bottleneck   Bottleneck: a stochastic code of the student's hidden state, and what it says of the teacher's features
 temperature  the usual temperature schedule and the source article's
-reference    the teacher's side: dense, coarsened to the certain entries, weights of a sample, or one-hot
+reference    the teacher's side: dense, coarsened to the certain entries, weights of a sample, one-hot, or its entropy
 forward_kl, reverse_kl, jensen_shannon, skew_kl, total_variation, alpha_beta
              the divergences: value and slopes of each
 softmax      SharedSoftmax: slopes into the gradient of a block of logits, in place

@@ -138,6 +138,10 @@ class Pair:
         padding_PC = self.reference.padding_PC
         return q_PC if padding_PC is None else q_PC.masked_fill(padding_PC, 0.0)
 
+    @cached_property
+    def q_log_q_PC(self) -> Tensor:
+        return self.q_PC * self.log_q_PC
+
 
 class Divergence(Protocol):
     """A kind with its parameters.

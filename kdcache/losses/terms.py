@@ -2,9 +2,9 @@
 
 Terms of one temperature share one softmax (softmax.py), and a row is passed over five times whatever they are:
 maximum, what is above it, exponential, sum, product. That is what cross-entropy alone takes. Another temperature adds
-four passes, three where it is half of another (a square for an exponential), and so does the entropy temperature of
-weights. A chunk is worked through in blocks of rows that stay in the processor's cache; another temperature takes one
-more block of memory, dense records and matched entropies a few.
+four passes, three where it is half of another (a square for an exponential), the entropy temperature of weights five.
+A chunk is worked through in blocks of rows that stay in the processor's cache; another temperature takes one more
+block of memory, dense records and matched entropies a few.
 
 Bottleneck terms are not of logits: they have a place in the names, the sums and the total, and whoever holds the
 student's hidden states fills it.

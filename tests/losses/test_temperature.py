@@ -60,6 +60,25 @@ def test_at_1_the_teacher_is_one_hot(teacher, form, squared):
     torch.testing.assert_close(gradient_PV, leaf_PV.grad)
 
 
+@pytest.mark.parametrize("article", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("name", ["divergence", "cross_entropy"])
+def test_the_articles_gradient_is_scaled_by_one_over_beta_squared(teacher, article, name):
+    """By hand: 1/β² · β (softmax(βz) − target), which is q − target without a scale at the limit."""
+    some, labels_P = teacher(6, 12, "dense"), torch.arange(6)
+    factor = 1.0 if article == 1 else abs(article / (article - 1))
+    assert factor == {0.5: 1.0, 1.0: 1.0, 2.0: 2.0}[article]
+    target_PV = torch.nn.functional.one_hot(
+        some.logits_PV.argmax(-1) if name == "divergence" else labels_P, 12
+    ).double()
+    if name == "divergence" and article != 1:
+        target_PV = (factor * some.logits_PV.double()).softmax(-1)
+    student_PV = torch.randn(6, 12, dtype=torch.float64)
+    expected_PV = ((factor * student_PV).softmax(-1) - target_PV) / factor
+    terms = LossTerms([TermConfig(name=name, temperature=article, schedule="article")], 12)
+    terms.value_and_gradient_(student_PV, Supervision(labels_P, some.targets))
+    torch.testing.assert_close(student_PV, expected_PV, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("settings", [{"temperature": 2.0}, {"temperature": 1 / 3, "schedule": "article"}])
 def test_hard_labels_with_the_temperatures_softmax(settings):
     student_PV, labels_P = torch.randn(5, 9, requires_grad=True), torch.arange(5)
