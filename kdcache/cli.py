@@ -50,7 +50,8 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
     srun kdcache dump-logits configs/dump.yaml
     kdcache dump-logits configs/dump.yaml --rank 3 --world-size 16
     """
-    from kdcache.config import DumpConfig, load_config
+    from kdcache.config import DumpConfig
+    from kdcache.config_file import load_config
     from kdcache.dump.ranks import find_rank
     from kdcache.dump.run import run_dump
 
@@ -70,7 +71,8 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
     kdcache train configs/train.yaml --nproc 8
     deepspeed --hostfile hosts --no_local_rank --module kdcache train configs/train.yaml
     """
-    from kdcache.config import TrainConfig, load_config
+    from kdcache.config import TrainConfig
+    from kdcache.config_file import load_config
     from kdcache.train.launch import run_train
 
     settings = load_config(TrainConfig, config, overrides)

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdcache.config import DumpConfig, TrainConfig, load_config
+from kdcache.config import DumpConfig, TrainConfig
+from kdcache.config_file import load_config
 from kdcache.errors import ConfigError
 
 DUMP = {"output": "out", "corpus": {"paths": "a.jsonl", "format": "jsonl"}, "teacher": {"path": "t"}}

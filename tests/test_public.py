@@ -15,6 +15,7 @@ def test_the_public_names() -> None:
         "compress",
         "distillation_loss",
         "open_cache",
+        "register_student",
     ]
     assert all(getattr(kdcache, name).__doc__ for name in kdcache.__all__)
 

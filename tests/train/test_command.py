@@ -18,7 +18,8 @@ from helpers import kdcache, make_tokenizer
 from train.tiny import dropping_student, student_config, train_config, train_settings, write_cache
 
 import kdcache.train as kdcache_train
-from kdcache.config import TrainConfig, load_config
+from kdcache.config import TrainConfig
+from kdcache.config_file import load_config
 from kdcache.errors import KdcacheError
 from kdcache.store.cache import open_cache
 from kdcache.targets.spec import CurveSpec, RecordSpec
