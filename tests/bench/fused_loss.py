@@ -53,8 +53,9 @@ from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
+from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
 from kdcache.targets.compress import compress
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.spec import FactorSpec, RecordSpec
 
 LABELS = TermConfig(name="cross_entropy")
 KL1 = TermConfig(name="divergence")
@@ -73,10 +74,18 @@ class Scene:
         self.head = nn.Linear(D, V, bias=False)
         self.head.__class__ = FusedHead
         self.labels_P = torch.randint(0, V, (P,))
-        self.targets = compress(torch.randn(64, V) * 3, RecordSpec(exact_top_k=32))[torch.arange(P) % 64]
+        rows = torch.arange(P) % 64
+        self.targets = compress(torch.randn(64, V) * 3, RecordSpec(exact_top_k=32))[rows]
+        layer, hidden_ND = OutputLayer(torch.randn(V, D)), torch.randn(256, D)
+        basis = make_basis(layer, hidden_ND, 64)
+        coefficients_PR = Encoder(basis, layer).coefficients(hidden_ND[:64])
+        record = RecordSpec(samples=0, factor=FactorSpec(rank=64))
+        logits_PV = layer.logits(hidden_ND[:64])
+        self.factored = compress(logits_PV, record, coefficients_PR=coefficients_PR, basis=basis)[rows]
 
-    def fused(self, *terms: TermConfig, chunk: int = 1024) -> Callable[[], None]:
-        task = FusedLoss(LossTerms(terms, self.V), Supervision(self.labels_P, self.targets), chunk)
+    def fused(self, *terms: TermConfig, chunk: int = 1024, factored: bool = False) -> Callable[[], None]:
+        targets = self.factored if factored else self.targets
+        task = FusedLoss(LossTerms(terms, self.V), Supervision(self.labels_P, targets), chunk)
         return lambda: self.head(self.hidden_PD, task=task)[0].backward()
 
     def plain(self) -> None:
@@ -113,6 +122,7 @@ def times(scene: Scene, rounds: int) -> None:
         "fused KL at T = 1": scene.fused(KL1),
         "fused KL at T = 2": scene.fused(KL2),
         "fused JSD at T = 1": scene.fused(JSD),
+        "fused KL at T = 2, factored, rank 64": scene.fused(KL2, factored=True),
         "fused KL at T = 1 + cross-entropy": scene.fused(KL1, LABELS),
         "fused KL at T = 2 + cross-entropy": scene.fused(KL2, LABELS),
         "fused KL at T = 1, entropy weights": scene.fused(WEIGHTED),

@@ -1,0 +1,107 @@
+"""Factored tails of a real teacher: how near they come to it, what they do to a gradient, and what they take on disk.
+
+    PYTHONPATH=tests python tests/bench/factored.py TEACHER [--ranks 16 64 full] [--windows 8] [--threads 2]
+
+TEACHER is a folder, such as `python launch/fetch_smollm2.py` prints. Text: Python's reference documentation; the basis
+is calibrated on its beginning as a dump does (8 positions for each number in h), rows are measured on its second half.
+
+KL: mean KL(teacher ‖ record), nats. MSE: Σ ‖g − g_dense‖² / Σ ‖g_dense‖², g the gradient of the forward KL by the
+logits of a student that knows how frequent each token is. Bytes a position in a Zarr shard: of the coefficients, and of
+everything but the tokens. Records: samples 0, exact_top_k 8.
+"""
+
+import argparse
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import torch
+from real_rows import load_teacher
+from records import gradient
+from shards import shard_bytes
+from torch import Tensor
+
+from kdcache.store.unit import record_arrays
+from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.codec import decode
+from kdcache.targets.fields import Field, record_fields
+from kdcache.targets.spec import FactorSpec, RecordSpec
+
+TEMPERATURES = (1.0, 2.0, 4.0)
+LENGTH = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("--ranks", nargs="+", default=["16", "64", "256", "full"])
+    for name, default in {"windows": 8, "threads": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    teacher = load_teacher(options.teacher)
+    layer = OutputLayer(teacher.get_output_embeddings().weight.detach())
+    V = len(layer.weight_VD)
+    calibration, heldout, log_frequencies_V = texts(options.teacher, V, options.windows, 8 * layer.hidden)
+    hidden_ND = torch.cat([hidden(teacher, tokens) for tokens in calibration])[: 8 * layer.hidden]
+    print(f"{len(hidden_ND)} calibration positions, {options.windows * LENGTH} held out")
+    print(f"{'rank':<6}{'coefficients B':>16}{'all B':>8}" + "".join(f"{f'KL T={t:g}':>10}" for t in TEMPERATURES)
+          + "".join(f"{f'MSE T={t:g}':>11}" for t in TEMPERATURES))  # fmt: skip
+    rows = [(tokens, hidden(teacher, tokens)) for tokens in heldout]
+    for rank in options.ranks:
+        report(rank if rank == "full" else int(rank), layer, hidden_ND, rows, log_frequencies_V)
+
+
+def texts(folder: Path, V: int, windows: int, positions: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(windows to calibrate with, windows held out, log share of each token), [windows, LENGTH + 1]."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = torch.tensor([t for topic in sorted(topics) for t in tokenizer(topics[topic], verbose=False)["input_ids"]])
+    parts = tokens.unfold(0, LENGTH + 1, LENGTH)
+    middle = len(parts) // 2
+    chosen = torch.linspace(middle, len(parts) - 1, windows).long()
+    counts_V = tokens.bincount(minlength=V) + 0.1
+    return parts[: -(-positions // LENGTH)], parts[chosen], (counts_V / counts_V.sum()).log()
+
+
+@torch.no_grad()
+def hidden(teacher: object, tokens: Tensor) -> Tensor:
+    return teacher.model(tokens[None, :-1], use_cache=False).last_hidden_state[0]  # type: ignore[attr-defined]
+
+
+def report(
+    rank: int | str, layer: OutputLayer, calibration_ND: Tensor, rows: list[tuple[Tensor, Tensor]], student_V: Tensor
+) -> None:
+    spec = RecordSpec(samples=0, factor=FactorSpec(rank=rank))
+    V = len(student_V)
+    basis = make_basis(layer, calibration_ND, rank)  # type: ignore[arg-type]
+    encoder = Encoder(basis, layer)
+    stored: list[dict[str, np.ndarray]] = []
+    kl, error = dict.fromkeys(TEMPERATURES, 0.0), dict.fromkeys(TEMPERATURES, 0.0)
+    norms = dict.fromkeys(TEMPERATURES, 0.0)
+    positions = 0
+    for window, (tokens, hidden_PD) in enumerate(rows):
+        logits_PV = layer.logits(hidden_PD)
+        keys = [[0, window, p] for p in range(len(hidden_PD))]
+        arrays = record_arrays(logits_PV, tokens[1:].numpy(), spec, keys, encoder.coefficients(hidden_PD))
+        stored.append(arrays)
+        targets = decode(arrays, spec, V, basis)
+        positions += len(hidden_PD)
+        for temperature in TEMPERATURES:
+            log_p_PV = (logits_PV / temperature).log_softmax(-1)
+            kl[temperature] += (log_p_PV.exp() * (log_p_PV - targets.dense_log_probs(temperature))).sum().item()
+            exact_PV = student_V.div(temperature).softmax(-1) - log_p_PV.exp()
+            norms[temperature] += exact_PV.square().sum().item()
+            made_PV = gradient(student_V, targets, temperature, "normalised")
+            error[temperature] += made_PV.sub_(exact_PV).square_().sum().item()
+    fields = [Field("label_logits", "position", "float16"), *record_fields(spec, V, basis.rank)]
+    arrays = {name: np.concatenate([part[name] for part in stored]) for name in stored[0]}
+    sizes, _ = shard_bytes(fields, arrays, LENGTH)
+    print(f"{rank!s:<6}{sizes['coefficients']:>16.1f}{sum(sizes.values()):>8.1f}"
+          + "".join(f"{kl[t] / positions:>10.4f}" for t in TEMPERATURES)
+          + "".join(f"{error[t] / norms[t]:>11.4f}" for t in TEMPERATURES), flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
