@@ -170,8 +170,8 @@ def test_students_of_several_kinds_from_one_cache_in_one_table(root: Path) -> No
     task = "sequence_classification"
     folders = [
         train(root, task, "bilstm", BILSTM),
-        train(root, task, "bag", BAG),
-        train(root, task, "hard", BAG, terms=[{"name": "cross_entropy"}]),
+        train(root, task, "bag", BAG, epochs=40),
+        train(root, task, "hard", BAG, epochs=40, terms=[{"name": "cross_entropy"}]),
     ]
     settings = settings_of(root, task, "mine", {"model_type": "tiny_of_a_user"})
     settings["student"]["module"] = "mine"
@@ -188,7 +188,7 @@ def test_students_of_several_kinds_from_one_cache_in_one_table(root: Path) -> No
     assert teacher["accuracy"] == pytest.approx(teacher_scores(open_cache(held_out))["accuracy"])
     by_name = {row["name"]: row for row in students}
     assert by_name["hard"]["accuracy"] > 0.8  # words give the label away; the random teacher knows nothing of it
-    assert by_name["bag"]["agreement"] > by_name["hard"]["agreement"]
+    assert by_name["bag"]["kl"] < by_name["hard"]["kl"]
     assert all(row["bytes"] > 0 and row["milliseconds"] > 0 and row["examples_per_second"] > 0 for row in students)
     assert "pipeline_tag: text-classification" in (folders[0] / "README.md").read_text()
     table = kdcache("eval", folders[1], "--cache", held_out).stdout.splitlines()
