@@ -23,8 +23,9 @@ from kdcache.dump.prepare import features_width, find_labels, find_tokenizer
 from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
-from kdcache.errors import CorpusError
+from kdcache.errors import CacheError, CorpusError
 from kdcache.progress import Progress, say, spoken_duration
+from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.writer import CacheWriter
@@ -94,13 +95,24 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
         writer = CacheWriter.from_header(config.output, header, copy, make_basis=make_basis)
 
     committed = writer.committed()
-    if len(committed) == corpus.num_units and root.exists("cache.json"):
+    if len(committed) == corpus.num_units and _has_manifest(root):
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
         say(f"{config.output} is finished already: {corpus.num_units} shards; nothing to do")
         return
     todo = [unit for unit in rank.units(corpus.num_units) if unit not in committed]
     if todo:
         _make_shards(config, rank, writer, corpus, task, model(), todo)
     _finish(config, rank, writer, corpus.num_units, work)
+
+
+def _has_manifest(root: Root) -> bool:
+    """Whether cache.json is there and sound; a damaged one is written again."""
+    try:
+        read_manifest(root)
+    except CacheError:
+        return False
+    return True
 
 
 def _make_shards(

@@ -53,7 +53,7 @@ class Root:
 
         try:
             filesystem, path = url_to_fs(self.url, use_listings_cache=False)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OSError) as error:
             raise CacheError(f"cannot open {self.url}: {_one_line(error)}") from None
         if isinstance(filesystem, LocalFileSystem):
             self._files = Disk(path)

@@ -53,9 +53,10 @@ def advice(worth: Worth, *, sampled: bool) -> str | None:
     """
     at = f"at temperature {worth.temperature:g}"
     if sampled and worth.gradient_noise > NOISE_LIMIT:
+        lower = "lower the term's temperature towards 1, or " if worth.temperature > 1 else ""
         return (
             f"{at} sampling adds noise of {worth.gradient_noise:.1f} times the gradient's square (harmless up to "
-            f"{NOISE_LIMIT:g}): lower the term's temperature towards 1, or dump again with more record.samples"
+            f"{NOISE_LIMIT:g}): {lower}dump again with more record.samples"
         )
     if not sampled and worth.tail_mass > TAIL_LIMIT:
         return (

@@ -28,6 +28,11 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: 
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision)
     except Exception as error:  # transformers raises a dozen classes for a broken folder
+        if not folder.exists():
+            raise ConfigError(
+                f"got tokenizer {path}, which is neither a folder nor one that can be fetched; "
+                "expected a folder with tokenizer.json, or a name"
+            ) from error
         words = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"cannot load a tokenizer from {path}: {words[:200]}; expected a folder with tokenizer.json, or a name"

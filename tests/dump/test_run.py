@@ -86,6 +86,17 @@ def test_a_finished_dump_is_left_alone(
     dump(config)
     assert "is finished already" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.json")} == before
+    assert not (tmp_path / "cache" / "work").exists()
+
+
+def test_a_damaged_manifest_is_written_again(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "cache")
+    dump(config)
+    before = files_of(tmp_path / "cache")
+    manifest = tmp_path / "cache" / "cache.json"
+    manifest.write_bytes(manifest.read_bytes()[:300])
+    dump(config)
+    assert files_of(tmp_path / "cache") == before
 
 
 def test_a_lost_shard_is_made_again_with_the_same_bytes(make_config: MakeConfig, tmp_path: Path) -> None:

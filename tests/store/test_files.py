@@ -60,6 +60,11 @@ def test_unknown_protocol(url: str) -> None:
         Root(url)
 
 
+def test_a_url_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"cannot open zip://cache::/.*: Is a directory"):
+        Root(f"zip://cache::{tmp_path}")
+
+
 def test_no_permission_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "shards").write_text("a file where the folder should be")
     with pytest.raises(CacheError, match=r"cannot write .*shards/000000.json: (File exists|Not a directory)"):

@@ -40,6 +40,10 @@ def test_advice_comes_where_it_is_noisy(rows: Rows) -> None:
     hot = advice(worth_at(targets, 6.0), sampled=True)
     assert hot is not None
     assert "at temperature 6 sampling adds noise" in hot
+    assert "lower the term's temperature towards 1" in hot
+    few = advice(worth_at(compress(rows("normal", 50, 3_000), RecordSpec(exact_top_k=1, samples=1)), 1.0), sampled=True)
+    assert few is not None
+    assert "lower the term's temperature" not in few
     ghost = worth_at(compress(logits_PV, RecordSpec(samples=0)), 2.0)
     assert (ghost.effective_samples, ghost.gradient_noise) == (None, 0.0)
     found = advice(ghost, sampled=False)

@@ -73,5 +73,5 @@ def test_broken_folders_give_one_line(tmp_path, gpt_tokenizer):
         assert "\n" not in message
         assert str(tmp_path / name) in message
         assert "expected" in message
-    with pytest.raises(ConfigError, match="no/such-tokenizer"):
+    with pytest.raises(ConfigError, match="no/such-tokenizer, which is neither a folder nor one that"):
         load_tokenizer("no/such-tokenizer")
