@@ -46,8 +46,7 @@ def evaluate_students(
     Raises StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
     for a bad cache.
     """
-    from kdcache.train.registry import import_students
-    from kdcache.train.student import check_tokenizer
+    from kdcache.train.student import check_tokenizer, import_students
 
     import_students(module)
     held_out = open_cache(cache)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kdcache.corpus.columns import Where
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
-from kdcache.tasks.task import Where
 
 __all__ = ["Labels", "teacher_labels"]
 

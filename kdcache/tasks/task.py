@@ -1,22 +1,19 @@
 """Task: what turns rows of a corpus into supervised examples, and the registry of tasks by name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
 from kdcache.config import CorpusConfig
 from kdcache.corpus import Column
+from kdcache.corpus.columns import Where
 from kdcache.errors import CorpusError
 from kdcache.tasks.example import Example
-
-if TYPE_CHECKING:
-    from kdcache.tasks.labels import Labels
+from kdcache.tasks.labels import Labels
 
 __all__ = ["AUTO_CLASSES", "Task", "Where", "make_task", "strings", "task_class", "task_columns"]
-
-Where = Callable[[int], str]
 
 HOMES = {
     "causal_lm": ("kdcache.tasks.causal_lm", "CausalLM"),
@@ -34,7 +31,7 @@ AUTO_CLASSES = {
 class Task(Protocol):
     """A task supplies positions and labels. labels: the classes, None for a language model, whose tokens they are."""
 
-    labels: "Labels | None"
+    labels: Labels | None
 
     @staticmethod
     def columns(config: Any, corpus: CorpusConfig) -> tuple[Column, ...]:
@@ -52,7 +49,7 @@ class Task(Protocol):
         ...
 
     @classmethod
-    def from_config(cls, config: Any, tokenizer: Any, corpus: CorpusConfig, labels: "Labels | None") -> Self: ...
+    def from_config(cls, config: Any, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> Self: ...
 
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         """Examples of a unit's rows, and counts of what was left out or cut, by name.
@@ -73,7 +70,7 @@ def task_columns(config: Any, corpus: CorpusConfig) -> tuple[Column, ...]:
     return task_class(config.name).columns(config, corpus)
 
 
-def make_task(config: Any, tokenizer: Any, corpus: CorpusConfig, labels: "Labels | None" = None) -> Task:
+def make_task(config: Any, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None = None) -> Task:
     """The task that config.name names, for the columns that the corpus has. labels: of a classification."""
     return task_class(config.name).from_config(config, tokenizer, corpus, labels)
 

@@ -28,14 +28,12 @@ and name it in `student.module`, and in `kdcache eval --module`:
     kdcache.register_student(TinyConfig, sequence_classification=Tiny)
 """
 
-import importlib
-import sys
 from typing import Any
 
 from kdcache.errors import ConfigError
 from kdcache.tasks.task import AUTO_CLASSES
 
-__all__ = ["auto_class", "import_students", "register_student"]
+__all__ = ["auto_class", "register_student"]
 
 
 def register_student(config_class: Any, **model_classes: Any) -> None:
@@ -51,22 +49,6 @@ def register_student(config_class: Any, **model_classes: Any) -> None:
     transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for task, model_class in model_classes.items():
         getattr(transformers, AUTO_CLASSES[task]).register(config_class, model_class, exist_ok=True)
-
-
-def import_students(module: str | None) -> None:
-    """Register kdcache's own classes and, from the working directory or the installed packages, a user's module."""
-    import kdcache.train.small_students  # noqa: F401
-
-    if module is None:
-        return
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"got student module {module}, which cannot be imported ({error}); expected one here or an installed one"
-        ) from None
 
 
 def auto_class(task: str) -> Any:

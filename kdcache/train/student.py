@@ -6,6 +6,8 @@ columns take no part in the loss.
 """
 
 import difflib
+import importlib
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +21,17 @@ from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header
 from kdcache.tasks.inputs import check_packing, flattens
 from kdcache.train.collate import attention_of, check_length
-from kdcache.train.registry import auto_class, import_students
+from kdcache.train.registry import auto_class
 
-__all__ = ["cached_tokenizer_digest", "check_fits", "check_tokenizer", "has_tokenizer", "load_whole", "make_student"]
+__all__ = [
+    "cached_tokenizer_digest",
+    "check_fits",
+    "check_tokenizer",
+    "has_tokenizer",
+    "import_students",
+    "load_whole",
+    "make_student",
+]
 
 NEW_IN_CLASSIFIERS = ("classifier.", "score.", ".pooler.")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -55,6 +65,22 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     return student
 
 
+def import_students(module: str | None) -> None:
+    """Register kdcache's own classes and, from the working directory or the installed packages, a user's module."""
+    import kdcache.train.small_students  # noqa: F401
+
+    if module is None:
+        return
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"got student module {module}, which cannot be imported ({error}); expected one here or an installed one"
+        ) from None
+
+
 def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
@@ -80,7 +106,7 @@ def _from_config(config: StudentConfig, cache: Cache) -> Any:
             raise ConfigError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
     try:
         return auto_class(header.task["name"]).from_config(
-            config_class(**settings, **class_settings(header)),
+            config_class(**class_settings(header) | settings),
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
         )

@@ -25,8 +25,8 @@ from kdcache.train.cautions import warn
 from kdcache.train.collate import Collator
 from kdcache.train.evaluate import check_held_out, evaluate_model, teacher_scores
 from kdcache.train.model import with_loss
-from kdcache.train.registry import import_students, register_student
-from kdcache.train.student import make_student
+from kdcache.train.registry import register_student
+from kdcache.train.student import import_students, make_student
 
 BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 0.2}
