@@ -54,21 +54,25 @@ def model_inputs(
     input_ids_BL = np.full((B, L), pad, np.int64)
     input_ids_BL[real_BL] = np.concatenate(tokens)
     arrays = {"input_ids": input_ids_BL}
-    padding_B1 = L - lengths_B[:, None]
-    pieces = np.concatenate([piece for row in zip(documents, padding_B1, strict=True) for piece in row])
     if attention == "full":
-        arrays["attention_mask"] = real_BL.astype(np.int64)
+        arrays["attention_mask"] = real_BL
         if segments:
             numbers = np.concatenate([np.arange(len(row) + 1) for row in documents])
-            arrays["token_type_ids"] = np.repeat(numbers, pieces).reshape(B, L) * real_BL
+            arrays["token_type_ids"] = np.repeat(numbers, _pieces(documents, L - lengths_B)).reshape(B, L) * real_BL
+    elif attention == "document":
+        pieces = _pieces(documents, L - lengths_B)
+        arrays["position_ids"] = np.arange(B * L) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     else:
-        starts = np.cumsum(pieces) - pieces if attention == "document" else np.arange(B) * L
-        lengths = pieces if attention == "document" else np.full(B, L)
-        arrays["position_ids"] = np.arange(B * L) - np.repeat(starts, lengths)
+        arrays["position_ids"] = np.tile(np.arange(L), (B, 1))
     shape = (1, B * L) if flatten else (B, L)
     return ModelInputs(
         {name: torch.from_numpy(array.astype(np.int64, copy=False)).reshape(shape) for name, array in arrays.items()}
     )
+
+
+def _pieces(documents: Sequence[np.ndarray], padding_B: np.ndarray) -> np.ndarray:
+    """Token counts of each row's documents and of its padding, row after row."""
+    return np.concatenate([piece for row, rest in zip(documents, padding_B, strict=True) for piece in (row, [rest])])
 
 
 def flat_positions(positions: Sequence[np.ndarray], width: int) -> Tensor:
