@@ -53,7 +53,7 @@ def model_inputs(
     real_BL = np.arange(L) < lengths_B[:, None]
     input_ids_BL = np.full((B, L), pad, np.int64)
     input_ids_BL[real_BL] = np.concatenate(tokens)
-    arrays = {"input_ids": input_ids_BL}
+    arrays: dict[str, np.ndarray] = {"input_ids": input_ids_BL}
     if attention == "full":
         arrays["attention_mask"] = real_BL
         if segments:

@@ -130,7 +130,7 @@ def test_bottlenecks_are_fed_with_what_the_head_is_fed_with(cache: Cache, settin
     supervision = inputs.supervision
     assert supervision.targets is not None
     assert supervision.features_PH is not None
-    arguments = {"input_ids": inputs.model.input_ids_BL, "position_ids": inputs.model.position_ids_BL}
+    arguments = inputs.model.arguments
     out = model.student(**arguments, use_cache=False, output_hidden_states=True)
     hidden_PD, logits_PV = (whole.flatten(0, 1)[inputs.flat_P] for whole in (out.hidden_states[-1], out.logits))
     torch.manual_seed(3)
