@@ -357,7 +357,10 @@ class StreamConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Learning rate: linear warm-up, then constant, linear or cosine decay to final_fraction of the peak."""
+    """Learning rate: linear warm-up, then constant, linear or cosine decay, to final_fraction of the peak at the end.
+
+    So a run that goes on with other steps or epochs goes on with another rate, unless it is constant.
+    """
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_steps: NonNegativeInt = 0

@@ -122,7 +122,7 @@ def model_card(
         "tokenizer": f"`{header.tokenizer.fingerprint}`" if header.tokenizer else "not recorded",
         "record": f"`{header.record.model_dump_json()}`" if header.record else "labels only",
         "steps": f"{steps:,} of {config.global_batch} examples",
-        "terms": ", ".join(f"`{term.model_dump_json(exclude_defaults=True)}`" for term in config.terms),
+        "terms": ", ".join(f"`{term.model_dump_json(exclude_none=True)}`" for term in config.terms),
         "optimizer": f"AdamW, `{config.optimizer.model_dump_json()}`, schedule `{config.schedule.model_dump_json()}`",
         "seed": str(config.seed),
         "kdcache": __version__,
