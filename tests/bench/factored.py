@@ -8,6 +8,18 @@ is calibrated on its beginning as a dump does (8 positions for each number in h)
 KL: mean KL(teacher ‖ record), nats. MSE: Σ ‖g − g_dense‖² / Σ ‖g_dense‖², g the gradient of the forward KL by the
 logits of a student that knows how frequent each token is. Bytes a position in a Zarr shard: of the coefficients, and of
 everything but the tokens. Records: samples 0, exact_top_k 8.
+
+SmolLM2-135M (D = 576), 4,608 calibration positions, 1,024 held out, 2026-11-24:
+
+    rank    coefficients B   all B    KL T=1    KL T=2    KL T=4    MSE T=1    MSE T=2    MSE T=4
+    16                 5.6    65.0    0.3241    0.3566    0.1002     0.0052     0.0109     0.2154
+    64                26.1    85.5    0.2018    0.2167    0.0631     0.0049     0.0094     0.1408
+    256              137.7   197.0    0.0739    0.0757    0.0220     0.0021     0.0040     0.0530
+    full             383.8   443.2    0.0004    0.0003    0.0001     0.0000     0.0000     0.0002
+
+What a low rank leaves out is in the text, not in the rounding: unquantised, rank 64 has a KL of .210 at T = 2 where the
+stored one has .216 (another 342 rows). Directions weighted by the teacher's mean probabilities at T = 2 in place of all
+classes alike bring that to .200; 16 certain entries in place of 8 bring the stored one to .198, 32 to .182.
 """
 
 import argparse
