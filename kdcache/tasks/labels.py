@@ -53,8 +53,8 @@ class Labels:
         return self._ids[name]
 
     def counts(self, ids: Iterable[int]) -> dict[str, int]:
-        """How often each class occurs, as counts of a summary: {"label spam": 12}."""
-        return {f"label {self.names[i]}": n for i, n in sorted(Counter(ids).items()) if i != NO_LABEL}
+        """How often each class occurs, as counts of a summary: {"labelled spam": 12}."""
+        return {f"labelled {self.names[i]}": n for i, n in sorted(Counter(ids).items()) if i != NO_LABEL}
 
 
 def teacher_labels(teacher_config: Any, given: Sequence[str] | None) -> Labels:

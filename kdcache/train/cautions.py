@@ -41,8 +41,8 @@ def _noise(config: TrainConfig, cache: Cache) -> Iterator[str]:
 def _empty_classes(cache: Cache) -> Iterator[str]:
     """A dump counts the labels of a classification into its summary."""
     names, notes = cache.manifest.header.id2label or {}, cache.manifest.totals.notes
-    if any(note.startswith("label ") for note in notes):
-        empty = [name for name in names.values() if f"label {name}" not in notes]
+    if any(note.startswith("labelled ") for note in notes):
+        empty = [name for name in names.values() if f"labelled {name}" not in notes]
         if empty:
             yield (
                 f"{cache.root.url} has no example of {', '.join(empty)}: a student can learn such a class from the "

@@ -23,7 +23,7 @@ def test_ids_and_what_is_not_known() -> None:
     assert [labels.id(name, 0, where) for name in ("spam", "ham", None)] == [1, 0, NO_LABEL]
     with pytest.raises(CorpusError, match=r"rows.jsonl:8: got label eggs, expected one of ham, spam \(task.labels\)"):
         labels.id("eggs", 7, where)
-    assert labels.counts([1, 1, NO_LABEL, 0]) == {"label ham": 1, "label spam": 2}
+    assert labels.counts([1, 1, NO_LABEL, 0]) == {"labelled ham": 1, "labelled spam": 2}
 
 
 def test_a_teacher_names_its_classes_or_the_config_does() -> None:

@@ -29,7 +29,7 @@ def test_an_example_is_what_the_tokenizer_makes_of_a_text() -> None:
     assert [example.tokens.tolist() for example in examples] == expected
     assert [example.labels.tolist() for example in examples] == [[0], [NO_LABEL], [1]]
     assert all(example.positions.tolist() == [0] for example in examples)
-    assert notes == {"unlabelled": 1, "label bright": 1, "label dark": 1}
+    assert notes == {"unlabelled": 1, "labelled bright": 1, "labelled dark": 1}
 
 
 def test_a_pair_is_two_segments_and_a_long_one_is_cut_and_counted() -> None:

@@ -42,7 +42,7 @@ def test_first_sub_tokens_are_supervised() -> None:
     firsts = 1 + np.cumsum([0, *map(len, pieces)])[:-1]
     assert example.positions.tolist() == firsts.tolist()
     assert example.labels.tolist() == [0, 3, 4, 0]
-    assert notes == {"label B-PER": 1, "label I-PER": 1, "label O": 2}
+    assert notes == {"labelled B-PER": 1, "labelled I-PER": 1, "labelled O": 2}
 
 
 @given(st.integers(8, 40), st.integers(0, 10_000))
