@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from helpers import make_model, make_tokenizer
 
+# Machines with other work on them are slow by chance.
+hypothesis.settings.register_profile("kdcache", deadline=None)
+hypothesis.settings.load_profile("kdcache")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
