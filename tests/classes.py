@@ -95,7 +95,7 @@ def make_classifier(folder: Path, task: str, names: tuple[str, ...], *, seed: in
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=64,
-        initializer_range=0.5,
+        initializer_range=0.2,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
     )
