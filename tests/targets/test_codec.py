@@ -99,7 +99,9 @@ def test_arrays_have_the_declared_types_and_decode_alike_in_parts(dtype: str, V:
     for name in ("ids_PE", "logits_PE", "inclusion_PE"):
         assert torch.equal(getattr(some, name), getattr(whole, name)[:5, :E])
     assert torch.equal(some.log_partition(1.3), whole[:5].log_partition(1.3))
-    assert (whole.logits_PE[:, 0] - logits_PV.amax(1)).abs().max() < 1e-6
+    # A maximum is stored in steps of 2⁻¹², but exactly beside float32 logits.
+    bound = 1e-6 if dtype == "float32" else 2**-13 + 1e-6
+    assert (whole.logits_PE[:, 0] - logits_PV.amax(1)).abs().max() < bound
 
 
 def test_sampled_logits_never_rank_above_certain_ones() -> None:
