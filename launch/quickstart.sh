@@ -3,7 +3,7 @@
 #
 #   bash launch/quickstart.sh
 #
-# About 10 minutes on 2 CPU cores, installation included. Stop it anywhere and run it again: what is done stays done.
+# About 12 minutes on 2 CPU cores, installation included. Stop it anywhere and run it again: what is done stays done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
