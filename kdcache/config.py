@@ -7,6 +7,7 @@ import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -99,6 +100,15 @@ class CausalLMConfig(Config):
     loss_on: Literal["assistant", "all"] = "assistant"
 
 
+def _distinct_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise ValueError(f"got labels {list(labels)}, expected at least two, all different")
+    return labels
+
+
+LabelNames = Annotated[tuple[str, ...] | None, AfterValidator(_distinct_labels)]
+
+
 class SequenceClassificationConfig(Config):
     """One class for a whole text, or for a pair of texts (corpus.text_pair_field).
 
@@ -109,13 +119,8 @@ class SequenceClassificationConfig(Config):
 
     name: Literal["sequence_classification"]
     max_length: Annotated[int, Field(ge=3)] = 256
-    labels: tuple[str, ...] | None = None
+    labels: LabelNames = None
     attention: Literal["full"] = "full"
-
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return _distinct_labels(value)
 
 
 class TokenClassificationConfig(Config):
@@ -129,20 +134,9 @@ class TokenClassificationConfig(Config):
 
     name: Literal["token_classification"]
     max_length: Annotated[int, Field(ge=8)] = 256
-    labels: tuple[str, ...] | None = None
+    labels: LabelNames = None
     scheme: Literal["bio", "none"] = "bio"
     attention: Literal["full"] = "full"
-
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return _distinct_labels(value)
-
-
-def _distinct_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
-        raise ValueError(f"got labels {list(labels)}, expected at least two, all different")
-    return labels
 
 
 ClassificationConfig = SequenceClassificationConfig | TokenClassificationConfig

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdcache.report.evaluate import aligned
+
 Row = dict[str, Any]
 
 
@@ -59,14 +61,6 @@ def table(rows: list[Row]) -> list[list[str]]:
     return lines
 
 
-def render(lines: list[list[str]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(cells))
-        for cells in ([*zip(line, widths, strict=True)] for line in lines)
-    )
-
-
 if __name__ == "__main__":
     for path in sys.argv[1:]:
-        print(render(table(json.loads(Path(path).read_text(encoding="utf-8")))))
+        print(aligned(table(json.loads(Path(path).read_text(encoding="utf-8")))))

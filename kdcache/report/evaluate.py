@@ -19,7 +19,7 @@ from kdcache.errors import StudentError
 from kdcache.progress import Progress
 from kdcache.store.cache import Cache, open_cache
 
-__all__ = ["evaluate_students", "render"]
+__all__ = ["aligned", "evaluate_students", "render"]
 
 Row = dict[str, Any]
 
@@ -206,6 +206,11 @@ def render(rows: Sequence[Row]) -> str:
         [row["name"], *("" if row.get(key) is None else spoken(row[key]) for key, (_, spoken) in shown.items())]
         for row in rows
     ]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns, the first to the left and the others to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))

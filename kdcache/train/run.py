@@ -51,7 +51,7 @@ def train(config: TrainConfig, world: World, device: str) -> None:
     saved = checkpoints.latest()
     if saved is not None:
         check_unchanged(saved.settings, pinned, config.output)
-    else:
+    elif world.first:
         warn(config, cache, held_out)
 
     with open_loader(config, cache, world) as loader:
