@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-__all__ = ["Progress", "say", "spoken_duration"]
+__all__ = ["Progress", "counted", "say", "spoken_duration"]
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -23,6 +23,11 @@ def say(text: str) -> None:
     """One line to standard error, by the first rank only."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(text, file=sys.stderr, flush=True)
+
+
+def counted(count: int, noun: str) -> str:
+    """1, "shard" -> "1 shard", 2000 -> "2,000 shards"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def spoken_duration(seconds: float) -> str:

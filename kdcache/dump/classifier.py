@@ -17,7 +17,6 @@ from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
 from kdcache.tasks.inputs import ModelInputs, takes_segments
-from kdcache.tasks.task import AUTO_CLASSES
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
 
@@ -32,7 +31,7 @@ def load_classifier(
     features: Literal["pooled", "positions"] | None,
 ) -> "Classifier":
     """Raises TeacherError for a model that does not load, is not trained for the task, or has other classes."""
-    model, device = load_model(config, compute, rank, AUTO_CLASSES[task])
+    model, device = load_model(config, compute, rank, task)
     if model.config.num_labels != num_classes:
         raise TeacherError(f"got a teacher of {model.config.num_labels} classes, expected {num_classes} (task.labels)")
     return Classifier(model, device, num_classes, features)

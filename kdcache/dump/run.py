@@ -24,7 +24,7 @@ from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
 from kdcache.errors import CacheError, CorpusError
-from kdcache.progress import Progress, say, spoken_duration
+from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.tokenizer_files import pin_tokenizer
@@ -98,7 +98,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     if len(committed) == corpus.num_units and _has_manifest(root):
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
-        say(f"{config.output} is finished already: {corpus.num_units} shards; nothing to do")
+        say(f"{config.output} is finished already: {counted(corpus.num_units, 'shard')}; nothing to do")
         return
     todo = [unit for unit in rank.units(corpus.num_units) if unit not in committed]
     if todo:
@@ -155,7 +155,8 @@ def _make_shards(
             background.submit(partial(writer.commit, unit, arrays, source_sha256=source, notes=notes))
             progress.advance()
     elapsed = time.monotonic() - start
-    say(f"{len(todo)} shards, {tokens:,} tokens in {spoken_duration(elapsed)} ({tokens / elapsed:,.0f} tok/s)")
+    rate = f"{tokens / elapsed:,.0f} tok/s"
+    say(f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)} ({rate})")
 
 
 def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int, work: Path | None) -> None:
@@ -163,14 +164,14 @@ def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int,
     missing = num_units - len(writer.committed())
     if missing:
         say(
-            f"rank {rank.rank} of {rank.world_size} is done; {missing} of {num_units} shards are other ranks' work "
-            "(if they were killed, run the same command again)"
+            f"rank {rank.rank} of {rank.world_size} is done; the other ranks still make {missing} of "
+            f"{counted(num_units, 'shard')} (if they were killed, run the same command again)"
         )
         return
     if sum(commit.positions for commit in writer.commits()) == 0:
         raise CorpusError(
-            f"the corpus gives no supervised position in {num_units} shards, expected at least one: every example is "
-            "one token long or masked; see task.loss_on and corpus.messages_field"
+            f"the corpus gives no supervised position in {counted(num_units, 'shard')}, expected at least one: every "
+            "example is one token long or masked; see task.loss_on and corpus.messages_field"
         )
     manifest = writer.finalize(num_units)
     if work is not None:
@@ -178,6 +179,7 @@ def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int,
     totals = manifest.totals
     notes = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in totals.notes.items())
     print(
-        f"{config.output}: {totals.shards:,} shards, {totals.examples:,} examples, {totals.positions:,} positions, "
+        f"{config.output}: {counted(totals.shards, 'shard')}, {counted(totals.examples, 'example')}, "
+        f"{counted(totals.positions, 'position')}, "
         f"{totals.bytes / 1e6:,.2f} MB, {totals.bytes / totals.positions:.1f} bytes a position{notes}"
     )

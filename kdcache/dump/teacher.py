@@ -20,6 +20,7 @@ from kdcache.dump.ranks import Rank
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.targets.calibration import OutputLayer
 from kdcache.tasks.inputs import Attention, ModelInputs, check_packing, flattens
+from kdcache.tasks.models import auto_class, load_whole
 
 __all__ = ["Teacher", "load_model", "load_teacher", "own_devices", "teacher_folder"]
 
@@ -64,38 +65,32 @@ def load_teacher(
 
     Raises TeacherError when it does not load, has fewer classes than num_classes, or mixes packed documents.
     """
-    model, device = load_model(config, compute, rank, "AutoModelForCausalLM")
+    model, device = load_model(config, compute, rank, "causal_lm")
     flatten = flattens(model, attention)
     check_packing(model, attention, flatten)
     return Teacher(model, device, num_classes, compute.block_positions, flatten=flatten)
 
 
-def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, auto_class: str) -> tuple[Any, torch.device]:
+def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, task: str) -> tuple[Any, torch.device]:
     """The model, placed, and the device of its inputs. Raises TeacherError when it does not load whole."""
-    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     devices = own_devices(config, compute, rank)
+    folder = teacher_folder(config)
     try:
-        model, report = getattr(transformers, auto_class).from_pretrained(
-            teacher_folder(config),
+        model = load_whole(
+            auto_class(task),
+            folder,
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention_implementation,
             trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
+            local_files_only=not config.trust_remote_code,
             device_map=_device_map(config, devices),
             max_memory=_max_memory(config, devices),
-            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise TeacherError(f"the teacher {config.path} does not load: {' '.join(str(error).split())}") from None
-    missing = sorted({*report["missing_keys"]} - {*(model.all_tied_weights_keys or ())})
-    if missing:
-        raise TeacherError(
-            f"the teacher {config.path} lacks {len(missing)} weights of {type(model).__name__}, the first "
-            f"{missing[0]}: expected a whole model, trained for this task"
-        )
     return model.eval().requires_grad_(False), devices[0]
 
 

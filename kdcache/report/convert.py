@@ -2,7 +2,7 @@
 
 from typing import Literal, cast
 
-from kdcache.progress import Progress
+from kdcache.progress import Progress, counted
 from kdcache.store.cache import read_manifest
 from kdcache.store.convert import convert
 from kdcache.store.files import Root
@@ -16,4 +16,7 @@ def convert_cache(source: str, target: str, backend: str) -> None:
     with Progress(before.shards, "shards", "convert") as progress:
         manifest = convert(source, target, cast(Literal["zarr", "arrow"], backend), progress.advance)
     after = manifest.totals
-    print(f"{target}: {after.shards:,} shards, {after.bytes / 1e6:,.2f} MB ({source}: {before.bytes / 1e6:,.2f} MB)")
+    print(
+        f"{target}: {counted(after.shards, 'shard')}, {after.bytes / 1e6:,.2f} MB "
+        f"({source}: {before.bytes / 1e6:,.2f} MB)"
+    )

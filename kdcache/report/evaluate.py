@@ -81,8 +81,7 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
     from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
-    from kdcache.train.registry import auto_class
-    from kdcache.train.student import load_whole
+    from kdcache.tasks.models import auto_class, load_whole
 
     disable_progress_bar()
     if not (Path(folder) / "config.json").is_file():

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kdcache.errors import CacheError
+from kdcache.progress import counted
 from kdcache.store.cache import open_cache, read_manifest
 from kdcache.store.files import Root
 
@@ -64,7 +65,7 @@ def render(facts: dict[str, Any]) -> str:
         ("teacher", _teacher(teacher) if teacher else "none: labels only"),
         ("record", _settings(record) if record else "none"),
         ("classes", ", ".join(facts["labels"]) if facts["labels"] else f"{facts['num_classes']:,}"),
-        ("examples", f"{totals['examples']:,} in {totals['shards']:,} shards"),
+        ("examples", f"{totals['examples']:,} in {counted(totals['shards'], 'shard')}"),
         ("tokens", f"{totals['tokens']:,}"),
         ("positions", f"{totals['positions']:,} supervised"),
         (

@@ -1,7 +1,7 @@
 """`kdcache verify`: read every byte of a cache, name what is damaged."""
 
 from kdcache.errors import CacheError
-from kdcache.progress import Progress
+from kdcache.progress import Progress, counted
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.verify import verify
@@ -22,4 +22,4 @@ def verify_cache(path: str) -> None:
             f"{path}: {files} files are damaged, expected none; delete them and dump again, "
             "or copy them again from where they came"
         )
-    print(f"{path}: {totals.shards:,} shards, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")
+    print(f"{path}: {counted(totals.shards, 'shard')}, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")

@@ -13,19 +13,13 @@ from kdcache.errors import CorpusError
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
 
-__all__ = ["AUTO_CLASSES", "Task", "Where", "make_task", "strings", "task_class", "task_columns"]
+__all__ = ["Task", "Where", "make_task", "strings", "task_class", "task_columns"]
 
 HOMES = {
     "causal_lm": ("kdcache.tasks.causal_lm", "CausalLM"),
     "sequence_classification": ("kdcache.tasks.sequence_classification", "SequenceClassification"),
     "token_classification": ("kdcache.tasks.token_classification", "TokenClassification"),
 }
-AUTO_CLASSES = {
-    "causal_lm": "AutoModelForCausalLM",
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-}
-"""The class of transformers whose heads fit a task's positions."""
 
 
 class Task(Protocol):

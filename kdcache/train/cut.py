@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdcache.errors import ConfigError, TeacherError
+from kdcache.tasks.models import load_whole
 from kdcache.train.export import write_model
-from kdcache.train.student import load_whole
 
 __all__ = ["cut"]
 

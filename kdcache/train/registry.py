@@ -31,9 +31,9 @@ and name it in `student.module`, and in `kdcache eval --module`:
 from typing import Any
 
 from kdcache.errors import ConfigError
-from kdcache.tasks.task import AUTO_CLASSES
+from kdcache.tasks.models import AUTO_CLASSES, auto_class
 
-__all__ = ["auto_class", "register_student"]
+__all__ = ["register_student"]
 
 
 def register_student(config_class: Any, **model_classes: Any) -> None:
@@ -48,11 +48,4 @@ def register_student(config_class: Any, **model_classes: Any) -> None:
         raise ConfigError(f"got task {', '.join(sorted(unknown))}, expected some of {', '.join(AUTO_CLASSES)}")
     transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for task, model_class in model_classes.items():
-        getattr(transformers, AUTO_CLASSES[task]).register(config_class, model_class, exist_ok=True)
-
-
-def auto_class(task: str) -> Any:
-    """The Auto class of transformers for a task."""
-    import transformers
-
-    return getattr(transformers, AUTO_CLASSES[task])
+        auto_class(task).register(config_class, model_class, exist_ok=True)

@@ -9,7 +9,6 @@ import difflib
 import importlib
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from kdcache.errors import ConfigError, StudentError
 from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header
 from kdcache.tasks.inputs import check_packing, flattens
+from kdcache.tasks.models import auto_class, load_whole
 from kdcache.train.collate import attention_of, check_length
-from kdcache.train.registry import auto_class
 
 __all__ = [
     "cached_tokenizer_digest",
@@ -29,7 +28,6 @@ __all__ = [
     "check_tokenizer",
     "has_tokenizer",
     "import_students",
-    "load_whole",
     "make_student",
 ]
 
@@ -155,21 +153,6 @@ def _own_classes(folder: Path, header: Header, trust_remote_code: bool) -> dict[
         return class_settings(header)
     _check_names(own, header.id2label)
     return {}
-
-
-def load_whole(model_class: Any, folder: Path, new: Sequence[str] = (), **settings: Any) -> Any:
-    """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead.
-
-    new: parts of names of weights that may be missing, as an encoder has no head yet.
-    """
-    model, report = model_class.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
-    )
-    missing = sorted({*report["missing_keys"]} - {*(model.all_tied_weights_keys or ())})
-    missing = [name for name in missing if not any(part in name for part in new)]
-    if missing:
-        raise ValueError(f"it lacks {len(missing)} weights of its model, the first {missing[0]}")
-    return model
 
 
 def check_tokenizer(folder: Path, cache: Cache) -> None:

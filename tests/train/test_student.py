@@ -127,7 +127,7 @@ def test_a_folder_that_lacks_weights_is_not_filled_with_random_ones(cache: Cache
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(StudentError, match=r"lacks 1 weights of its model, the first model.norm.weight"):
+    with pytest.raises(StudentError, match=r"lacks 1 of the weights of LlamaForCausalLM, the first model.norm.weight"):
         make_student(StudentConfig(path=str(tmp_path)), cache, 0)
 
 
