@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kdcache.targets.compress import compress
     from kdcache.targets.record import TeacherTargets
     from kdcache.targets.spec import RecordSpec
-    from kdcache.train.registry import register_student
+    from kdcache.tasks.registry import register_student
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,7 +35,7 @@ _HOME = {
     "compress": "kdcache.targets.compress",
     "distillation_loss": "kdcache.losses.divergence",
     "open_cache": "kdcache.store.cache",
-    "register_student": "kdcache.train.registry",
+    "register_student": "kdcache.tasks.registry",
 }
 
 

@@ -149,6 +149,7 @@ class TeacherConfig(Config):
     placement: "replicate", a whole copy on each rank's device, or "device_map", layers spread over
         gpus_per_replica devices; ranks of one node own disjoint groups.
     attention_implementation: null leaves the choice to transformers.
+    module: a module of yours to import first, which registers its own model classes (kdcache.register_student).
     """
 
     path: str
@@ -158,6 +159,7 @@ class TeacherConfig(Config):
     gpus_per_replica: PositiveInt = 1
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     trust_remote_code: bool = False
+    module: str | None = None
 
 
 class ComputeConfig(Config):
@@ -209,6 +211,14 @@ class DumpConfig(Config):
     def _tokenizer_is_known(self) -> Self:
         if self.teacher == "none" and self.tokenizer is None:
             raise ValueError("got teacher: none and no tokenizer, expected tokenizer: FOLDER, or tokenizer: characters")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> Self:
+        fitting = {"sequence_classification": "label_field", "token_classification": "tags_field"}.get(self.task.name)
+        for field in ("label_field", "tags_field"):
+            if getattr(self.corpus, field) is not None and field != fitting and self.corpus.format != "conll":
+                raise ValueError(f"got corpus.{field} for {self.task.name}, expected {fitting or 'no labels'}")
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
 from kdcache.tasks.inputs import ModelInputs, takes_segments
+from kdcache.tasks.models import check_classifier, reads_last_token
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
 
@@ -29,11 +30,28 @@ def load_classifier(
     task: str,
     num_classes: int,
     features: Literal["pooled", "positions"] | None,
+    vocab_size: int,
+    padding: int,
 ) -> "Classifier":
-    """Raises TeacherError for a model that does not load, is not trained for the task, or has other classes."""
+    """vocab_size, padding: of the tokenizer; a model without a padding token of its own gets this one.
+
+    Raises TeacherError for a model that does not load, is not trained for the task, or has other classes.
+    """
     model, device = load_model(config, compute, rank, task)
+    kind = getattr(model.config, "problem_type", None)
+    if kind not in (None, "single_label_classification") or num_classes < 2:
+        raise TeacherError(
+            f"got a teacher for {kind or 'regression'} ({model.config.num_labels} outputs), expected one of two or "
+            "more classes that exclude each other"
+        )
     if model.config.num_labels != num_classes:
         raise TeacherError(f"got a teacher of {model.config.num_labels} classes, expected {num_classes} (task.labels)")
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = padding
+    try:
+        check_classifier(model, task, num_classes, vocab_size)
+    except ValueError as error:
+        raise TeacherError(f"the teacher {config.path} cannot be used: {error}") from None
     return Classifier(model, device, num_classes, features)
 
 
@@ -47,6 +65,7 @@ class Classifier:
     ) -> None:
         self.model, self.device, self.num_classes = model, device, num_classes
         self.pad, self.segments = model.config.pad_token_id or 0, takes_segments(model)
+        self._last = reads_last_token(model)
         self._features = features
 
     @torch.inference_mode()
@@ -67,15 +86,18 @@ class Classifier:
         logits_PC = logits[flat_P // length] if logits.ndim == 2 else logits.flatten(0, 1)[flat_P]
         hidden_PD = None
         if caught:
-            hidden_PD = self._picked(caught[0], arguments["attention_mask"], flat_P)
+            last = self._last and logits.ndim == 2
+            hidden_PD = self._picked(caught[0], arguments["attention_mask"], flat_P, last)
         yield slice(0, len(flat_P)), logits_PC.float(), hidden_PD
 
-    def _picked(self, hidden_BLD: Tensor, mask_BL: Tensor, flat_P: Tensor) -> Tensor:
+    def _picked(self, hidden_BLD: Tensor, mask_BL: Tensor, flat_P: Tensor, last: bool) -> Tensor:
+        """last: at the last token of the position's example, the one that such a head reads."""
+        examples_P = flat_P // mask_BL.shape[1]
         if self._features == "positions":
-            return hidden_BLD.flatten(0, 1)[flat_P]
+            return hidden_BLD[examples_P, mask_BL.sum(1)[examples_P] - 1] if last else hidden_BLD.flatten(0, 1)[flat_P]
         weights_BL1 = mask_BL[:, :, None].to(hidden_BLD.dtype)
         pooled_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
-        return pooled_BD[flat_P // mask_BL.shape[1]]
+        return pooled_BD[examples_P]
 
 
 AnyTeacher = Teacher | Classifier

@@ -18,7 +18,7 @@ from kdcache.store.writer import library_versions
 from kdcache.tasks.inputs import max_length
 from kdcache.tasks.labels import Labels
 
-__all__ = ["build_header", "check_length", "pin_teacher", "read_model_config"]
+__all__ = ["build_header", "check_length", "pin_teacher", "read_model_config", "weights_digest"]
 
 OPTIONAL_FIELDS = {"text_pair_field", "label_field", "tokens_field", "tags_field"}
 
@@ -63,24 +63,26 @@ def build_header(
 
 
 def pin_teacher(config: TeacherConfig, folder: str) -> TeacherPin:
-    """Name, revision, dtype, size and the digest of the weights: sha256 over each safetensors file's name and sha256.
-
-    Reads every byte of the weights once, at about 1 GB/s.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    """Name, revision, dtype, size and the digest of the weights."""
     model_config = read_model_config(config, folder)
     local = Path(config.path).is_dir()
     return TeacherPin(
         name=Path(folder).resolve().name if local else config.path,
         revision=config.revision if local else config.revision or Path(folder).name,
-        weights_sha256=digest.hexdigest(),
+        weights_sha256=weights_digest(folder),
         dtype=config.dtype,
         parameters=count_parameters(folder),
         architecture=(model_config.architectures or [model_config.model_type])[0],
     )
+
+
+def weights_digest(folder: str | Path) -> str:
+    """sha256 over each safetensors file's name and sha256. Reads every byte once, at about 1 GB/s."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def read_model_config(config: TeacherConfig, folder: str) -> Any:

@@ -3,16 +3,20 @@
 Classes and characters that are not given anywhere are collected from the whole corpus, by every rank alike.
 """
 
+from functools import partial
+
 from kdcache.config import ClassificationConfig, DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import read_model_config
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.tasks.characters import CHARACTERS, character_tokenizer
 from kdcache.tasks.labels import Labels, teacher_labels
-from kdcache.tasks.task import task_class
+from kdcache.tasks.task import Task, task_class
 from kdcache.tasks.tokenizer import load_tokenizer
 
-__all__ = ["features_width", "find_labels", "find_tokenizer"]
+__all__ = ["check_labels", "features_width", "find_labels", "find_tokenizer"]
+
+LABEL_SETTINGS = {"sequence_classification": "label_field", "token_classification": "tags_field"}
 
 
 def find_tokenizer(config: DumpConfig, corpus: Corpus, folder: str | None) -> object:
@@ -40,13 +44,27 @@ def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Label
     if task.labels is not None:
         return Labels(task.labels)
     names = task_class(task.name).label_names
-    found = [name for unit in range(corpus.num_units) for name in names(corpus.unit(unit), config.corpus)]
-    setting = "label_field" if task.name == "sequence_classification" else "tags_field"
+    found = {name for unit in range(corpus.num_units) for name in names(corpus.unit(unit), config.corpus)}
+    setting = LABEL_SETTINGS[task.name]
     if not found:
         raise CorpusError(
             f"got no labels, expected them from the corpus where there is no teacher: set corpus.{setting}"
         )
     return Labels.found(found, f"corpus.{setting}")
+
+
+def check_labels(config: DumpConfig, corpus: Corpus, task: Task) -> None:
+    """Every label of the corpus, before anything is made of it. Raises CorpusError for one that is wrong, or none."""
+    if config.task.name == "causal_lm":
+        return
+    labelled = sum(task.check(corpus.unit(unit), partial(corpus.where, unit)) for unit in range(corpus.num_units))
+    setting = LABEL_SETTINGS[config.task.name]
+    field = getattr(config.corpus, setting)
+    if labelled == 0 and field is not None and config.corpus.format != "conll":
+        raise CorpusError(
+            f"no row of the corpus has a label in its field {field} (corpus.{setting}), expected some; set the right "
+            f"field, or leave corpus.{setting} out where there are none"
+        )
 
 
 def features_width(config: DumpConfig, folder: str | None) -> int | None:

@@ -19,7 +19,7 @@ from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.classifier import AnyTeacher, load_classifier
 from kdcache.dump.pins import build_header, check_length, pin_teacher
-from kdcache.dump.prepare import features_width, find_labels, find_tokenizer
+from kdcache.dump.prepare import check_labels, features_width, find_labels, find_tokenizer
 from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
@@ -33,7 +33,8 @@ from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task, task_columns
-from kdcache.tasks.tokenizer import save_tokenizer
+from kdcache.tasks.registry import import_models
+from kdcache.tasks.tokenizer import padding_id, save_tokenizer
 
 __all__ = ["run_dump"]
 
@@ -46,6 +47,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     teacher = None if config.teacher == "none" else config.teacher
     folder = None if teacher is None else teacher_folder(teacher)
     if teacher is not None and folder is not None:
+        import_models(teacher.module)
         check_length(config.task, teacher, folder)
     threads = config.compute.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
@@ -57,6 +59,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     tokenizer = find_tokenizer(config, corpus, folder)
     labels = find_labels(config, corpus, folder)
     task = make_task(config.task, tokenizer, config.corpus, labels)
+    check_labels(config, corpus, task)
 
     @cache
     def model() -> AnyTeacher | None:
@@ -68,7 +71,16 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             return load_teacher(teacher, config.compute, rank, num_classes=header.num_classes, attention=attention)
         name, features = config.task.name, config.record.features
         classes = header.num_classes
-        return load_classifier(teacher, config.compute, rank, task=name, num_classes=classes, features=features)
+        return load_classifier(
+            teacher,
+            config.compute,
+            rank,
+            task=name,
+            num_classes=classes,
+            features=features,
+            vocab_size=header.tokenizer.vocab_size if header.tokenizer else 1,
+            padding=padding_id(tokenizer),
+        )
 
     def make_basis() -> Basis:
         loaded = model()

@@ -73,9 +73,6 @@ def load_teacher(
 
 def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, task: str) -> tuple[Any, torch.device]:
     """The model, placed, and the device of its inputs. Raises TeacherError when it does not load whole."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
     devices = own_devices(config, compute, rank)
     folder = teacher_folder(config)
     try:

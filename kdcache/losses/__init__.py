@@ -17,3 +17,19 @@ metrics      Sums: held-out loss, KL to the teacher, agreement
 
 This package knows nothing of files and trainers.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdcache.losses.divergence import distillation_loss
+
+__all__ = ["distillation_loss"]
+
+
+def __getattr__(name: str) -> Any:
+    """On first use: the function imports torch."""
+    if name != "distillation_loss":
+        raise AttributeError(f"module 'kdcache.losses' has no attribute {name!r}")
+    from kdcache.losses import divergence
+
+    return divergence.distillation_loss

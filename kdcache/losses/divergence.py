@@ -19,9 +19,10 @@ from kdcache.losses.kinds import check_reduction, kind_parameters
 from kdcache.losses.reference import Divergence, Reference, form_of
 from kdcache.losses.reverse_kl import ReverseKL
 from kdcache.losses.skew_kl import SkewKL, SkewReverseKL
-from kdcache.losses.softmax import smallest
+from kdcache.losses.softmax import MASKED, smallest
 from kdcache.losses.temperature import Schedule, softmax_temperature
 from kdcache.losses.total_variation import TotalVariation
+from kdcache.targets.precision import full_precision
 from kdcache.targets.record import Estimator, TeacherTargets
 
 __all__ = ["distillation_loss", "divergence_of_kind"]
@@ -53,7 +54,8 @@ def distillation_loss(
     """Divergence of the student from the teacher at T, in nats: a scalar, or [P] for reduction "none".
 
     student_logits_PV: float [P, V ≥ targets.num_classes]; columns above are padding and take no part. Half-precision
-    logits are computed in float32.
+    logits are computed in float32, under autocast too. A class that the student masks, by −inf or the like, has
+    a logit 10,000 below the largest.
     kind, parameters: `beta` of jsd, `alpha` of skew_kl and skew_reverse_kl, `alpha` and `beta` of alpha_beta; kinds.py
     has their defaults. Every kind is exact for dense records, and for factored ones it is that of the distribution
     they stand for. On others forward_kl uses the estimator's weights of a sample; else the classes outside the certain
@@ -72,26 +74,31 @@ def distillation_loss(
             raise ConfigError(f"got {name} {given!r}, expected one of {', '.join(valid)}")
     check_reduction(kind, reduction)
     softmax_at = softmax_temperature(temperature, schedule, kind)
-    P, V = student_logits_PV.shape
+    shape = [*student_logits_PV.shape]
+    if len(shape) != 2:
+        raise ConfigError(f"got logits of shape {shape}, expected [positions, classes]; flatten batches and positions")
+    P, V = shape
     if targets.num_positions != P or targets.num_classes > V:
         raise ConfigError(
             f"got logits of {P} positions and {V} classes, expected {targets.num_positions} positions and at least "
             f"{targets.num_classes} classes, those of the targets"
         )
-    logits_PV = student_logits_PV[:, : targets.num_classes]
-    logits_PV = logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32))
-    log_q_PV = (logits_PV / (softmax_at or 1.0)).log_softmax(-1)
     form = form_of(targets, kind, divergence, estimator, softmax_at)
-    reference = Reference.of(targets, softmax_at or 1.0, form, log_q_PV.dtype)
-    log_q_PC = reference.entries_of(log_q_PV)
-    if reference.tail:
-        assert reference.ids_PE is not None
-        tail_PV = log_q_PV.exp().scatter(1, reference.ids_PE, 0.0)
-        log_q_PC = torch.cat([log_q_PC, tail_PV.sum(-1, keepdim=True).clamp(min=smallest(log_q_PV)).log()], 1)
-    pair = reference.compare(log_q_PC)
-    value_P = cross_entropy(pair) / targets.num_classes if reduction == "class_mean" else divergence.value(pair)
-    if temperature_squared:
-        value_P = value_P * (softmax_at or 1.0) ** 2
+    logits_PV = student_logits_PV[:, : targets.num_classes]
+    with full_precision(logits_PV.device):
+        logits_PV = logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32))
+        logits_PV = torch.maximum(logits_PV, logits_PV.detach().amax(-1, keepdim=True) + MASKED)
+        log_q_PV = (logits_PV / (softmax_at or 1.0)).log_softmax(-1)
+        reference = Reference.of(targets, softmax_at or 1.0, form, log_q_PV.dtype)
+        log_q_PC = reference.entries_of(log_q_PV)
+        if reference.tail:
+            assert reference.ids_PE is not None
+            tail_PV = log_q_PV.exp().scatter(1, reference.ids_PE, 0.0)
+            log_q_PC = torch.cat([log_q_PC, tail_PV.sum(-1, keepdim=True).clamp(min=smallest(log_q_PV)).log()], 1)
+        pair = reference.compare(log_q_PC)
+        value_P = cross_entropy(pair) / targets.num_classes if reduction == "class_mean" else divergence.value(pair)
+        if temperature_squared:
+            value_P = value_P * (softmax_at or 1.0) ** 2
     if reduction == "none":
         return value_P
     return value_P.sum() if reduction == "sum" else value_P.sum() / max(len(value_P), 1)

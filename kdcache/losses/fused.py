@@ -2,13 +2,14 @@
 
 The forward pass computes each chunk's logits, turns them in place into their gradient (terms.py), and multiplies that
 into the gradients of hidden and weight at once, so that positions × classes never exists: the memory besides hidden
-and weight is one chunk of logits in float32 and the two gradients. The backward pass only scales them, by whatever the
-loss is divided by. Logits and their gradient are float32 for half-precision weights (the products themselves run in
-the weight's dtype), and the weight's gradient is summed over chunks in float32.
+and weight is one chunk of logits in float32 (in half precision half as much again, and 64 MB) and the two gradients.
+The backward pass only scales them, by whatever the loss is divided by. Logits and their gradient are float32 for
+half-precision weights (the products themselves run in the weight's dtype, under torch.autocast in that of the hidden
+states), and the weight's gradient is summed over chunks in float32.
 
 The work happens inside the head's own forward, where ZeRO-3 has gathered the weight, and the weight is not kept for
 the backward pass, when it is gone. Same idea as the fused linear cross-entropy of Liger Kernel, for any LossTerms.
-Not for heads with a soft-cap or scale (unfused.py), nor under torch.autocast.
+Not for heads with a soft-cap or scale (unfused.py).
 
 P positions, D hidden width, V classes, K terms.
 """
@@ -19,12 +20,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 
 __all__ = ["FusedHead", "FusedLoss", "head_logits"]
 
+_PRODUCT = 1 << 25
+"""Numbers of a half-precision product that exist before they are added up in float32."""
 HeadTask = Callable[[Tensor, Tensor, Tensor | None], Any]
 
 
@@ -69,41 +73,48 @@ class _FusedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         terms, V = task.terms, task.terms.num_classes
         P, dtype = len(hidden_PD), torch.promote_types(weight_VD.dtype, torch.float32)
+        head_VD, unit = weight_VD[:V].to(hidden_PD.dtype), terms.gradient_unit(hidden_PD.dtype)
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_hidden_PD = torch.empty_like(hidden_PD) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if needs_weight else None
         grad_bias_V = torch.zeros_like(bias_V, dtype=dtype) if needs_bias and bias_V is not None else None
         sums_K = torch.zeros(len(terms.terms), dtype=torch.float64, device=hidden_PD.device)
         buffer_PV = torch.empty(min(task.chunk, P), V, dtype=dtype, device=hidden_PD.device)
-        for start in range(0, P, task.chunk):
-            rows = slice(start, start + task.chunk)
-            chunk_PD = hidden_PD[rows]
-            logits_PV = head_logits(chunk_PD, weight_VD[:V], bias_V, out=buffer_PV[: len(chunk_PD)])
-            weights_PK = None if task.weights_PK is None else task.weights_PK[rows]
-            sums_K += terms.value_and_gradient_(logits_PV, task.supervision[rows], weights_PK)
-            slope_PV = logits_PV.to(weight_VD.dtype)
-            if grad_hidden_PD is not None:
-                torch.mm(slope_PV, weight_VD[:V], out=grad_hidden_PD[rows])
-            if grad_weight_VD is not None:
-                _add_product(grad_weight_VD[:V], slope_PV.T, chunk_PD)
-            if grad_bias_V is not None:
-                grad_bias_V[:V] += logits_PV.sum(0)
-        ctx.gradients = (grad_hidden_PD, grad_weight_VD, grad_bias_V)
+        with torch.autocast(hidden_PD.device.type, enabled=False):
+            for start in range(0, P, task.chunk):
+                rows = slice(start, start + task.chunk)
+                chunk_PD = hidden_PD[rows]
+                logits_PV = head_logits(chunk_PD, head_VD, bias_V, out=buffer_PV[: len(chunk_PD)])
+                weights_PK = None if task.weights_PK is None else task.weights_PK[rows]
+                sums_K += terms.value_and_gradient_(logits_PV, task.supervision[rows], weights_PK)
+                if unit != 1:
+                    logits_PV *= unit
+                slope_PV = logits_PV.to(hidden_PD.dtype)
+                if grad_hidden_PD is not None:
+                    torch.mm(slope_PV, head_VD, out=grad_hidden_PD[rows])
+                if grad_weight_VD is not None:
+                    _add_product(grad_weight_VD[:V], slope_PV.T, chunk_PD)
+                if grad_bias_V is not None:
+                    grad_bias_V[:V] += logits_PV.sum(0)
+        ctx.save_for_backward(grad_hidden_PD, grad_weight_VD, grad_bias_V)
+        ctx.unit = unit
         ctx.dtypes = (hidden_PD.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
         ctx.mark_non_differentiable(sums_K)
         return terms.total(sums_K).to(dtype), sums_K
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_loss / ctx.unit
         scaled = (
-            None if gradient is None else torch.mul(gradient, grad_loss, out=torch.empty_like(gradient, dtype=dtype))
-            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+            None if gradient is None else torch.mul(gradient, scale, out=torch.empty_like(gradient, dtype=dtype))
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return (*scaled, None)
 
 
 def head_logits(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, out: Tensor) -> Tensor:
-    """hidden · weightᵀ + bias into `out` (float32 or wider); the product runs in the weight's dtype."""
+    """hidden · weightᵀ + bias into `out` (float32 or wider); the product runs in the dtype of both."""
     if out.dtype == weight_VD.dtype:
         torch.mm(hidden_PD, weight_VD.T, out=out)
     else:
@@ -117,5 +128,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total += left @ right, summed in total's dtype."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
-    else:
-        total += left @ right
+        return
+    step = max(1, _PRODUCT // right.shape[1])
+    for start in range(0, len(total), step):
+        total[start : start + step] += left[start : start + step] @ right

@@ -5,6 +5,7 @@
   teacher_label_nll   the same of the teacher; NaN where the cache does not hold it, or no curve at T = 1
   kl                  KL(teacher ‖ student) at T: exact for dense records, of the weights for a sample, on the
                       coarsened partition for top-k records, whatever tail rule a loss uses
+  ranked              whether the teacher's likeliest class is known: what the mean of agreement is over
   agreement           the student's likeliest class is the teacher's
   accuracy            the student's likeliest class is the label
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from kdcache.errors import ConfigError
 from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import head_logits
-from kdcache.losses.reference import teacher_top
+from kdcache.losses.reference import knows_top, teacher_top
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.fields import NO_LABEL
 
@@ -38,6 +39,7 @@ class Sums:
     names: ClassVar[tuple[str, ...]] = (
         "positions",
         "labelled",
+        "ranked",
         "label_nll",
         "teacher_label_nll",
         "kl",
@@ -50,10 +52,11 @@ class Sums:
 
     def means(self) -> dict[str, float]:
         """positions (their number), labelled where not all are, and the mean of each measure that the cache allows."""
-        positions, labelled, *sums = self.vector.tolist()
+        positions, labelled, ranked, *sums = self.vector.tolist()
         counts = {"positions": positions} | ({"labelled": labelled} if labelled != positions else {})
-        named = zip(self.names[2:], sums, strict=True)
-        each = ((name, value, labelled if name in _OF_LABELS else positions) for name, value in named)
+        over = dict.fromkeys(_OF_LABELS, labelled) | {"agreement": ranked}
+        named = zip(self.names[3:], sums, strict=True)
+        each = ((name, value, over.get(name, positions)) for name, value in named)
         return counts | {name: value / count for name, value, count in each if count and not math.isnan(value)}
 
 
@@ -99,14 +102,16 @@ def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) ->
     labels_P, targets = supervision.labels_P, supervision.targets
     top_P = logits_PV.argmax(-1)
     unknown_P = torch.full_like(logits_PV[:, 0], torch.nan)
-    kl_P = agreement_P = unknown_P
+    kl_P = agreement_P = ranked_P = unknown_P
     if targets is not None:
         whole = replace(targets, tail="ghost") if targets.tail == "renormalise" else targets
         kl_P = distillation_loss(logits_PV, whole, temperature=temperature, temperature_squared=False, reduction="none")
-        agreement_P = top_P == teacher_top(targets)
+        ranked_P = knows_top(targets)
+        agreement_P = ranked_P & (top_P == teacher_top(targets))
     measures = (
         torch.ones_like(unknown_P),
         labels_P >= 0,
+        ranked_P,
         torch.nn.functional.cross_entropy(logits_PV, labels_P, reduction="none", ignore_index=NO_LABEL),
         _teacher_label_nll(supervision, unknown_P),
         kl_P,

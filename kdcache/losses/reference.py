@@ -25,8 +25,9 @@ from torch import Tensor
 
 from kdcache.errors import ConfigError
 from kdcache.targets.record import Estimator, TeacherTargets
+from kdcache.targets.whole import dot
 
-__all__ = ["Divergence", "Form", "Pair", "Reference", "form_of", "teacher_top"]
+__all__ = ["Divergence", "Form", "Pair", "Reference", "form_of", "knows_top", "teacher_top"]
 
 Form = Literal["dense", "expected", "coarse", "normalised", "horvitz_thompson", "one_hot"]
 
@@ -88,8 +89,7 @@ class Reference:
 
     @classmethod
     def _coarse(cls, targets: TeacherTargets, temperature: float, dtype: torch.dtype) -> "Reference":
-        assert targets.curve is not None
-        log_tail_P = targets.curve.at(temperature)[0] - targets.log_partition(temperature)
+        log_tail_P = targets.log_tail_mass(temperature)
         padding_PC = torch.cat([~targets.certain_PE(), log_tail_P[:, None] == -torch.inf], 1)
         log_p_PC = torch.cat([targets.log_probs(temperature), log_tail_P[:, None]], 1).to(dtype)
         log_p_PC = log_p_PC.masked_fill(padding_PC, 0.0)
@@ -110,7 +110,7 @@ class Reference:
     def entries_of(self, values_PV: Tensor) -> Tensor:
         """The entries' columns of these rows, [P, E]."""
         if self.mixture_PV is not None:
-            return (self.mixture_PV[:, None] @ values_PV[:, :, None])[:, 0]
+            return dot(self.mixture_PV, values_PV)[:, None]
         return values_PV if self.ids_PE is None else values_PV.gather(1, self.ids_PE)
 
     def compare(self, log_q_PC: Tensor) -> "Pair":
@@ -174,6 +174,11 @@ def form_of(
     A record with a sample and a factored tail uses the sample where it is the better of the two: T ≤ 1.
     """
     if temperature is None:
+        if targets.tail == "sampled" and not knows_top(targets).all():
+            raise ConfigError(
+                "got temperature 1 of schedule article on records that may lack the teacher's likeliest class, "
+                "expected it in each: dump with record.exact_top_k of 1 or more"
+            )
         return "one_hot"
     sample = kind.weighable and targets.tail == "sampled" and temperature <= 1
     if targets.dense or (targets.factored and not sample):
@@ -196,8 +201,13 @@ def form_of(
 
 def teacher_top(targets: TeacherTargets) -> Tensor:
     """The class the teacher finds likeliest of the entries, int64 [P]; of equal ones the first entry."""
-    largest_P1 = targets.logits_PE.masked_fill(targets.inclusion_PE == 0, -torch.inf).argmax(-1, keepdim=True)
+    largest_P1 = targets.relative_PE.masked_fill(targets.inclusion_PE == 0, -torch.inf).argmax(-1, keepdim=True)
     return targets.ids_PE.gather(1, largest_P1)[:, 0]
+
+
+def knows_top(targets: TeacherTargets) -> Tensor:
+    """Whether the likeliest class of all is an entry, bool [P]: a sample without certain entries may have missed it."""
+    return (targets.num_certain_P > 0) | (targets.relative_PE[:, 0] >= 0)
 
 
 def _ids(targets: TeacherTargets, padding_PE: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from kdcache.losses.reference import Reference
 
-__all__ = ["SharedSoftmax", "smallest"]
+__all__ = ["MASKED", "SharedSoftmax", "smallest"]
+
+MASKED = -1e4
+"""Of a class that a student masks, relative to its largest logit: its probability is 0, times its logarithm too."""
 
 
 class SharedSoftmax:
@@ -32,7 +35,10 @@ class SharedSoftmax:
     ) -> None:
         self.temperature, self.references = temperature, references
         self._shift_P1 = maximum_P1 / -temperature
-        self._y = [torch.add(self._shift_P1, r.entries_of(logits_PV), alpha=1 / temperature) for r in references]
+        self._y = [
+            torch.add(self._shift_P1, r.entries_of(logits_PV), alpha=1 / temperature).clamp_(min=MASKED / temperature)
+            for r in references
+        ]
 
     def exponentials(self, logits_PV: Tensor, out: Tensor) -> Tensor:
         """exp(logits / T − the largest of the row), into `out`."""

@@ -14,6 +14,7 @@ Values are sums over positions: whoever knows the global batch divides them.
 P positions, E entries, V classes, C compared classes, K terms.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -25,7 +26,7 @@ from kdcache.losses.divergence import divergence_of_kind
 from kdcache.losses.entropy import EntropyMatching, entropy_weights, student_entropy, teacher_entropy
 from kdcache.losses.forward_kl import ForwardKL, cross_entropy
 from kdcache.losses.reference import Divergence, Form, Pair, Reference, form_of
-from kdcache.losses.softmax import SharedSoftmax
+from kdcache.losses.softmax import MASKED, SharedSoftmax
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.record import TeacherTargets
 
@@ -62,6 +63,24 @@ class LossTerms:
     def total(self, sums_K: Tensor) -> Tensor:
         """The loss, a sum over positions: Σ weight · (T² or 1) · sum of the plain term."""
         return sum((scale * sums_K[k] for k, scale in enumerate(self.scales)), start=sums_K.new_zeros(()))
+
+    def gradient_unit(self, dtype: torch.dtype) -> float:
+        """What a gradient by the logits is kept times until a loss scale meets it: a power of two, 1 but for float16.
+
+        A gradient is about Σ scale / T large, a V-th of that for a mean over classes, and float16 has nothing below
+        6e-8: a small one would be gone before the loss scale of mixed precision, which comes in the backward pass.
+        """
+        if dtype != torch.float16:
+            return 1.0
+        sizes = (
+            self.scales[k] / self._temperatures[k] / (self.num_classes if self._is_class_mean(k) else 1)
+            for k in self._of_logits
+        )
+        size = sum(sizes)
+        return 2.0 ** -round(math.log2(size)) if size else 1.0
+
+    def _is_class_mean(self, k: int) -> bool:
+        return self.terms[k].reduction == "class_mean"
 
     def value_and_gradient_(
         self, logits_PV: Tensor, supervision: Supervision, weights_PK: Tensor | None = None
@@ -154,6 +173,7 @@ class LossTerms:
         mixed = any(reference.mixture_PV is not None for some in references for reference in some)
         if mixed or teacher_entropies:
             logits_PV -= maximum_P1  # the mean of large logits would round what they differ by
+            logits_PV.clamp_(min=MASKED)
             maximum_P1 = torch.zeros_like(maximum_P1)
         weights = self._with_entropies(weights, logits_PV, teacher_entropies, scratch)
         softmaxes = [
@@ -205,7 +225,7 @@ class LossTerms:
         total_PC = None
         for k in members:
             divergence, scale, weight_P = self._divergences[k], self.scales[k] / temperature, weights[k]
-            if self.terms[k].reduction == "class_mean":
+            if self._is_class_mean(k):
                 value_P, scale = cross_entropy(pair) / self.num_classes, scale / self.num_classes
             else:
                 value_P = divergence.value(pair)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
@@ -43,6 +44,7 @@ class _HeadLoss(torch.autograd.Function):
         weights_PK: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         V, dtype = terms.num_classes, torch.promote_types(logits_PV.dtype, torch.float32)
+        unit = terms.gradient_unit(logits_PV.dtype)
         grad_PV = torch.zeros_like(logits_PV) if ctx.needs_input_grad[0] else None
         sums_K = torch.zeros(len(terms.terms), dtype=torch.float64, device=logits_PV.device)
         for start in range(0, len(logits_PV), chunk):
@@ -51,11 +53,16 @@ class _HeadLoss(torch.autograd.Function):
             weights = None if weights_PK is None else weights_PK[rows]
             sums_K += terms.value_and_gradient_(chunk_PV, supervision[rows], weights)
             if grad_PV is not None:
-                grad_PV[rows, :V] = chunk_PV
-        ctx.grad_PV = grad_PV
+                grad_PV[rows, :V] = chunk_PV if unit == 1 else chunk_PV.mul_(unit)
+        ctx.save_for_backward(grad_PV)
+        ctx.unit = unit
         ctx.mark_non_differentiable(sums_K)
         return terms.total(sums_K).to(dtype), sums_K
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return None if ctx.grad_PV is None else ctx.grad_PV * grad_loss.to(ctx.grad_PV.dtype), None, None, None, None
+        (grad_PV,) = ctx.saved_tensors
+        if grad_PV is not None:
+            grad_PV = torch.mul(grad_PV, grad_loss / ctx.unit, out=torch.empty_like(grad_PV))
+        return grad_PV, None, None, None, None

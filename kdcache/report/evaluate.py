@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdcache.errors import StudentError
+from kdcache.errors import ConfigError, StudentError, TeacherError
 from kdcache.progress import Progress
 from kdcache.store.cache import Cache, open_cache
 
@@ -43,13 +43,16 @@ def evaluate_students(
     Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
     or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second.
     module: to import first, where students are of a user's own class. teacher: its folder, to time it.
-    Raises StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
-    for a bad cache.
+    Raises ConfigError or TeacherError for a teacher that is not the cache's, StudentError for a folder that is no model
+    of this task, does not fit or has another tokenizer, CacheError for a bad cache.
     """
-    from kdcache.train.student import check_tokenizer, import_students
+    from kdcache.tasks.registry import import_models
+    from kdcache.train.student import check_tokenizer
 
-    import_students(module)
+    import_models(module)
     held_out = open_cache(cache)
+    if teacher is not None:
+        _check_teacher(teacher, held_out)
     for folder in students:
         check_tokenizer(Path(folder), held_out)
     rows: list[Row] = []
@@ -70,6 +73,21 @@ def evaluate_students(
     return rows
 
 
+def _check_teacher(folder: str, held_out: Cache) -> None:
+    """Raises ConfigError for a cache without a teacher's records, TeacherError for another teacher than theirs."""
+    from kdcache.dump.pins import weights_digest
+
+    header = held_out.manifest.header
+    if header.record is None:
+        raise ConfigError(
+            f"got a teacher to time and {held_out.root.url}, which holds labels only; expected records of it"
+        )
+    if header.teacher and header.teacher.weights_sha256 not in (None, weights_digest(folder)):
+        raise TeacherError(
+            f"the teacher {folder} is not {header.teacher.name}, whose records {held_out.root.url} holds"
+        )
+
+
 def _name(folder: str) -> str:
     """The run's folder for the OUTPUT/student that `kdcache train` writes, else the folder itself."""
     path = Path(folder)
@@ -79,11 +97,9 @@ def _name(folder: str) -> str:
 def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
     import torch
     from transformers import AutoConfig
-    from transformers.utils.logging import disable_progress_bar
 
     from kdcache.tasks.models import auto_class, load_whole
 
-    disable_progress_bar()
     if not (Path(folder) / "config.json").is_file():
         raise StudentError(f"got student {folder}, expected a folder with config.json and model.safetensors")
     model_class = auto_class(held_out.manifest.header.task["name"])

@@ -30,7 +30,7 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
         "tokenizer": {"vocab_size": header.tokenizer.vocab_size} if header.tokenizer else None,
         "corpus": header.corpus.model_dump() if header.corpus else None,
         "num_classes": header.num_classes,
-        "labels": list(header.id2label.values()) if header.id2label else None,
+        "labels": header.class_names or None,
         "record": header.record.model_dump(mode="json") if header.record else None,
         "totals": totals.model_dump(),
         "entries_per_position": totals.entries / max(totals.positions, 1),
@@ -63,7 +63,7 @@ def render(facts: dict[str, Any]) -> str:
         ("cache", f"{facts['path']} ({facts['backend']}, format {facts['format_version']}, {facts['digest'][:12]})"),
         ("task", _settings(facts["task"])),
         ("teacher", _teacher(teacher) if teacher else "none: labels only"),
-        ("record", _settings(record) if record else "none"),
+        ("record", _record(record) if record else "none"),
         ("classes", ", ".join(facts["labels"]) if facts["labels"] else f"{facts['num_classes']:,}"),
         ("examples", f"{totals['examples']:,} in {counted(totals['shards'], 'shard')}"),
         ("tokens", f"{totals['tokens']:,}"),
@@ -73,7 +73,7 @@ def render(facts: dict[str, Any]) -> str:
             f"{totals['bytes'] / 1e6:,.2f} MB, {facts['bytes_per_position']:.1f} bytes a position, tokens included",
         ),
     ]
-    if record:
+    if record and record["exact_top_k"] != "all":
         rows.append(("entries", f"{facts['entries_per_position']:.1f} a position"))
     if facts["corpus"]:
         corpus = facts["corpus"]
@@ -91,6 +91,13 @@ def render(facts: dict[str, Any]) -> str:
             for worth in facts["temperatures"]
         ]
     return "\n".join(lines)
+
+
+def _record(record: dict[str, Any]) -> str:
+    """Its settings; of a dense one those that mean something."""
+    if record["exact_top_k"] != "all":
+        return _settings(record)
+    return "dense, every class exact: " + _settings({key: record.get(key) for key in ("logit_dtype", "features")})
 
 
 def _number(value: float | None) -> str:

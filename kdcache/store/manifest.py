@@ -22,6 +22,7 @@ from pydantic import (
     PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -120,6 +121,17 @@ class Header(Model):
     libraries: dict[str, str] = {}
     id2label: dict[int, str] | None = None
     basis: BasisPin | None = None
+
+    @field_validator("id2label")
+    @classmethod
+    def _in_order(cls, id2label: dict[int, str] | None) -> dict[int, str] | None:
+        """JSON sorts keys as text: 0, 1, 10, 2."""
+        return None if id2label is None else dict(sorted(id2label.items()))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of a classification, in the order of their ids; none of a language model."""
+        return [*(self.id2label or {}).values()]
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

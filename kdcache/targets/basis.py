@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kdcache.targets.precision import full_precision
+
 __all__ = ["Basis"]
 
 
@@ -48,10 +50,11 @@ class Basis:
     def logits(self, coefficients_PR: Tensor) -> Tensor:
         """float32 [P, V]. coefficients_PR: int8, on the basis' device; call it on a chunk of positions."""
         matrix_RV = self._matrix_RV()
-        if matrix_RV.dtype == torch.float32:
-            logits_PV = torch.addmm(self.mean_V, coefficients_PR.float(), matrix_RV)
-        else:
-            logits_PV = (coefficients_PR.to(matrix_RV.dtype) @ matrix_RV).float().add_(self.mean_V)
+        with full_precision(matrix_RV.device):
+            if matrix_RV.dtype == torch.float32:
+                logits_PV = torch.addmm(self.mean_V, coefficients_PR.float(), matrix_RV)
+            else:
+                logits_PV = (coefficients_PR.to(matrix_RV.dtype) @ matrix_RV).float().add_(self.mean_V)
         if self.soft_cap is not None:
             logits_PV.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
         return logits_PV

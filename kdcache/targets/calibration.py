@@ -28,6 +28,7 @@ from torch import Tensor
 
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.targets.basis import Basis
+from kdcache.targets.precision import full_precision
 
 __all__ = ["Encoder", "OutputLayer", "make_basis"]
 
@@ -161,7 +162,7 @@ class Encoder:
         """int8 [P, R], on the device of the hidden states."""
         if hidden_PD.device != self._matrix_DR.device:
             self._matrix_DR, self._offset_R = (x.to(hidden_PD.device) for x in (self._matrix_DR, self._offset_R))
-        with torch.autocast(hidden_PD.device.type, enabled=False):
+        with full_precision(hidden_PD.device):
             coefficients_PR = torch.addmm(self._offset_R, hidden_PD.float(), self._matrix_DR)
         return coefficients_PR.round_().clamp_(-_MAX, _MAX).to(torch.int8)
 

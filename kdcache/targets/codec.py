@@ -3,7 +3,7 @@
 A row's maximum is stored in float32, rounded to 2⁻¹² so that the last bits are idle (2.3 bytes after compression in
 place of 3.3), exactly where the logits are float32; its logits relative to it, as float16, float32 or in integer steps
 (`logit_codec`), the tail's moments in steps too (`curve_codec`). Logits more than 240 nats below the maximum are those
-of masked classes: a tail does without them, an entry counts as 240 below (except in float32).
+of masked classes: a tail does without them, an entry counts as 240 below.
 
 Coefficients of a factored tail are zigzag-coded (0, −1, 1, −2 … → 0, 1, 2, 3 …), so that the high bits of small ones
 are idle.
@@ -63,9 +63,9 @@ def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[
         "ids": block.ids_E.astype(class_dtype(num_classes)),
     }
     arrays |= encode_moments(_moments(block, spec), spec.curve, num_classes - block.num_certain_R)
-    if spec.logit_dtype == "float32":
-        return arrays | {"logits": block.relative_E}
     relative_E = np.maximum(block.relative_E, np.float32(FLOOR))
+    if spec.logit_dtype == "float32":
+        return arrays | {"logits": relative_E}
     if spec.logit_dtype == "float16":
         return arrays | {"logits": relative_E.astype(np.float16)}
     counts_P = block.counts_R
@@ -79,8 +79,7 @@ def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[
 
 
 def encode_dense(maximum_P: np.ndarray, relative_PV: np.ndarray, spec: RecordSpec) -> dict[str, np.ndarray]:
-    if spec.logit_dtype != "float32":
-        relative_PV = np.maximum(relative_PV, np.float32(FLOOR))
+    relative_PV = np.maximum(relative_PV, np.float32(FLOOR))
     if spec.logit_dtype == "uint16":
         return {
             "maximum": _stored_maximum(maximum_P, spec),
@@ -102,9 +101,9 @@ def decode(
 
     basis: of the coefficients, where the settings have a factor; without it they are left aside.
     """
-    maximum_P1 = torch.from_numpy(arrays["maximum"].astype(np.float32))[:, None]
+    maximum_P = torch.from_numpy(arrays["maximum"].astype(np.float32))
     if spec.dense:
-        return _decode_dense(arrays, spec, maximum_P1, num_classes)
+        return _decode_dense(arrays, spec, maximum_P, num_classes)
     counts_P = arrays["entry_counts"].astype(np.int64)
     P, E = len(counts_P), int(counts_P.max(initial=1))
     kept_PE = np.arange(E) < counts_P[:, None]
@@ -118,7 +117,8 @@ def decode(
     certain = torch.from_numpy(certain_PE)
     return TeacherTargets(
         ids_PE=torch.from_numpy(ids_PE),
-        logits_PE=relative_PE + maximum_P1,
+        relative_PE=relative_PE,
+        maximum_P=maximum_P,
         inclusion_PE=_inclusion(relative_PE, certain, value_PK, spec).float() * torch.from_numpy(kept_PE),
         num_certain_P=torch.from_numpy(num_certain_P),
         num_classes=num_classes,
@@ -127,7 +127,6 @@ def decode(
             log_partition_PK=value_PK.float(),
             mean_PK=torch.from_numpy(moments.mean_PK).float(),
             variance_PK=None if moments.deviation_PK is None else torch.from_numpy(moments.deviation_PK**2).float(),
-            maximum_P=maximum_P1[:, 0],
             ceiling_P=relative_PE.masked_fill(~certain, 0.0).amin(-1),
         ),
         tail="sampled" if spec.samples else "factored" if basis else spec.tail,
@@ -193,16 +192,16 @@ def _relative_logits(
 
 
 def _decode_dense(
-    arrays: Mapping[str, np.ndarray], spec: RecordSpec, maximum_P1: Tensor, num_classes: int
+    arrays: Mapping[str, np.ndarray], spec: RecordSpec, maximum_P: Tensor, num_classes: int
 ) -> TeacherTargets:
     relative_PV = arrays["logits"]
     if spec.logit_dtype == "uint16":
         relative_PV = from_steps(relative_PV, steps_per_octave(spec, np.True_), None)
-    logits_PV = torch.from_numpy(relative_PV.astype(np.float32)) + maximum_P1
-    P = len(logits_PV)
+    P = len(relative_PV)
     return TeacherTargets(
         ids_PE=torch.arange(num_classes).expand(P, num_classes),
-        logits_PE=logits_PV,
+        relative_PE=torch.from_numpy(relative_PV.astype(np.float32)),
+        maximum_P=maximum_P,
         inclusion_PE=torch.ones(1, 1).expand(P, num_classes),
         num_certain_P=torch.full((P,), num_classes),
         num_classes=num_classes,

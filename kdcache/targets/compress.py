@@ -22,6 +22,7 @@ from kdcache.targets.codec import decode, encode, encode_coefficients, encode_de
 from kdcache.targets.compiled.rows import CompiledRows
 from kdcache.targets.fields import COUNTS, empty_arrays, record_fields
 from kdcache.targets.philox import uniform
+from kdcache.targets.precision import full_precision
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.rows import Rows
 from kdcache.targets.spec import MAX_CLASSES, RecordSpec
@@ -42,8 +43,14 @@ def compress(
     logits_PV: raw teacher logits, any float dtype and device. generator_keys: anything that converts to int64
     [P, 3] = (seed, example, position), the keys of the draws; without it row i has the key (0, 0, i).
     coefficients_PR, basis: of a record with a factor, what an Encoder made of the rows' hidden states, and its basis.
-    Raises TeacherError for NaN or infinite logits, ConfigError for keys or coefficients of another shape.
+    Raises TeacherError for NaN or infinite logits, ConfigError for keys, coefficients or a basis of another shape.
     """
+    if (coefficients_PR is None) != (basis is None):
+        raise ConfigError("got one of coefficients_PR and basis, expected both or none")
+    if coefficients_PR is not None and basis is not None:
+        got, expected = [basis.num_classes, basis.rank], [logits_PV.shape[1], coefficients_PR.shape[1]]
+        if got != expected:
+            raise ConfigError(f"got a basis [classes, rank] {got}, expected {expected} of the logits and coefficients")
     arrays = compress_to_arrays(logits_PV, spec, generator_keys, coefficients_PR)
     return decode(arrays, spec, logits_PV.shape[1], basis).to(logits_PV.device)
 
@@ -53,6 +60,8 @@ def compress_to_arrays(
     logits_PV: Tensor, spec: RecordSpec, generator_keys: object = None, coefficients_PR: Tensor | None = None
 ) -> dict[str, np.ndarray]:
     """The arrays of `record_fields(spec, V, R)` for these rows, plus entry_counts for a sparse record."""
+    if logits_PV.ndim != 2:
+        raise ConfigError(f"got logits of shape {[*logits_PV.shape]}, expected [positions, classes]")
     P, V = logits_PV.shape
     _check_coefficients(coefficients_PR, spec, P)
     if not 0 < V <= MAX_CLASSES:
@@ -72,7 +81,7 @@ def compress_to_arrays(
     rows = CompiledRows(spec) if method_on(device.type) == "numba" else Rows(V, spec, device)
     step = max(1, rows.block_bytes // (4 * V))
     blocks = []
-    with torch.autocast(device.type, enabled=False):
+    with full_precision(device):
         for p in range(0, P, step):
             block = rows.block(logits_PV[p : p + step], uniform_P[p : p + step])
             _refuse(torch.from_numpy(block.maximum_R).isfinite(), p, P)
@@ -112,9 +121,13 @@ def _keys(generator_keys: object, P: int) -> np.ndarray:
         return np.stack([np.zeros(P, np.int64), np.zeros(P, np.int64), np.arange(P)], 1)
     if isinstance(generator_keys, Tensor):
         generator_keys = generator_keys.cpu().numpy()
-    keys = np.ascontiguousarray(generator_keys, dtype=np.int64)
-    if keys.shape != (P, 3):
+    keys = np.asarray(generator_keys)
+    if keys.size == P == 0:
+        return np.empty((0, 3), np.int64)
+    whole = keys.dtype.kind in "iufb" and (keys == np.trunc(keys)).all()
+    if keys.shape != (P, 3) or not whole:
         raise ConfigError(
-            f"got generator_keys of shape {list(keys.shape)}, expected [{P}, 3]: seed, example, position of each row"
+            f"got generator_keys {keys.dtype}{list(keys.shape)}, expected whole numbers [{P}, 3]: seed, example, "
+            "position of each row"
         )
-    return keys
+    return np.ascontiguousarray(keys, dtype=np.int64)

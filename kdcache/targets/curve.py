@@ -40,35 +40,28 @@ __all__ = ["TailCurve"]
 class TailCurve:
     """Tail moments at stored temperatures, infinity among them; an empty tail has log-partition −inf.
 
-    log_partition_PK, mean_PK, variance_PK: Λ, Λ', Λ'' of logits relative to maximum_P, of raw logits where that is
-    None. variance_PK: None where only the stored temperatures can be asked for. ceiling_P: no tail logit is above it.
+    log_partition_PK, mean_PK, variance_PK: Λ, Λ', Λ'' of logits, which whoever makes a curve may have shifted row by
+    row. variance_PK: None where only the stored temperatures can be asked for. ceiling_P: no tail logit is above it.
     """
 
     temperatures: tuple[float, ...]
     log_partition_PK: Tensor
     mean_PK: Tensor
     variance_PK: Tensor | None = None
-    maximum_P: Tensor | None = None
     ceiling_P: Tensor | None = None
 
     def at(self, temperature: float) -> tuple[Tensor, Tensor]:
-        """(log-partition P, mean P) of the tail's raw logits at T; −inf and 0 where the tail is empty.
+        """(log-partition P, mean P) of the tail's logits at T; −inf and 0 where the tail is empty.
 
         Raises ConfigError for a temperature that a curve of single temperatures did not store.
         """
         value, mean = self._relative(temperature)
-        value, mean = value.masked_fill(self._empty_P, -torch.inf), mean.masked_fill(self._empty_P, 0.0)
-        if self.maximum_P is None:
-            return value, mean
-        return value + self.maximum_P / temperature, mean + self.maximum_P
+        return value.masked_fill(self._empty_P, -torch.inf), mean.masked_fill(self._empty_P, 0.0)
 
     def bracket(self, temperature: float) -> tuple[Tensor, Tensor]:
         """Bounds of `at(T)[0]` that hold for any tail with these moments, up to their rounding."""
         lower, upper = self._bracket(self._piece(temperature), 1.0 / temperature)
-        shift = 0.0 if self.maximum_P is None else self.maximum_P / temperature
-        return (lower + shift).masked_fill(self._empty_P, -torch.inf), (upper + shift).masked_fill(
-            self._empty_P, -torch.inf
-        )
+        return lower.masked_fill(self._empty_P, -torch.inf), upper.masked_fill(self._empty_P, -torch.inf)
 
     @property
     def _empty_P(self) -> Tensor:
@@ -145,7 +138,7 @@ class TailCurve:
         return self._each(lambda tensor: tensor[index])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> "TailCurve":
-        optional = (self.variance_PK, self.maximum_P, self.ceiling_P)
+        optional = (self.variance_PK, self.ceiling_P)
         return TailCurve(
             self.temperatures,
             function(self.log_partition_PK),

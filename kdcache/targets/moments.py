@@ -12,7 +12,6 @@ R rows of a block, V classes, C chunks, J inverse temperatures, K candidates for
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -84,18 +83,17 @@ class RowPasses:
         sums_NJ3 = torch.empty(R * self.num_chunks, len(self.betas), 3, device=device)
         mass_JNS = torch.empty(len(self.proposals), R * self.num_chunks, CHUNK // SEGMENT, device=device)
         row_starts = torch.arange(R, device=device) % self._rows * self._width
-        with _full_precision():
-            for columns in self._slices():
-                local_RK = ids_RK - columns.start
-                inside_RK = certain_RK & (local_RK >= 0) & (local_RK < self._width)
-                masked_RK = torch.where(inside_RK, local_RK + row_starts[:, None], self._outside)
-                for tile, logits, (origin, masked), chunks in self._walk(
-                    logits_RV, top_R[:, None], masked_RK, only=columns
-                ):
-                    tile.load(logits, origin)
-                    tile.moment_sums(masked.flatten(), sums_NJ3[chunks])
-                    for mass_NS, beta in zip(mass_JNS, self.proposals, strict=True):
-                        tile.segment_sums(beta, mass_NS[chunks])
+        for columns in self._slices():
+            local_RK = ids_RK - columns.start
+            inside_RK = certain_RK & (local_RK >= 0) & (local_RK < self._width)
+            masked_RK = torch.where(inside_RK, local_RK + row_starts[:, None], self._outside)
+            for tile, logits, (origin, masked), chunks in self._walk(
+                logits_RV, top_R[:, None], masked_RK, only=columns
+            ):
+                tile.load(logits, origin)
+                tile.moment_sums(masked.flatten(), sums_NJ3[chunks])
+                for mass_NS, beta in zip(mass_JNS, self.proposals, strict=True):
+                    tile.segment_sums(beta, mass_NS[chunks])
         sums_RJ3 = sums_NJ3.view(R, self.num_chunks, -1, 3).double().sum(1)
         return sums_RJ3, mass_JNS.view(len(self.proposals), R, self.num_chunks * (CHUNK // SEGMENT))
 
@@ -193,17 +191,3 @@ def _segment_max(logits_RV: Tensor) -> Tensor:
     if whole < V:
         parts.append(logits_RV[:, whole:].amax(-1, keepdim=True))
     return torch.cat(parts, 1).float()
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """float32 products stay float32 where a teacher's process allows TF32 or bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

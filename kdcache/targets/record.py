@@ -3,8 +3,9 @@
 P positions, E entries (padded), V classes, R directions of a basis.
 """
 
+import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,16 +24,18 @@ Estimator = Literal["normalised", "horvitz_thompson"]
 class TeacherTargets:
     """The teacher's distributions at P positions.
 
-    ids_PE: class of each entry, largest logit first. logits_PE: raw logits. inclusion_PE: probability that the
-    entry was kept; 1 = certain, 0 = padding. num_certain_P: the first so many entries of a row are certain.
-    curve: the tail's moments, None when every class is an entry. tail: what stands for the classes that are not
+    ids_PE: class of each entry, largest logit first. relative_PE: raw logits minus maximum_P, the row's largest: logits
+    far from 0 keep their digits. inclusion_PE: probability that the entry was kept; 1 = certain, 0 = padding.
+    num_certain_P: the first so many entries of a row are certain. curve: the tail's moments, of logits relative to
+    maximum_P too, None when every class is an entry. tail: what stands for the classes that are not
     certain entries: "sampled", the other entries; "ghost", one extra class with their exact mass; "renormalise",
     nothing; "factored", the logits that coefficients_PR, int8, stand for in the basis. With "sampled" those may be
     there too.
     """
 
     ids_PE: Tensor
-    logits_PE: Tensor
+    relative_PE: Tensor
+    maximum_P: Tensor
     inclusion_PE: Tensor
     num_certain_P: Tensor
     num_classes: int
@@ -54,32 +57,43 @@ class TeacherTargets:
         """Whether it has a factored tail, and so a value for every class."""
         return self.basis is not None
 
+    @property
+    def logits_PE(self) -> Tensor:
+        """Raw logits of the entries, [P, E]."""
+        return self.relative_PE + self.maximum_P[:, None]
+
     def certain_PE(self) -> Tensor:
         """Which entries are certain, bool [P, E]."""
         return torch.arange(self.ids_PE.shape[1], device=self.ids_PE.device) < self.num_certain_P[:, None]
 
-    def _certain_log_partition(self, temperature: float) -> Tensor:
-        scaled = (self.logits_PE / temperature).masked_fill(~self.certain_PE(), -torch.inf)
-        return scaled.logsumexp(-1)
-
-    def log_partition(self, temperature: float) -> Tensor:
-        """log Σ_classes exp(z / T) of the raw logits, [P], nats."""
-        _check_temperature(temperature)
-        certain_P = self._certain_log_partition(temperature)
+    def _relative_log_partition(self, temperature: float) -> Tensor:
+        if not 0 < temperature < math.inf:
+            raise ConfigError(f"got temperature {temperature:g}, expected a finite number above 0")
+        certain_PE = (self.relative_PE / temperature).masked_fill(~self.certain_PE(), -torch.inf)
+        certain_P = certain_PE.logsumexp(-1)
         if self.curve is None:
             return certain_P
         return torch.logaddexp(certain_P, self.curve.at(temperature)[0])
 
+    def log_partition(self, temperature: float) -> Tensor:
+        """log Σ_classes exp(z / T) of the raw logits, [P], nats."""
+        return self._relative_log_partition(temperature) + self.maximum_P / temperature
+
     def log_probs(self, temperature: float) -> Tensor:
         """log p of each entry at T, [P, E]; −inf for padding."""
-        log_probs_PE = self.logits_PE / temperature - self.log_partition(temperature)[:, None]
+        shift_P1 = temperature * self._relative_log_partition(temperature)[:, None]
+        log_probs_PE = ((self.relative_PE.double() - shift_P1) / temperature).to(self.relative_PE.dtype)
         return log_probs_PE.masked_fill(self.inclusion_PE == 0, -torch.inf)
+
+    def log_tail_mass(self, temperature: float) -> Tensor:
+        """log of the probability outside the certain entries at T, [P]; −inf where nothing is."""
+        if self.curve is None:
+            return torch.full_like(self.maximum_P, -torch.inf)
+        return self.curve.at(temperature)[0] - self._relative_log_partition(temperature)
 
     def tail_mass(self, temperature: float) -> Tensor:
         """Probability outside the certain entries at T, [P]."""
-        if self.curve is None:
-            return torch.zeros_like(self.logits_PE[:, 0])
-        return (self.curve.at(temperature)[0] - self.log_partition(temperature)).exp()
+        return self.log_tail_mass(temperature).exp()
 
     def entropy(self, temperature: float) -> Tensor:
         """−Σ p log p at T, [P], nats; of the tail by its mass and mean: mass · (log Z − mean / T)."""
@@ -88,15 +102,19 @@ class TeacherTargets:
         if self.curve is None:
             return entropy_P
         mean_P = self.curve.at(temperature)[1]
-        return entropy_P + self.tail_mass(temperature) * (self.log_partition(temperature) - mean_P / temperature)
+        surprise_P = self._relative_log_partition(temperature) - mean_P / temperature
+        return entropy_P + self.tail_mass(temperature) * surprise_P
 
     def weights(self, temperature: float, estimator: Estimator = "normalised") -> Tensor:
         """Target probabilities a loss uses, [P, E]: p_i(T) / π_i, 0 for padding.
 
-        "horvitz_thompson" (1952) is unbiased at every T. "normalised" scales the sampled entries to the tail's exact
-        mass, so that a row sums to 1: less noise, and a bias of the order of one over the number sampled.
+        "horvitz_thompson" (1952) is unbiased at every T, but for the rounding of stored logits: one that it moved by δ
+        nats counts exp(δ (1/T − 1/T_proposal)) times what it should. "normalised" scales the sampled entries to the
+        tail's exact mass, so that a row sums to 1: less noise, and a bias of the order of one over the number sampled.
         With tail "renormalise" the entries' mass is scaled to 1.
         """
+        if estimator not in get_args(Estimator):
+            raise ConfigError(f"got estimator {estimator!r}, expected one of {', '.join(get_args(Estimator))}")
         log_weights_PE = self.log_probs(temperature) - self.inclusion_PE.log().masked_fill(self.inclusion_PE == 0, 0.0)
         if self.tail == "renormalise":
             return log_weights_PE.softmax(-1)
@@ -114,7 +132,7 @@ class TeacherTargets:
         0 where a tail has no sampled entry to stand for it, infinite where there is no tail or a factored one.
         """
         if self.curve is None or self.tail == "factored":
-            return torch.full_like(self.logits_PE[:, 0], torch.inf)
+            return torch.full_like(self.maximum_P, torch.inf)
         sampled_PE = (self.inclusion_PE > 0) & ~self.certain_PE()
         log_weights_PE = self.log_probs(temperature) - self.inclusion_PE.log()
         shares_PE = log_weights_PE.masked_fill(~sampled_PE, -torch.inf)
@@ -144,7 +162,7 @@ class TeacherTargets:
                 "got a sparse record, expected a dense or a factored one: it does not say how the tail is spread; "
                 "dump with record.factor, or with record.exact_top_k=all"
             )
-        log_probs_PV = torch.empty_like(self.logits_PE)
+        log_probs_PV = torch.empty_like(self.relative_PE)
         return log_probs_PV.scatter_(1, self.ids_PE, self.log_probs(temperature))
 
     def dense_probs(self, temperature: float) -> tuple[Tensor, Tensor]:
@@ -159,7 +177,8 @@ class TeacherTargets:
         return replace(
             self,
             ids_PE=self.ids_PE.to(device),
-            logits_PE=self.logits_PE.to(device),
+            relative_PE=self.relative_PE.to(device),
+            maximum_P=self.maximum_P.to(device),
             inclusion_PE=self.inclusion_PE.to(device),
             num_certain_P=self.num_certain_P.to(device),
             curve=None if self.curve is None else self.curve.to(device),
@@ -172,14 +191,10 @@ class TeacherTargets:
         return replace(
             self,
             ids_PE=self.ids_PE[index],
-            logits_PE=self.logits_PE[index],
+            relative_PE=self.relative_PE[index],
+            maximum_P=self.maximum_P[index],
             inclusion_PE=self.inclusion_PE[index],
             num_certain_P=self.num_certain_P[index],
             curve=None if self.curve is None else self.curve[index],
             coefficients_PR=None if self.coefficients_PR is None else self.coefficients_PR[index],
         )
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ConfigError(f"got temperature {temperature}, expected a number above 0")

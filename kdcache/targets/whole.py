@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kdcache.targets.precision import full_precision
+
 if TYPE_CHECKING:
     from kdcache.targets.record import TeacherTargets
 
@@ -20,8 +22,8 @@ __all__ = ["dot", "factored_log_probs", "factored_probs"]
 def factored_log_probs(targets: "TeacherTargets", temperature: float) -> Tensor:
     """log p of every class, [P, V]."""
     log_probs_PV = _tail_logits(targets, temperature)
-    _set_certain(targets, log_probs_PV, torch.full_like(targets.logits_PE, -torch.inf))
-    log_probs_PV += (_log_tail(targets, temperature) - log_probs_PV.logsumexp(-1))[:, None]
+    _set_certain(targets, log_probs_PV, torch.full_like(targets.relative_PE, -torch.inf))
+    log_probs_PV += (targets.log_tail_mass(temperature) - log_probs_PV.logsumexp(-1))[:, None]
     return _set_certain(targets, log_probs_PV, targets.log_probs(temperature))
 
 
@@ -29,8 +31,8 @@ def factored_probs(targets: "TeacherTargets", temperature: float) -> tuple[Tenso
     """(p of every class [P, V], Σ p log p [P], nats), in fewer passes over the classes than its logarithm takes."""
     x_PV = _tail_logits(targets, temperature)
     x_PV -= x_PV.amax(-1, keepdim=True)
-    p_PV = _set_certain(targets, x_PV.exp(), torch.zeros_like(targets.logits_PE))
-    sum_P, log_tail_P = p_PV.sum(-1), _log_tail(targets, temperature)
+    p_PV = _set_certain(targets, x_PV.exp(), torch.zeros_like(targets.relative_PE))
+    sum_P, log_tail_P = p_PV.sum(-1), targets.log_tail_mass(temperature)
     scale_P = log_tail_P.exp() / sum_P.clamp(min=torch.finfo(sum_P.dtype).tiny)
     p_PV *= scale_P[:, None]
     negative_entropy_P = dot(p_PV, x_PV) + torch.where(scale_P > 0, sum_P * scale_P * scale_P.log(), 0.0)
@@ -42,8 +44,11 @@ def factored_probs(targets: "TeacherTargets", temperature: float) -> tuple[Tenso
 
 
 def dot(first_PV: Tensor, second_PV: Tensor) -> Tensor:
-    """Σ first · second of each row, without their product in memory."""
-    return (first_PV[:, None] @ second_PV[:, :, None])[:, 0, 0]
+    """Σ first · second of each row, without their product in memory but for a gradient's sake."""
+    if second_PV.requires_grad:
+        return (first_PV * second_PV).sum(-1)  # whose gradient is no matrix product that autocast could lower
+    with full_precision(first_PV.device):
+        return (first_PV[:, None] @ second_PV[:, :, None])[:, 0, 0]
 
 
 def _tail_logits(targets: "TeacherTargets", temperature: float) -> Tensor:
@@ -51,12 +56,6 @@ def _tail_logits(targets: "TeacherTargets", temperature: float) -> Tensor:
     assert targets.coefficients_PR is not None
     logits_PV = targets.basis.logits(targets.coefficients_PR)
     return logits_PV if temperature == 1 else logits_PV.div_(temperature)
-
-
-def _log_tail(targets: "TeacherTargets", temperature: float) -> Tensor:
-    """log of the mass outside the certain entries, [P]."""
-    assert targets.curve is not None
-    return targets.curve.at(temperature)[0] - targets.log_partition(temperature)
 
 
 def _set_certain(targets: "TeacherTargets", values_PV: Tensor, new_PE: Tensor) -> Tensor:

@@ -64,6 +64,9 @@ class CausalLM:
     def from_config(cls, config: CausalLMConfig, tokenizer: Any, corpus: CorpusConfig, labels: None) -> Self:
         return cls(config, tokenizer, corpus.text_field, corpus.messages_field)
 
+    def check(self, table: pa.Table, where: Where) -> int:
+        return 0
+
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         notes = {"empty": 0, "truncated": 0, "dropped": 0, "unsupervised": 0}
         documents = self._texts(table, where) if self._chats is None else self._chats.documents(table, where)

@@ -22,6 +22,11 @@ from kdcache.errors import KdcacheError
 __all__ = ["ModelInputs", "check_packing", "flat_positions", "flattens", "max_length", "model_inputs", "takes_segments"]
 
 Attention = Literal["document", "causal", "full"]
+# Models that count positions from their padding token's id on.
+_FROM_PADDING = {
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod"),
+    *("mpnet", "longformer", "luke", "data2vec-text", "ibert", "esm"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,14 @@ def flat_positions(positions: Sequence[np.ndarray], width: int) -> Tensor:
 
 
 def max_length(config: Any) -> int | None:
-    """The most tokens that a model of this transformers config takes; RoBERTa's first positions are not for tokens."""
+    """The most tokens that a model of this transformers config takes, None for any number.
+
+    The first positions of RoBERTa and its like are not for tokens.
+    """
     longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if longest is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        return longest - int(config.pad_token_id) - 1
-    return longest
+    if longest is None or longest < 1:
+        return None
+    return longest - int(config.pad_token_id) - 1 if config.model_type in _FROM_PADDING else longest
 
 
 def takes_segments(model: Any) -> bool:

@@ -1,7 +1,7 @@
 """The classes of a classification: their names, in the order of their ids.
 
-They come from the config, else from the teacher, else from the corpus, sorted ("O" first). A teacher whose config names
-them LABEL_0, LABEL_1 … has not said what they are: its classes are then "0", "1" ….
+They come from the config, else from the teacher, else from the corpus, sorted (numbers by value, "O" first). A teacher
+whose config names them LABEL_0, LABEL_1 … has not said what they are: its classes are then "0", "1" ….
 """
 
 import re
@@ -13,9 +13,13 @@ from kdcache.corpus.columns import Where
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
 
-__all__ = ["Labels", "teacher_labels"]
+__all__ = ["Labels", "is_whole_number", "teacher_labels"]
 
 OUTSIDE = "O"
+
+
+def is_whole_number(name: str) -> bool:
+    return re.fullmatch(r"-?\d+", name) is not None
 
 
 class Labels:
@@ -31,8 +35,10 @@ class Labels:
 
     @classmethod
     def found(cls, labels: Iterable[str | None], field: str | None) -> "Labels":
-        """Those that a corpus has, sorted, "O" first. Raises CorpusError for fewer than two."""
-        found = sorted({label for label in labels if label is not None}, key=lambda name: (name != OUTSIDE, name))
+        """Those that a corpus has, sorted, whole numbers by value, "O" first. Raises CorpusError for fewer than two."""
+        distinct = {label for label in labels if label is not None}
+        by_value = all(is_whole_number(label) for label in distinct)
+        found = sorted(distinct, key=lambda name: (int(name), name) if by_value else (name != OUTSIDE, name))
         if len(found) < 2:
             got = f"only {found[0]}" if found else "none"
             raise CorpusError(

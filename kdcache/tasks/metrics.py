@@ -5,6 +5,7 @@ Computed by torchmetrics, entities by seqeval (conlleval's rules). Positions wit
 P positions, C classes.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -13,9 +14,10 @@ import numpy as np
 
 from kdcache.targets.fields import NO_LABEL
 
-__all__ = ["Predictions", "score_of_task", "scores"]
+__all__ = ["Predictions", "scores"]
 
 CALIBRATION_BINS = 15
+ENTITY_TAG = re.compile(r"[BIESLU]-")
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,10 @@ class Predictions:
 
 
 def scores(predictions: Predictions, names: Sequence[str], task: str) -> dict[str, float]:
-    """accuracy, macro_f1, ece, and of a token classification entity_f1; nothing where no position has a label.
+    """accuracy, macro_f1, ece, and of tags of entities entity_f1; nothing where no position has a label.
 
-    names: of the classes. Entities are those of BIO tags; rows are put together again from their windows.
+    names: of the classes. Entities are those of BIO tags, or of IOBES and BILOU ones; other tags, such as parts of
+    speech, have no entity_f1. Rows are put together again from their windows.
     """
     import torch
     from torchmetrics.functional.classification import (
@@ -59,14 +62,9 @@ def scores(predictions: Predictions, names: Sequence[str], task: str) -> dict[st
         "ece": multiclass_calibration_error(probs_PC, labels_P, classes, n_bins=CALIBRATION_BINS),
     }
     values = {name: float(value) for name, value in found.items()}
-    if task == "token_classification":
+    if task == "token_classification" and any(ENTITY_TAG.match(name) for name in names):
         values["entity_f1"] = _entity_f1(predictions, names)
     return values
-
-
-def score_of_task(task: str) -> str:
-    """The key of `scores` that the field reports for a task."""
-    return "entity_f1" if task == "token_classification" else "macro_f1"
 
 
 def _entity_f1(predictions: Predictions, names: Sequence[str]) -> float:
@@ -75,11 +73,16 @@ def _entity_f1(predictions: Predictions, names: Sequence[str]) -> float:
     known_P = predictions.labels_P != NO_LABEL
     rows_P = np.cumsum(predictions.starts_P)[known_P]
     borders = np.flatnonzero(np.diff(rows_P)) + 1
-    tags = np.array(names, dtype=object)
+    tags = np.array([_as_iobes(name) for name in names], dtype=object)
     true, predicted = (
         [row.tolist() for row in np.split(tags[ids_P[known_P]], borders)]
         for ids_P in (predictions.labels_P, predictions.log_probs_PC.argmax(1))
     )
-    if not any(tag[:2] in ("B-", "I-") for row in (*true, *predicted) for tag in row):
+    if not any(ENTITY_TAG.match(tag) for row in (*true, *predicted) for tag in row):
         return 0.0
     return float(f1_score(true, predicted, zero_division=0))
+
+
+def _as_iobes(tag: str) -> str:
+    """BILOU calls the last word of an entity L and a single one U; seqeval knows them as E and S."""
+    return {"L-": "E-", "U-": "S-"}.get(tag[:2], tag[:2]) + tag[2:]

@@ -1,10 +1,17 @@
-"""The model of a task: its Auto class of transformers, and loading one whole, a teacher as a student."""
+"""The model of a task: its Auto class of transformers, loading one whole, and trying a classifier out.
 
-from collections.abc import Sequence
+B examples, L tokens, C classes.
+"""
+
 from pathlib import Path
 from typing import Any
 
-__all__ = ["AUTO_CLASSES", "auto_class", "load_whole"]
+import numpy as np
+import torch
+
+from kdcache.tasks.inputs import model_inputs, takes_segments
+
+__all__ = ["AUTO_CLASSES", "auto_class", "check_classifier", "load_whole", "reads_last_token"]
 
 AUTO_CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
@@ -20,18 +27,58 @@ def auto_class(task: str) -> Any:
     return getattr(transformers, AUTO_CLASSES[task])
 
 
-def load_whole(model_class: Any, folder: str | Path, new: Sequence[str] = (), **settings: Any) -> Any:
+def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, **settings: Any) -> Any:
     """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead.
 
-    new: parts of names of weights that may be missing, as an encoder has no head yet. settings: of from_pretrained.
+    new_head: weights outside the body may be missing, and its pooler's, as an encoder has no head yet. settings: of
+    from_pretrained.
     """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     settings = {"use_safetensors": True, "local_files_only": True, **settings}
     model, report = model_class.from_pretrained(folder, output_loading_info=True, **settings)
     missing = sorted({*report["missing_keys"]} - {*(model.all_tied_weights_keys or ())})
-    missing = [name for name in missing if not any(part in name for part in new)]
+    if new_head:
+        body = f"{model.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(body) and ".pooler." not in name]
     if missing:
         raise ValueError(
             f"it lacks {len(missing)} of the weights of {type(model).__name__}, the first {missing[0]}; expected a "
             "whole model, trained for this task"
         )
     return model
+
+
+@torch.no_grad()
+def check_classifier(model: Any, task: str, num_classes: int, vocab_size: int) -> None:
+    """Two short rows of unequal length through a classifier. Raises ValueError, in one line, for what it cannot be.
+
+    vocab_size: of the tokenizer, whose ids all need an embedding.
+    """
+    embeddings = getattr(model.get_input_embeddings(), "num_embeddings", vocab_size)
+    if embeddings < vocab_size:
+        raise ValueError(f"it has embeddings of {embeddings} tokens, expected the {vocab_size} of the tokenizer")
+    tokens = [np.arange(1, 1 + length) % embeddings for length in (3, 5)]
+    pad = getattr(model.config, "pad_token_id", None) or 0
+    inputs = model_inputs(
+        tokens, [np.array([len(row)]) for row in tokens], "full", pad=pad, segments=takes_segments(model)
+    )
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(**inputs.to(next(model.parameters()).device).arguments).logits
+    except Exception as error:  # whatever a class of a user's own raises
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(f"it cannot be run on input_ids and attention_mask: {type(error).__name__}: {words}") from None
+    finally:
+        model.train(was_training)
+    got, expected = [*logits.shape], [2, num_classes] if task == "sequence_classification" else [2, 5, num_classes]
+    if got != expected:
+        raise ValueError(f"it gives logits {got} for two rows of up to 5 tokens, expected {expected} for {task}")
+
+
+def reads_last_token(model: Any) -> bool:
+    """Whether a sequence classifier takes its row of logits from the last token, as decoders' heads called score do."""
+    return hasattr(model, "score")

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from kdcache.config import CorpusConfig, SequenceClassificationConfig
 from kdcache.corpus import Column
+from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.task import Where, strings
@@ -53,18 +54,25 @@ class SequenceClassification:
     ) -> Self:
         return cls(config, tokenizer, corpus, labels)
 
+    def check(self, table: pa.Table, where: Where) -> int:
+        ids = self._ids(table, where)
+        return len(ids) - ids.count(NO_LABEL)
+
+    def _ids(self, table: pa.Table, where: Where) -> list[int]:
+        names = [None] * len(table) if self._label is None else table[self._label].to_pylist()
+        return [self.labels.id(name, row, where) for row, name in enumerate(names)]
+
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         texts = [strings(table[self._text], self._text, where)]
         if self._pair is not None:
             texts.append(strings(table[self._pair], self._pair, where))
-        names = [None] * len(table) if self._label is None else table[self._label].to_pylist()
-        ids = [self.labels.id(name, row, where) for row, name in enumerate(names)]
+        ids = self._ids(table, where)
         tokens, segments, truncated = self._encode(texts)
         examples = [
             Example(np.asarray(row, np.int64), np.zeros(1, np.int64), np.array([label]), documents)
             for row, documents, label in zip(tokens, segments, ids, strict=True)
         ]
-        notes = {"truncated": truncated, "unlabelled": sum(name is None for name in names), **self.labels.counts(ids)}
+        notes = {"truncated": truncated, "unlabelled": ids.count(NO_LABEL), **self.labels.counts(ids)}
         return examples, {name: count for name, count in notes.items() if count}
 
     def _encode(self, texts: list[list[str]]) -> tuple[list[list[int]], list[np.ndarray], int]:

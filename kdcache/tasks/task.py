@@ -45,6 +45,10 @@ class Task(Protocol):
     @classmethod
     def from_config(cls, config: Any, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> Self: ...
 
+    def check(self, table: pa.Table, where: Where) -> int:
+        """How many of these rows have labels. Raises CorpusError for a row whose labels `examples` would refuse."""
+        ...
+
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         """Examples of a unit's rows, and counts of what was left out or cut, by name.
 

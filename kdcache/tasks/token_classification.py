@@ -70,14 +70,25 @@ class TokenClassification:
     def _room(self) -> int:
         return self._config.max_length - len(self._prefix) - len(self._suffix)
 
-    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+    def check(self, table: pa.Table, where: Where) -> int:
+        tagged = 0
+        for row, (words, tags) in enumerate(self._rows(table)):
+            self._ids(tags, len(words), row, where)
+            tagged += bool(words) and tags is not None
+        return tagged
+
+    def _rows(self, table: pa.Table) -> Iterator[tuple[list[str], list[str] | None]]:
+        """(words, tags) of each row."""
         rows = table[self._words].to_pylist()
-        tags = [None] * len(rows) if self._tags is None else table[self._tags].to_pylist()
+        return zip(rows, [None] * len(rows) if self._tags is None else table[self._tags].to_pylist(), strict=True)
+
+    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+        rows = [*self._rows(table)]
         examples: list[Example] = []
         notes = {"empty": 0, "windowed": 0, "unreadable": 0, "unlabelled": 0}
         all_ids: list[int] = []
-        encoded = self._encode([words for words in rows if words])
-        for row, (words, row_tags) in enumerate(zip(rows, tags, strict=True)):
+        encoded = self._encode([words for words, _ in rows if words])
+        for row, (words, row_tags) in enumerate(rows):
             if not words:
                 notes["empty"] += 1
                 continue

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdcache.errors import ConfigError
 
-__all__ = ["load_tokenizer", "save_tokenizer", "tokenizer_digest"]
+__all__ = ["load_tokenizer", "padding_id", "save_tokenizer", "tokenizer_digest"]
 
 HOST_KEYS = ("is_local", "local_files_only", "name_or_path")
 
@@ -49,6 +49,12 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in HOST_KEYS}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def padding_id(tokenizer: Any) -> int:
+    """The token of padding: the tokenizer's own, else its end of text."""
+    found = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in found if token is not None), 0)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -40,9 +40,9 @@ def _noise(config: TrainConfig, cache: Cache) -> Iterator[str]:
 
 def _empty_classes(cache: Cache) -> Iterator[str]:
     """A dump counts the labels of a classification into its summary."""
-    names, notes = cache.manifest.header.id2label or {}, cache.manifest.totals.notes
+    names, notes = cache.manifest.header.class_names, cache.manifest.totals.notes
     if any(note.startswith("labelled ") for note in notes):
-        empty = [name for name in names.values() if f"labelled {name}" not in notes]
+        empty = [name for name in names if f"labelled {name}" not in notes]
         if empty:
             yield (
                 f"{cache.root.url} has no example of {', '.join(empty)}: a student can learn such a class from the "

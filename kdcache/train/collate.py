@@ -44,6 +44,12 @@ class Inputs:
             return values[self.flat_P // self.model.arguments["input_ids"].shape[1]]
         return values.flatten(0, 1)[self.flat_P]
 
+    def at_last(self, values: Tensor) -> Tensor:
+        """Rows of [B, L, …] at the last token of each position's example, [P, …]."""
+        mask_BL = self.model.arguments["attention_mask"]
+        examples_P = self.flat_P // mask_BL.shape[1]
+        return values[examples_P, mask_BL.sum(1)[examples_P] - 1]
+
     def without_positions(self) -> "Inputs":
         """The same tokens with nothing supervised: for a rank that has run out of batches."""
         return Inputs(self.model, self.flat_P[:0], self.supervision[:0])

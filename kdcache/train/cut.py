@@ -61,7 +61,6 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
 def _load(source: Path, trust_remote_code: bool) -> Any:
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         architecture = (config.architectures or ["AutoModelForCausalLM"])[0]

@@ -84,7 +84,7 @@ def check_held_out(held_out: Cache, cache: Cache) -> None:
 
 
 def _task(header: Header) -> str:
-    names = ", ".join((header.id2label or {}).values())
+    names = ", ".join(header.class_names)
     return f"{header.task['name']} ({names})" if names else str(header.task["name"])
 
 
@@ -97,7 +97,7 @@ def teacher_scores(cache: Cache, batch_examples: int = 256) -> dict[str, float]:
         batch = cache.read(start, min(start + batch_examples, len(cache)))
         log_probs_PC = batch.targets().dense_log_probs(1.0).numpy()
         parts.append(Predictions(log_probs_PC, batch.labels, starts_of(batch)))
-    return scores(Predictions.concat(parts), [*header.id2label.values()], header.task["name"])
+    return scores(Predictions.concat(parts), header.class_names, header.task["name"])
 
 
 def starts_of(batch: Batch) -> np.ndarray:
@@ -155,4 +155,4 @@ def _figures(
     if header.id2label is None:
         return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}
     whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
-    return figures | scores(whole, [*header.id2label.values()], header.task["name"])
+    return figures | scores(whole, header.class_names, header.task["name"])

@@ -28,6 +28,7 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.progress import say
+from kdcache.tasks.models import reads_last_token
 from kdcache.train.collate import Inputs
 
 __all__ = ["StudentWithLoss", "head_width", "with_loss"]
@@ -70,7 +71,10 @@ class StudentWithLoss(nn.Module):
             vector = measure(logits_PV, supervision, self.num_classes, temperature, self.chunk).vector
             return vector if causal else (vector, logits_PV[:, : self.num_classes].float().log_softmax(-1))
         loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
-        hidden_PD = inputs.at_positions(seen[0])
+        if not self.bottlenecks:
+            return loss, sums_K
+        last = not causal and reads_last_token(self.student)
+        hidden_PD = inputs.at_last(seen[0]) if last else inputs.at_positions(seen[0])
         return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
 
     def _with_bottlenecks(
@@ -130,7 +134,9 @@ def head_width(student: Any) -> int:
 def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """What a module is called with while this lasts, call by call."""
     seen: list[Tensor] = []
-    hook = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    hook = module.register_forward_pre_hook(
+        lambda _, given, named: seen.append(given[0] if given else next(iter(named.values()))), with_kwargs=True
+    )
     try:
         yield seen
     finally:

@@ -112,6 +112,12 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
         )
     if cache.manifest.header.tokenizer is not None:
         cache.check_tokenizer()
+    unlabelled = cache.manifest.totals.notes.get("unlabelled", 0) if cache.manifest.header.id2label else 0
+    if unlabelled == cache.num_positions and all(term.name == "cross_entropy" for term in config.terms):
+        raise CacheError(
+            f"{config.cache} has no label, expected some for a cross_entropy term: dump it with corpus.label_field or "
+            "corpus.tags_field"
+        )
     asking = next((term for term in config.terms if term.needs_teacher), None)
     if cache.manifest.header.record is None and asking is not None:
         article = "an" if asking.name == "entropy" or asking.weighting == "entropy" else "a"

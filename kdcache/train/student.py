@@ -6,8 +6,6 @@ columns take no part in the loss.
 """
 
 import difflib
-import importlib
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,11 @@ import torch
 from kdcache.config import StudentConfig
 from kdcache.errors import ConfigError, StudentError
 from kdcache.store.cache import Cache
-from kdcache.store.manifest import Header
 from kdcache.tasks.inputs import check_packing, flattens
-from kdcache.tasks.models import auto_class, load_whole
+from kdcache.tasks.labels import is_whole_number
+from kdcache.tasks.models import auto_class, check_classifier, load_whole
+from kdcache.tasks.registry import import_models
+from kdcache.tasks.tokenizer import load_tokenizer, padding_id, tokenizer_digest
 from kdcache.train.collate import attention_of, check_length
 
 __all__ = [
@@ -27,11 +27,9 @@ __all__ = [
     "check_fits",
     "check_tokenizer",
     "has_tokenizer",
-    "import_students",
     "make_student",
 ]
 
-NEW_IN_CLASSIFIERS = ("classifier.", "score.", ".pooler.")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -45,7 +43,7 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    import_students(config.module)
+    import_models(config.module)
     torch.manual_seed(seed)
     student = _from_config(config, cache) if config.config is not None else _from_folder(config, cache)
     check_fits(student, cache)
@@ -63,22 +61,6 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     return student
 
 
-def import_students(module: str | None) -> None:
-    """Register kdcache's own classes and, from the working directory or the installed packages, a user's module."""
-    import kdcache.train.small_students  # noqa: F401
-
-    if module is None:
-        return
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"got student module {module}, which cannot be imported ({error}); expected one here or an installed one"
-        ) from None
-
-
 def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
@@ -89,7 +71,7 @@ def _from_config(config: StudentConfig, cache: Cache) -> Any:
     assert config.config is not None
     header = cache.manifest.header
     vocabulary = header.tokenizer.vocab_size if header.tokenizer and header.id2label else header.num_classes
-    settings = {"vocab_size": vocabulary, **config.config}
+    settings = {"vocab_size": vocabulary, **class_settings(cache), **config.config}
     model_type = settings.pop("model_type")
     if model_type not in CONFIG_MAPPING:
         nearest = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1, cutoff=0.0)[0]
@@ -104,7 +86,7 @@ def _from_config(config: StudentConfig, cache: Cache) -> Any:
             raise ConfigError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
     try:
         return auto_class(header.task["name"]).from_config(
-            config_class(**class_settings(header) | settings),
+            config_class(**settings),
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
         )
@@ -122,11 +104,11 @@ def _from_folder(config: StudentConfig, cache: Cache) -> Any:
         return load_whole(
             auto_class(header.task["name"]),
             folder,
-            new=() if header.id2label is None else NEW_IN_CLASSIFIERS,
+            new_head=header.id2label is not None,
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
             trust_remote_code=config.trust_remote_code,
-            **_own_classes(folder, header, config.trust_remote_code),
+            **_own_classes(folder, cache, config.trust_remote_code),
         )
     except StudentError:
         raise
@@ -134,23 +116,26 @@ def _from_folder(config: StudentConfig, cache: Cache) -> Any:
         raise StudentError(f"the student {folder} does not load: {_one_line(error)}") from None
 
 
-def class_settings(header: Header) -> dict[str, Any]:
-    """What a classification's cache says of a student's config: how many classes, and their names."""
+def class_settings(cache: Cache) -> dict[str, Any]:
+    """What a classification's cache says of a student's config: its classes' names, and the token of padding."""
+    header = cache.manifest.header
     names = header.id2label
     if names is None:
         return {}
-    return {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+    settings = {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+    return settings if header.tokenizer is None else settings | {"pad_token_id": padding_id(cached_tokenizer(cache))}
 
 
-def _own_classes(folder: Path, header: Header, trust_remote_code: bool) -> dict[str, Any]:
+def _own_classes(folder: Path, cache: Cache, trust_remote_code: bool) -> dict[str, Any]:
     """The cache's, for a folder that names none. Raises StudentError where it names others."""
     from transformers import AutoConfig
 
+    header = cache.manifest.header
     if header.id2label is None:
         return {}
     own = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if all(name == f"LABEL_{i}" for i, name in own.id2label.items()):
-        return class_settings(header)
+        return class_settings(cache)
     _check_names(own, header.id2label)
     return {}
 
@@ -160,8 +145,6 @@ def check_tokenizer(folder: Path, cache: Cache) -> None:
 
     Compares what the tokenizers are, not their files; a folder without one is taken to use the cache's.
     """
-    from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest
-
     if cache.manifest.header.tokenizer is None or not has_tokenizer(folder):
         return
     ours, theirs = cached_tokenizer_digest(cache), tokenizer_digest(load_tokenizer(folder))
@@ -172,17 +155,19 @@ def check_tokenizer(folder: Path, cache: Cache) -> None:
         )
 
 
-def cached_tokenizer_digest(cache: Cache) -> str:
-    """What the tokenizer in a cache is, whoever saved its files."""
-    from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest
-
+def cached_tokenizer(cache: Cache) -> Any:
     with tempfile.TemporaryDirectory() as copy:
         cache.save_tokenizer(copy)
-        return tokenizer_digest(load_tokenizer(copy))
+        return load_tokenizer(copy)
+
+
+def cached_tokenizer_digest(cache: Cache) -> str:
+    """What the tokenizer in a cache is, whoever saved its files."""
+    return tokenizer_digest(cached_tokenizer(cache))
 
 
 def check_fits(student: Any, cache: Cache) -> None:
-    """Raises StudentError for too few classes or positions."""
+    """Raises StudentError for other classes, too few positions, or a classifier that cannot be run."""
     header = cache.manifest.header
     head = student.get_output_embeddings()
     if (head is None) != (header.id2label is not None):
@@ -190,26 +175,37 @@ def check_fits(student: Any, cache: Cache) -> None:
         raise StudentError(
             f"{type(student).__name__} has {got} over a vocabulary, expected {expected} for {header.task['name']}"
         )
-    classes, setting = (
-        (student.config.num_labels, "num_labels") if head is None else (head.weight.shape[0], "vocab_size")
-    )
-    if classes < header.num_classes:
-        raise StudentError(
-            f"got a student with {classes} classes ({setting}), expected at least the cache's {header.num_classes}; "
-            "a wider student is padded"
-        )
     if header.id2label is not None:
         _check_names(student.config, header.id2label)
+        try:
+            vocabulary = 1 if header.tokenizer is None else header.tokenizer.vocab_size
+            check_classifier(student, header.task["name"], header.num_classes, vocabulary)
+        except ValueError as error:
+            raise StudentError(f"{type(student).__name__} does not fit the cache: {error}") from None
+    elif head.weight.shape[0] < header.num_classes:
+        raise StudentError(
+            f"got a student with {head.weight.shape[0]} classes (vocab_size), expected at least the cache's "
+            f"{header.num_classes}; a wider student is padded"
+        )
     longest = header.task.get("sequence_length", header.task.get("max_length"))
     if longest is not None:
         check_length(student, longest)
 
 
 def _check_names(config: Any, names: dict[int, str]) -> None:
-    """Raises StudentError where a student calls a class of the cache otherwise."""
+    """Raises StudentError where a student has other classes than the cache, or calls one otherwise.
+
+    LABEL_3 may be any name but another number.
+    """
     theirs = {int(i): name for i, name in config.id2label.items()}
+    if len(theirs) != len(names):
+        raise StudentError(
+            f"got a student of {len(theirs)} classes ({', '.join(theirs.values())}), expected the cache's {len(names)} "
+            f"({', '.join(names.values())}); if the corpus lacks a class, dump it with task.labels"
+        )
     for i, name in names.items():
-        if theirs.get(i) not in (name, f"LABEL_{i}"):
+        unnamed = theirs.get(i) == f"LABEL_{i}" and (not is_whole_number(name) or name == str(i))
+        if theirs.get(i) != name and not unnamed:
             raise StudentError(
                 f"got a student whose class {i} is {theirs.get(i)}, expected {name} as in the cache: its labels are "
                 "others, or in another order"

@@ -45,7 +45,8 @@ class Multinomial:
         partitions = [(logits_PV / temperature).logsumexp(-1) for temperature in temperatures]
         return TeacherTargets(
             ids_PE=self.ids_PE,
-            logits_PE=logits_PV.gather(1, self.ids_PE),
+            relative_PE=logits_PV.gather(1, self.ids_PE),
+            maximum_P=torch.zeros(len(logits_PV)),
             inclusion_PE=torch.where(self.counts_PE > 0, draws * p_PE / self.counts_PE.clamp(min=1), 0.0),
             num_certain_P=torch.zeros(len(logits_PV), dtype=torch.int64),
             num_classes=logits_PV.shape[1],

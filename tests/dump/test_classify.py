@@ -163,7 +163,6 @@ def test_rows_without_labels_get_records(make: Make, tmp_path: Path) -> None:
         ("sequence_classification", {"teacher": "none", "tokenizer": "characters", "corpus": {"label_field": None}},
          CorpusError, "got no labels"),
         ("sequence_classification", {"task": {"labels": ["dark", "bright"]}}, ConfigError, "those of the teacher"),
-        ("sequence_classification", {"corpus": {"label_field": "mood"}}, KdcacheError, ""),
         ("sequence_classification", {"task": {"max_length": 65}}, ConfigError, "got task.max_length 65"),
         ("sequence_classification", {"tokenizer": "characters"}, ConfigError, "leave tokenizer out"),
     ],
@@ -171,10 +170,6 @@ def test_rows_without_labels_get_records(make: Make, tmp_path: Path) -> None:
 def test_settings_that_do_not_fit(
     make: Make, tmp_path: Path, name: str, sections: dict, error: type[KdcacheError], message: str
 ) -> None:
-    if not message:
-        run_dump(make(name, tmp_path / "cache", **sections), Rank())  # a label column that no row has: all unlabelled
-        assert public.open_cache(tmp_path / "cache").manifest.totals.notes["unlabelled"] == 40
-        return
     with pytest.raises(error, match=message):
         run_dump(make(name, tmp_path / "cache", **sections), Rank())
     assert not (tmp_path / "cache" / "cache.json").exists()
@@ -204,3 +199,60 @@ def test_records_that_a_task_cannot_have(make: Make, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             make(task, tmp_path / "cache", record=record)
+
+
+@pytest.mark.parametrize(("change", "got"), [("multi_label_classification", "multi_label"), (None, "regression")])
+def test_a_teacher_whose_outputs_are_no_classes_is_refused(
+    make: Make, tmp_path: Path, change: str | None, got: str
+) -> None:
+    names = ("only",) if change is None else tuple(MOODS)
+    make_classifier(tmp_path / "teacher", "sequence_classification", names)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
+    model.config.problem_type = change
+    model.save_pretrained(tmp_path / "teacher")
+    config = make("sequence_classification", tmp_path / "c", teacher={"path": str(tmp_path / "teacher")})
+    if change is None:
+        config = config.model_copy(update={"corpus": config.corpus.model_copy(update={"label_field": None})})
+    with pytest.raises(TeacherError, match=f"got a teacher for {got}"):
+        run_dump(config, Rank())
+
+
+def test_a_misspelt_label_field_is_told_before_anything_is_made(make: Make, tmp_path: Path) -> None:
+    config = make("sequence_classification", tmp_path / "c", corpus={"label_field": "lable"})
+    with pytest.raises(CorpusError, match="no row of the corpus has a label in its field lable"):
+        run_dump(config, Rank())
+    assert not (tmp_path / "c" / "header.json").exists()
+    with pytest.raises(ValueError, match=r"got corpus.label_field for token_classification, expected tags_field"):
+        make("token_classification", tmp_path / "c", corpus={"format": "jsonl", "label_field": "tags"})
+
+
+def test_a_wrong_label_in_the_last_row_costs_no_shard(make: Make, tmp_path: Path) -> None:
+    rows = moods(40)
+    write_rows(tmp_path / "moods.jsonl", [*rows[:-1], {**rows[-1], "label": "grey"}])
+    config = make("sequence_classification", tmp_path / "c")
+    with pytest.raises(CorpusError, match=r"moods.jsonl:40: got label grey, expected one of bright, dark"):
+        run_dump(config, Rank())
+    assert not (tmp_path / "c" / "header.json").exists()
+    write_rows(tmp_path / "moods.jsonl", rows)
+    run_dump(config, Rank())
+
+
+def test_features_of_a_decoder_are_of_the_token_that_its_head_reads(make: Make, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    make_classifier(tmp_path / "teacher", "sequence_classification", tuple(MOODS))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    names = dict(enumerate(MOODS))
+    torch.manual_seed(0)
+    model = GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64, id2label=names)
+    ).eval()
+    model.save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    record = {"features": "positions", "logit_dtype": "float32"}
+    run_dump(
+        make("sequence_classification", tmp_path / "c", teacher={"path": str(tmp_path / "gpt2")}, record=record), Rank()
+    )
+    batch = public.open_cache(tmp_path / "c").read(0, 8)
+    heads = model.score(torch.from_numpy(np.array(batch.features)).float()).log_softmax(-1)
+    torch.testing.assert_close(heads, batch.targets().dense_log_probs(1.0), rtol=0, atol=2e-3)

@@ -149,7 +149,13 @@ def make_teacher(P, V, form, seed=0, sharpness=2.0, entries=5):
         return Teacher(
             logits_PV,
             TeacherTargets(
-                torch.arange(V).expand(P, V), logits_PV, torch.ones(P, V), torch.full((P,), V), V, curve=None
+                ids_PE=torch.arange(V).expand(P, V),
+                relative_PE=logits_PV,
+                maximum_P=torch.zeros(P),
+                inclusion_PE=torch.ones(P, V),
+                num_certain_P=torch.full((P,), V),
+                num_classes=V,
+                curve=None,
             ),
         )
     E = min(entries, V)
@@ -173,7 +179,8 @@ def make_teacher(P, V, form, seed=0, sharpness=2.0, entries=5):
     mean_PK = torch.where(probs_PKV > 0, probs_PKV * logits_PV[:, None], 0.0).sum(-1)
     targets = (Sample if form == "sample" else TeacherTargets)(
         ids_PE=torch.where(kept_PE, ids_PE, 0),
-        logits_PE=torch.where(kept_PE, logits_PV.gather(1, ids_PE), 99.0),
+        relative_PE=torch.where(kept_PE, logits_PV.gather(1, ids_PE), 99.0),
+        maximum_P=torch.zeros(P),
         inclusion_PE=inclusion_PE,
         num_certain_P=certain_P,
         num_classes=V,
@@ -196,7 +203,8 @@ def make_top_two(logits_PV):
     P, V = logits_PV.shape
     return TeacherTargets(
         ids_PE=top.indices[:, :2],
-        logits_PE=top.values[:, :2].float(),
+        relative_PE=top.values[:, :2].float(),
+        maximum_P=torch.zeros(P),
         inclusion_PE=torch.ones(P, 2),
         num_certain_P=torch.full((P,), 2),
         num_classes=V,

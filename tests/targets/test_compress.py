@@ -237,7 +237,9 @@ def test_logits_that_are_not_finite_are_refused(rows: Rows, bad: float, name: st
 
 
 def test_keys_of_another_shape_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"got generator_keys of shape \[2, 2\], expected \[2, 3\]: seed, example"):
+    with pytest.raises(
+        ConfigError, match=r"got generator_keys int64\[2, 2\], expected whole numbers \[2, 3\]: seed, example"
+    ):
         compress(torch.zeros(2, 4), RecordSpec(), [[1, 2], [3, 4]])
 
 

@@ -44,3 +44,26 @@ def test_positions_without_a_label_are_left_out() -> None:
     half = scores(certain([1, 0, 0], [1, NO_LABEL, 0], [0, 1, 2]), NAMES, "token_classification")
     assert half["accuracy"] == half["entity_f1"] == 1.0
     assert scores(certain([1], [NO_LABEL], [0]), NAMES, "token_classification") == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "guess", "expected"),
+    [
+        (["O", "B-X", "I-X", "E-X", "S-X"], [4, 4, 0, 1, 2, 3, 1, 3], 1.0),
+        (["O", "B-X", "I-X", "L-X", "U-X"], [4, 4, 0, 1, 2, 3, 1, 3], 1.0),
+        (["O", "B-X", "I-X", "L-X", "U-X"], [4, 0, 0, 1, 2, 3, 1, 3], 6 / 7),
+    ],
+)
+def test_other_schemes_of_entities(names: list[str], guess: list[int], expected: float) -> None:
+    true = [4, 4, 0, 1, 2, 3, 1, 3]
+    log_probs_PC = np.log(np.full((8, 5), 0.01, np.float32))
+    log_probs_PC[np.arange(8), guess] = np.log(0.96)
+    starts_P = np.arange(8) == 0
+    found = scores(Predictions(log_probs_PC, np.array(true), starts_P), names, "token_classification")
+    assert found["entity_f1"] == pytest.approx(expected)
+
+
+def test_tags_that_are_no_entities_have_no_entity_f1() -> None:
+    found = scores(certain([0, 1], [0, 1], [0]), ["NOUN", "VERB", "DET"], "token_classification")
+    assert "entity_f1" not in found
+    assert found["macro_f1"] == 1.0

@@ -18,15 +18,15 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from kdcache.config import DumpConfig, StudentConfig, TermConfig, TrainConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
-from kdcache.errors import CacheError, ConfigError, StudentError
+from kdcache.errors import CacheError, ConfigError, StudentError, TeacherError
 from kdcache.losses.terms import LossTerms
 from kdcache.store.cache import Cache, open_cache
+from kdcache.tasks.registry import import_models, register_student
 from kdcache.train.cautions import warn
 from kdcache.train.collate import Collator
 from kdcache.train.evaluate import check_held_out, evaluate_model, teacher_scores
 from kdcache.train.model import with_loss
-from kdcache.train.registry import register_student
-from kdcache.train.student import import_students, make_student
+from kdcache.train.student import make_student
 
 BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 0.2}
@@ -283,8 +283,8 @@ def test_a_class_without_examples_and_shared_rows_are_told(
 def test_classes_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    with pytest.raises(ConfigError, match="got student module not_there, which cannot be imported"):
-        import_students("not_there")
+    with pytest.raises(ConfigError, match="got module not_there, which cannot be imported"):
+        import_models("not_there")
     with pytest.raises(ConfigError, match="got task regression, expected some of causal_lm"):
         register_student(object, regression=object)
 
@@ -294,3 +294,136 @@ def test_what_the_teacher_scores_is_in_the_cache(root: Path) -> None:
     batch = cache.read(0, len(cache))
     right = batch.targets().dense_log_probs(1.0).argmax(-1).numpy() == batch.labels
     assert teacher_scores(cache)["accuracy"] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**BAG, "num_labels": 5}, r"got a student of 5 classes \(.*\), expected the cache's 2 \(bright, dark\)"),
+        ({**BILSTM, "vocab_size": 10}, "it has embeddings of 10 tokens, expected the 90 of the tokenizer"),
+        ({**BILSTM, "hidden_size": 7}, "it cannot be run on input_ids and attention_mask: RuntimeError"),
+    ],
+)
+def test_students_that_do_not_fit_are_refused(root: Path, config: dict, message: str) -> None:
+    with pytest.raises(StudentError, match=message) as caught:
+        make_student(StudentConfig(config=config), open_cache(root / "sequence_classification"), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_a_user_that_gives_a_row_for_each_token_is_refused(root: Path) -> None:
+    config = StudentConfig(config={**BERT, "num_labels": 2})
+    per_token = AutoModelForTokenClassification.from_config(
+        make_student(config, open_cache(root / "sequence_classification"), 0).config
+    )
+    with pytest.raises(StudentError, match=r"it gives logits \[2, 5, 2\] for two rows .*, expected \[2, 2\]"):
+        evaluate_model(per_token, open_cache(root / "sequence_classification"))
+
+
+def test_a_model_of_more_classes_than_a_split_has_is_not_scored(root: Path, tmp_path: Path) -> None:
+    make_classifier(tmp_path / "teacher", "sequence_classification", ("bright", "dark", "grey"))
+    three = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
+    with pytest.raises(
+        StudentError, match=r"got a student of 3 classes \(bright, dark, grey\), expected the cache's 2"
+    ):
+        evaluate_model(three, open_cache(root / "sequence_classification"))
+
+
+def test_classes_that_are_numbers_are_in_order_of_value_and_label_i_is_the_ith_only(tmp_path: Path) -> None:
+    rows = [{"text": f"word {i}", "label": str(i % 12)} for i in range(36)]
+    write_rows(tmp_path / "rows", rows)
+    settings = {
+        "output": str(tmp_path / "cache"),
+        "corpus": {"paths": str(tmp_path / "rows"), "format": "jsonl", "label_field": "label"},
+        "teacher": "none",
+        "tokenizer": "characters",
+        "task": {"name": "sequence_classification", "max_length": 32},
+    }
+    run_dump(DumpConfig.model_validate(settings), Rank())
+    cache = open_cache(tmp_path / "cache")
+    assert cache.manifest.header.class_names == [str(i) for i in range(12)]
+    assert cache.read(0, 36).labels.tolist() == [i % 12 for i in range(36)]
+    student = make_student(StudentConfig(config=BAG), cache, 0)
+    student.config.id2label = {i: f"LABEL_{i}" for i in range(12)}
+    assert evaluate_model(student, cache)["positions"] == 36
+    settings["output"], settings["task"] = (
+        str(tmp_path / "other"),
+        settings["task"]
+        | {  # type: ignore[operator]
+            "labels": sorted(cache.manifest.header.class_names)
+        },
+    )
+    run_dump(DumpConfig.model_validate(settings), Rank())
+    with pytest.raises(StudentError, match="got a student whose class 2 is LABEL_2, expected 10"):
+        evaluate_model(student, open_cache(tmp_path / "other"))
+
+
+def test_more_than_ten_tags_are_scored_by_their_own_names(tmp_path: Path) -> None:
+    """JSON sorts 10 before 2."""
+    kinds = ("ART", "DATE", "GPE", "LOC", "ORG", "PER")
+    tags = ("O", *(f"{part}-{kind}" for kind in kinds for part in "BI"))
+    rows = [(["a", "b", "c"], [f"B-{kinds[i % 6]}", f"I-{kinds[i % 6]}", "O"]) for i in range(12)]
+    make_classifier(tmp_path / "teacher", "token_classification", tags)
+    write_conll(tmp_path / "rows", rows)
+    settings = {
+        "output": str(tmp_path / "cache"),
+        "corpus": {"paths": str(tmp_path / "rows"), "format": "conll"},
+        "teacher": {"path": str(tmp_path / "teacher"), "dtype": "float32"},
+        "task": {"name": "token_classification", "max_length": 32},
+    }
+    run_dump(DumpConfig.model_validate(settings), Rank())
+    cache = open_cache(tmp_path / "cache")
+    assert cache.manifest.header.class_names == [*tags]
+    from seqeval.metrics import f1_score
+
+    predicted = cache.read(0, 12).targets().dense_log_probs(1.0).argmax(-1).reshape(12, 3).tolist()
+    expected = f1_score([row[1] for row in rows], [[tags[i] for i in row] for row in predicted], zero_division=0)
+    assert teacher_scores(cache)["entity_f1"] == pytest.approx(expected)
+
+
+def test_labels_alone_need_labels(root: Path, tmp_path: Path) -> None:
+    from kdcache.train.run import open_caches
+
+    make_classifier(tmp_path / "teacher", "sequence_classification", tuple(MOODS))
+    corpus = {"paths": str(write_rows(tmp_path / "rows", [{"text": r["text"]} for r in moods(20)])), "format": "jsonl"}
+    dump(tmp_path / "cache", "sequence_classification", tmp_path / "teacher", 20, 5, corpus=corpus)
+    settings = settings_of(root, "sequence_classification", "x", BAG, cache=str(tmp_path / "cache"), eval=None)
+    open_caches(TrainConfig.model_validate(settings))
+    with pytest.raises(CacheError, match="has no label, expected some for a cross_entropy term"):
+        open_caches(TrainConfig.model_validate(settings | {"terms": [{"name": "cross_entropy"}]}))
+
+
+def test_bottlenecks_of_a_decoder_read_what_its_head_reads(root: Path) -> None:
+    """GPT-2's score stands on every token, and its classification on the last."""
+    cache = open_cache(root / "sequence_classification")
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    student = make_student(StudentConfig(config=gpt2), cache, 0).eval()
+    model = with_loss(student, 2, bottlenecks=[torch.nn.Identity()])  # type: ignore[list-item]
+    fed: list[torch.Tensor] = []
+    model._with_bottlenecks = lambda *given: fed.append(given[3]) or given[:2]  # type: ignore[method-assign]
+    inputs = Collator(student, cache)(cache.read(0, 7))
+    model(inputs, LossTerms([TermConfig(name="divergence")], 2))
+    logits = student(**inputs.model.arguments).logits
+    torch.testing.assert_close(student.score(fed[0]), logits)
+
+
+def test_a_small_model_of_kdcache_can_be_the_teacher(root: Path, tmp_path: Path) -> None:
+    cache = open_cache(root / "sequence_classification")
+    student = make_student(StudentConfig(config=BILSTM), cache, 0).eval()
+    student.save_pretrained(tmp_path / "teacher")
+    cache.save_tokenizer(tmp_path / "teacher")
+    again = dump(tmp_path / "cache", "sequence_classification", tmp_path / "teacher", 12, 0, record={})
+    batch = again.read(0, 12)
+    logits = student(**Collator(student, again)(batch).model.arguments).logits
+    torch.testing.assert_close(batch.targets().dense_log_probs(1.0), logits.log_softmax(-1), rtol=0, atol=2e-3)
+
+
+def test_another_teacher_than_the_caches_is_not_timed(root: Path, tmp_path: Path) -> None:
+    from kdcache.report.evaluate import evaluate_students
+
+    make_classifier(tmp_path / "other", "sequence_classification", ("bright", "dark"))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "other")
+    with torch.no_grad():
+        model.classifier.weight.add_(1.0)
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(TeacherError, match=r"the teacher .*other is not teacher, whose records"):
+        evaluate_students([], cache=str(root / "sequence_classification"), teacher=str(tmp_path / "other"))

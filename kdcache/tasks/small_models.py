@@ -1,4 +1,4 @@
-"""Students that fit a phone: an embedding bag and a BiLSTM, as transformers models.
+"""Models that fit a phone: an embedding bag and a BiLSTM, as transformers models.
 
 model_type kdcache_embedding_bag   mean of token embeddings -> one hidden layer -> classes; for a whole text
 model_type kdcache_bilstm          embeddings -> bidirectional LSTM -> classes, of each token or of a text's maximum
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
-from kdcache.train.registry import register_student
+from kdcache.tasks.registry import register_student
 
 __all__ = ["BiLSTMForSequenceClassification", "BiLSTMForTokenClassification", "EmbeddingBagForSequenceClassification"]
 

@@ -1,8 +1,8 @@
-"""register_student: model classes of your own as students, beside those of transformers.
+"""register_student: model classes of your own as students and teachers, beside those of transformers.
 
 A class is known by the model_type of its config, in student.config of a run and in the config.json of a finished
-student. kdcache's own small ones (small_students.py) are registered in the same way. Put the call in a module of yours
-and name it in `student.module`, and in `kdcache eval --module`:
+student. kdcache's own small ones (small_models.py) are registered in the same way. Put the call in a module of yours
+and name it in `student.module` and `teacher.module`, and in `kdcache eval --module`:
 
     # my_students.py
     import kdcache
@@ -28,12 +28,33 @@ and name it in `student.module`, and in `kdcache eval --module`:
     kdcache.register_student(TinyConfig, sequence_classification=Tiny)
 """
 
+import importlib
+import sys
 from typing import Any
 
 from kdcache.errors import ConfigError
 from kdcache.tasks.models import AUTO_CLASSES, auto_class
 
-__all__ = ["register_student"]
+__all__ = ["import_models", "register_student"]
+
+
+def import_models(module: str | None) -> None:
+    """Register kdcache's own classes and, from the working directory or the installed packages, a user's module.
+
+    Raises ConfigError for a module that cannot be imported.
+    """
+    import kdcache.tasks.small_models  # noqa: F401
+
+    if module is None:
+        return
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"got module {module}, which cannot be imported ({error}); expected one here or an installed one"
+        ) from None
 
 
 def register_student(config_class: Any, **model_classes: Any) -> None:
