@@ -181,9 +181,11 @@ def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int,
         )
         return
     if sum(commit.positions for commit in writer.commits()) == 0:
+        why = "every example is one token long or masked; see task.loss_on and corpus.messages_field"
+        if writer.header.id2label is not None:
+            why = "every row is empty; see corpus.text_field and corpus.tokens_field"
         raise CorpusError(
-            f"the corpus gives no supervised position in {counted(num_units, 'shard')}, expected at least one: every "
-            "example is one token long or masked; see task.loss_on and corpus.messages_field"
+            f"the corpus gives no supervised position in {counted(num_units, 'shard')}, expected at least one: {why}"
         )
     manifest = writer.finalize(num_units)
     if work is not None:

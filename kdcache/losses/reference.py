@@ -206,8 +206,8 @@ def teacher_top(targets: TeacherTargets) -> Tensor:
 
 
 def knows_top(targets: TeacherTargets) -> Tensor:
-    """Whether the likeliest class of all is an entry, bool [P]: a sample without certain entries may have missed it."""
-    return (targets.num_certain_P > 0) | (targets.relative_PE[:, 0] >= 0)
+    """Whether the likeliest class of all is sure to be an entry, bool [P]: it is the first certain one, if any."""
+    return targets.num_certain_P > 0
 
 
 def _ids(targets: TeacherTargets, padding_PE: Tensor) -> Tensor:

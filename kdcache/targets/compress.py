@@ -45,13 +45,13 @@ def compress(
     coefficients_PR, basis: of a record with a factor, what an Encoder made of the rows' hidden states, and its basis.
     Raises TeacherError for NaN or infinite logits, ConfigError for keys, coefficients or a basis of another shape.
     """
+    arrays = compress_to_arrays(logits_PV, spec, generator_keys, coefficients_PR)
     if (coefficients_PR is None) != (basis is None):
         raise ConfigError("got one of coefficients_PR and basis, expected both or none")
     if coefficients_PR is not None and basis is not None:
         got, expected = [basis.num_classes, basis.rank], [logits_PV.shape[1], coefficients_PR.shape[1]]
         if got != expected:
             raise ConfigError(f"got a basis [classes, rank] {got}, expected {expected} of the logits and coefficients")
-    arrays = compress_to_arrays(logits_PV, spec, generator_keys, coefficients_PR)
     return decode(arrays, spec, logits_PV.shape[1], basis).to(logits_PV.device)
 
 

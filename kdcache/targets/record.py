@@ -82,7 +82,9 @@ class TeacherTargets:
     def log_probs(self, temperature: float) -> Tensor:
         """log p of each entry at T, [P, E]; −inf for padding."""
         shift_P1 = temperature * self._relative_log_partition(temperature)[:, None]
-        log_probs_PE = ((self.relative_PE.double() - shift_P1) / temperature).to(self.relative_PE.dtype)
+        # A dense record is exact to 1e-5, and near −100 the rounding of three float32 operations is as much.
+        relative_PE = self.relative_PE.double() if self.dense else self.relative_PE
+        log_probs_PE = ((relative_PE - shift_P1) / temperature).to(self.relative_PE.dtype)
         return log_probs_PE.masked_fill(self.inclusion_PE == 0, -torch.inf)
 
     def log_tail_mass(self, temperature: float) -> Tensor:

@@ -9,7 +9,9 @@ sequence_classification  one class for a text or a pair of texts
 token_classification     a tag for each word
 labels                   the classes of a classification
 metrics                  what predictions of classes are worth
-models                   the Auto class of a task, and loading a model whole
+models                   the Auto class of a task, loading a model whole, trying a classifier out
+registry                 register_student: model classes of a user's own
+small_models             an embedding bag and a BiLSTM
 inputs                   examples -> the arguments of a model's forward, the same for teacher and student
 tokenizer                load, save and identify a tokenizer
 characters               a tokenizer of the corpus' own characters

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from kdcache.config import CorpusConfig, SequenceClassificationConfig
 from kdcache.corpus import Column
+from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
@@ -68,6 +69,14 @@ class SequenceClassification:
             texts.append(strings(table[self._pair], self._pair, where))
         ids = self._ids(table, where)
         tokens, segments, truncated = self._encode(texts)
+        for row, ids_of_row in enumerate(tokens):
+            if not ids_of_row:
+                raise CorpusError(f"{where(row)}: the tokenizer makes no token of the text; leave such rows out")
+            if len(ids_of_row) > self._config.max_length:
+                raise ConfigError(
+                    f"got task.max_length {self._config.max_length}, expected at least {len(ids_of_row)}: the special "
+                    "tokens alone take so many"
+                )
         examples = [
             Example(np.asarray(row, np.int64), np.zeros(1, np.int64), np.array([label]), documents)
             for row, documents, label in zip(tokens, segments, ids, strict=True)

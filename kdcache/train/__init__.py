@@ -4,8 +4,6 @@ launch       run_train: one process, ranks of a launcher, or starting the launch
 distributed  World: which rank this is, the few collectives of a run, who speaks when ranks fail
 run          the story of a run: cache, student, engine, resume, steps, evaluation, export
 cautions     what is worth a warning before a run
-registry     register_student: model classes of a user's own
-small_students  an embedding bag and a BiLSTM
 student      the model from a config or a folder, and the checks that it fits the cache
 model        StudentWithLoss: body, head and loss in one forward, so that the loss is computed inside the engine
 collate      Collator: a Batch of a cache -> the tensors of one forward pass

@@ -223,7 +223,9 @@ def test_memory_is_one_chunk_of_logits_and_the_gradients(teacher, form):
     task = FusedLoss(LossTerms(configs, V), Supervision(labels_P, targets), chunk)
     head, hidden_PD = fused_head(D, V), torch.randn(P, D, requires_grad=True)
     chunk_bytes, gradient_bytes = 4 * chunk * V, 4 * (P * D + V * D)
-    of_targets = [] if targets is None else [targets.ids_PE, targets.logits_PE, targets.inclusion_PE]
+    of_targets = []
+    if targets is not None:
+        of_targets = [targets.ids_PE, targets.relative_PE, targets.maximum_P, targets.inclusion_PE]
     with LiveBytes(hidden_PD, head.weight, labels_P, *of_targets) as live:
         loss, _ = head(hidden_PD, task=task)
     assert loss.requires_grad

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdcache.config import TermConfig
+from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead
 from kdcache.losses.metrics import FusedSums, Sums, measure
 from kdcache.losses.supervision import Supervision
@@ -96,3 +97,20 @@ def test_measures_and_the_loss_agree_on_a_term(scene):
     sums_K = terms.value_and_gradient_(student_PV.clone(), supervision)
     means = measure(student_PV, supervision, V, temperature=2.0).means()
     assert [means["kl"] * P, means["label_nll"] * P] == pytest.approx(sums_K.tolist(), rel=1e-5)
+
+
+def test_agreement_is_over_positions_whose_likeliest_class_is_known():
+    """A sample without certain entries may have missed it; the teacher agrees with itself all the same."""
+    logits_PV = torch.randn(400, 2000, generator=torch.Generator().manual_seed(0)) * 1.5
+    spec = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
+    targets = compress(logits_PV, spec)
+    drawn_PE = torch.zeros_like(logits_PV).scatter(1, targets.ids_PE, (targets.inclusion_PE > 0).float())
+    missed = (drawn_PE.gather(1, logits_PV.argmax(-1, keepdim=True)) == 0).sum().item()
+    assert missed > 50
+    supervision = Supervision(torch.zeros(400, dtype=torch.int64), targets)
+    sums = measure(logits_PV, supervision, 2000)
+    ranked = dict(zip(Sums.names, sums.vector.tolist(), strict=True))["ranked"]
+    assert 0 < ranked <= 400 - missed
+    assert sums.means()["agreement"] == 1.0
+    with pytest.raises(ConfigError, match="may lack the teacher's likeliest class, expected it in each"):
+        LossTerms([TermConfig(name="divergence", schedule="article", temperature=1.0)], 2000).check(targets)

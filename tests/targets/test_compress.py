@@ -252,3 +252,29 @@ def test_keys_may_be_a_list_an_array_or_a_tensor(rows: Rows) -> None:
     assert torch.equal(
         compress(logits_PV, RecordSpec()).ids_PE, compress(logits_PV, RecordSpec(), [[0, 0, 0], [0, 0, 1]]).ids_PE
     )
+
+
+def test_rows_keys_and_bases_of_another_shape_are_refused() -> None:
+    from kdcache.targets.basis import Basis
+    from kdcache.targets.spec import FactorSpec
+
+    with pytest.raises(ConfigError, match=r"got logits of shape \[2, 3, 4\], expected \[positions, classes\]"):
+        compress(torch.zeros(2, 3, 4), RecordSpec())
+    with pytest.raises(ConfigError, match=r"got generator_keys float64\[1, 3\], expected whole numbers"):
+        compress(torch.zeros(1, 4), RecordSpec(), [[0.9, 1.0, 2.0]])
+    assert compress(torch.zeros(0, 4), RecordSpec(), []).num_positions == 0
+    with pytest.raises(ConfigError, match="got one of coefficients_PR and basis, expected both or none"):
+        compress(torch.zeros(2, 4), RecordSpec(), basis=Basis(torch.zeros(4, 1).half(), torch.zeros(4)))
+    spec, coefficients_PR = RecordSpec(factor=FactorSpec(rank=1)), torch.zeros(2, 1, dtype=torch.int8)
+    with pytest.raises(ConfigError, match=r"got a basis \[classes, rank\] \[3, 1\], expected \[4, 1\]"):
+        compress(
+            torch.zeros(2, 4),
+            spec,
+            coefficients_PR=coefficients_PR,
+            basis=Basis(torch.zeros(3, 1).half(), torch.zeros(3)),
+        )
+
+
+def test_an_unknown_estimator_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got estimator 'foo', expected one of normalised, horvitz_thompson"):
+        compress(torch.zeros(2, 40), RecordSpec()).weights(1.0, "foo")  # type: ignore[arg-type]

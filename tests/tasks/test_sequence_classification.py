@@ -48,3 +48,11 @@ def test_labels_and_texts_that_cannot_be_used() -> None:
         make().examples(pa.table({"text": ["a", "b"], "label": ["dark", "grey"]}), where)
     with pytest.raises(CorpusError, match=r"rows.jsonl:2: text is null"):
         make().examples(pa.table({"text": ["a", None], "label": ["dark", "dark"]}), where)
+
+
+def test_a_text_of_no_tokens_is_named(gpt_tokenizer: Any) -> None:
+    columns = CorpusConfig(paths=("x",), format="jsonl")
+    config = SequenceClassificationConfig(name="sequence_classification", max_length=16)
+    task = SequenceClassification(config, gpt_tokenizer, columns, Labels(["bright", "dark"]))
+    with pytest.raises(CorpusError, match=r"rows.jsonl:2: the tokenizer makes no token of the text"):
+        task.examples(pa.table({"text": ["a", ""]}), where)
