@@ -10,6 +10,7 @@ compress      teacher logits -> arrays -> TeacherTargets
 rows          blocks of rows -> records
 moments       the sums over all classes of a row              sample    the certain entries and the draw
 philox        the draw's random number
+precision     float32 products in float32, whatever is allowed around them
 noise         what records are worth at a temperature
 codec         records <-> arrays                              logit_codec, curve_codec    their integers
 

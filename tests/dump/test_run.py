@@ -116,7 +116,7 @@ def test_a_lost_shard_is_made_again_with_the_same_bytes(make_config: MakeConfig,
         ({"record": {"exact_top_k": 9}}, "record.exact_top_k"),
         ({"seed": 1}, "seed"),
         ({"compute": {"batch_examples": 4}}, "compute.batch_examples"),
-        ({"corpus": {"label_field": "label"}}, "compute.label_field"),
+        ({"corpus": {"tokens_field": "words"}}, "compute.tokens_field"),
     ],
 )
 def test_another_setting_is_refused_by_name_and_nothing_is_lost(
