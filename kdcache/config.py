@@ -140,6 +140,8 @@ class TokenClassificationConfig(Config):
 
 
 ClassificationConfig = SequenceClassificationConfig | TokenClassificationConfig
+LABEL_FIELDS = {"sequence_classification": "label_field", "token_classification": "tags_field"}
+"""The setting below corpus.* that names the labels of a task."""
 TaskConfig = Annotated[CausalLMConfig | ClassificationConfig, Field(discriminator="name")]
 
 
@@ -215,8 +217,8 @@ class DumpConfig(Config):
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> Self:
-        fitting = {"sequence_classification": "label_field", "token_classification": "tags_field"}.get(self.task.name)
-        for field in ("label_field", "tags_field"):
+        fitting = LABEL_FIELDS.get(self.task.name)
+        for field in LABEL_FIELDS.values():
             if getattr(self.corpus, field) is not None and field != fitting and self.corpus.format != "conll":
                 raise ValueError(f"got corpus.{field} for {self.task.name}, expected {fitting or 'no labels'}")
         return self

@@ -16,7 +16,7 @@ from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
-from kdcache.tasks.inputs import ModelInputs, takes_segments
+from kdcache.tasks.inputs import ModelInputs, at_last, takes_segments
 from kdcache.tasks.models import check_classifier, reads_last_token
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
@@ -92,12 +92,11 @@ class Classifier:
 
     def _picked(self, hidden_BLD: Tensor, mask_BL: Tensor, flat_P: Tensor, last: bool) -> Tensor:
         """last: at the last token of the position's example, the one that such a head reads."""
-        examples_P = flat_P // mask_BL.shape[1]
         if self._features == "positions":
-            return hidden_BLD[examples_P, mask_BL.sum(1)[examples_P] - 1] if last else hidden_BLD.flatten(0, 1)[flat_P]
+            return at_last(hidden_BLD, mask_BL, flat_P) if last else hidden_BLD.flatten(0, 1)[flat_P]
         weights_BL1 = mask_BL[:, :, None].to(hidden_BLD.dtype)
         pooled_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
-        return pooled_BD[examples_P]
+        return pooled_BD[flat_P // mask_BL.shape[1]]
 
 
 AnyTeacher = Teacher | Classifier

@@ -5,7 +5,7 @@ Classes and characters that are not given anywhere are collected from the whole 
 
 from functools import partial
 
-from kdcache.config import ClassificationConfig, DumpConfig
+from kdcache.config import LABEL_FIELDS, ClassificationConfig, DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import read_model_config
 from kdcache.errors import ConfigError, CorpusError
@@ -15,8 +15,6 @@ from kdcache.tasks.task import Task, task_class
 from kdcache.tasks.tokenizer import load_tokenizer
 
 __all__ = ["check_labels", "features_width", "find_labels", "find_tokenizer"]
-
-LABEL_SETTINGS = {"sequence_classification": "label_field", "token_classification": "tags_field"}
 
 
 def find_tokenizer(config: DumpConfig, corpus: Corpus, folder: str | None) -> object:
@@ -45,7 +43,7 @@ def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Label
         return Labels(task.labels)
     names = task_class(task.name).label_names
     found = {name for unit in range(corpus.num_units) for name in names(corpus.unit(unit), config.corpus)}
-    setting = LABEL_SETTINGS[task.name]
+    setting = LABEL_FIELDS[task.name]
     if not found:
         raise CorpusError(
             f"got no labels, expected them from the corpus where there is no teacher: set corpus.{setting}"
@@ -58,7 +56,7 @@ def check_labels(config: DumpConfig, corpus: Corpus, task: Task) -> None:
     if config.task.name == "causal_lm":
         return
     labelled = sum(task.check(corpus.unit(unit), partial(corpus.where, unit)) for unit in range(corpus.num_units))
-    setting = LABEL_SETTINGS[config.task.name]
+    setting = LABEL_FIELDS[config.task.name]
     field = getattr(config.corpus, setting)
     if labelled == 0 and field is not None and config.corpus.format != "conll":
         raise CorpusError(

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from kdcache.errors import KdcacheError
 
-__all__ = ["ModelInputs", "check_packing", "flat_positions", "flattens", "max_length", "model_inputs", "takes_segments"]
+__all__ = [
+    "ModelInputs",
+    "at_last",
+    "check_packing",
+    "flat_positions",
+    "flattens",
+    "max_length",
+    "model_inputs",
+    "takes_segments",
+]
 
 Attention = Literal["document", "causal", "full"]
 # Models that count positions from their padding token's id on.
@@ -85,6 +94,12 @@ def flat_positions(positions: Sequence[np.ndarray], width: int) -> Tensor:
     counts_B = [len(row) for row in positions]
     offsets_P = np.repeat(np.arange(len(positions)) * width, counts_B)
     return torch.from_numpy(np.concatenate(positions).astype(np.int64) + offsets_P)
+
+
+def at_last(values: Tensor, mask_BL: Tensor, flat_P: Tensor) -> Tensor:
+    """Rows of [B, L, …] at the last token of each position's example, [P, …]. mask_BL: the attention mask."""
+    examples_P = flat_P // mask_BL.shape[1]
+    return values[examples_P, mask_BL.sum(1)[examples_P] - 1]
 
 
 def max_length(config: Any) -> int | None:

@@ -17,6 +17,7 @@ from kdcache.store.cache import Cache
 from kdcache.tasks.inputs import (
     Attention,
     ModelInputs,
+    at_last,
     flat_positions,
     flattens,
     max_length,
@@ -46,9 +47,7 @@ class Inputs:
 
     def at_last(self, values: Tensor) -> Tensor:
         """Rows of [B, L, …] at the last token of each position's example, [P, …]."""
-        mask_BL = self.model.arguments["attention_mask"]
-        examples_P = self.flat_P // mask_BL.shape[1]
-        return values[examples_P, mask_BL.sum(1)[examples_P] - 1]
+        return at_last(values, self.model.arguments["attention_mask"], self.flat_P)
 
     def without_positions(self) -> "Inputs":
         """The same tokens with nothing supervised: for a rank that has run out of batches."""
