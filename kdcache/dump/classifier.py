@@ -7,17 +7,18 @@ B examples, L tokens, P positions, C classes, D hidden width.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
 from kdcache.tasks.inputs import ModelInputs, at_last, takes_segments
-from kdcache.tasks.models import check_classifier, reads_last_token
+from kdcache.tasks.models import HEADS, check_classifier, classifier_head, inputs_of, reads_last_token
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
 
@@ -52,6 +53,11 @@ def load_classifier(
         check_classifier(model, task, num_classes, vocab_size)
     except ValueError as error:
         raise TeacherError(f"the teacher {config.path} cannot be used: {error}") from None
+    if features is not None and body_of(model) is None and classifier_head(model) is None:
+        raise TeacherError(
+            f"got record.features: {features} and a teacher, {type(model).__name__}, with neither a body (its "
+            f"base_model_prefix) nor a head called {' or '.join(HEADS)}, expected one of them"
+        )
     return Classifier(model, device, num_classes, features)
 
 
@@ -72,31 +78,51 @@ class Classifier:
     def rows(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """(all of the P positions, float32 logits [P, C], features [P, D] or None), once."""
         arguments, flat_P = inputs.to(self.device).arguments, flat_P.to(self.device)
-        caught: list[Tensor] = []
-        hook = None
-        if self._features is not None:
-            body = getattr(self.model, self.model.base_model_prefix)
-            hook = body.register_forward_hook(lambda module, given, output: caught.append(output[0]))
-        try:
+        with self._hidden_states() as seen:
             logits = self.model(**arguments).logits
-        finally:
-            if hook is not None:
-                hook.remove()
         length = arguments["input_ids"].shape[1]
         logits_PC = logits[flat_P // length] if logits.ndim == 2 else logits.flatten(0, 1)[flat_P]
         hidden_PD = None
-        if caught:
+        if seen:
             last = self._last and logits.ndim == 2
-            hidden_PD = self._picked(caught[0], arguments["attention_mask"], flat_P, last)
+            hidden_PD = self._picked(seen[0], arguments["attention_mask"], flat_P, last)
         yield slice(0, len(flat_P)), logits_PC.float(), hidden_PD
 
-    def _picked(self, hidden_BLD: Tensor, mask_BL: Tensor, flat_P: Tensor, last: bool) -> Tensor:
-        """last: at the last token of the position's example, the one that such a head reads."""
+    @contextmanager
+    def _hidden_states(self) -> Iterator[list[Tensor]]:
+        """What the body gives while this lasts, or, of a model that is not body and head, what its head is fed with."""
+        body, head = body_of(self.model), classifier_head(self.model)
+        if self._features is None:
+            yield []
+        elif body is None:
+            assert head is not None
+            with inputs_of(head) as seen:
+                yield seen
+        else:
+            caught: list[Tensor] = []
+            hook = body.register_forward_hook(lambda module, given, output: caught.append(output[0]))
+            try:
+                yield caught
+            finally:
+                hook.remove()
+
+    def _picked(self, hidden: Tensor, mask_BL: Tensor, flat_P: Tensor, last: bool) -> Tensor:
+        """hidden: [B, L, D], or [B, D] of a head that reads a text's. last: at the last token of the position's
+        example, the one that such a head reads.
+        """
+        example_P = flat_P // mask_BL.shape[1]
+        if hidden.ndim == 2:
+            return hidden[example_P]
         if self._features == "positions":
-            return at_last(hidden_BLD, mask_BL, flat_P) if last else hidden_BLD.flatten(0, 1)[flat_P]
-        weights_BL1 = mask_BL[:, :, None].to(hidden_BLD.dtype)
-        pooled_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
-        return pooled_BD[flat_P // mask_BL.shape[1]]
+            return at_last(hidden, mask_BL, flat_P) if last else hidden.flatten(0, 1)[flat_P]
+        weights_BL1 = mask_BL[:, :, None].to(hidden.dtype)
+        return ((hidden * weights_BL1).sum(1) / weights_BL1.sum(1))[example_P]
+
+
+def body_of(model: Any) -> nn.Module | None:
+    """The model without its head, where transformers' way of naming it is followed."""
+    body = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
+    return body if isinstance(body, nn.Module) else None
 
 
 AnyTeacher = Teacher | Classifier

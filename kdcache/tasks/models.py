@@ -3,21 +3,35 @@
 B examples, L tokens, C classes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from kdcache.tasks.inputs import model_inputs, takes_segments
 
-__all__ = ["AUTO_CLASSES", "auto_class", "check_classifier", "load_whole", "reads_last_token"]
+__all__ = [
+    "AUTO_CLASSES",
+    "HEADS",
+    "auto_class",
+    "check_classifier",
+    "classifier_head",
+    "inputs_of",
+    "load_whole",
+    "reads_last_token",
+]
 
 AUTO_CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
     "sequence_classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
 }
+HEADS = ("classifier", "score")
+"""What transformers call the last layers of classifiers."""
 
 
 def auto_class(task: str) -> Any:
@@ -82,3 +96,22 @@ def check_classifier(model: Any, task: str, num_classes: int, vocab_size: int) -
 def reads_last_token(model: Any) -> bool:
     """Whether a sequence classifier takes its row of logits from the last token, as decoders' heads called score do."""
     return hasattr(model, "score")
+
+
+def classifier_head(model: Any) -> nn.Module | None:
+    """The last layers of a classifier, where they have a usual name."""
+    heads = (getattr(model, name, None) for name in HEADS)
+    return next((head for head in heads if isinstance(head, nn.Module)), None)
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What a module is called with while this lasts, call by call."""
+    seen: list[Tensor] = []
+    hook = module.register_forward_pre_hook(
+        lambda _, given, named: seen.append(given[0] if given else next(iter(named.values()))), with_kwargs=True
+    )
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -13,8 +13,7 @@ stages train them; they do nothing in an evaluation.
 B examples, L tokens, P positions, D hidden width, C classes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,13 +27,12 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.progress import say
-from kdcache.tasks.models import reads_last_token
+from kdcache.tasks.models import HEADS, classifier_head, inputs_of, reads_last_token
 from kdcache.train.collate import Inputs
 
 __all__ = ["StudentWithLoss", "head_width", "with_loss"]
 
 LARGE_LOGIT = 50.0
-HEADS = ("classifier", "score")
 
 
 class StudentWithLoss(nn.Module):
@@ -118,29 +116,16 @@ def head_of(student: Any) -> Any:
     """The last layer. Raises StudentError where a classification has none by a usual name."""
     if generates(student):
         return student.get_output_embeddings()
-    for name in HEADS:
-        if isinstance(getattr(student, name, None), nn.Module):
-            return getattr(student, name)
-    raise StudentError(f"{type(student).__name__} has no head, expected one called {' or '.join(HEADS)}")
+    head = classifier_head(student)
+    if head is None:
+        raise StudentError(f"{type(student).__name__} has no head, expected one called {' or '.join(HEADS)}")
+    return head
 
 
 def head_width(student: Any) -> int:
     """How many numbers the head is fed with at a position."""
     head = head_of(student)
     return int(head.in_features if isinstance(head, nn.Linear) else student.config.hidden_size)
-
-
-@contextmanager
-def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What a module is called with while this lasts, call by call."""
-    seen: list[Tensor] = []
-    hook = module.register_forward_pre_hook(
-        lambda _, given, named: seen.append(given[0] if given else next(iter(named.values()))), with_kwargs=True
-    )
-    try:
-        yield seen
-    finally:
-        hook.remove()
 
 
 @torch.no_grad()

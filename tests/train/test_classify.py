@@ -406,15 +406,21 @@ def test_bottlenecks_of_a_decoder_read_what_its_head_reads(root: Path) -> None:
     torch.testing.assert_close(student.score(fed[0]), logits)
 
 
-def test_a_small_model_of_kdcache_can_be_the_teacher(root: Path, tmp_path: Path) -> None:
-    cache = open_cache(root / "sequence_classification")
+@pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
+def test_a_small_model_of_kdcache_can_be_the_teacher(root: Path, tmp_path: Path, task: str) -> None:
+    """It is not body and head: its features are what the head is fed with."""
+    cache = open_cache(root / task)
     student = make_student(StudentConfig(config=BILSTM), cache, 0).eval()
     student.save_pretrained(tmp_path / "teacher")
     cache.save_tokenizer(tmp_path / "teacher")
-    again = dump(tmp_path / "cache", "sequence_classification", tmp_path / "teacher", 12, 0, record={})
+    again = dump(tmp_path / "cache", task, tmp_path / "teacher", 12, 0)
     batch = again.read(0, 12)
-    logits = student(**Collator(student, again)(batch).model.arguments).logits
+    inputs = Collator(student, again)(batch)
+    logits = inputs.at_positions(student(**inputs.model.arguments).logits)
     torch.testing.assert_close(batch.targets().dense_log_probs(1.0), logits.log_softmax(-1), rtol=0, atol=2e-3)
+    assert batch.features is not None
+    of_features = student.classifier(torch.from_numpy(batch.features).float())
+    torch.testing.assert_close(of_features, logits, rtol=0, atol=2e-3)
 
 
 def test_another_teacher_than_the_caches_is_not_timed(root: Path, tmp_path: Path) -> None:
