@@ -86,6 +86,12 @@ class Classifier:
         if seen:
             last = self._last and logits.ndim == 2
             hidden_PD = self._picked(seen[0], arguments["attention_mask"], flat_P, last)
+            width = self.model.config.get_text_config().hidden_size
+            if hidden_PD.shape[1] != width:
+                raise TeacherError(
+                    f"got {type(self.model).__name__}, whose head is fed with {hidden_PD.shape[1]} numbers, expected "
+                    f"the {width} of its config's hidden_size"
+                )
         yield slice(0, len(flat_P)), logits_PC.float(), hidden_PD
 
     @contextmanager

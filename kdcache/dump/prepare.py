@@ -66,7 +66,13 @@ def check_labels(config: DumpConfig, corpus: Corpus, task: Task) -> None:
 
 
 def features_width(config: DumpConfig, folder: str | None) -> int | None:
-    """Of the teacher's hidden states, where the record keeps them."""
+    """Of the teacher's hidden states, where the record keeps them. Raises ConfigError where its config is silent."""
     if config.record.features is None or config.teacher == "none" or folder is None:
         return None
-    return int(read_model_config(config.teacher, folder).get_text_config().hidden_size)
+    width = getattr(read_model_config(config.teacher, folder).get_text_config(), "hidden_size", None)
+    if not isinstance(width, int):
+        raise ConfigError(
+            f"got record.features: {config.record.features} and a teacher whose config has no hidden_size, expected "
+            "the width of its features there"
+        )
+    return width

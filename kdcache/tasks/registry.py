@@ -26,6 +26,8 @@ and name it in `student.module` and `teacher.module`, and in `kdcache eval --mod
             return SequenceClassifierOutput(logits=logits)      # [B, C]; [B, L, C] for token classification
 
     kdcache.register_student(TinyConfig, sequence_classification=Tiny)
+
+As a teacher whose features are recorded, its config says in hidden_size how many numbers the head is fed with.
 """
 
 import importlib

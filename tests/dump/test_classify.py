@@ -1,6 +1,7 @@
 """Dumps of classifications by a small real BERT."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 import torch
 from classes import MOODS, TAGS, make_classifier, moods, tagged, write_conll, write_rows
 from helpers import files_of, kdcache
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import kdcache as public
 from kdcache.config import DumpConfig
@@ -256,3 +264,60 @@ def test_features_of_a_decoder_are_of_the_token_that_its_head_reads(make: Make, 
     batch = public.open_cache(tmp_path / "c").read(0, 8)
     heads = model.score(torch.from_numpy(np.array(batch.features)).float()).log_softmax(-1)
     torch.testing.assert_close(heads, batch.targets().dense_log_probs(1.0), rtol=0, atol=2e-3)
+
+
+class BagConfig(PreTrainedConfig):
+    model_type = "bag_of_a_user"
+
+    def __init__(self, vocab_size: int = 10, width: int = 6, **rest: Any) -> None:
+        self.vocab_size, self.width = vocab_size, width
+        super().__init__(**rest)
+
+
+class Bag(PreTrainedModel):
+    config_class = BagConfig
+
+    def __init__(self, config: BagConfig) -> None:
+        super().__init__(config)
+        self.table = torch.nn.Embedding(config.vocab_size, config.width)
+        self.classifier = torch.nn.Linear(config.width, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.table
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(
+            logits=self.classifier((self.table(input_ids) * attention_mask[..., None]).sum(1))
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ({}, ConfigError, "a teacher whose config has no hidden_size"),
+        ({"hidden_size": 7}, TeacherError, "got Bag, whose head is fed with 6 numbers, expected the 7 of its config's"),
+        ({"hidden_size": 6}, None, ""),
+    ],
+)
+def test_the_features_width_is_in_the_config_of_a_users_teacher(
+    make: Make, teachers: dict, tmp_path: Path, said: dict, error: type[Exception] | None, message: str
+) -> None:
+    public.register_student(BagConfig, sequence_classification=Bag)
+    tokenizer = AutoTokenizer.from_pretrained(teachers["sequence_classification"])
+    model = Bag(BagConfig(vocab_size=len(tokenizer), id2label=dict(enumerate(MOODS)), **said))
+    model.save_pretrained(tmp_path / "bag")
+    tokenizer.save_pretrained(tmp_path / "bag")
+    for features in ("pooled", "positions"):
+        config = make(
+            "sequence_classification",
+            tmp_path / features,
+            teacher={"path": str(tmp_path / "bag"), "dtype": "float32"},
+            record={"features": features},
+        )
+        with pytest.raises(error, match=message) if error else nullcontext():
+            run_dump(config, Rank())
+    if error is None:
+        batch = public.open_cache(tmp_path / "pooled").read(0, 8)
+        heads = model.classifier(torch.from_numpy(np.array(batch.features)).float()).log_softmax(-1)
+        torch.testing.assert_close(heads, batch.targets().dense_log_probs(1.0), rtol=0, atol=2e-3)
