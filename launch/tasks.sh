@@ -20,7 +20,7 @@ declare -A terms=(
     [hard]="[{name: cross_entropy}]"
     [temperature]="[$kd, $labels]"
     [entropy]="[{name: divergence, temperature: 2.0, weighting: entropy, weight: 0.9}, {name: entropy, weight: 0.1}, $labels]"
-    [bottleneck]="[$kd, $labels, {name: bottleneck, width: 32, weight: 0.1}]"
+    [bottleneck]="[$kd, $labels, {name: bottleneck, width: 32, weight: 0.3}]"
 )
 
 echo "== 1. Data and an English encoder, fetched once and digest-checked"

@@ -46,7 +46,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel
 
 from kdcache.config import TermConfig
 from kdcache.losses.divergence import distillation_loss
@@ -68,8 +69,9 @@ ENTROPY = TermConfig(name="entropy")
 class Scene:
     """A head, hidden states, labels and records of 32 entries; the records of 64 rows over and over."""
 
-    def __init__(self, P: int, V: int, D: int) -> None:
-        self.V = V
+    def __init__(self, P: int, V: int, D: int, layers: int = 0) -> None:
+        self.V, self.body = V, body(V, D, layers) if layers else None
+        self.tokens_BL = torch.randint(0, V, (P // 256, 256))
         self.hidden_PD = torch.randn(P, D, requires_grad=True)
         self.head = nn.Linear(D, V, bias=False)
         self.head.__class__ = FusedHead
@@ -83,13 +85,19 @@ class Scene:
         logits_PV = layer.logits(hidden_ND[:64])
         self.factored = compress(logits_PV, record, coefficients_PR=coefficients_PR, basis=basis)[rows]
 
+    def states(self) -> Tensor:
+        """Of the body, where there is one; else hidden states that were there already."""
+        if self.body is None:
+            return self.hidden_PD
+        return self.body(input_ids=self.tokens_BL, use_cache=False).last_hidden_state.flatten(0, 1)
+
     def fused(self, *terms: TermConfig, chunk: int = 1024, factored: bool = False) -> Callable[[], None]:
         targets = self.factored if factored else self.targets
         task = FusedLoss(LossTerms(terms, self.V), Supervision(self.labels_P, targets), chunk)
-        return lambda: self.head(self.hidden_PD, task=task)[0].backward()
+        return lambda: self.head(self.states(), task=task)[0].backward()
 
     def plain(self) -> None:
-        nn.functional.cross_entropy(self.head(self.hidden_PD), self.labels_P, reduction="sum").backward()
+        nn.functional.cross_entropy(self.head(self.states()), self.labels_P, reduction="sum").backward()
 
     def plain_with_teacher(self) -> None:
         logits_PV = self.head(self.hidden_PD)
@@ -97,9 +105,22 @@ class Scene:
         (loss + distillation_loss(logits_PV, self.targets, reduction="sum")).backward()
 
 
+def body(V: int, D: int, layers: int) -> nn.Module:
+    """SmolLM2's layers without its head."""
+    config = LlamaConfig(
+        vocab_size=V,
+        hidden_size=D,
+        intermediate_size=D * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=D // 64,
+        num_key_value_heads=D // 192,
+    )
+    return LlamaModel(config)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    defaults = {"threads": 1, "positions": 1024, "classes": 49152, "hidden": 576, "rounds": 6}
+    defaults = {"threads": 1, "positions": 1024, "classes": 49152, "hidden": 576, "layers": 0, "rounds": 6}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--memory", action="store_true")
@@ -111,7 +132,7 @@ def main() -> None:
     elif options.memory:
         memory()
     else:
-        times(Scene(options.positions, options.classes, options.hidden), options.rounds)
+        times(Scene(options.positions, options.classes, options.hidden, options.layers), options.rounds)
 
 
 def times(scene: Scene, rounds: int) -> None:
@@ -125,6 +146,7 @@ def times(scene: Scene, rounds: int) -> None:
         "fused KL at T = 2, factored, rank 64": scene.fused(KL2, factored=True),
         "fused KL at T = 1 + cross-entropy": scene.fused(KL1, LABELS),
         "fused KL at T = 2 + cross-entropy": scene.fused(KL2, LABELS),
+        "the same, factored, rank 64": scene.fused(KL2, LABELS, factored=True),
         "fused KL at T = 1, entropy weights": scene.fused(WEIGHTED),
         "fused KL at T = 1 + entropy": scene.fused(KL1, ENTROPY),
     }
@@ -133,6 +155,8 @@ def times(scene: Scene, rounds: int) -> None:
     for _ in range(rounds + 1):  # the first is a warm-up
         for name in random.sample(order, len(order)):
             scene.hidden_PD.grad = scene.head.weight.grad = None
+            if scene.body is not None:
+                scene.body.zero_grad()
             started = time.process_time()
             runs[name]()
             seconds[name].append(time.process_time() - started)

@@ -47,7 +47,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ import numpy as np
 import torch
 from multinomial import Multinomial
 from shards import shard_bytes
-from small_models import CLASSES, Learner, calibration, make_student, make_teacher, make_text
+from small_models import CLASSES, Learner, logits_of, make_student, make_teacher, make_text, scores
 from torch import Tensor
 
 from kdcache.config import TermConfig
@@ -93,7 +93,10 @@ class Setting:
     fields: tuple[Field, ...] = ()
     temperatures: tuple[float, ...] | None = None
 
-    def at(self, temperatures: list[float]) -> list[float]:
+    def at(self, temperatures: list[float]) -> list[float] | list[None]:
+        """What its students are trained at: labels have no temperature."""
+        if self.make is None:
+            return [None]
         return [t for t in temperatures if self.temperatures is None or t in self.temperatures]
 
 
@@ -136,7 +139,7 @@ def encoders(teacher: Any, windows: Tensor) -> dict[int | str, Encoder]:
 
 def settings(temperatures: list[float], factors: dict[int | str, Encoder]) -> list[Setting]:
     return [
-        Setting("cross-entropy", temperatures=(1.0,)),
+        Setting("cross-entropy"),
         of_spec("dense", RecordSpec(exact_top_k="all")),
         of_spec("top-12, renormalised", RecordSpec(exact_top_k=12, samples=0, tail="renormalise")),
         of_multinomial("multinomial 50", 50, temperatures),
@@ -152,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     parser.add_argument("--only", nargs="+", help="settings whose names begin so, besides cross-entropy and dense")
-    for name, default in {"teacher_tokens": 409_600, "tokens": 122_880, "heldout": 20_480, "threads": 2}.items():
+    for name, default in {"teacher_tokens": 819_200, "tokens": 409_600, "heldout": 20_480, "threads": 2}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--rate", type=float, default=4e-3, help="the students' learning rate")
     options = parser.parse_args()
@@ -163,8 +166,9 @@ def main() -> None:
     teacher = make_teacher(options.work, text.train[:first], BATCH)
     windows = text.train[first : first + options.tokens // LENGTH]
     heldout = text.heldout[: options.heldout // LENGTH]
-    loss, error = calibration(teacher, heldout)
-    print(f"{len(text.train) * LENGTH} tokens; teacher: loss {loss:.3f}, ECE {error:.3f}", flush=True)
+    teacher_PV = logits_of(teacher, heldout)
+    own = scores(teacher_PV, heldout, teacher_PV)
+    print(f"{len(text.train) * LENGTH} tokens; teacher: loss {own.loss:.3f}, ECE {own.ece:.3f}", flush=True)
     always = ("cross-entropy", "dense")
     chosen = [
         setting
@@ -175,7 +179,13 @@ def main() -> None:
     for seed in options.seeds:
         done = {(r["setting"], r["temperature"]) for r in read(path) if r["seed"] == seed}
         started = time.perf_counter()
-        lines = run_seed(seed, teacher, windows, heldout, chosen, options.temperatures, done, options.rate)
+        learners, sizes = run_seed(seed, teacher, windows, chosen, options.temperatures, done, options.rate)
+        lines = []
+        for (name, temperature), learner in learners.items():
+            found = scores(logits_of(learner.model, heldout), heldout, teacher_PV, options.temperatures)
+            lines.append(
+                {"setting": name, "temperature": temperature, "seed": seed, "bytes": sizes[name], **asdict(found)}
+            )
         with path.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         print(f"seed {seed}: {len(lines)} students in {time.perf_counter() - started:.0f} s", flush=True)
@@ -186,24 +196,21 @@ def run_seed(
     seed: int,
     teacher: Any,
     windows: Tensor,
-    heldout: Tensor,
     chosen: list[Setting],
     temperatures: list[float],
-    done: set[tuple[str, float]],
+    done: set[tuple[str, float | None]],
     rate: float,
-) -> list[dict[str, Any]]:
-    """One pass of the teacher that feeds every student not done yet; a result for each."""
+) -> tuple[dict[tuple[str, float | None], Learner], dict[str, float]]:
+    """One pass of the teacher that feeds every student not done yet; the students, and each setting's bytes."""
     steps = len(windows) // BATCH
     learners = {
-        (setting.name, temperature): Learner(
-            make_student(seed), LossTerms([term(setting, temperature)], CLASSES), steps, rate
-        )
+        (setting.name, temperature): Learner(make_student(seed), LossTerms([term(temperature)], CLASSES), steps, rate)
         for setting in chosen
         for temperature in setting.at(temperatures)
         if (setting.name, temperature) not in done
     }
     if not learners:
-        return []
+        return {}, {}
     measured: dict[str, list[Arrays]] = {setting.name: [] for setting in chosen}
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
     for step, batch in enumerate(order[: steps * BATCH].split(BATCH)):
@@ -223,25 +230,11 @@ def run_seed(
                 learners[setting.name, temperature].step(tokens, supervision)
         if step % 50 == 0:
             print(f"seed {seed}, step {step} of {steps}", flush=True)
-    sizes = {setting.name: record_bytes(setting, measured[setting.name]) for setting in chosen}
-    results = []
-    for (name, temperature), learner in learners.items():
-        loss, error = calibration(learner.model, heldout)
-        results.append(
-            {
-                "setting": name,
-                "temperature": temperature,
-                "seed": seed,
-                "loss": loss,
-                "ece": error,
-                "bytes": sizes[name],
-            }
-        )
-    return results
+    return learners, {setting.name: record_bytes(setting, measured[setting.name]) for setting in chosen}
 
 
-def term(setting: Setting, temperature: float) -> TermConfig:
-    if setting.make is None:
+def term(temperature: float | None) -> TermConfig:
+    if temperature is None:
         return TermConfig(name="cross_entropy")
     return TermConfig(name="divergence", temperature=temperature)
 
@@ -266,24 +259,31 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def report(results: list[dict[str, Any]]) -> None:
-    def by_seed(setting: str, temperature: float, what: str) -> dict[int, float]:
-        return {r["seed"]: r[what] for r in results if r["setting"] == setting and r["temperature"] == temperature}
+    def by_seed(setting: str, temperature: float, what: Callable[[dict[str, Any]], float]) -> dict[int, float]:
+        return {
+            r["seed"]: what(r) for r in results if r["setting"] == setting and r["temperature"] in (temperature, None)
+        }
 
-    labels = by_seed("cross-entropy", 1.0, "loss")
-    print(f"\n{'':<24}{'T':>4}{'bytes':>9}{'loss':>9}{'±':>7}{'share':>8}{'least':>8}{'most':>8}{'ECE':>8}")
-    for setting, temperature in dict.fromkeys((r["setting"], r["temperature"]) for r in results):
-        losses = by_seed(setting, temperature, "loss")
-        dense = by_seed("dense", temperature, "loss")
-        gaps = {seed: labels[seed] - dense[seed] for seed in losses if seed in dense and seed in labels}
-        closed = [(labels[seed] - losses[seed]) / gap for seed, gap in gaps.items()]
-        share = sum(labels[seed] - losses[seed] for seed in gaps) / sum(gaps.values())
-        spread = statistics.stdev(losses.values()) if len(losses) > 1 else 0.0
-        size = statistics.mean(by_seed(setting, temperature, "bytes").values())
-        error = statistics.mean(by_seed(setting, temperature, "ece").values())
-        print(
-            f"{setting:<24}{temperature:4g}{size:9.1f}{statistics.mean(losses.values()):9.4f}{spread:7.4f}"
-            f"{share:8.0%}{min(closed):8.0%}{max(closed):8.0%}{error:8.3f}"
-        )
+    def compared(setting: str, temperature: float, what: Callable[[dict[str, Any]], float]) -> str:
+        """Mean ± deviation over seeds, and the share of the gap between cross-entropy and dense that is closed."""
+        values, labels = by_seed(setting, temperature, what), by_seed("cross-entropy", temperature, what)
+        dense = by_seed("dense", temperature, what)
+        spread = statistics.stdev(values.values()) if len(values) > 1 else 0.0
+        seeds = values.keys() & labels.keys() & dense.keys()
+        gap = sum(labels[seed] - dense[seed] for seed in seeds)
+        share = f"{sum(labels[seed] - values[seed] for seed in seeds) / gap:8.0%}" if gap > 0 else f"{'–':>8}"
+        return f"{statistics.mean(values.values()):9.3f} ±{spread:6.3f}{share}"
+
+    print(f"\n{'':<24}{'T':>4}{'bytes':>8}{'KL':>9}{'':8}{'share':>8}{'loss':>9}{'':8}{'share':>8}{'ECE':>8}")
+    for temperature in sorted({t for r in results for t in map(float, r["kl"])}):
+        for setting in dict.fromkeys(r["setting"] for r in results):
+            sizes = by_seed(setting, temperature, lambda r: r["bytes"])
+            if sizes:
+                kl = compared(setting, temperature, lambda r, key=str(temperature): r["kl"][key])
+                loss = compared(setting, temperature, lambda r: r["loss"])
+                ece = statistics.mean(by_seed(setting, temperature, lambda r: r["ece"]).values())
+                size = statistics.mean(sizes.values())
+                print(f"{setting:<24}{temperature:4g}{size:8.1f}{kl}{loss}{ece:8.3f}")
 
 
 if __name__ == "__main__":
