@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Four classification tasks: a teacher each, one cache each, and what students learn from it by each method.
 #
-#   bash launch/tasks.sh                 all four; about an hour on 2 CPU cores
+#   bash launch/tasks.sh                 all four; about an hour and a half on 2 CPU cores
 #   bash launch/tasks.sh spam ner-zh     some of: spam sentiment-en sentiment-zh ner-zh
 #   SEEDS="0" bash launch/tasks.sh spam  one seed in place of three
 #
