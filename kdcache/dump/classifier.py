@@ -7,18 +7,25 @@ B examples, L tokens, P positions, C classes, D hidden width.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
 from kdcache.tasks.inputs import ModelInputs, at_last, takes_segments
-from kdcache.tasks.models import HEADS, check_classifier, classifier_head, inputs_of, reads_last_token
+from kdcache.tasks.models import (
+    HEADS,
+    check_classifier,
+    classifier_head,
+    inputs_of,
+    outputs_of,
+    reads_last_token,
+)
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
 
@@ -49,16 +56,23 @@ def load_classifier(
         raise TeacherError(f"got a teacher of {model.config.num_labels} classes, expected {num_classes} (task.labels)")
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = padding
-    try:
-        check_classifier(model, task, num_classes, vocab_size)
-    except ValueError as error:
-        raise TeacherError(f"the teacher {config.path} cannot be used: {error}") from None
-    if features is not None and body_of(model) is None and classifier_head(model) is None:
+    if features is not None and model.base_model is model and classifier_head(model) is None:
         raise TeacherError(
             f"got record.features: {features} and a teacher, {type(model).__name__}, with neither a body (its "
             f"base_model_prefix) nor a head called {' or '.join(HEADS)}, expected one of them"
         )
-    return Classifier(model, device, num_classes, features)
+    classifier = Classifier(model, device, num_classes, features)
+    try:
+        with classifier.hidden_states() as seen:
+            check_classifier(model, task, num_classes, vocab_size)
+    except ValueError as error:
+        raise TeacherError(f"the teacher {config.path} cannot be used: {error}") from None
+    if seen and seen[0].shape[-1] != (width := model.config.get_text_config().hidden_size):
+        raise TeacherError(
+            f"got {type(model).__name__}, whose head is fed with {seen[0].shape[-1]} numbers, expected the {width} of "
+            "its config's hidden_size"
+        )
+    return classifier
 
 
 class Classifier:
@@ -78,7 +92,7 @@ class Classifier:
     def rows(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """(all of the P positions, float32 logits [P, C], features [P, D] or None), once."""
         arguments, flat_P = inputs.to(self.device).arguments, flat_P.to(self.device)
-        with self._hidden_states() as seen:
+        with self.hidden_states() as seen:
             logits = self.model(**arguments).logits
         length = arguments["input_ids"].shape[1]
         logits_PC = logits[flat_P // length] if logits.ndim == 2 else logits.flatten(0, 1)[flat_P]
@@ -86,31 +100,21 @@ class Classifier:
         if seen:
             last = self._last and logits.ndim == 2
             hidden_PD = self._picked(seen[0], arguments["attention_mask"], flat_P, last)
-            width = self.model.config.get_text_config().hidden_size
-            if hidden_PD.shape[1] != width:
-                raise TeacherError(
-                    f"got {type(self.model).__name__}, whose head is fed with {hidden_PD.shape[1]} numbers, expected "
-                    f"the {width} of its config's hidden_size"
-                )
         yield slice(0, len(flat_P)), logits_PC.float(), hidden_PD
 
-    @contextmanager
-    def _hidden_states(self) -> Iterator[list[Tensor]]:
-        """What the body gives while this lasts, or, of a model that is not body and head, what its head is fed with."""
-        body, head = body_of(self.model), classifier_head(self.model)
+    def hidden_states(self) -> AbstractContextManager[list[Tensor]]:
+        """While it lasts: what the body gives, or, of a model that is not body and head, what its head is fed with.
+
+        Nothing where no features are asked for.
+        """
         if self._features is None:
-            yield []
-        elif body is None:
-            assert head is not None
-            with inputs_of(head) as seen:
-                yield seen
-        else:
-            caught: list[Tensor] = []
-            hook = body.register_forward_hook(lambda module, given, output: caught.append(output[0]))
-            try:
-                yield caught
-            finally:
-                hook.remove()
+            return nullcontext([])
+        body = self.model.base_model
+        if body is not self.model:
+            return outputs_of(body)
+        head = classifier_head(self.model)
+        assert head is not None  # load_classifier has looked
+        return inputs_of(head)
 
     def _picked(self, hidden: Tensor, mask_BL: Tensor, flat_P: Tensor, last: bool) -> Tensor:
         """hidden: [B, L, D], or [B, D] of a head that reads a text's. last: at the last token of the position's
@@ -123,12 +127,6 @@ class Classifier:
             return at_last(hidden, mask_BL, flat_P) if last else hidden.flatten(0, 1)[flat_P]
         weights_BL1 = mask_BL[:, :, None].to(hidden.dtype)
         return ((hidden * weights_BL1).sum(1) / weights_BL1.sum(1))[example_P]
-
-
-def body_of(model: Any) -> nn.Module | None:
-    """The model without its head, where transformers' way of naming it is followed."""
-    body = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
-    return body if isinstance(body, nn.Module) else None
 
 
 AnyTeacher = Teacher | Classifier

@@ -169,8 +169,7 @@ class Teacher:
     @torch.inference_mode()
     def hidden(self, inputs: ModelInputs, flat_P: Tensor) -> Tensor:
         """The inputs of the output layer at these positions, [P, D]. For a teacher that has an `output_layer`."""
-        body = getattr(self.model, self.model.base_model_prefix)
-        hidden_BLD = body(**self._arguments(inputs)).last_hidden_state
+        hidden_BLD = self.model.base_model(**self._arguments(inputs)).last_hidden_state
         return hidden_BLD.flatten(0, 1)[flat_P.to(hidden_BLD.device)]
 
     @torch.inference_mode()
@@ -190,8 +189,7 @@ class Teacher:
             scale *= (getattr(config, name, None) or 1.0) ** power
         soft_cap = getattr(config, "final_logit_softcapping", None)
         layer = OutputLayer(head.weight, getattr(head, "bias", None), soft_cap, scale)
-        body = getattr(self.model, self.model.base_model_prefix)
-        hidden_LD = body(input_ids=_PROBE.to(self.device), use_cache=False).last_hidden_state[0]
+        hidden_LD = self.model.base_model(input_ids=_PROBE.to(self.device), use_cache=False).last_hidden_state[0]
         layer.check(hidden_LD, self._head(hidden_LD))
         return layer
 
@@ -206,8 +204,7 @@ class Teacher:
 
     def _head(self, hidden_PD: Tensor) -> Tensor:
         """The model's logits for these hidden states, by its own forward over a replayed body."""
-        prefix = self.model.base_model_prefix
-        body = getattr(self.model, prefix)
+        prefix, body = self.model.base_model_prefix, self.model.base_model
         self._replay.hidden_1PD = hidden_PD[None]
         setattr(self.model, prefix, self._replay)
         try:
@@ -227,8 +224,8 @@ class Teacher:
                 f"got a teacher with {plain_LV.shape[1]} classes, expected at least the tokenizer's "
                 f"{self.num_classes}; the tokenizer is not this teacher's"
             )
-        body = getattr(self.model, self.model.base_model_prefix, None)
-        if body is None or body is self.model:
+        body = self.model.base_model
+        if body is self.model:
             return False
         try:
             hidden_LD = body(input_ids=ids_1L, use_cache=False).last_hidden_state[0]

@@ -22,6 +22,7 @@ __all__ = [
     "classifier_head",
     "inputs_of",
     "load_whole",
+    "outputs_of",
     "reads_last_token",
 ]
 
@@ -108,10 +109,15 @@ def classifier_head(model: Any) -> nn.Module | None:
 def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """What a module is called with while this lasts, call by call."""
     seen: list[Tensor] = []
-    hook = module.register_forward_pre_hook(
+    with module.register_forward_pre_hook(
         lambda _, given, named: seen.append(given[0] if given else next(iter(named.values()))), with_kwargs=True
-    )
-    try:
+    ):
         yield seen
-    finally:
-        hook.remove()
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The first of what a module gives while this lasts, call by call."""
+    seen: list[Tensor] = []
+    with module.register_forward_hook(lambda _, given, output: seen.append(output[0])):
+        yield seen

@@ -56,7 +56,7 @@ class StudentWithLoss(nn.Module):
         supervision = inputs.supervision
         head = head_of(self.student)
         if self.fused:
-            hidden_BLD = body_of(self.student)(**inputs.model.arguments, use_cache=False).last_hidden_state
+            hidden_BLD = self.student.base_model(**inputs.model.arguments, use_cache=False).last_hidden_state
             hidden_PD = hidden_BLD.flatten(0, 1)[inputs.flat_P]
             if terms is None:
                 return head(hidden_PD, task=FusedSums(supervision, self.num_classes, temperature, self.chunk))
@@ -103,10 +103,6 @@ def with_loss(
     return StudentWithLoss(student, num_classes, fused=fused, chunk=chunk, bottlenecks=bottlenecks)
 
 
-def body_of(student: Any) -> nn.Module:
-    return getattr(student, student.base_model_prefix)
-
-
 def generates(student: Any) -> bool:
     """Whether it has a head over a vocabulary; classifications do not."""
     return student.get_output_embeddings() is not None
@@ -132,7 +128,7 @@ def head_width(student: Any) -> int:
 def fits_fused_head(student: Any) -> bool:
     """Whether the model's logits are its output layer applied to its body's output, and nothing more."""
     head = student.get_output_embeddings()
-    body = getattr(student, student.base_model_prefix, student)
+    body = student.base_model
     if type(head) not in (nn.Linear, FusedHead) or body is student:
         return False
     ids_1L = torch.arange(1, 9, device=head.weight.device)[None] % head.out_features
@@ -146,11 +142,8 @@ def fits_fused_head(student: Any) -> bool:
             output.last_hidden_state = output.last_hidden_state * factor
             return output
 
-        hook = body.register_forward_hook(enlarge)
-        try:
+        with body.register_forward_hook(enlarge):
             whole_LV = student(input_ids=ids_1L, use_cache=False).logits[0]
-        finally:
-            hook.remove()
         return torch.allclose(nn.Linear.forward(head, hidden_LD * factor), whole_LV, rtol=1e-2, atol=LARGE_LOGIT / 100)
     finally:
         student.train(was_training)

@@ -321,3 +321,38 @@ def test_the_features_width_is_in_the_config_of_a_users_teacher(
         batch = public.open_cache(tmp_path / "pooled").read(0, 8)
         heads = model.classifier(torch.from_numpy(np.array(batch.features)).float()).log_softmax(-1)
         torch.testing.assert_close(heads, batch.targets().dense_log_probs(1.0), rtol=0, atol=2e-3)
+
+
+class HeadlessConfig(BagConfig):
+    model_type = "headless_bag_of_a_user"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+
+
+class Headless(Bag):
+    """Its last layer has a name of its own."""
+
+    config_class = HeadlessConfig
+
+    def __init__(self, config: BagConfig) -> None:
+        super().__init__(config)
+        self.top = self.classifier
+        del self.classifier
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.top((self.table(input_ids) * attention_mask[..., None]).sum(1)))
+
+
+def test_features_need_a_body_or_a_head_by_a_usual_name(make: Make, teachers: dict, tmp_path: Path) -> None:
+    task = "sequence_classification"
+    public.register_student(HeadlessConfig, sequence_classification=Headless)
+    tokenizer = AutoTokenizer.from_pretrained(teachers[task])
+    names = dict(enumerate(MOODS))
+    Headless(HeadlessConfig(vocab_size=len(tokenizer), id2label=names, hidden_size=6)).save_pretrained(tmp_path / "bag")
+    tokenizer.save_pretrained(tmp_path / "bag")
+    teacher = {"path": str(tmp_path / "bag"), "dtype": "float32"}
+    with pytest.raises(TeacherError, match=r"a teacher, Headless, with neither a body .* nor a head called classifier"):
+        run_dump(make(task, tmp_path / "c", teacher=teacher, record={"features": "pooled"}), Rank())
+    run_dump(make(task, tmp_path / "d", teacher=teacher), Rank())
+    assert public.open_cache(tmp_path / "d").num_positions == 40
