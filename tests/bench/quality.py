@@ -70,7 +70,7 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
 from kdcache.targets.codec import decode
-from kdcache.targets.compress import compress_to_arrays
+from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.fields import Field, record_fields
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import CurveSpec, FactorSpec, RecordSpec
@@ -174,7 +174,9 @@ def main() -> None:
     windows = text.train[first : first + options.tokens // LENGTH]
     heldout = text.heldout[: options.heldout // LENGTH]
     teacher_PV = logits_of(teacher, heldout)
-    own = scores(teacher_PV, heldout, teacher_PV)
+    exact = compress(teacher_PV, RecordSpec(exact_top_k="all", logit_dtype="float32"))
+    supervision = Supervision(heldout[:, 1:].flatten(), exact)
+    own = scores(teacher_PV, supervision, options.temperatures)
     print(f"{len(text.train) * LENGTH} tokens; teacher: loss {own.loss:.3f}, ECE {own.ece:.3f}", flush=True)
     always = ("cross-entropy", "dense")
     chosen = [
@@ -189,7 +191,7 @@ def main() -> None:
         learners, sizes = run_seed(seed, teacher, windows, chosen, options.temperatures, done, options.rate)
         lines = []
         for (name, temperature), learner in learners.items():
-            found = scores(logits_of(learner.model, heldout), heldout, teacher_PV, options.temperatures)
+            found = scores(logits_of(learner.model, heldout), supervision, options.temperatures)
             lines.append(
                 {"setting": name, "temperature": temperature, "seed": seed, "bytes": sizes[name], **asdict(found)}
             )

@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.metrics import measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 
@@ -148,17 +150,6 @@ class Learner:
         return loss.item()
 
 
-@dataclass(frozen=True)
-class Scores:
-    """On held-out text. loss: mean −log q(label), nats. ece: expected calibration error of the likeliest class (Naeini
-    et al. 2015). kl: temperature -> mean KL to the teacher at it, nats; without a teacher's logits, none.
-    """
-
-    loss: float
-    ece: float
-    kl: dict[float, float]
-
-
 @torch.no_grad()
 def logits_of(model: Any, windows: Tensor) -> Tensor:
     """float32 [P, V] of windows [B, L + 1]."""
@@ -167,20 +158,18 @@ def logits_of(model: Any, windows: Tensor) -> Tensor:
     )
 
 
-def scores(
-    logits_PV: Tensor, windows: Tensor, teacher_PV: Tensor, temperatures: Sequence[float] = (), bins: int = 15
-) -> Scores:
-    labels_P = windows[:, 1:].flatten()
-    log_q_PV = logits_PV.log_softmax(-1)
-    loss = -log_q_PV.gather(1, labels_P[:, None]).mean().item()
-    confidence_P, top_P = log_q_PV.max(-1)
-    confidence_P, hits_P = confidence_P.exp(), (top_P == labels_P).float()
-    bin_P = (confidence_P * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins).index_add_(0, bin_P, confidence_P - hits_P)
-    kl = {t: _mean_kl(teacher_PV / t, logits_PV / t) for t in temperatures}
-    return Scores(loss, (gaps.abs().sum() / len(bin_P)).item(), kl)
+@dataclass(frozen=True)
+class Scores:
+    """On held-out text. loss: mean −log q(label), nats. ece: expected calibration error of the likeliest class. kl:
+    temperature -> mean KL to the teacher at it, nats.
+    """
+
+    loss: float
+    ece: float
+    kl: dict[float, float]
 
 
-def _mean_kl(teacher_PV: Tensor, student_PV: Tensor) -> float:
-    log_p_PV, log_q_PV = teacher_PV.log_softmax(-1), student_PV.log_softmax(-1)
-    return (log_p_PV.exp() * (log_p_PV - log_q_PV)).sum(-1).mean().item()
+def scores(logits_PV: Tensor, supervision: Supervision, temperatures: Sequence[float]) -> Scores:
+    means = {t: measure(logits_PV, supervision, CLASSES, t).means() for t in temperatures}
+    ece = multiclass_calibration_error(logits_PV.softmax(-1), supervision.labels_P, CLASSES)
+    return Scores(means[temperatures[0]]["label_nll"], ece.item(), {t: of_t["kl"] for t, of_t in means.items()})
