@@ -10,6 +10,7 @@ token_classification     a tag for each word
 labels                   the classes of a classification
 metrics                  what predictions of classes are worth
 models                   the Auto class of a task, loading a model whole, trying a classifier out
+modes                    evaluating: eval mode for a while
 registry                 register_student: model classes of a user's own
 small_models             an embedding bag and a BiLSTM
 inputs                   examples -> the arguments of a model's forward, the same for teacher and student

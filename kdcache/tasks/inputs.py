@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import KdcacheError
+from kdcache.tasks.modes import evaluating
 
 __all__ = [
     "ModelInputs",
@@ -135,8 +136,6 @@ def check_packing(model: Any, attention: Attention, flatten: bool = False) -> No
     embeddings = model.get_input_embeddings().weight
     ids = (7 * np.arange(11) + 3) % model.config.get_text_config().vocab_size
     first, second = ids[:5], ids[5:]
-    was_training = model.training
-    model.eval()
 
     def logits(tokens: list[np.ndarray], documents: list[list[int]]) -> Tensor:
         inputs = model_inputs(tokens, [np.array(row) for row in documents], attention, flatten).to(embeddings.device)
@@ -144,14 +143,13 @@ def check_packing(model: Any, attention: Attention, flatten: bool = False) -> No
         return out.logits.float().reshape(len(tokens), -1, out.logits.shape[-1])
 
     try:
-        alone = logits([second], [[6]])[0]
-        packed = logits([np.concatenate([first, second]), np.concatenate([second, first])], [[5, 6], [6, 5]])
-        joined = logits([np.concatenate([first, second])], [[11]])[0, 5:]
+        with evaluating(model):
+            alone = logits([second], [[6]])[0]
+            packed = logits([np.concatenate([first, second]), np.concatenate([second, first])], [[5, 6], [6, 5]])
+            joined = logits([np.concatenate([first, second])], [[11]])[0, 5:]
         error = max((packed[0, 5:] - alone).abs().max().item(), (packed[1, :6] - alone).abs().max().item())
     except TypeError as fault:
         raise _mixes(model, f"it takes no position_ids: {fault}") from fault
-    finally:
-        model.train(was_training)
     leak = (joined - alone).abs().max().item()
     rounding = (1e-4 if embeddings.dtype == torch.float32 else 2e-2) * alone.abs().max().item()
     if error > max(leak / 4, rounding):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.tasks.inputs import model_inputs, takes_segments
+from kdcache.tasks.modes import evaluating
 
 __all__ = [
     "AUTO_CLASSES",
@@ -80,15 +81,12 @@ def check_classifier(model: Any, task: str, num_classes: int, vocab_size: int) -
     inputs = model_inputs(
         tokens, [np.array([len(row)]) for row in tokens], "full", pad=pad, segments=takes_segments(model)
     )
-    was_training = model.training
-    model.eval()
     try:
-        logits = model(**inputs.to(next(model.parameters()).device).arguments).logits
+        with evaluating(model):
+            logits = model(**inputs.to(next(model.parameters()).device).arguments).logits
     except Exception as error:  # whatever a class of a user's own raises
         words = " ".join(str(error).split())[:200]
         raise ValueError(f"it cannot be run on input_ids and attention_mask: {type(error).__name__}: {words}") from None
-    finally:
-        model.train(was_training)
     got, expected = [*logits.shape], [2, num_classes] if task == "sequence_classification" else [2, 5, num_classes]
     if got != expected:
         raise ValueError(f"it gives logits {got} for two rows of up to 5 tokens, expected {expected} for {task}")

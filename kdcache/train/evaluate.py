@@ -18,6 +18,7 @@ from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header
 from kdcache.tasks.metrics import Predictions, scores
+from kdcache.tasks.modes import evaluating
 from kdcache.train.collate import Collator, Inputs
 from kdcache.train.distributed import World
 from kdcache.train.model import with_loss
@@ -136,21 +137,19 @@ def _figures(
     temperature: float,
     progress: Callable[[int], None],
 ) -> dict[str, float]:
-    was_training = model.training
-    model.eval()
     header = cache.manifest.header
     vector = torch.zeros(len(Sums.names), dtype=torch.float64, device=device)
     parts: list[Predictions] = []
-    for inputs, batch in batches:
-        found = model(inputs.to(device), temperature=temperature)
-        if header.id2label is None:
-            vector += found
-        else:
-            vector += found[0]
-            if batch is not None:
-                parts.append(Predictions(found[1].cpu().numpy(), batch.labels, starts_of(batch)))
-        progress(0 if batch is None else len(batch))
-    model.train(was_training)
+    with evaluating(model):
+        for inputs, batch in batches:
+            found = model(inputs.to(device), temperature=temperature)
+            if header.id2label is None:
+                vector += found
+            else:
+                vector += found[0]
+                if batch is not None:
+                    parts.append(Predictions(found[1].cpu().numpy(), batch.labels, starts_of(batch)))
+            progress(0 if batch is None else len(batch))
     figures = Sums(world.sum(vector)).means()
     if header.id2label is None:
         return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}

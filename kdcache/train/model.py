@@ -28,6 +28,7 @@ from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.progress import say
 from kdcache.tasks.models import HEADS, classifier_head, inputs_of, reads_last_token
+from kdcache.tasks.modes import evaluating
 from kdcache.train.collate import Inputs
 
 __all__ = ["StudentWithLoss", "head_width", "with_loss"]
@@ -132,9 +133,7 @@ def fits_fused_head(student: Any) -> bool:
     if type(head) not in (nn.Linear, FusedHead) or body is student:
         return False
     ids_1L = torch.arange(1, 9, device=head.weight.device)[None] % head.out_features
-    was_training = student.training
-    student.eval()
-    try:
+    with evaluating(student):
         hidden_LD = body(input_ids=ids_1L, use_cache=False).last_hidden_state[0]
         factor = LARGE_LOGIT / nn.Linear.forward(head, hidden_LD).abs().max().clamp(min=1e-6)
 
@@ -145,5 +144,3 @@ def fits_fused_head(student: Any) -> bool:
         with body.register_forward_hook(enlarge):
             whole_LV = student(input_ids=ids_1L, use_cache=False).logits[0]
         return torch.allclose(nn.Linear.forward(head, hidden_LD * factor), whole_LV, rtol=1e-2, atol=LARGE_LOGIT / 100)
-    finally:
-        student.train(was_training)

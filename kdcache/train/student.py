@@ -34,7 +34,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
-    """A transformers model with the head of the cache's task, that fits the cache.
+    """A transformers model with the head of the cache's task, that fits the cache, in train mode whatever its source.
 
     Raises ConfigError for an unknown model type or key; StudentError: it cannot be made, has fewer classes than the
     cache, another tokenizer, too few positions, or a body that mixes the documents of a packed example.
@@ -58,7 +58,7 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
             raise StudentError(
                 f"{type(student).__name__} has no gradient checkpointing; set student.gradient_checkpointing to false"
             ) from None
-    return student
+    return student.train()
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -52,6 +52,20 @@ def alone(root: Path, world: World) -> None:
     train(ten_steps(root, "wide", 1, student=wide), world, "cpu")
 
 
+def sources(root: Path, world: World) -> None:
+    """One student with dropout from a config and from a folder, evaluated in between and not, and resumed."""
+    folder = root / "student"
+    cache, _ = open_caches(train_config(root / "cache", root / "unused"))
+    config = train_config(root / "cache", root / "unused", student=dropping_student())
+    make_student(config.student, cache, config.seed).save_pretrained(folder)
+    never = {"cache": str(root / "held-out"), "every": 0, "batch_examples": 4}
+    for name, student in (("config", dropping_student()), ("folder", {"path": str(folder)})):
+        train(ten_steps(root, f"of-{name}", 1, student=student), world, "cpu")
+        train(ten_steps(root, f"of-{name}-unseen", 1, student=student, eval=never), world, "cpu")
+        back_to_step_5(root / f"of-{name}", root / f"of-{name}-then", world)
+        train(ten_steps(root, f"of-{name}-then", 1, student=student), world, "cpu")
+
+
 def back_to_step_5(source: Path, target: Path, world: World) -> None:
     """A copy of a finished run as it was when a kill hit it in the middle of saving step 10."""
     if world.first:
@@ -158,7 +172,7 @@ def failures(root: Path, world: World) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, World], None]] = {
-    f.__name__: f for f in (stages, long, alone, resume, half, gradients, failures)
+    f.__name__: f for f in (stages, long, alone, sources, resume, half, gradients, failures)
 }
 
 if __name__ == "__main__":

@@ -107,6 +107,14 @@ def test_a_checkpoint_of_two_ranks_goes_on_at_one(root: Path, stage: int) -> Non
     assert not (root / one / "checkpoints" / "universal").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["of-config-unseen", "of-config-then", "of-folder", "of-folder-unseen", "of-folder-then"]
+)
+def test_dropout_depends_on_neither_source_nor_evaluations_nor_a_resume(root: Path, name: str) -> None:
+    once, again = weights(root, "of-config"), weights(root, name)
+    assert all(torch.equal(once[key], again[key]) for key in once)
+
+
 def test_gradients_do_not_depend_on_world_size_or_micro_batch(root: Path) -> None:
     found = {path.stem: torch.load(path) for path in root.glob("gradients-*.pt")}
     assert len(found) == 7
