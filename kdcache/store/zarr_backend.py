@@ -14,8 +14,8 @@ Zstd level 5: of the records of a 135M language model (32 entries), 134 bytes a 
 core writes 115 MB of arrays a second and reads 350. Level 3 leaves 106 and writes 180; level 7 103 and 60.
 
 Every chunk is written, also one of zeros alone, because a missing chunk would read as zeros without a word.
-dimension_names say the level of each array, so that a reader without kdcache can tell which
-belong together.
+dimension_names say the level of each array, so that a reader without kdcache can tell which belong together, and an
+attribute how logits in logarithmic steps are read.
 """
 
 import io
@@ -54,6 +54,7 @@ def encode(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
             chunks=(_chunk_rows(field, len(arrays[field.name])), *field.shape),
             compressors=BloscCodec(cname="zstd", clevel=ZSTD_LEVEL, shuffle="bitshuffle"),
             dimension_names=(field.level, *(None for _ in field.shape)),
+            attributes={} if field.steps_per_octave is None else {"steps_per_octave": [*field.steps_per_octave]},
             config={"write_empty_chunks": True},
         )
     packed = io.BytesIO()

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from kdcache.targets.logit_codec import octave_steps
 from kdcache.targets.spec import RecordSpec
 
 __all__ = [
@@ -53,12 +54,17 @@ COUNTS: dict[Level, str] = {
 
 @dataclass(frozen=True)
 class Field:
-    """One array of a shard: shape (elements of `level`, *shape)."""
+    """One array of a shard: shape (elements of `level`, *shape).
+
+    steps_per_octave: of certain entries and of the others, where the values are logarithmic steps (logit_codec.py); the
+    shard says so itself, for readers without kdcache.
+    """
 
     name: str
     level: Level
     dtype: str
     shape: tuple[int, ...] = ()
+    steps_per_octave: tuple[int, int] | None = None
 
 
 def levels_of(fields: Sequence[Field]) -> list[Level]:
@@ -78,7 +84,7 @@ def record_fields(spec: RecordSpec, num_classes: int, rank: int | None = None) -
     """The arrays of one record, in the order they are stored. rank: how many coefficients, with a factor."""
     fields = [Field("maximum", "position", "float32")]
     if spec.dense:
-        return [*fields, Field("logits", "position", spec.logit_dtype, (num_classes,))]
+        return [*fields, Field("logits", "position", spec.logit_dtype, (num_classes,), octave_steps(spec))]
     if spec.logit_dtype == "uint8":
         fields.append(Field("span", "position", "float16"))
     betas = spec.curve.betas
@@ -87,7 +93,8 @@ def record_fields(spec: RecordSpec, num_classes: int, rank: int | None = None) -
     fields.append(Field("tail_mean", "position", "uint16", (len(betas),)))
     if spec.curve.interpolates:
         fields.append(Field("tail_deviation", "position", "uint16", (len(betas),)))
-    fields += [Field("ids", "entry", class_dtype(num_classes)), Field("logits", "entry", spec.logit_dtype)]
+    fields.append(Field("ids", "entry", class_dtype(num_classes)))
+    fields.append(Field("logits", "entry", spec.logit_dtype, steps_per_octave=octave_steps(spec)))
     return fields if rank is None else with_coefficients(fields, rank)
 
 

@@ -18,14 +18,21 @@ import numpy as np
 
 from kdcache.targets.spec import RecordSpec
 
-__all__ = ["float16_above", "from_steps", "steps_per_octave", "to_steps"]
+__all__ = ["float16_above", "from_steps", "octave_steps", "steps_per_octave", "to_steps"]
 
 _CERTAIN, _SAMPLED, _SAMPLED_AT_PROPOSAL = 1024, 64, 8
 
 
+def octave_steps(spec: RecordSpec) -> tuple[int, int] | None:
+    """(of certain entries, of the others), of uint16 codes; None for other dtypes."""
+    if spec.logit_dtype != "uint16":
+        return None
+    return _CERTAIN, _SAMPLED_AT_PROPOSAL if _weights_are_known(spec) else _SAMPLED
+
+
 def steps_per_octave(spec: RecordSpec, certain_E: np.ndarray | np.bool_) -> np.ndarray:
-    """Of the uint16 codes of entries, certain or not."""
-    return np.where(certain_E, _CERTAIN, _SAMPLED_AT_PROPOSAL if _weights_are_known(spec) else _SAMPLED)
+    """Of the uint16 codes of entries, certain or not; any number for other dtypes, which have no such steps."""
+    return np.where(certain_E, *(octave_steps(spec) or (1, 1)))
 
 
 def to_steps(relative_E: np.ndarray, steps_E: np.ndarray, span_E: np.ndarray | None) -> np.ndarray:

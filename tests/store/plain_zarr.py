@@ -5,9 +5,21 @@ import zarr
 
 shard = zarr.open_group(zarr.storage.ZipStore(sys.argv[1], mode="r"), mode="r")
 tokens = np.split(shard["tokens"][:], np.cumsum(shard["token_counts"][:])[:-1])  # one array an example
-counts = shard["entry_counts"][:]  # entries of each position
-ids = np.split(shard["ids"][:], np.cumsum(counts)[:-1])  # one array a position
-rank = np.concatenate([np.arange(n) for n in counts])
-steps_per_octave = np.where(rank < np.repeat(shard["num_certain"][:], counts), 1024, 64)
-logits = np.repeat(shard["maximum"][:], counts) + 1 - 2 ** (shard["logits"][:] / steps_per_octave)
-logits = np.split(logits, np.cumsum(counts)[:-1])
+below, maximum = shard["logits"][:], shard["maximum"][:]
+steps = shard["logits"].attrs.get("steps_per_octave")  # of certain entries and of the others
+ids, ends = None, None  # a dense record: every class, in order
+if "ids" in shard:  # others: so many entries of each position, one after the other
+    counts = shard["entry_counts"][:]
+    ends = np.cumsum(counts)[:-1]
+    ids = np.split(shard["ids"][:], ends)
+    rank = np.concatenate([np.arange(n) for n in counts])
+    certain = rank < np.repeat(shard["num_certain"][:], counts)
+    maximum = np.repeat(maximum, counts)
+    if "span" in shard:  # logit_dtype uint8: 255 equal steps a position
+        below = below * -np.repeat(shard["span"][:] / np.float64(255), counts)
+else:
+    certain, maximum = True, maximum[:, None]
+if steps:
+    below = 1 - 2 ** (below / np.where(certain, *steps))
+logits = maximum + below
+logits = logits if ends is None else np.split(logits, ends)

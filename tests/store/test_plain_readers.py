@@ -7,37 +7,67 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from store.making import tokens_and_logits, write_cache
+from store.making import CLASSES, tokens_and_logits, write_cache
 
-from kdcache import open_cache
+from kdcache import CacheWriter, RecordSpec, open_cache
 
 HERE = Path(__file__).parent
+SNIPPETS = {"zarr": "plain_zarr.py", "arrow": "plain_pandas.py"}
 SAVE = """
 import numpy as np
 assert not any(name.startswith("kdcache") for name in sys.modules)
-counts = [*map(len, ids)]
-tokens, ids, logits = (np.concatenate([*rows]) for rows in (tokens, ids, logits))
+counts = [*map(len, logits)]
+tokens, logits = (np.concatenate([*rows]) for rows in (tokens, logits))
+ids = np.zeros(0) if ids is None else np.concatenate([*ids])
 np.savez(sys.argv[2], tokens=tokens, counts=counts, ids=ids, logits=logits)
 """
+RECORDS = {
+    "default": {"exact_top_k": 5},
+    "one temperature": {"exact_top_k": 0, "samples": 8, "curve": {"temperatures": [1.0]}},
+    "bytes": {"exact_top_k": 5, "logit_dtype": "uint8"},
+    "floats": {"exact_top_k": 5, "logit_dtype": "float32"},
+    "dense": {"exact_top_k": "all"},
+    "dense floats": {"exact_top_k": "all", "logit_dtype": "float16"},
+}
 
 
-@pytest.mark.parametrize(("backend", "snippet"), [("zarr", "plain_zarr.py"), ("arrow", "plain_pandas.py")])
-def test_snippet(tmp_path: Path, backend: str, snippet: str) -> None:
-    write_cache(tmp_path / "cache", 6, backend=backend, examples_per_shard=6)
-    shard = open_cache(tmp_path / "cache").manifest.shards[0].file
-    command = [sys.executable, "-W", "error", "-c", (HERE / snippet).read_text() + SAVE]
-    subprocess.run([*command, tmp_path / "cache" / shard, tmp_path / "out.npz"], cwd=tmp_path, env={}, check=True)
-    read = np.load(tmp_path / "out.npz")
+def plainly_read(cache: Path, backend: str, out: Path) -> dict[str, np.ndarray]:
+    """What a snippet makes of the one shard of a cache."""
+    shard = open_cache(cache).manifest.shards[0].file
+    command = [sys.executable, "-W", "error", "-c", (HERE / SNIPPETS[backend]).read_text() + SAVE]
+    subprocess.run([*command, cache / shard, out], cwd=out.parent, env={}, check=True)
+    return dict(np.load(out))
+
+
+@pytest.mark.parametrize("backend", SNIPPETS)
+@pytest.mark.parametrize("record", RECORDS)
+def test_snippet(tmp_path: Path, backend: str, record: str) -> None:
+    spec = RecordSpec.model_validate(RECORDS[record])
+    write_cache(tmp_path / "cache", 6, backend=backend, examples_per_shard=6, record=spec)
+    read = plainly_read(tmp_path / "cache", backend, tmp_path / "out.npz")
     examples, batch = tokens_and_logits(6), open_cache(tmp_path / "cache").read(0, 6)
     targets = batch.targets()
-    kept_PE = targets.inclusion_PE > 0
+    kept_PE = (targets.inclusion_PE > 0).expand(targets.ids_PE.shape)
     assert read["tokens"].tolist() == np.concatenate([tokens for tokens, _ in examples]).tolist()
     assert read["counts"].tolist() == kept_PE.sum(1).tolist()
-    assert read["ids"].tolist() == targets.ids_PE[kept_PE].tolist()
+    assert read["ids"].tolist() == ([] if spec.dense else targets.ids_PE[kept_PE].tolist())
     np.testing.assert_allclose(read["logits"], targets.logits_PE[kept_PE], atol=1e-5)
     logits_PV = np.concatenate([logits for _, logits in examples])
     row_E = np.repeat(np.arange(len(logits_PV)), read["counts"])
-    np.testing.assert_allclose(read["logits"], logits_PV[row_E, read["ids"]], atol=0.2)
+    loss = 1.5 if record == "one temperature" else 0.2
+    np.testing.assert_allclose(read["logits"], logits_PV[row_E, targets.ids_PE[kept_PE].numpy()], atol=loss)
+
+
+@pytest.mark.parametrize("backend", SNIPPETS)
+def test_snippet_on_a_classification(tmp_path: Path, backend: str) -> None:
+    logits_NC = np.random.default_rng(0).normal(0, 3, (6, 3)).astype(np.float32)
+    settings = {"task": {"name": "sequence_classification"}, "labels": ["a", "b", "c"], "backend": backend}
+    with CacheWriter(tmp_path / "cache", num_classes=3, **settings) as writer:
+        for number, (tokens, _) in enumerate(tokens_and_logits(6)):
+            writer.add(tokens % CLASSES, logits_NC[[number]], labels=[number % 3])
+    read = plainly_read(tmp_path / "cache", backend, tmp_path / "out.npz")
+    assert read["counts"].tolist() == [3] * 6
+    np.testing.assert_allclose(read["logits"].reshape(6, 3), logits_NC, atol=5e-3)
 
 
 def test_arrow_columns_are_types_that_every_reader_knows(tmp_path: Path) -> None:
