@@ -13,14 +13,17 @@ install bench
 tasks=(${@:-spam sentiment-en sentiment-zh ner-zh})
 seeds=${SEEDS:-0 1 2}
 
-# The methods: hard labels alone, and the source article's three on the teacher's cache.
+# The methods: hard labels alone, the source article's three on the teacher's cache, and its own temperature schedule, whose
+# T = 2 sharpens as the usual 1/2 does (kdcache/losses/ARTICLE.md).
 kd="{name: divergence, temperature: 2.0, weight: 0.9}"
 labels="{name: cross_entropy, weight: 0.1}"
+article="temperature: 2.0, schedule: article, reduction: class_mean"
 declare -A terms=(
     [hard]="[{name: cross_entropy}]"
     [temperature]="[$kd, $labels]"
     [entropy]="[{name: divergence, temperature: 2.0, weighting: entropy, weight: 0.9}, {name: entropy, weight: 0.1}, $labels]"
     [bottleneck]="[$kd, $labels, {name: bottleneck, width: 32, weight: 0.3}]"
+    [article]="[{name: divergence, $article, weight: 0.9}, {name: cross_entropy, $article, weight: 0.1}]"
 )
 
 echo "== 1. Data and an English encoder, fetched once and digest-checked"
@@ -55,7 +58,7 @@ for task in "${tasks[@]}"; do
     trap "mv $here/teacher-away $here/teacher" EXIT
     students=()
     for seed in $seeds; do
-        for method in hard temperature entropy bottleneck; do
+        for method in hard temperature entropy bottleneck article; do
             kdcache train $config/student.yaml -o output=$here/$method-$seed -o seed=$seed -o "terms=${terms[$method]}"
             students+=($here/$method-$seed/student)
         done
