@@ -235,7 +235,8 @@ class DumpConfig(Config):
 class StudentConfig(Config):
     """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder.
 
-    dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled.
+    dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled; where its file
+        says "auto", bfloat16 or float16 here answers it.
     module: a module of yours to import first, which registers its own model classes (kdcache.register_student).
     """
 
@@ -402,7 +403,8 @@ class EvalConfig(Config):
 class TrainConfig(Config):
     """A `kdcache train` run. One of steps and epochs says how long.
 
-    deepspeed: path of a DeepSpeed JSON file, or its settings here; what the other keys say is not repeated in it.
+    deepspeed: path of a DeepSpeed JSON file, or its settings here; what the other keys say is not repeated in it, and
+        "auto" is answered as kdcache/train/deepspeed_autos.py says.
     loss_chunk: positions whose logits exist at one time in the fused LM head and loss.
     export_bottleneck: write what bottleneck terms trained beside the student, as bottleneck.safetensors.
     """

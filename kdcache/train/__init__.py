@@ -8,6 +8,8 @@ student      the model from a config or a folder, and the checks that it fits th
 model        StudentWithLoss: body, head and loss in one forward, so that the loss is computed inside the engine
 collate      Collator: a Batch of a cache -> the tensors of one forward pass
 engine       DeepSpeed's settings and initialize
+deepspeed_autos  what other trainers leave open in a DeepSpeed file
+precision    the dtypes that a run really has
 schedule     pure: the learning rate of a step
 loop         the steps
 checkpoint   save, resume, change of world size

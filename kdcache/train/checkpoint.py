@@ -25,7 +25,7 @@ from kdcache.config import CheckpointConfig, TrainConfig
 from kdcache.errors import TrainError
 from kdcache.progress import say
 from kdcache.train.distributed import World, quiet_deepspeed
-from kdcache.train.engine import read_deepspeed, settings_of_groups, zero_stage
+from kdcache.train.engine import own_settings, settings_of_groups, zero_stage
 
 __all__ = ["Checkpoints", "Saved", "replace_file"]
 
@@ -73,7 +73,7 @@ class Checkpoints:
 
     def needs_conversion(self, saved: Saved, config: TrainConfig) -> bool:
         """Whether this world size needs a universal checkpoint, and so an engine made to load one."""
-        return saved.world_size != self.world.size and zero_stage(read_deepspeed(config.deepspeed)) > 0
+        return saved.world_size != self.world.size and zero_stage(own_settings(config)) > 0
 
     def load(self, engine: Any, saved: Saved, *, convert: bool) -> None:
         groups = settings_of_groups(engine)

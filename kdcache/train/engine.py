@@ -1,8 +1,9 @@
 """DeepSpeed's settings and its engine.
 
 The user's JSON says how: ZeRO stage, precision, buckets, offload. What a run means comes from the training config
-alone (batch sizes, optimizer, schedule, clipping, monitor), so those keys are refused in the JSON. ZeRO stages 0 to 3;
-half precision needs stage 1 or more (at stage 0 bf16 keeps no float32 master weights and diverges).
+alone (batch sizes, optimizer, schedule, clipping, monitor), so those keys are refused in the JSON, unless they are
+left open there (deepspeed_autos.py). ZeRO stages 0 to 3; half precision needs stage 1 or more (at stage 0 bf16 keeps no
+float32 master weights and diverges).
 
 Every rank makes the whole student on its CPU before the engine splits it: a student must fit in the host's memory
 once a rank. AdamW is torch's on every device (no compiler needed), DeepSpeed's own where the optimizer is offloaded.
@@ -14,12 +15,20 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
-
 from kdcache.config import TrainConfig
 from kdcache.errors import ConfigError
+from kdcache.train.deepspeed_autos import answered, is_left_open, with_sizes, without_idle_offloading
+from kdcache.train.model import StudentWithLoss, head_width
 
-__all__ = ["deepspeed_settings", "make_engine", "micro_batches", "read_deepspeed", "settings_of_groups", "zero_stage"]
+__all__ = [
+    "deepspeed_settings",
+    "make_engine",
+    "micro_batches",
+    "own_settings",
+    "read_deepspeed",
+    "settings_of_groups",
+    "zero_stage",
+]
 
 OWNED = {
     "train_batch_size": "global_batch",
@@ -53,12 +62,18 @@ PASSED_ON = (
 )
 
 
-def read_deepspeed(source: str | dict[str, Any]) -> dict[str, Any]:
+def own_settings(config: TrainConfig) -> dict[str, Any]:
+    """The DeepSpeed settings of a training config. Raises ConfigError as read_deepspeed does."""
+    return read_deepspeed(config.deepspeed, config.student.dtype)
+
+
+def read_deepspeed(source: str | dict[str, Any], student_dtype: str = "float32") -> dict[str, Any]:
     """The user's DeepSpeed settings, checked. source: path of a JSON file, or the settings themselves.
 
-    Keys that the training config owns may be there with the value "auto", as files written for others have them.
-    Raises ConfigError: no such file, not JSON, an unknown key, a key that the training config owns, half precision at
-    stage 0.
+    Files written for other trainers leave values open as "auto"; student_dtype, "bfloat16" or "float16", answers those
+    of bf16 and fp16. Sizes that follow the student's width stay "auto".
+    Raises ConfigError: no such file, not JSON, an unknown key, a key that the training config owns, an "auto" without
+    an answer, half precision at stage 0.
     """
     where = "deepspeed"
     settings: Any = source
@@ -74,9 +89,14 @@ def read_deepspeed(source: str | dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{source} is not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{where} holds {type(settings).__name__}, expected a mapping of DeepSpeed settings")
-    kept = {key: value for key, value in settings.items() if not (key in OWNED and value == "auto")}
+    kept = {key: value for key, value in settings.items() if not (key in OWNED and is_left_open(key, value))}
     for key in kept:
         _check_key(key, where)
+    for key in ("zero_optimization", "bf16", "fp16"):
+        _check_shape(kept, key, where)
+    kept = answered(kept, student_dtype, where)
+    if "zero_optimization" in kept:
+        kept["zero_optimization"] = without_idle_offloading(kept["zero_optimization"])
     stage = zero_stage(kept)
     if stage not in (0, 1, 2, 3):
         raise ConfigError(f"got zero_optimization.stage {stage!r} in {where}, expected 0, 1, 2 or 3")
@@ -98,6 +118,17 @@ def _check_key(key: str, where: str) -> None:
         raise ConfigError(f"unknown key {key} in {where}; did you mean {nearest}?")
 
 
+def _check_shape(settings: dict[str, Any], key: str, where: str) -> None:
+    """Raises ConfigError for a section that is none, or that is neither on nor off."""
+    section = settings.get(key, {})
+    if not isinstance(section, dict):
+        example = {"stage": 1} if key == "zero_optimization" else {"enabled": True}
+        raise ConfigError(f"got {key} {section!r} in {where}, expected a mapping such as {json.dumps(example)}")
+    enabled = section.get("enabled", False)
+    if key != "zero_optimization" and not (isinstance(enabled, bool) or enabled == "auto"):
+        raise ConfigError(f"got {key}.enabled {enabled!r} in {where}, expected true or false")
+
+
 def zero_stage(settings: dict[str, Any]) -> Any:
     return settings.get("zero_optimization", {}).get("stage", 0)
 
@@ -112,12 +143,18 @@ def micro_batches(config: TrainConfig, world_size: int) -> int:
     return max(1, config.global_batch // world_size // config.micro_batch)
 
 
-def deepspeed_settings(config: TrainConfig, world_size: int, *, universal: bool = False) -> dict[str, Any]:
-    """All of DeepSpeed's settings. universal: the engine will load a universal checkpoint."""
-    own = read_deepspeed(config.deepspeed)
+def deepspeed_settings(
+    config: TrainConfig, world_size: int, *, universal: bool = False, width: int | None = None
+) -> dict[str, Any]:
+    """All of DeepSpeed's settings.
+
+    universal: the engine will load a universal checkpoint. width: of the student, for sizes that are left open.
+    """
+    own = with_sizes(own_settings(config), width)
     accumulation = micro_batches(config, world_size)
     optimizer = config.optimizer
-    offloaded = "offload_optimizer" in own.get("zero_optimization", {})
+    zero = own.get("zero_optimization", {})
+    offloaded = "offload_optimizer" in zero or bool(zero.get("cpu_offload"))
     return {
         **{key: value for key, value in own.items() if key not in MONITORS},
         "train_micro_batch_size_per_gpu": config.micro_batch,
@@ -141,7 +178,7 @@ def deepspeed_settings(config: TrainConfig, world_size: int, *, universal: bool 
 
 def monitor_settings(config: TrainConfig) -> dict[str, Any]:
     """TensorBoard in OUTPUT/tensorboard, and whatever monitors the user's JSON has."""
-    own = read_deepspeed(config.deepspeed)
+    own = own_settings(config)
     tensorboard = {"enabled": True, "output_path": config.output, "job_name": "tensorboard"}
     return {"tensorboard": tensorboard, **{key: own[key] for key in MONITORS if key in own}}
 
@@ -154,7 +191,7 @@ def make_monitor(config: TrainConfig) -> Any:
     return MonitorMaster(get_monitor_config(monitor_settings(config)))
 
 
-def make_engine(model: nn.Module, config: TrainConfig, world_size: int, *, universal: bool = False) -> Any:
+def make_engine(model: StudentWithLoss, config: TrainConfig, world_size: int, *, universal: bool = False) -> Any:
     """A DeepSpeed engine that trains all parameters of the model. Raises ConfigError for settings it refuses."""
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfigError
@@ -165,7 +202,8 @@ def make_engine(model: nn.Module, config: TrainConfig, world_size: int, *, unive
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.optimizer.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    settings = deepspeed_settings(config, world_size, universal=universal)
+    width = getattr(model.student.config, "hidden_size", None) or head_width(model.student)
+    settings = deepspeed_settings(config, world_size, universal=universal, width=width)
     try:
         return deepspeed.initialize(
             model=model,

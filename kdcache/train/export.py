@@ -22,6 +22,7 @@ from kdcache.config import TrainConfig
 from kdcache.errors import TrainError
 from kdcache.store.cache import Cache
 from kdcache.train.distributed import World
+from kdcache.train.precision import spoken_precision
 from kdcache.train.student import has_tokenizer
 
 __all__ = ["export_student", "full_weights", "write_model"]
@@ -36,9 +37,16 @@ BOTTLENECK_FILE = "bottleneck.safetensors"
 
 
 def export_student(
-    engine: Any, config: TrainConfig, cache: Cache, world: World, *, steps: int, figures: dict[str, float] | None
+    engine: Any,
+    config: TrainConfig,
+    cache: Cache,
+    world: World,
+    *,
+    steps: int,
+    figures: dict[str, float] | None,
+    precision: dict[str, str],
 ) -> Path:
-    """Write OUTPUT/student; every rank calls it. figures: of the held-out evaluation."""
+    """Write OUTPUT/student; every rank calls it. figures: of the held-out evaluation. precision: of the run."""
     folder = Path(config.output) / "student"
     weights = full_weights(engine, world, STUDENT)
     of_bottlenecks = full_weights(engine, world, BOTTLENECKS) if config.export_bottleneck else {}
@@ -53,7 +61,7 @@ def export_student(
             cache.save_tokenizer(partial)
         elif config.student.path is not None and has_tokenizer(Path(config.student.path)):
             _copy_tokenizer(Path(config.student.path), partial)
-        card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures)
+        card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures, precision=precision)
         (partial / "README.md").write_text(card, encoding="utf-8")
         if config.export_bottleneck:
             save_file(of_bottlenecks, folder.with_name(BOTTLENECK_FILE))
@@ -110,7 +118,13 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def model_card(
-    config: TrainConfig, cache: Cache, *, parameters: int, steps: int, figures: dict[str, float] | None
+    config: TrainConfig,
+    cache: Cache,
+    *,
+    parameters: int,
+    steps: int,
+    figures: dict[str, float] | None,
+    precision: dict[str, str],
 ) -> str:
     """Where the student comes from, in Markdown with the front matter of the Hugging Face hub."""
     header = cache.manifest.header
@@ -124,6 +138,7 @@ def model_card(
         "steps": f"{steps:,} of {config.global_batch} examples",
         "terms": ", ".join(f"`{term.model_dump_json(exclude_none=True)}`" for term in config.terms),
         "optimizer": f"AdamW, `{config.optimizer.model_dump_json()}`, schedule `{config.schedule.model_dump_json()}`",
+        "precision": spoken_precision(precision),
         "seed": str(config.seed),
         "kdcache": __version__,
     }

@@ -4,7 +4,7 @@ OUTPUT/checkpoints/   to go on from
 OUTPUT/log.jsonl      a line each log_every steps and for each evaluation
 OUTPUT/tensorboard/   the same for TensorBoard
 OUTPUT/student/       the finished student
-OUTPUT/done.json      steps, held-out figures and pinned settings; written last
+OUTPUT/done.json      steps, held-out figures, precision and pinned settings; written last
 """
 
 import json
@@ -31,6 +31,7 @@ from kdcache.train.evaluate import EVALUATION_TEMPERATURE, check_held_out, evalu
 from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
 from kdcache.train.model import head_width, with_loss
+from kdcache.train.precision import precision_in_use, spoken_precision
 from kdcache.train.settings import check_unchanged, pinned_settings
 from kdcache.train.student import make_student
 
@@ -64,6 +65,8 @@ def train(config: TrainConfig, world: World, device: str) -> None:
         )
         convert = saved is not None and checkpoints.needs_conversion(saved, config)
         engine = make_engine(model, config, world.size, universal=convert)
+        precision = precision_in_use(engine, config)
+        say(f"precision: {spoken_precision(precision)}")
         if saved is not None:
             checkpoints.load(engine, saved, convert=convert)
             loader.load_state(saved.loader)
@@ -95,9 +98,9 @@ def train(config: TrainConfig, world: World, device: str) -> None:
 
         trainer.run(loader, log, after)
     figures = evaluate()
-    folder = export_student(engine, config, cache, world, steps=trainer.step, figures=figures)
+    folder = export_student(engine, config, cache, world, steps=trainer.step, figures=figures, precision=precision)
     if world.first:
-        done = {"steps": total, "evaluation": figures, "settings": pinned}
+        done = {"steps": total, "evaluation": figures, "precision": precision, "settings": pinned}
         replace_file(output / DONE, json.dumps(done, indent=1))
         say(f"wrote {folder}{spoken(figures)}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdcache.config import TrainConfig
 from kdcache.errors import ConfigError
-from kdcache.train.engine import half_precision, read_deepspeed, zero_stage
+from kdcache.train.engine import half_precision, own_settings, zero_stage
 
 __all__ = ["check_unchanged", "pinned_settings"]
 
@@ -15,7 +15,7 @@ __all__ = ["check_unchanged", "pinned_settings"]
 def pinned_settings(config: TrainConfig, cache_digest: str) -> dict[str, Any]:
     """Dotted key -> JSON value."""
     settings = config.model_dump(mode="json")
-    own = read_deepspeed(config.deepspeed)
+    own = own_settings(config)
     for free in ("path", "gradient_checkpointing", "attention_implementation", "trust_remote_code"):
         settings["student"].pop(free)
     return {

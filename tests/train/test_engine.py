@@ -57,6 +57,17 @@ def test_all_stages_are_shipped() -> None:
         ({"zero_optimization": {"stage": 4}}, "got zero_optimization.stage 4 in deepspeed, expected 0, 1, 2 or 3"),
         ({"bf16": {"enabled": True}}, "got bf16 at ZeRO stage 0 in deepspeed, expected stage 1, 2 or 3"),
         ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}}, "got fp16 at ZeRO stage 0"),
+        ({"bf16": True}, "got bf16 True in deepspeed, expected a mapping such as"),
+        ({"bf16": {"enabled": "false"}}, "got bf16.enabled 'false' in deepspeed, expected true or false"),
+        ({"zero_optimization": 2}, "got zero_optimization 2 in deepspeed, expected a mapping"),
+        (
+            {"zero_optimization": {"allgather_bucket_size": "auto"}},
+            'zero_optimization.allgather_bucket_size "auto"',
+        ),
+        ({"zero_optimization": {"offload_optimizer": {"device": "auto"}}}, "optimization.offload_optimizer.device"),
+        ({"data_types": {"grad_accum_dtype": "auto"}}, 'got data_types.grad_accum_dtype "auto" in deepspeed'),
+        ({"optimizer": {"type": "Adam", "params": {"lr": "auto"}}}, "got optimizer in deepspeed"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}}, "got optimizer in deepspeed"),
         ({"bf17": {}}, "unknown key bf17 in deepspeed; did you mean bf16"),
     ],
 )
@@ -69,6 +80,81 @@ def test_auto_values_of_files_written_for_others_are_filled_in(tmp_path: Path) -
     path = tmp_path / "other.json"
     path.write_text(json.dumps({"train_batch_size": "auto", "bf16": {"enabled": False}}))
     assert read_deepspeed(str(path)) == {"bf16": {"enabled": False}}
+
+
+OF_THE_TRAINER: dict[str, Any] = {
+    "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16},
+    "bf16": {"enabled": "auto"},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+    "zero_optimization": {
+        "stage": 3,
+        "offload_optimizer": {"device": "none", "pin_memory": True},
+        "offload_param": {"device": "none", "pin_memory": True},
+        "sub_group_size": 1e9,
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": "auto",
+        "stage3_param_persistence_threshold": "auto",
+    },
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+}
+"""The stage 3 file of transformers' documentation."""
+
+
+def test_the_file_of_another_trainer_is_answered_from_our_settings() -> None:
+    """Sizes as transformers makes them of hidden_size."""
+    student = {"config": {"model_type": "llama"}, "dtype": "bfloat16"}
+    settings = deepspeed_settings(config(deepspeed=OF_THE_TRAINER, student=student), 1, width=40)
+    assert settings["bf16"] == {"enabled": True}
+    assert settings["fp16"] == {"enabled": False, "loss_scale": 0, "initial_scale_power": 16}
+    assert settings["optimizer"]["params"]["torch_adam"] is True
+    assert settings["zero_optimization"] == {
+        "stage": 3,
+        "sub_group_size": 1e9,
+        "reduce_bucket_size": 1600,
+        "stage3_prefetch_bucket_size": 1440,
+        "stage3_param_persistence_threshold": 400,
+    }
+    assert '"auto"' not in json.dumps(settings)
+
+
+AUTO: dict[str, Any] = {"enabled": "auto"}
+ON: dict[str, Any] = {"enabled": True}
+OFF: dict[str, Any] = {"enabled": False}
+
+
+@pytest.mark.parametrize(
+    ("halves", "dtype", "answer"),
+    [
+        ({"bf16": AUTO}, "bfloat16", {"bf16": ON}),
+        ({"fp16": AUTO}, "bfloat16", {"bf16": ON, "fp16": OFF}),
+        ({"bf16": AUTO, "fp16": AUTO}, "float16", {"bf16": OFF, "fp16": ON}),
+        ({"bf16": ON, "fp16": AUTO}, "float32", {"bf16": ON, "fp16": OFF}),
+        ({"bf16": AUTO}, "float32", None),
+        ({"bf16": AUTO, "fp16": OFF}, "float16", None),
+        ({"bf16": OFF, "fp16": AUTO}, "bfloat16", None),
+    ],
+)
+def test_half_precision_left_open_is_never_float32(
+    halves: dict[str, Any], dtype: str, answer: dict[str, Any] | None
+) -> None:
+    settings = {**halves, "zero_optimization": {"stage": 1}}
+    if answer is None:
+        with pytest.raises(ConfigError, match=r'16\.enabled "auto" in deepspeed and student.dtype .*: write student'):
+            read_deepspeed(settings, dtype)
+    else:
+        got = read_deepspeed(settings, dtype)
+        assert {key: got[key] for key in got if key != "zero_optimization"} == answer
+
+
+@pytest.mark.parametrize("idle", [{"device": "none"}, {"device": None}, {"pin_memory": True}, None])
+def test_offloading_to_nothing_is_none(idle: dict[str, Any] | None) -> None:
+    zero = {"stage": 3, "offload_optimizer": idle, "offload_param": idle}
+    settings = deepspeed_settings(config(deepspeed={"zero_optimization": zero}), 1)
+    assert settings["zero_optimization"] == {"stage": 3}
+    assert settings["optimizer"]["params"]["torch_adam"] is True
 
 
 def test_files_that_are_no_settings(tmp_path: Path) -> None:

@@ -165,6 +165,21 @@ def test_bf16_stays_near_float32(root: Path) -> None:
             assert line["loss"] == pytest.approx(expected["loss"], rel=2e-2)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "student"),
+    [("stage0-by2", "float32", "float32"), ("bf16-1", "bfloat16", "float32"), ("bf16-3", "bfloat16", "bfloat16")],
+)
+def test_a_run_says_what_precision_it_had(root: Path, name: str, parameters: str, student: str) -> None:
+    assert json.loads((root / name / "done.json").read_text())["precision"] == {
+        "parameters": parameters,
+        "gradients": parameters,
+        "master_weights": "float32",
+        "student": student,
+    }
+    card = (root / name / "student" / "README.md").read_text()
+    assert f"master weights float32; the student is written in {student} |" in card
+
+
 def test_evaluations_are_logged_for_tensorboard_too(root: Path) -> None:
     assert [line["step"] for line in log(root, "stage1-by2", "eval")] == [4, 8, 10]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
