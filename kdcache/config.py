@@ -130,12 +130,15 @@ class TokenClassificationConfig(Config):
         shows most of what is around it.
     labels: names of the tags, in the order of their ids; defaults as for sequence_classification, "O" first.
     scheme: "bio" refuses tags that are not BIO (O, B-X, and I-X after B-X or I-X); "none" takes any.
+    separator: what stands between two words in running text, which is how a row is encoded: " ", "", or "auto", nothing
+        in rows of scripts without spaces, such as Chinese, and a space in others.
     """
 
     name: Literal["token_classification"]
     max_length: Annotated[int, Field(ge=8)] = 256
     labels: LabelNames = None
     scheme: Literal["bio", "none"] = "bio"
+    separator: Literal["auto", " ", ""] = "auto"
     attention: Literal["full"] = "full"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,8 @@ def word_piece() -> Any:
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    texts = [row["text"] for row in moods(300)] + [" ".join(words) for words, _ in tagged(200)]
     backend.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=90, special_tokens=special, show_progress=False)
+        _texts(), trainers.WordPieceTrainer(vocab_size=90, special_tokens=special, show_progress=False)
     )
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
@@ -78,6 +78,92 @@ def word_piece() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
+
+
+@cache
+def byte_level(prefix: bool = False) -> Any:
+    """RoBERTa's kind of tokenizer: byte-level BPE, <s> … </s>. prefix: a space is put before the text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        _texts(),
+        trainers.BpeTrainer(vocab_size=380, initial_alphabet=alphabet, special_tokens=special, show_progress=False),
+    )
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=prefix)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@cache
+def unigram() -> Any:
+    """XLM-RoBERTa's and T5's kind of tokenizer: unigram over "▁" for spaces, one put before the text."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    backend.train_from_iterator(
+        _texts(),
+        trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False),
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@cache
+def metaspace() -> Any:
+    """Llama's kind of tokenizer: BPE over "▁" for spaces, one put before the first word alone, <s> in front."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend.train_from_iterator(
+        (text.replace(" ", " ▁") for text in _texts()),
+        trainers.BpeTrainer(vocab_size=450, special_tokens=special, show_progress=False),
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", pad_token="</s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@cache
+def characters() -> Any:
+    from kdcache.tasks.characters import character_tokenizer
+
+    return character_tokenizer(_texts())
+
+
+def _texts() -> list[str]:
+    return [row["text"] for row in moods(300)] + [" ".join(words) for words, _ in tagged(200)]
+
+
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "byte_level": byte_level,
+    "byte_level_prefix": lambda: byte_level(True),
+    "unigram": unigram,
+    "metaspace": metaspace,
+    "word_piece": word_piece,
+    "characters": characters,
+}
+"""The kinds that are met. Train none of them further: tests share them."""
 
 
 def make_classifier(folder: Path, task: str, names: tuple[str, ...], *, seed: int = 0) -> None:

@@ -7,6 +7,7 @@ packing                  token streams -> windows
 chat                     conversations -> tokens and which of them are supervised
 sequence_classification  one class for a text or a pair of texts
 token_classification     a tag for each word
+running_text             words -> the tokens of the text that they are
 labels                   the classes of a classification
 metrics                  what predictions of classes are worth
 models                   the Auto class of a task, loading a model whole, trying a classifier out

@@ -1,5 +1,8 @@
 """Token classification, such as named entities: a record for each word, at its first sub-token.
 
+Words are encoded as they stand in running text (running_text.py), so that a student meets in a pipeline the tokens
+that it was trained on.
+
 A row longer than max_length becomes windows that overlap by a quarter, each word supervised once, in the window in
 which it is further from an edge that is not the row's own. So no word is left out, however long the row. A word that
 the tokenizer makes nothing of stands as the unknown token, and is counted: its tag is still asked for.
@@ -16,6 +19,7 @@ from kdcache.corpus import Column
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
+from kdcache.tasks.running_text import encode_rows
 from kdcache.tasks.task import Where
 
 __all__ = ["TokenClassification", "check_bio", "window_starts"]
@@ -27,8 +31,8 @@ OVERLAP = 4
 class TokenClassification:
     """The task `token_classification`.
 
-    Notes: rows "windowed" for their length, words "unreadable" to the tokenizer, "empty" rows, words of each tag,
-    "unlabelled" words.
+    Notes: rows "windowed" for their length, words "unreadable" to the tokenizer, "empty" rows, rows whose words are
+    "kept_apart" because the tokenizer joins some of them into one token, words of each tag, "unlabelled" words.
     """
 
     def __init__(self, config: TokenClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels) -> None:
@@ -85,45 +89,27 @@ class TokenClassification:
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         rows = [*self._rows(table)]
         examples: list[Example] = []
-        notes = {"empty": 0, "windowed": 0, "unreadable": 0, "unlabelled": 0}
+        notes = {"empty": 0, "windowed": 0, "kept_apart": 0, "unreadable": 0, "unlabelled": 0}
         all_ids: list[int] = []
-        encoded = self._encode([words for words, _ in rows if words])
+        filled = [words for words, _ in rows if words]
+        encoded = iter(encode_rows(self._tokenizer, filled, self._config.separator) if filled else [])
+        unknown = _placeholder(self._tokenizer)
         for row, (words, row_tags) in enumerate(rows):
             if not words:
                 notes["empty"] += 1
                 continue
-            tokens, firsts, unreadable = next(encoded)
+            row_tokens = next(encoded)
+            tokens, firsts, unreadable = _with_every_word(row_tokens.ids, row_tokens.words, len(words), unknown)
             ids = self._ids(row_tags, len(words), row, where)
             windows = self._windows(tokens, firsts, ids)
             notes["windowed"] += len(tokens) > self._room
+            notes["kept_apart"] += row_tokens.apart
             notes["unreadable"] += unreadable
             notes["unlabelled"] += len(words) if row_tags is None else 0
             all_ids += ids
             examples += windows
         counts = notes | self.labels.counts(all_ids)
         return examples, {name: count for name, count in counts.items() if count}
-
-    def _encode(self, rows: list[list[str]]) -> Any:
-        """(sub-tokens of each row, index of each word's first one, how many words are unreadable), row by row."""
-        if not rows:
-            return iter(())
-        try:
-            found = self._tokenizer(
-                rows,
-                is_split_into_words=True,
-                add_special_tokens=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )
-        except (AssertionError, ValueError) as error:
-            words = " ".join(str(error).split())
-            raise ConfigError(f"the tokenizer does not take single words, expected one that does: {words}") from None
-        unknown = _placeholder(self._tokenizer)
-        return (
-            _with_every_word(np.asarray(ids, np.int64), found.word_ids(row), len(words), unknown)
-            for row, (ids, words) in enumerate(zip(found["input_ids"], rows, strict=True))
-        )
 
     def _ids(self, tags: list[str] | None, count: int, row: int, where: Where) -> list[int]:
         if tags is None:
@@ -201,10 +187,12 @@ def _placeholder(tokenizer: Any) -> int:
 
 
 def _with_every_word(
-    ids: np.ndarray, word_ids: list[int | None], count: int, unknown: int
+    ids: np.ndarray, words: np.ndarray, count: int, unknown: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """(sub-tokens, index of the first of each word, how many words had none and got `unknown`)."""
-    words = np.array([-1 if word is None else word for word in word_ids], np.int64)
+    """(sub-tokens, index of the first of each word, how many words had none and got `unknown`).
+
+    words: the word of each sub-token, ascending.
+    """
     missing = np.setdiff1d(np.arange(count), words)
     if len(missing):
         at = np.searchsorted(words, missing)
