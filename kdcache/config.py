@@ -151,6 +151,8 @@ TaskConfig = Annotated[CausalLMConfig | ClassificationConfig, Field(discriminato
 class TeacherConfig(Config):
     """path: folder or hub name of a transformers model.
 
+    max_length: tokens of an example as the teacher reads it, of a classification whose students have another tokenizer;
+        by default task.max_length, or as many as the teacher can read.
     placement: "replicate", a whole copy on each rank's device, or "device_map", layers spread over
         gpus_per_replica devices; ranks of one node own disjoint groups.
     attention_implementation: null leaves the choice to transformers.
@@ -159,6 +161,7 @@ class TeacherConfig(Config):
 
     path: str
     revision: str | None = None
+    max_length: Annotated[int, Field(ge=3)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     placement: Literal["replicate", "device_map"] = "replicate"
     gpus_per_replica: PositiveInt = 1
@@ -184,7 +187,9 @@ class ComputeConfig(Config):
 class DumpConfig(Config):
     """A `kdcache dump-logits` run.
 
-    tokenizer: a folder or a name, by default the teacher's; "characters" makes one of the corpus' own characters.
+    tokenizer: a folder or a name, by default the teacher's; "characters" makes one of the corpus' own characters. Of a
+        language model it is the teacher's, with a template of its own perhaps. Of a classification it may be another,
+        that of the students: the cache holds its tokens, while the teacher reads its own of the same rows.
     record: by default 8 largest logits and a sample for a language model, every class for a classification.
     """
 

@@ -2,7 +2,8 @@
 
 ranks       which process this is, under any launcher
 pins        what a dump fixes before it starts: the header of the cache
-prepare     what has to be known of teacher and corpus first: tokenizer, classes, widths
+prepare     what has to be known of teacher and corpus first: classes, widths
+tokenizers  whose tokens the cache holds and the teacher reads
 teacher     load the teacher, logits in blocks of positions
 classifier  a teacher that classifies: a row of logits for each position
 calibrate   the basis of a factor, from the first positions of the corpus

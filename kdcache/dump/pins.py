@@ -18,7 +18,7 @@ from kdcache.store.writer import library_versions
 from kdcache.tasks.inputs import max_length
 from kdcache.tasks.labels import Labels
 
-__all__ = ["build_header", "check_length", "pin_teacher", "read_model_config", "weights_digest"]
+__all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config", "weights_digest"]
 
 OPTIONAL_FIELDS = {"text_pair_field", "label_field", "tokens_field", "tags_field"}
 
@@ -62,8 +62,13 @@ def build_header(
     )
 
 
-def pin_teacher(config: TeacherConfig, folder: str) -> TeacherPin:
-    """Name, revision, dtype, size and the digest of the weights."""
+def pin_teacher(
+    config: TeacherConfig, folder: str, tokenizer_sha256: str | None = None, length: int | None = None
+) -> TeacherPin:
+    """Name, revision, dtype, size and the digest of the weights.
+
+    tokenizer_sha256, length: of the tokens that it is fed with, where they are not the cache's.
+    """
     model_config = read_model_config(config, folder)
     local = Path(config.path).is_dir()
     return TeacherPin(
@@ -73,6 +78,8 @@ def pin_teacher(config: TeacherConfig, folder: str) -> TeacherPin:
         dtype=config.dtype,
         parameters=count_parameters(folder),
         architecture=(model_config.architectures or [model_config.model_type])[0],
+        tokenizer_sha256=tokenizer_sha256,
+        max_length=length,
     )
 
 
@@ -94,6 +101,11 @@ def read_model_config(config: TeacherConfig, folder: str) -> Any:
         raise TeacherError(f"{folder}/config.json is not a model config: {' '.join(str(error).split())}") from None
 
 
+def longest_input(config: TeacherConfig, folder: str) -> int | None:
+    """The most tokens that the teacher can read, None for any number."""
+    return max_length(read_model_config(config, folder))
+
+
 def count_parameters(folder: str) -> int:
     """Elements of all stored tensors; only the files' headers are read."""
     from safetensors import safe_open
@@ -109,9 +121,8 @@ def count_parameters(folder: str) -> int:
     return count
 
 
-def check_length(task: TaskConfig, config: TeacherConfig, folder: str) -> None:
-    """Raises ConfigError when examples may be longer than the teacher can read."""
-    longest = max_length(read_model_config(config, folder))
+def check_length(task: TaskConfig, config: TeacherConfig, longest: int | None) -> None:
+    """Raises ConfigError when examples may be longer than the teacher can read, `longest` tokens."""
     setting = "sequence_length" if task.name == "causal_lm" else "max_length"
     wanted = getattr(task, setting)
     if longest is not None and wanted > longest:

@@ -1,6 +1,6 @@
-"""What a dump has to know of teacher and corpus before it starts: the tokenizer, the classes, the features' width.
+"""What a dump has to know of teacher and corpus before it starts: the classes, the features' width.
 
-Classes and characters that are not given anywhere are collected from the whole corpus, by every rank alike.
+Classes that are not given anywhere are collected from the whole corpus, by every rank alike.
 """
 
 from functools import partial
@@ -9,24 +9,10 @@ from kdcache.config import LABEL_FIELDS, ClassificationConfig, DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import read_model_config
 from kdcache.errors import ConfigError, CorpusError
-from kdcache.tasks.characters import CHARACTERS, character_tokenizer
 from kdcache.tasks.labels import Labels, teacher_labels
 from kdcache.tasks.task import Task, task_class
-from kdcache.tasks.tokenizer import load_tokenizer
 
-__all__ = ["check_labels", "features_width", "find_labels", "find_tokenizer"]
-
-
-def find_tokenizer(config: DumpConfig, corpus: Corpus, folder: str | None) -> object:
-    """The one that the config names, or the teacher's in `folder`; or of the corpus' characters."""
-    if config.tokenizer != CHARACTERS:
-        return load_tokenizer(config.tokenizer or folder or "")
-    if folder is not None:
-        raise ConfigError(f"got tokenizer {CHARACTERS} with a teacher, expected the teacher's own: leave tokenizer out")
-    texts = task_class(config.task.name).texts
-    return character_tokenizer(
-        text for unit in range(corpus.num_units) for text in texts(corpus.unit(unit), config.corpus)
-    )
+__all__ = ["check_labels", "features_width", "find_labels"]
 
 
 def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Labels | None:

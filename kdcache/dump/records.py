@@ -7,6 +7,7 @@ P positions, V classes, D hidden width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from kdcache.dump.classifier import AnyTeacher
 from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
 from kdcache.store.manifest import Header
+from kdcache.store.schema import task_fields
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, record_arrays
 from kdcache.targets.calibration import Encoder
 from kdcache.tasks.example import Example
@@ -33,11 +35,16 @@ def unit_arrays(
     *,
     batch_examples: int,
     advance: Callable[[int], None],
+    own: Sequence[Example] | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays of a unit's shard. teacher: None for a label-only cache. encoder: of records with a factor.
 
-    advance: told of tokens that are done. Raises TeacherError, naming the example, for logits that are not finite.
+    advance: told of tokens that are done. own: the same positions in the teacher's tokens, where they are others; then
+    its records, dense ones, go to the positions in order. Raises TeacherError, naming the example, for logits that are
+    not finite.
     """
+    if own is not None:
+        return _attached(header, index, examples, own, teacher, batch_examples, advance)
     unit = Unit(header, index)
     batches = longest_first(examples, batch_examples)
     for batch in batches:
@@ -54,6 +61,27 @@ def unit_arrays(
         return unit.arrays()
     shard = Batch(header.fields, unit.arrays(), header.record, header.num_classes)
     return shard.take(np.argsort(np.concatenate(batches))).arrays
+
+
+def _attached(
+    header: Header,
+    index: int,
+    examples: Sequence[Example],
+    own: Sequence[Example],
+    teacher: AnyTeacher | None,
+    batch_examples: int,
+    advance: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """The records of the teacher's own examples, at the positions of the cache's."""
+    wide = tuple(replace(field, dtype="uint32") if field.name == "tokens" else field for field in header.fields)
+    read = header.model_copy(update={"fields": wide, "tokenizer": None})
+    records = unit_arrays(read, index, own, teacher, batch_examples=batch_examples, advance=advance)
+    plain = task_fields(
+        header.task["name"], header.tokenizer.vocab_size if header.tokenizer else 1, header.num_classes, None
+    )
+    bare = header.model_copy(update={"fields": plain, "record": None})
+    rows = unit_arrays(bare, index, examples, None, batch_examples=batch_examples, advance=lambda tokens: None)
+    return records | rows
 
 
 def teacher_inputs(

@@ -18,11 +18,12 @@ from kdcache.corpus import Corpus, open_corpus
 from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.classifier import AnyTeacher, load_classifier
-from kdcache.dump.pins import build_header, check_length, pin_teacher
-from kdcache.dump.prepare import check_labels, features_width, find_labels, find_tokenizer
+from kdcache.dump.pins import build_header, pin_teacher
+from kdcache.dump.prepare import check_labels, features_width, find_labels
 from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
+from kdcache.dump.tokenizers import OwnTokens, find_tokenizers, own_examples, own_tokens
 from kdcache.errors import CacheError, CorpusError
 from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.cache import read_manifest
@@ -34,7 +35,7 @@ from kdcache.targets.calibration import Encoder
 from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task, task_columns
 from kdcache.tasks.registry import import_models
-from kdcache.tasks.tokenizer import padding_id, save_tokenizer
+from kdcache.tasks.tokenizer import padding_id, save_tokenizer, vocabulary_size
 
 __all__ = ["run_dump"]
 
@@ -48,7 +49,6 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     folder = None if teacher is None else teacher_folder(teacher)
     if teacher is not None and folder is not None:
         import_models(teacher.module)
-        check_length(config.task, teacher, folder)
     threads = config.compute.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     devices = [torch.device("cpu")] if teacher is None else own_devices(teacher, config.compute, rank)
@@ -56,8 +56,10 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     root = Root(config.output)
     work = None if root.remote else Path(config.output) / "work"
     corpus = open_corpus(config.corpus, task_columns(config.task, config.corpus), work)
-    tokenizer = find_tokenizer(config, corpus, folder)
+    tokenizers = find_tokenizers(config, corpus, folder)
+    tokenizer = tokenizers.cache
     labels = find_labels(config, corpus, folder)
+    own = own_tokens(config, tokenizers, labels, folder)
     task = make_task(config.task, tokenizer, config.corpus, labels)
     check_labels(config, corpus, task)
 
@@ -78,8 +80,8 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             task=name,
             num_classes=classes,
             features=features,
-            vocab_size=header.tokenizer.vocab_size if header.tokenizer else 1,
-            padding=padding_id(tokenizer),
+            vocab_size=vocabulary_size(own.tokenizer if own else tokenizer),
+            padding=padding_id(own.tokenizer if own else tokenizer),
         )
 
     def make_basis() -> Basis:
@@ -93,7 +95,9 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             config,
             corpus=corpus,
             tokenizer=pin_tokenizer(copy),
-            teacher=None if teacher is None or folder is None else pin_teacher(teacher, folder),
+            teacher=None
+            if teacher is None or folder is None
+            else pin_teacher(teacher, folder, **({} if own is None else own.pins)),
             labels=labels,
             features=features_width(config, folder),
             compute={
@@ -114,7 +118,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
         return
     todo = [unit for unit in rank.units(corpus.num_units) if unit not in committed]
     if todo:
-        _make_shards(config, rank, writer, corpus, task, model(), todo)
+        _make_shards(config, rank, writer, corpus, task, own, model(), todo)
     _finish(config, rank, writer, corpus.num_units, work)
 
 
@@ -133,6 +137,7 @@ def _make_shards(
     writer: CacheWriter,
     corpus: Corpus,
     task: Task,
+    fed: OwnTokens | None,
     teacher: AnyTeacher | None,
     todo: list[int],
 ) -> None:
@@ -153,7 +158,9 @@ def _make_shards(
             progress.set(**{"tok/s": f"{tokens / (time.monotonic() - start):,.0f}", "shard": f"{unit:06d}"})
 
         for unit in todo:
-            examples, notes = task.examples(corpus.unit(unit), partial(corpus.where, unit))
+            table, where = corpus.unit(unit), partial(corpus.where, unit)
+            examples, notes = task.examples(table, where)
+            read = None if fed is None else own_examples(fed.task, examples, table, where, notes)
             arrays = unit_arrays(
                 writer.header,
                 unit,
@@ -162,6 +169,7 @@ def _make_shards(
                 encoder,
                 batch_examples=config.compute.batch_examples,
                 advance=advance,
+                own=read,
             )
             source = corpus.unit_sha256(unit)
             background.submit(partial(writer.commit, unit, arrays, source_sha256=source, notes=notes))

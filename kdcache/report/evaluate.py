@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import ConfigError, StudentError, TeacherError
-from kdcache.progress import Progress
+from kdcache.progress import Progress, say
 from kdcache.store.cache import Cache, open_cache
 
 __all__ = ["aligned", "evaluate_students", "render"]
@@ -68,7 +68,11 @@ def evaluate_students(
     of_teacher = _teacher_row(held_out, figures.get("teacher_label_nll"))
     if of_teacher is not None:
         if teacher is not None:
-            of_teacher |= _cost(_load(teacher, device, False, held_out), teacher, held_out, batch_examples)
+            timed = not _reads_other_tokens(held_out)
+            if not timed:
+                say(f"the teacher {teacher} is not timed: {cache} holds another tokenizer's tokens than it reads")
+            loaded = _load(teacher, device, False, held_out)
+            of_teacher |= _cost(loaded, teacher, held_out, batch_examples, timed=timed)
         rows.insert(0, of_teacher)
     return rows
 
@@ -86,6 +90,12 @@ def _check_teacher(folder: str, held_out: Cache) -> None:
         raise TeacherError(
             f"the teacher {folder} is not {header.teacher.name}, whose records {held_out.root.url} holds"
         )
+
+
+def _reads_other_tokens(held_out: Cache) -> bool:
+    """Whether the cache's tokens are those of the students alone."""
+    pin = held_out.manifest.header.teacher
+    return pin is not None and pin.tokenizer_sha256 is not None
 
 
 def _name(folder: str) -> str:
@@ -143,10 +153,13 @@ def _scores(held_out: Cache) -> tuple[str, ...]:
     return ("accuracy", "macro_f1", *(("entity_f1",) if tags else ()), "ece")
 
 
-def _cost(model: Any, folder: str, held_out: Cache, batch_examples: int) -> Row:
-    """Parameters, and of a classifier the size of its weights on disk and its speed."""
+def _cost(model: Any, folder: str, held_out: Cache, batch_examples: int, *, timed: bool = True) -> Row:
+    """Parameters, and of a classifier the size of its weights on disk and, where timed, its speed."""
     cost: Row = {"parameters": sum(p.numel() for p in model.parameters())}
     if held_out.manifest.header.id2label is None:
+        return cost
+    cost["bytes"] = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    if not timed:
         return cost
     alone = [_seconds(model, held_out, i, i + 1) for i in range(min(len(held_out), WARM_UP + ALONE))]
     start = 0
@@ -156,7 +169,6 @@ def _cost(model: Any, folder: str, held_out: Cache, batch_examples: int) -> Row:
         seconds.append(_seconds(model, held_out, start, stop) / (stop - start))
         start = stop
     return cost | {
-        "bytes": sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")),
         "milliseconds": 1e3 * statistics.median(alone[WARM_UP:] or alone),
         "examples_per_second": 1 / statistics.median(seconds[WARM_UP:] or seconds),
     }

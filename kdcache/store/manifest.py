@@ -75,12 +75,16 @@ class TokenizerPin(Model):
 
 
 class TeacherPin(Model):
+    """tokenizer_sha256, max_length: of the tokens that it was fed with, where they are not the cache's."""
+
     name: str
     revision: str | None = None
     weights_sha256: Sha256 | None = None
     dtype: str | None = None
     parameters: NonNegativeInt | None = None
     architecture: str | None = None
+    tokenizer_sha256: Sha256 | None = None
+    max_length: PositiveInt | None = None
 
 
 class CorpusPin(Model):

@@ -1,8 +1,9 @@
 """Load, save and identify a tokenizer.
 
 A tokenizer's files change when it is saved by another version or from another folder, its behaviour does not. So its
-digest is of what it is: the backend's own JSON (vocabulary, merges, normaliser, post-processor, added tokens)
-without its truncation and padding, the special tokens and the chat template.
+digest is of what makes tokens of text: the backend's own JSON (vocabulary, merges, normaliser, added tokens) and the
+tokens that it puts around a text. The chat template is not in it, nor which tokens are called end of text or padding:
+a base model's tokenizer and its instructed sibling's are one vocabulary where only these differ.
 """
 
 import hashlib
@@ -12,9 +13,24 @@ from typing import Any
 
 from kdcache.errors import ConfigError
 
-__all__ = ["load_tokenizer", "padding_id", "save_tokenizer", "tokenizer_digest"]
+__all__ = [
+    "has_tokenizer",
+    "load_tokenizer",
+    "padding_id",
+    "save_tokenizer",
+    "tokenizer_difference",
+    "tokenizer_digest",
+    "vocabulary_size",
+]
 
 HOST_KEYS = ("is_local", "local_files_only", "name_or_path")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+NOT_OF_TOKENS = ("truncation", "padding", "decoder", "post_processor")
+
+
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether this local folder holds a tokenizer's files."""
+    return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
 
 
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
@@ -57,19 +73,48 @@ def padding_id(tokenizer: Any) -> int:
     return next((int(token) for token in found if token is not None), 0)
 
 
+def vocabulary_size(tokenizer: Any) -> int:
+    """Its highest id + 1, added tokens included."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def tokenizer_digest(tokenizer: Any) -> str:
     """sha256 hex: equal for a tokenizer and its saved copy, different when any text may become other tokens."""
     backend = _backend(tokenizer)
     if backend is None:
         model: object = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     else:
-        model = {key: value for key, value in json.loads(backend).items() if key not in ("truncation", "padding")}
-    content = {
-        "model": model,
-        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "chat_template": tokenizer.chat_template,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        content = json.loads(backend)
+        model = {key: value for key, value in content.items() if key not in NOT_OF_TOKENS}
+        # Which of the tokens are special changes what decoding leaves out, not what text becomes.
+        model["added_tokens"] = [
+            {key: value for key, value in token.items() if key != "special"} for token in content["added_tokens"]
+        ]
+    described = {"model": model, "around": _around(tokenizer)}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_difference(first: Any, second: Any) -> str | None:
+    """Why two tokenizers are not one vocabulary, in words that end a sentence; None where they are one."""
+    if tokenizer_digest(first) == tokenizer_digest(second):
+        return None
+    one, other = first.get_vocab(), second.get_vocab()
+    differing = sorted((i, token) for token, i in one.items() if other.get(token) != i)
+    if differing:
+        i, token = differing[0]
+        theirs = other.get(token)
+        which = "is not in the other" if theirs is None else f"is {theirs} in the other"
+        return f"token {i}, {token!r}, {which}, and so for {len(differing):,} of {len(one):,}"
+    if len(other) > len(one):
+        return f"the other has {len(other) - len(one):,} tokens more"
+    if _around(first) != _around(second):
+        return f"the tokens around a text differ: 'a' is {_around(first)[0]} and {_around(second)[0]}"
+    return "the ids are the same, but they cut text into tokens in other ways"
+
+
+def _around(tokenizer: Any) -> list[list[int]]:
+    """Ids of a text and of a pair, with the special tokens that are put around them."""
+    return [[*tokenizer("a")["input_ids"]], [*tokenizer("a", "a")["input_ids"]]]
 
 
 def _backend(tokenizer: Any) -> str | None:

@@ -21,9 +21,9 @@ from kdcache import __version__
 from kdcache.config import TrainConfig
 from kdcache.errors import TrainError
 from kdcache.store.cache import Cache
+from kdcache.tasks.tokenizer import has_tokenizer
 from kdcache.train.distributed import World
 from kdcache.train.precision import spoken_precision
-from kdcache.train.student import has_tokenizer
 
 __all__ = ["export_student", "full_weights", "write_model"]
 

@@ -19,18 +19,21 @@ from kdcache.tasks.inputs import check_packing, flattens
 from kdcache.tasks.labels import is_whole_number
 from kdcache.tasks.models import auto_class, check_classifier, load_whole
 from kdcache.tasks.registry import import_models
-from kdcache.tasks.tokenizer import load_tokenizer, padding_id, tokenizer_digest
+from kdcache.tasks.tokenizer import (
+    has_tokenizer,
+    load_tokenizer,
+    padding_id,
+    tokenizer_difference,
+    tokenizer_digest,
+)
 from kdcache.train.collate import attention_of, check_length
 
 __all__ = [
     "cached_tokenizer_digest",
     "check_fits",
     "check_tokenizer",
-    "has_tokenizer",
     "make_student",
 ]
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
@@ -59,10 +62,6 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
                 f"{type(student).__name__} has no gradient checkpointing; set student.gradient_checkpointing to false"
             ) from None
     return student.train()
-
-
-def has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _from_config(config: StudentConfig, cache: Cache) -> Any:
@@ -141,17 +140,17 @@ def _own_classes(folder: Path, cache: Cache, trust_remote_code: bool) -> dict[st
 
 
 def check_tokenizer(folder: Path, cache: Cache) -> None:
-    """Raises StudentError for a student whose tokenizer is not the cache's.
+    """Raises StudentError for a student whose tokenizer is not one vocabulary with the cache's.
 
-    Compares what the tokenizers are, not their files; a folder without one is taken to use the cache's.
+    Chat templates and the names of special tokens may differ; a folder without one is taken to use the cache's.
     """
     if cache.manifest.header.tokenizer is None or not has_tokenizer(folder):
         return
-    ours, theirs = cached_tokenizer_digest(cache), tokenizer_digest(load_tokenizer(folder))
-    if ours != theirs:
+    why = tokenizer_difference(cached_tokenizer(cache), load_tokenizer(folder))
+    if why is not None:
         raise StudentError(
-            f"the tokenizer in {folder} ({theirs[:12]}) is not the cache's ({ours[:12]}); take a cache made with it, "
-            "or remove it from the folder if its token ids are the same"
+            f"the tokenizer in {folder} is not the cache's: {why}; take a cache made with it, or remove it from the "
+            "folder if the student reads the cache's ids"
         )
 
 

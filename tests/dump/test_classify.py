@@ -172,7 +172,6 @@ def test_rows_without_labels_get_records(make: Make, tmp_path: Path) -> None:
          CorpusError, "got no labels"),
         ("sequence_classification", {"task": {"labels": ["dark", "bright"]}}, ConfigError, "those of the teacher"),
         ("sequence_classification", {"task": {"max_length": 65}}, ConfigError, "got task.max_length 65"),
-        ("sequence_classification", {"tokenizer": "characters"}, ConfigError, "leave tokenizer out"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit(

@@ -3,9 +3,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers, processors
 
 from kdcache.errors import ConfigError
-from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer, tokenizer_digest
+from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer, tokenizer_difference, tokenizer_digest
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -38,15 +39,33 @@ def test_a_teachers_folder_and_the_copy_agree(tmp_path, gpt_tokenizer):
 
 
 def test_what_changes_tokens_changes_the_digest(kit):
-    base = tokenizer_digest(kit.byte_level())
-    other_end = kit.byte_level()
-    other_end.eos_token = "<|im_end|>"
-    more = kit.byte_level()
+    more, cut_otherwise = kit.byte_level(), kit.byte_level()
     more.add_tokens(["quux"])
-    variants = [other_end, more, kit.byte_level(kit.CHATML), kit.byte_level(kit.CHATML.replace("\n", " "))]
-    digests = [tokenizer_digest(tokenizer) for tokenizer in variants]
-    assert len({base, *digests}) == 5
-    assert base == tokenizer_digest(kit.byte_level())
+    cut_otherwise.backend_tokenizer.normalizer = normalizers.Lowercase()
+    around = kit.byte_level()
+    around.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", pair="<|endoftext|> $A $B", special_tokens=[("<|endoftext|>", 0)]
+    )
+    base = kit.byte_level()
+    others = (more, cut_otherwise, around, kit.sentence_piece_like())
+    assert len({tokenizer_digest(tokenizer) for tokenizer in (base, *others)}) == 5
+    why = [tokenizer_difference(base, tokenizer) for tokenizer in (kit.byte_level(), *others)]
+    assert why[0] is None
+    assert why[1] == "the other has 1 tokens more"
+    assert why[2] == "the ids are the same, but they cut text into tokens in other ways"
+    assert why[3].startswith("the tokens around a text differ")
+    assert why[4].startswith("token 0, '<|endoftext|>', is not in the other, and so for")
+
+
+def test_a_base_model_and_its_instructed_sibling_are_one_vocabulary(kit, tmp_path):
+    """The template, the end of text and the token of padding may be others; an id may not."""
+    base = kit.byte_level()
+    instructed = kit.byte_level(kit.CHATML, pad_token="<|eot|>")
+    instructed.eos_token = "<|im_end|>"
+    save_tokenizer(instructed, tmp_path / "instructed")
+    for other in (instructed, load_tokenizer(tmp_path / "instructed")):
+        assert tokenizer_digest(other) == tokenizer_digest(base)
+        assert tokenizer_difference(base, other) is None
 
 
 def test_use_does_not_change_the_digest(tmp_path, kit):
