@@ -55,7 +55,8 @@ class CorpusConfig(Config):
     text_field, text_pair_field, messages_field, tokens_field: what a task reads: text or a pair of texts, a chat, the
         words of a sentence.
     label_field, tags_field: the label of a row and the tags of its words; rows without them may stand beside others.
-    unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 2 MiB of corpus a unit and at 64 units.
+    unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 64 units, each of 256 KiB to 2 MiB of corpus,
+        so that a small corpus is one unit.
     """
 
     paths: tuple[str, ...]
@@ -79,6 +80,17 @@ class CorpusConfig(Config):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("paths")
+    @classmethod
+    def _each_says_something(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        """What an unset variable leaves of a path would be the whole working directory, or the whole disk."""
+        for path in paths:
+            if path.strip() in ("", ".", "/"):
+                raise ValueError(f"got {path!r}, expected a file, folder, glob or URL; the working directory is ./")
+        if not paths:
+            raise ValueError("got none, expected at least one file, folder, glob or URL")
+        return paths
 
 
 class CausalLMConfig(Config):

@@ -49,6 +49,8 @@ def test_an_override_may_create_a_section(tmp_path: Path) -> None:
         (DumpConfig, DUMP, "task.sequence_length=1", r"task.sequence_length: got 1: .*greater than or equal to 2"),
         (DumpConfig, DUMP, "record.curve.temperatures=[0.0]", r"expected at least one temperature, each above 0"),
         (DumpConfig, DUMP, "record.logit_dtype=float64", r"record.logit_dtype: got 'float64'"),
+        (DumpConfig, DUMP, "corpus.paths=", r"corpus.paths: got None: .*a list"),
+        (DumpConfig, DUMP, "corpus.paths=''", r"corpus.paths: got '', expected a file, folder, glob or URL; the work"),
         (DumpConfig, DUMP, "noequals", r"got -o noequals, expected -o key=value"),
         (TrainConfig, TRAIN, "epochs=2", r"expected exactly one of steps and epochs"),
         (TrainConfig, TRAIN, "student.config={model_type: llama}", r"exactly one of student.path and student.config"),

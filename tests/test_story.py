@@ -27,7 +27,7 @@ def test_one_cache_two_students_and_no_teacher(tmp_path: Path) -> None:
         write_jsonl(tmp_path / f"{name}.jsonl", sentences(count, seed))
         dump = {
             "output": name,
-            "corpus": {"paths": f"{name}.jsonl", "format": "jsonl"},
+            "corpus": {"paths": f"{name}.jsonl", "format": "jsonl", "unit_rows": 4},
             "teacher": {"path": "teacher", "dtype": "float32"},
             "task": {"sequence_length": 64},
             "record": {"exact_top_k": 64},

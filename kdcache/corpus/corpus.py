@@ -29,6 +29,7 @@ from kdcache.errors import CorpusError
 __all__ = ["Corpus", "open_corpus"]
 
 UNIT_BYTES = 2 << 20
+LEAST_UNIT_BYTES = 256 << 10
 UNITS = 64
 PAGE_BYTES = 256 << 20
 
@@ -176,8 +177,14 @@ def _joined(pieces: Sequence[pa.Table], name: str, unit: int) -> pa.ChunkedArray
 
 
 def _unit_rows(rows: int, size: int) -> int:
-    """2 MiB of corpus a unit, fewer where that would leave fewer than 64 units, at least a row."""
-    return max(1, min(UNIT_BYTES * rows // max(size, 1), rows // UNITS))
+    """2 MiB of corpus a unit, fewer where that would leave fewer than 64 units, but at least 256 KiB and a row.
+
+    A shard costs 16 kB beside its records, its last window is half empty: of 32 KiB of text, 80 units of two rows take
+    232 bytes per position, one unit 73. At 256 KiB that is below a hundredth.
+    """
+    size = max(size, 1)
+    most, least = UNIT_BYTES * rows // size, -(-LEAST_UNIT_BYTES * rows // size)
+    return max(1, min(rows, most, max(rows // UNITS, least)))
 
 
 def _index(files: Sequence[CorpusFile], format: str, folder: Path | None, progress: Progress | None) -> list[FileIndex]:

@@ -78,6 +78,9 @@ def test_paths_that_mean_nothing_are_refused(tmp_path, path, words):
     assert path.split("/")[-1] in str(caught.value)
 
 
-def test_no_path_at_all_is_refused():
-    with pytest.raises(CorpusError, match="expected at least one"):
-        names(())
+@pytest.mark.parametrize("paths", ["", " ", ".", "/", (), ("a.jsonl", ""), None, (None,)])
+def test_what_an_unset_variable_leaves_is_no_path(folder, monkeypatch, paths):
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=r"paths"):
+        CorpusConfig(paths=paths, format="jsonl")
+    assert names("./") == ["a.jsonl:1", "b.jsonl:1", "sub/c.jsonl:1"]

@@ -185,10 +185,14 @@ def test_auto_unit_rows_follow_the_corpus(tmp_path):
         corpus = open_corpus(CorpusConfig(paths=str(path), format="jsonl"))
         return corpus.unit_rows, corpus.num_units
 
-    assert units(5, 10) == (1, 5)
-    assert units(64, 10) == (1, 64)
-    assert units(6400, 10) == (100, 64)
-    with mock.patch.object(corpus_module, "UNIT_BYTES", 1000):
+    assert units(5, 10) == (5, 1)
+    assert units(6400, 10) == (6400, 1)
+    assert units(3, 300_000) == (1, 3)
+    assert units(10_000, 87) == (2622, 4), "256 KiB a unit"
+    with mock.patch.object(corpus_module, "LEAST_UNIT_BYTES", 1000):
+        assert units(5, 10) == (5, 1)
+        assert units(6400, 87) == (100, 64)
+    with mock.patch.multiple(corpus_module, LEAST_UNIT_BYTES=500, UNIT_BYTES=1000):
         assert units(6400, 87) == (10, 640)
         assert units(100, 5000) == (1, 100)
 
@@ -197,7 +201,7 @@ def test_parquet_units_count_the_wanted_column_only(tmp_path):
     rows = 6400
     wide = pa.table({"text": ["x" * 90] * rows, "embedding": pa.array([b"e" * 900] * rows)})
     pq.write_table(wide, tmp_path / "a.parquet", use_dictionary=False)
-    with mock.patch.object(corpus_module, "UNIT_BYTES", 1000):
+    with mock.patch.multiple(corpus_module, LEAST_UNIT_BYTES=500, UNIT_BYTES=1000):
         corpus = open_corpus(CorpusConfig(paths=str(tmp_path), format="parquet"))
     assert 9 <= corpus.unit_rows <= 11
 
