@@ -1,5 +1,6 @@
 """Small real things of classification: texts with a mood, sentences with names in them, teachers that classify."""
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -164,6 +165,28 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "characters": characters,
 }
 """The kinds that are met. Train none of them further: tests share them."""
+
+
+def declared(pair: str, single: str = "[CLS]:0 $A:0 [SEP]:0") -> Any:
+    """`word_piece`, declaring the token types that its post-processor makes."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = copy.deepcopy(word_piece().backend_tokenizer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")},
+    )
+
+
+DECLARED: dict[str, Callable[[], Any]] = {
+    "word_piece_declared": lambda: declared("[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"),
+    "xlnet": lambda: declared("$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2", "$A:0 [SEP]:0 [CLS]:2"),
+}
 
 
 def make_classifier(folder: Path, task: str, names: tuple[str, ...], *, seed: int = 0) -> None:

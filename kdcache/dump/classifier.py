@@ -8,6 +8,7 @@ B examples, L tokens, P positions, C classes, D hidden width.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
-from kdcache.tasks.inputs import ModelInputs, at_last, takes_segments
+from kdcache.tasks.inputs import ModelInputs, at_last
 from kdcache.tasks.models import (
     HEADS,
     check_classifier,
@@ -84,7 +85,7 @@ class Classifier:
         self, model: Any, device: torch.device, num_classes: int, features: Literal["pooled", "positions"] | None = None
     ) -> None:
         self.model, self.device, self.num_classes = model, device, num_classes
-        self.pad, self.segments = model.config.pad_token_id or 0, takes_segments(model)
+        self.pad, self.types = model.config.pad_token_id or 0, _takes_types(model)
         self._last = reads_last_token(model)
         self._features = features
 
@@ -127,6 +128,12 @@ class Classifier:
             return at_last(hidden, mask_BL, flat_P) if last else hidden.flatten(0, 1)[flat_P]
         weights_BL1 = mask_BL[:, :, None].to(hidden.dtype)
         return ((hidden * weights_BL1).sum(1) / weights_BL1.sum(1))[example_P]
+
+
+def _takes_types(model: Any) -> bool:
+    """Whether a user's call of this model on what its tokenizer gives would feed it token types."""
+    kinds = getattr(model.config, "type_vocab_size", None)
+    return "token_type_ids" in signature(model.forward).parameters and (kinds is None or kinds > 1)
 
 
 AnyTeacher = Teacher | Classifier

@@ -31,9 +31,11 @@ def build_header(
     teacher: TeacherPin | None,
     labels: Labels | None,
     features: int | None,
+    types: bool,
     compute: dict[str, Any],
 ) -> Header:
-    """labels: the classes, None for a language model. features: their width, where the record has them.
+    """labels: the classes, None for a language model. features: their width, where the record has them. types: whether
+    tokens have types.
 
     compute: the resolved device kind, means of compression, threads and batch shape of this run.
     """
@@ -44,7 +46,7 @@ def build_header(
         task=config.task.model_dump(mode="json", exclude={"labels"}),
         record=record,
         num_classes=num_classes,
-        fields=task_fields(config.task.name, tokenizer.vocab_size, num_classes, record, features=features),
+        fields=task_fields(config.task.name, tokenizer.vocab_size, num_classes, record, features=features, types=types),
         id2label=None if labels is None else dict(enumerate(labels.names)),
         tokenizer=tokenizer,
         teacher=teacher,

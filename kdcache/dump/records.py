@@ -51,7 +51,12 @@ def unit_arrays(
         chosen = [examples[i] for i in batch]
         for e in chosen:
             unit.add_arrays(
-                tokens=e.tokens, positions=e.positions, labels=e.labels, documents=e.documents, continues=e.continues
+                tokens=e.tokens,
+                positions=e.positions,
+                labels=e.labels,
+                documents=e.documents,
+                types=e.types,
+                continues=e.continues,
             )
         if teacher is not None:
             for record in _records(header, teacher, encoder, chosen, batch + index * EXAMPLES_PER_UNIT):
@@ -77,7 +82,11 @@ def _attached(
     read = header.model_copy(update={"fields": wide, "tokenizer": None})
     records = unit_arrays(read, index, own, teacher, batch_examples=batch_examples, advance=advance)
     plain = task_fields(
-        header.task["name"], header.tokenizer.vocab_size if header.tokenizer else 1, header.num_classes, None
+        header.task["name"],
+        header.tokenizer.vocab_size if header.tokenizer else 1,
+        header.num_classes,
+        None,
+        types=any(field.name == "token_types" for field in header.fields),
     )
     bare = header.model_copy(update={"fields": plain, "record": None})
     rows = unit_arrays(bare, index, examples, None, batch_examples=batch_examples, advance=lambda tokens: None)
@@ -90,7 +99,8 @@ def teacher_inputs(
     """(what the teacher is fed, where the supervised positions are among its tokens)."""
     tokens = [e.tokens for e in examples]
     documents = [e.documents for e in examples]
-    inputs = model_inputs(tokens, documents, attention, teacher.flatten, pad=teacher.pad, segments=teacher.segments)
+    types = [e.types for e in examples if e.types is not None] if teacher.types else []
+    inputs = model_inputs(tokens, documents, attention, teacher.flatten, pad=teacher.pad, types=types or None)
     return inputs, flat_positions([e.positions for e in examples], max(map(len, tokens)))
 
 

@@ -35,7 +35,7 @@ from kdcache.targets.calibration import Encoder
 from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task, task_columns
 from kdcache.tasks.registry import import_models
-from kdcache.tasks.tokenizer import padding_id, save_tokenizer, vocabulary_size
+from kdcache.tasks.tokenizer import gives_types, padding_id, save_tokenizer, vocabulary_size
 
 __all__ = ["run_dump"]
 
@@ -100,6 +100,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             else pin_teacher(teacher, folder, **({} if own is None else own.pins)),
             labels=labels,
             features=features_width(config, folder),
+            types=labels is not None and gives_types(tokenizer),
             compute={
                 "device": devices[0].type,
                 "compression": None if teacher is None else method_on(devices[0].type),

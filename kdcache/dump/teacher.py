@@ -142,7 +142,7 @@ class Teacher:
     flatten: whether its inputs are to be one row, see kdcache.tasks.inputs.flattens.
     """
 
-    pad, segments = 0, False
+    pad, types = 0, False
 
     def __init__(
         self, model: Any, device: torch.device, num_classes: int, block_positions: int, *, flatten: bool = False

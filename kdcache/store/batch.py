@@ -63,6 +63,10 @@ class Batch:
         """Token ids of example i, int64 [L]."""
         return self._of("tokens", "token", i)
 
+    def types(self, i: int) -> np.ndarray | None:
+        """Token types of example i, int64 [L]; None where the tokenizer gives none."""
+        return self._of("token_types", "token", i) if "token_types" in self.arrays else None
+
     def positions(self, i: int) -> np.ndarray:
         """Supervised places of example i, ascending indices into its tokens, int64."""
         return self._of("positions", "position", i)

@@ -24,13 +24,16 @@ def task_fields(
     record: RecordSpec | None,
     *,
     features: int | None = None,
+    types: bool = False,
 ) -> tuple[Field, ...]:
     """A causal LM stores no labels: they are the next tokens. record: None for a label-only cache.
 
-    features: width of the teacher's features, where the record has them. Coefficients come with their basis.
+    features: width of the teacher's features, where the record has them. types: whether tokens have types. Coefficients
+    come with their basis.
     """
     fields = [
         Field("tokens", "token", class_dtype(vocab_size)),
+        *([Field("token_types", "token", "uint8")] if types else []),
         Field("document_lengths", "document", "uint32"),
         Field("positions", "position", "uint32"),
     ]

@@ -57,15 +57,19 @@ class Unit:
         positions: Array | None = None,
         labels: Array | None = None,
         documents: Array | None = None,
+        types: Array | None = None,
         features: Array | None = None,
     ) -> None:
         """One example with the teacher's raw logits [P, V] at its positions; None in a label-only cache.
 
         hidden: for records with a factor, what the output layer made them of, [P, D]; logits may then be None.
         positions: by default every token but the last of a causal LM, the first of a sequence classification.
-        documents: token counts, by default one document. features: for records with features, [P, H].
+        documents: token counts, by default one document. types: token types of a classification, by default the number
+        of the document. features: for records with features, [P, H].
         """
-        example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
+        example = checked_example(
+            self.header, tokens, positions=positions, labels=labels, documents=documents, types=types
+        )
         P = len(example["positions"])
         coefficients_PR = None
         if hidden is not None:
@@ -121,6 +125,7 @@ class Unit:
         positions: Array | None = None,
         labels: Array | None = None,
         documents: Array | None = None,
+        types: Array | None = None,
         continues: bool = False,
         record: Mapping[str, np.ndarray] | None = None,
     ) -> None:
@@ -128,7 +133,9 @@ class Unit:
 
         continues: of token classification, whether it is a further window of the example before.
         """
-        example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
+        example = checked_example(
+            self.header, tokens, positions=positions, labels=labels, documents=documents, types=types
+        )
         self._append({**example, "continues": np.array([continues])})
         if record is not None:
             self.add_record(record)
@@ -164,10 +171,17 @@ class Unit:
 
 
 def checked_example(
-    header: Header, tokens: Array, *, positions: Array | None, labels: Array | None, documents: Array | None
+    header: Header,
+    tokens: Array,
+    *,
+    positions: Array | None,
+    labels: Array | None,
+    documents: Array | None,
+    types: Array | None = None,
 ) -> dict[str, np.ndarray]:
-    """tokens, positions, labels, document_lengths and their counts, int64. Raises CacheError for what cannot be stored.
+    """tokens, types, positions, labels, document_lengths and their counts, int64.
 
+    Raises CacheError for what cannot be stored.
     For a causal LM labels are the tokens after the positions, and given ones must agree; for other tasks they are
     required, NO_LABEL where there is none.
     """
@@ -189,6 +203,9 @@ def checked_example(
         raise CacheError(f"got positions {_some(positions_P)}, expected them ascending from 0 to {end - 1}: {last}")
     if documents_D.sum() != L or (documents_D <= 0).any():
         raise CacheError(f"got document lengths {_some(documents_D)}, expected ones above 0 that sum to {L}")
+    types_L = np.arange(len(documents_D)).repeat(documents_D) if types is None else as_integers(types, "token types")
+    if len(types_L) != L or (not causal and not 0 <= types_L.min() <= types_L.max() < 256):
+        raise CacheError(f"got token types {_some(types_L)}, expected {L} of them from 0 to 255, one a token")
     if causal:
         labels_P = tokens_L[positions_P + 1]
         if labels is not None and not np.array_equal(as_integers(labels, "labels"), labels_P):
@@ -208,6 +225,7 @@ def checked_example(
         )
     return {
         "tokens": tokens_L,
+        "token_types": types_L,
         "positions": positions_P,
         "labels": labels_P,
         "document_lengths": documents_D,

@@ -125,6 +125,7 @@ class CacheWriter:
                     num_classes,
                     record,
                     features=features,
+                    types=settings["name"] != "causal_lm",
                 ),
                 id2label=None if labels is None else dict(enumerate(labels)),
                 tokenizer=pin,
@@ -330,6 +331,7 @@ class CacheWriter:
         positions: Any | None = None,
         labels: Any | None = None,
         documents: Any | None = None,
+        types: Any | None = None,
         features: Any | Callable[[], Any] | None = None,
     ) -> None:
         """The next example; every examples_per_shard of them are one shard.
@@ -340,14 +342,20 @@ class CacheWriter:
         and are otherwise compared with these once a shard. positions: where they are, by
         default every token but the last (so P = L - 1), the first of a sequence classification. labels: class ids, −100
         where there is none; of a causal LM checked against the next tokens. documents: token counts of the documents
-        packed into the example, by default one. features: [P, H], or a function.
+        packed into the example, by default one. types: the token types [L] of a classification, what its tokenizer
+        gives as token_type_ids; by default 0, and in the documents after the first 1, 2, …. features: [P, H], or a
+        function.
         Raises CacheError for what cannot be stored, TeacherError for logits that are not finite.
         """
         if self._unit is None:
             self._start_unit(self._examples // self._examples_per_shard)
         assert self._unit is not None
-        example = checked_example(self.header, tokens, positions=positions, labels=labels, documents=documents)
-        for name in ("tokens", "positions", "document_lengths", *(("labels",) if self._stores_labels else ())):
+        example = checked_example(
+            self.header, tokens, positions=positions, labels=labels, documents=documents, types=types
+        )
+        stored = {field.name for field in self.header.fields}
+        optional = [name for name in ("labels", "token_types") if name in stored]
+        for name in ("tokens", "positions", "document_lengths", *optional):
             self._source.update(len(example[name]).to_bytes(8, "little") + example[name].astype("<i8").tobytes())
         if self._done is None:
             self._unit.add(
@@ -357,15 +365,12 @@ class CacheWriter:
                 positions=example["positions"],
                 labels=example["labels"],
                 documents=example["document_lengths"],
+                types=example["token_types"],
                 features=features() if callable(features) else features,
             )
         self._examples += 1
         if self._examples % self._examples_per_shard == 0:
             self._end_unit()
-
-    @property
-    def _stores_labels(self) -> bool:
-        return any(field.name == "labels" for field in self.header.fields)
 
     def close(self) -> Manifest | None:
         """Commit the last examples given to `add` and finalize; nothing where `add` was not used."""

@@ -4,7 +4,7 @@ Ragged data is flat arrays plus counts. Every array belongs to a level; a level'
 say how many of its elements each parent element owns:
 
     example                                 continues
-            ├─ token      token_counts      tokens
+            ├─ token      token_counts      tokens, token_types
             ├─ document   document_counts   document_lengths (tokens; sum to the example's tokens)
             └─ position   position_counts   positions, labels, label_logits, features, the record's per-position arrays
                  └─ entry entry_counts      ids, logits

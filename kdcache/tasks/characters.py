@@ -1,7 +1,7 @@
 """A tokenizer of single characters, made from a corpus: for text whose words no space parts, such as Chinese.
 
 Every character that occurs twice is a token, the most frequent first, up to 30,000; white space is none; others are
-[UNK]. An example is [CLS] text [SEP], a pair [CLS] text [SEP] text [SEP], as BERT's models have it.
+[UNK]. An example is [CLS] text [SEP], a pair [CLS] text [SEP] text [SEP], as BERT's models have it, with token types.
 """
 
 import unicodedata
@@ -45,4 +45,5 @@ def character_tokenizer(texts: Iterable[str]) -> Any:
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=names, **SPECIAL)

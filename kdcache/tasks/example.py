@@ -12,7 +12,8 @@ class Example:
     """tokens: int64 [L]. positions: int64 [P], ascending indices into tokens. labels: int64 [P], NO_LABEL: not known.
 
     documents: int64, token counts of the documents packed into the example, in order; they sum to L. continues:
-    whether this is a further window of the row of the example before.
+    whether this is a further window of the row of the example before. types: int64 [L], the token types that the
+    tokenizer gives of its own; None where it gives none.
     """
 
     tokens: np.ndarray
@@ -20,3 +21,4 @@ class Example:
     labels: np.ndarray
     documents: np.ndarray
     continues: bool = False
+    types: np.ndarray | None = None

@@ -4,7 +4,7 @@ Causal models get no attention mask. With attention "document" position ids rest
 transformers knows packed documents (its masks keep them apart under sdpa and eager; flash attention only in a batch of
 one row, so flatten there). Padding on the right is one more document; nothing before it sees it. With "causal"
 positions run on. With "full", an encoder's, every token sees its whole example: padding is masked, positions are the
-model's own, and the documents of an example are its segments (token types), the two texts of a pair.
+model's own, and token types are those that the tokenizer gives a user of transformers, or none.
 
 B examples, L tokens of the longest, P positions.
 """
@@ -28,7 +28,7 @@ __all__ = [
     "flattens",
     "max_length",
     "model_inputs",
-    "takes_segments",
+    "takes_types",
 ]
 
 Attention = Literal["document", "causal", "full"]
@@ -56,12 +56,12 @@ def model_inputs(
     flatten: bool = False,
     *,
     pad: int = 0,
-    segments: bool = False,
+    types: Sequence[np.ndarray] | None = None,
 ) -> ModelInputs:
     """Rows of tokens, padded on the right with token `pad`, and what tells the model which tokens see each other.
 
     documents: token counts of the documents in each row, which sum to its tokens. flatten: see `flattens`.
-    segments: whether the model takes token_type_ids.
+    types: the token types of each row, for attention "full"; None for a model that is fed none.
     """
     lengths_B = np.array([len(row) for row in tokens])
     B, L = len(tokens), int(lengths_B.max())
@@ -71,9 +71,9 @@ def model_inputs(
     arrays: dict[str, np.ndarray] = {"input_ids": input_ids_BL}
     if attention == "full":
         arrays["attention_mask"] = real_BL
-        if segments:
-            numbers = np.concatenate([np.arange(len(row) + 1) for row in documents])
-            arrays["token_type_ids"] = np.repeat(numbers, _pieces(documents, L - lengths_B)).reshape(B, L) * real_BL
+        if types is not None:
+            arrays["token_type_ids"] = types_BL = np.zeros((B, L), np.int64)
+            types_BL[real_BL] = np.concatenate(types)
     elif attention == "document":
         pieces = _pieces(documents, L - lengths_B)
         arrays["position_ids"] = np.arange(B * L) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -114,9 +114,13 @@ def max_length(config: Any) -> int | None:
     return longest - int(config.pad_token_id) - 1 if config.model_type in _FROM_PADDING else longest
 
 
-def takes_segments(model: Any) -> bool:
-    """Whether token types mean something to this model: BERT's do, RoBERTa has a single one."""
-    return (getattr(model.config, "type_vocab_size", 0) or 0) > 1
+def takes_types(model: Any) -> bool:
+    """Whether token types mean something to this model: BERT's do, RoBERTa has a single one.
+
+    GPT-2 takes token_type_ids too, but adds the embeddings of the words with these ids: it is fed none.
+    """
+    kinds = getattr(model.config, "type_vocab_size", None)
+    return model.config.model_type == "xlnet" if kinds is None else kinds > 1
 
 
 def flattens(model: Any, attention: Attention) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdcache.tasks.inputs import model_inputs, takes_segments
+from kdcache.tasks.inputs import model_inputs, takes_types
 from kdcache.tasks.modes import evaluating
 
 __all__ = [
@@ -78,9 +78,8 @@ def check_classifier(model: Any, task: str, num_classes: int, vocab_size: int) -
         raise ValueError(f"it has embeddings of {embeddings} tokens, expected the {vocab_size} of the tokenizer")
     tokens = [np.arange(1, 1 + length) % embeddings for length in (3, 5)]
     pad = getattr(model.config, "pad_token_id", None) or 0
-    inputs = model_inputs(
-        tokens, [np.array([len(row)]) for row in tokens], "full", pad=pad, segments=takes_segments(model)
-    )
+    types = [np.zeros_like(row) for row in tokens] if takes_types(model) else None
+    inputs = model_inputs(tokens, [np.array([len(row)]) for row in tokens], "full", pad=pad, types=types)
     try:
         with evaluating(model):
             logits = model(**inputs.to(next(model.parameters()).device).arguments).logits

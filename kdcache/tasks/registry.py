@@ -45,8 +45,16 @@ def import_models(module: str | None) -> None:
 
     Raises ConfigError for a module that cannot be imported.
     """
-    import kdcache.tasks.small_models  # noqa: F401
+    from kdcache.tasks import small_models
 
+    register_student(
+        small_models.EmbeddingBagConfig, sequence_classification=small_models.EmbeddingBagForSequenceClassification
+    )
+    register_student(
+        small_models.BiLSTMConfig,
+        sequence_classification=small_models.BiLSTMForSequenceClassification,
+        token_classification=small_models.BiLSTMForTokenClassification,
+    )
     if module is None:
         return
     if "" not in sys.path:

@@ -1,7 +1,8 @@
 """Sequence classification: one record an example, the teacher's distribution over the classes of a text.
 
 The position is the first token, [CLS] in BERT's models; a model's head gives one row an example whatever it pools.
-The two texts of a pair are the documents of the example, its segments.
+Token types are those that `tokenizer(text, pair)` gives: the second text of a pair is of type 1 where the tokenizer
+declares and makes it so.
 """
 
 from collections.abc import Iterator
@@ -68,7 +69,9 @@ class SequenceClassification:
         if self._pair is not None:
             texts.append(strings(table[self._pair], self._pair, where))
         ids = self._ids(table, where)
-        tokens, segments, truncated = self._encode(texts)
+        encoded, truncated = self._encode(texts)
+        tokens = encoded["input_ids"]
+        types = encoded.get("token_type_ids") or [None] * len(tokens)
         for row, ids_of_row in enumerate(tokens):
             if not ids_of_row:
                 raise CorpusError(f"{where(row)}: the tokenizer makes no token of the text; leave such rows out")
@@ -78,26 +81,30 @@ class SequenceClassification:
                     "tokens alone take so many"
                 )
         examples = [
-            Example(np.asarray(row, np.int64), np.zeros(1, np.int64), np.array([label]), documents)
-            for row, documents, label in zip(tokens, segments, ids, strict=True)
+            Example(
+                np.asarray(row, np.int64),
+                np.zeros(1, np.int64),
+                np.array([label]),
+                np.array([len(row)]),
+                types=None if its_types is None else np.asarray(its_types, np.int64),
+            )
+            for row, its_types, label in zip(tokens, types, ids, strict=True)
         ]
         notes = {"truncated": truncated, "unlabelled": ids.count(NO_LABEL), **self.labels.counts(ids)}
         return examples, {name: count for name, count in notes.items() if count}
 
-    def _encode(self, texts: list[list[str]]) -> tuple[list[list[int]], list[np.ndarray], int]:
-        """(tokens of each row, token counts of its segments, how many were cut)."""
+    def _encode(self, texts: list[list[str]]) -> tuple[Any, int]:
+        """(what the tokenizer makes of the rows, token types only where it declares them; how many were cut)."""
         encoded = self._tokenizer(
             *texts,
             truncation="longest_first",
             max_length=self._config.max_length,
             return_overflowing_tokens=False,
             return_attention_mask=False,
-            return_token_type_ids=True,
             verbose=False,
         )
         whole = self._tokenizer(*texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
         truncated = sum(
             len(cut) < len(full) for cut, full in zip(encoded["input_ids"], whole["input_ids"], strict=True)
         )
-        segments = [np.unique(types, return_counts=True)[1] for types in encoded["token_type_ids"]]
-        return encoded["input_ids"], segments, truncated
+        return encoded, truncated

@@ -3,7 +3,9 @@
 model_type kdcache_embedding_bag   mean of token embeddings -> one hidden layer -> classes; for a whole text
 model_type kdcache_bilstm          embeddings -> bidirectional LSTM -> classes, of each token or of a text's maximum
 
-Importing this module makes AutoModelForSequenceClassification and AutoModelForTokenClassification know them.
+kdcache registers them with transformers' Auto classes (registry.py). A saved model takes a copy of this file with it,
+named in its config's auto_map, so that whoever has the folder loads it with trust_remote_code=True and without kdcache:
+hence nothing of kdcache is imported here.
 
 B examples, L tokens, D hidden width, C classes.
 """
@@ -14,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-
-from kdcache.tasks.registry import register_student
 
 __all__ = ["BiLSTMForSequenceClassification", "BiLSTMForTokenClassification", "EmbeddingBagForSequenceClassification"]
 
@@ -133,9 +133,8 @@ class BiLSTMForTokenClassification(_BiLSTM):
         return TokenClassifierOutput(logits=self.classifier(self.states(input_ids, attention_mask)))
 
 
-register_student(EmbeddingBagConfig, sequence_classification=EmbeddingBagForSequenceClassification)
-register_student(
-    BiLSTMConfig,
-    sequence_classification=BiLSTMForSequenceClassification,
-    token_classification=BiLSTMForTokenClassification,
-)
+EmbeddingBagConfig.register_for_auto_class()
+BiLSTMConfig.register_for_auto_class()
+EmbeddingBagForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+BiLSTMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+BiLSTMForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

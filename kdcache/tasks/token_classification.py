@@ -9,6 +9,7 @@ the tokenizer makes nothing of stands as the unknown token, and is counted: its 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -44,7 +45,7 @@ class TokenClassification:
                 f"got {type(tokenizer).__name__}, which does not tell which word a token is of, expected a tokenizer "
                 "with tokenizer.json"
             )
-        self._prefix, self._suffix = _surroundings(tokenizer)
+        self._special = _Surroundings.of(tokenizer)
         if self._room < 2:
             raise ConfigError(f"got task.max_length {config.max_length}, expected room for words beside special tokens")
 
@@ -72,7 +73,7 @@ class TokenClassification:
 
     @property
     def _room(self) -> int:
-        return self._config.max_length - len(self._prefix) - len(self._suffix)
+        return self._config.max_length - len(self._special)
 
     def check(self, table: pa.Table, where: Where) -> int:
         tagged = 0
@@ -132,11 +133,10 @@ class TokenClassification:
             if not mine.any():
                 continue
             body = tokens[start : start + self._room]
-            whole = np.concatenate([self._prefix, body, self._suffix])
-            positions = firsts[mine] - start + len(self._prefix)
-            examples.append(
-                Example(whole, positions, labels[mine], np.array([len(whole)]), continues=len(examples) > 0)
-            )
+            whole, types = self._special.around(body), self._special.types_around(len(body))
+            positions = firsts[mine] - start + len(self._special.prefix)
+            continues = len(examples) > 0
+            examples.append(Example(whole, positions, labels[mine], np.array([len(whole)]), continues, types))
         return examples
 
 
@@ -171,12 +171,36 @@ def _fields(corpus: CorpusConfig) -> tuple[str, str | None]:
     return corpus.tokens_field or "tokens", corpus.tags_field
 
 
-def _surroundings(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The special tokens before and after a text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
-    return np.asarray(full[:at], np.int64), np.asarray(full[at + len(bare) :], np.int64)
+@dataclass(frozen=True)
+class _Surroundings:
+    """The special tokens before and after a text, and the token types of these and of the text, where there are any."""
+
+    prefix: np.ndarray
+    suffix: np.ndarray
+    types: tuple[np.ndarray, int, np.ndarray] | None
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Self:
+        bare, encoded = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")
+        full = encoded["input_ids"]
+        at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
+        end = at + len(bare)
+        given, types = encoded.get("token_type_ids"), None
+        if given is not None:
+            types = np.asarray(given[:at], np.int64), given[at] if bare else 0, np.asarray(given[end:], np.int64)
+        return cls(np.asarray(full[:at], np.int64), np.asarray(full[end:], np.int64), types)
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.suffix)
+
+    def around(self, body: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.prefix, body, self.suffix])
+
+    def types_around(self, length: int) -> np.ndarray | None:
+        if self.types is None:
+            return None
+        before, inside, after = self.types
+        return np.concatenate([before, np.full(length, inside), after])
 
 
 def _placeholder(tokenizer: Any) -> int:

@@ -14,10 +14,12 @@ from typing import Any
 from kdcache.errors import ConfigError
 
 __all__ = [
+    "gives_types",
     "has_tokenizer",
     "load_tokenizer",
     "padding_id",
     "save_tokenizer",
+    "set_in_folder",
     "tokenizer_difference",
     "tokenizer_digest",
     "vocabulary_size",
@@ -65,6 +67,18 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in HOST_KEYS}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def set_in_folder(folder: str | Path, **settings: Any) -> None:
+    """Change settings of the tokenizer saved in a folder, such as model_max_length: its tokenizer_config.json."""
+    path = Path(folder) / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | settings
+    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def gives_types(tokenizer: Any) -> bool:
+    """Whether it declares token types: whoever calls it of its own accord then gets and feeds them."""
+    return "token_type_ids" in tokenizer.model_input_names
 
 
 def padding_id(tokenizer: Any) -> int:

@@ -22,10 +22,10 @@ from kdcache.tasks.inputs import (
     flattens,
     max_length,
     model_inputs,
-    takes_segments,
+    takes_types,
 )
 
-__all__ = ["Collator", "Inputs", "attention_of", "check_length"]
+__all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeds_types"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Collator:
     def __init__(self, student: Any, cache: Cache) -> None:
         self.student, self.attention = student, attention_of(cache)
         self.flatten = flattens(student, self.attention)
-        self.pad, self.segments = getattr(student.config, "pad_token_id", None) or 0, takes_segments(student)
+        self.pad = getattr(student.config, "pad_token_id", None) or 0
+        self.types = feeds_types(student, cache)
 
     def __call__(self, batch: Batch) -> Inputs:
         examples = range(len(batch))
@@ -69,8 +70,9 @@ class Collator:
         check_length(self.student, longest)
         label_logits, features = batch.label_logits, batch.features
         documents = [batch.documents(i) for i in examples]
+        types = [row for i in examples if (row := batch.types(i)) is not None] if self.types else []
         return Inputs(
-            model_inputs(tokens, documents, self.attention, self.flatten, pad=self.pad, segments=self.segments),
+            model_inputs(tokens, documents, self.attention, self.flatten, pad=self.pad, types=types or None),
             flat_positions([batch.positions(i) for i in examples], longest),
             Supervision(
                 torch.from_numpy(batch.labels),
@@ -84,6 +86,11 @@ class Collator:
 def attention_of(cache: Cache) -> Attention:
     """How packed documents see each other; the cache pins it for teacher and student."""
     return cache.manifest.header.task.get("attention", "document")
+
+
+def feeds_types(student: Any, cache: Cache) -> bool:
+    """Whether a student of this cache is fed token types: where the tokenizer gives them and they mean something."""
+    return takes_types(student) and any(field.name == "token_types" for field in cache.manifest.header.fields)
 
 
 def check_length(student: Any, longest: int) -> None:

@@ -21,18 +21,14 @@ from kdcache import __version__
 from kdcache.config import TrainConfig
 from kdcache.errors import TrainError
 from kdcache.store.cache import Cache
-from kdcache.tasks.tokenizer import has_tokenizer
+from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, set_in_folder
+from kdcache.train.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.train.distributed import World
 from kdcache.train.precision import spoken_precision
 
-__all__ = ["export_student", "full_weights", "write_model"]
+__all__ = ["export_student", "full_weights", "write_model", "write_student"]
 
 STUDENT, BOTTLENECKS = "student.", "bottlenecks."
-PIPELINES = {
-    "causal_lm": "text-generation",
-    "sequence_classification": "text-classification",
-    "token_classification": "token-classification",
-}
 BOTTLENECK_FILE = "bottleneck.safetensors"
 
 
@@ -53,22 +49,40 @@ def export_student(
     if world.first:
         partial = folder.with_name("student.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        model_config = engine.module.student.config
-        parameters = write_model(
-            model_config, weights, partial, dtype=getattr(torch, config.student.dtype), like=engine.module.student
-        )
-        if cache.manifest.header.tokenizer is not None:
-            cache.save_tokenizer(partial)
-        elif config.student.path is not None and has_tokenizer(Path(config.student.path)):
-            _copy_tokenizer(Path(config.student.path), partial)
-        card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures, precision=precision)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        student = engine.module.student
+        write_student(partial, config, cache, student, weights, steps=steps, figures=figures, precision=precision)
         if config.export_bottleneck:
             save_file(of_bottlenecks, folder.with_name(BOTTLENECK_FILE))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     world.barrier()
     return folder
+
+
+def write_student(
+    folder: Path,
+    config: TrainConfig,
+    cache: Cache,
+    student: Any,
+    weights: dict[str, Tensor],
+    *,
+    steps: int,
+    figures: dict[str, float] | None,
+    precision: dict[str, str],
+) -> None:
+    """Model, tokenizer and card, so that transformers' pipelines feed the model as this run did.
+
+    student: the model that was trained, whose weights are these.
+    """
+    parameters = write_model(student.config, weights, folder, dtype=getattr(torch, config.student.dtype), like=student)
+    if cache.manifest.header.tokenizer is not None:
+        cache.save_tokenizer(folder)
+    elif config.student.path is not None and has_tokenizer(Path(config.student.path)):
+        _copy_tokenizer(Path(config.student.path), folder)
+    if has_tokenizer(folder):
+        set_in_folder(folder, **deployed_tokenizer(student, cache, load_tokenizer(folder)))
+    card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures, precision=precision)
+    (folder / "README.md").write_text(card + usage(student, cache), encoding="utf-8")
 
 
 def full_weights(engine: Any, world: World, prefix: str) -> dict[str, Tensor]:
@@ -112,8 +126,6 @@ def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, 
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
-    from kdcache.tasks.tokenizer import load_tokenizer
-
     load_tokenizer(str(source)).save_pretrained(target)
 
 
@@ -154,7 +166,7 @@ def model_card(
     if figures is not None:
         table = "".join(f"| {name} | {value:.6g} |\n" for name, value in figures.items())
         evaluation = f"\n## Held-out evaluation\n\n| measure | value |\n|---|---|\n{table}"
-    pipeline = PIPELINES[header.task["name"]]
+    pipeline = pipeline_of(cache)
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [distillation, kdcache]\n---\n\n"
         f"# {title}\n\nTrained by kdcache from a cache; no teacher took part in the training.\n\n"

@@ -1,9 +1,8 @@
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from classes import word_piece
+from classes import DECLARED, TOKENIZERS, word_piece
 
 from kdcache.config import CorpusConfig, SequenceClassificationConfig
 from kdcache.errors import CorpusError
@@ -16,10 +15,10 @@ def where(row: int) -> str:
     return f"rows.jsonl:{row + 1}"
 
 
-def make(max_length: int = 16, **corpus: Any) -> SequenceClassification:
+def make(max_length: int = 16, tokenizer: Any = None, **corpus: Any) -> SequenceClassification:
     columns = CorpusConfig(paths=("x",), format="jsonl", **{"label_field": "label", **corpus})
     config = SequenceClassificationConfig(name="sequence_classification", max_length=max_length)
-    return SequenceClassification(config, word_piece(), columns, Labels(["bright", "dark"]))
+    return SequenceClassification(config, tokenizer or word_piece(), columns, Labels(["bright", "dark"]))
 
 
 def test_an_example_is_what_the_tokenizer_makes_of_a_text() -> None:
@@ -32,15 +31,28 @@ def test_an_example_is_what_the_tokenizer_makes_of_a_text() -> None:
     assert notes == {"unlabelled": 1, "labelled bright": 1, "labelled dark": 1}
 
 
-def test_a_pair_is_two_segments_and_a_long_one_is_cut_and_counted() -> None:
+def test_a_long_pair_is_cut_and_counted() -> None:
     table = pa.table({"text": ["sunny cache", "ash"], "pair": ["cold", "warm " * 40], "label": ["dark", "dark"]})
     examples, notes = make(text_pair_field="pair").examples(table, where)
-    encoded = word_piece()(["sunny cache"], ["cold"], return_token_type_ids=True)
+    encoded = word_piece()(["sunny cache"], ["cold"])
     assert examples[0].tokens.tolist() == encoded["input_ids"][0]
-    types = np.repeat(np.arange(2), examples[0].documents)
-    assert types.tolist() == encoded["token_type_ids"][0]
     assert [len(example.tokens) for example in examples[1:]] == [16]
     assert notes["truncated"] == 1
+
+
+@pytest.mark.parametrize("name", [*TOKENIZERS, "word_piece_declared", "xlnet"])
+def test_token_types_are_those_that_a_user_of_the_tokenizer_gets(name: str) -> None:
+    """A generic tokenizer declares none, though its post-processor makes some; XLNet's [CLS] is of type 2."""
+    tokenizer = DECLARED[name]() if name in DECLARED else TOKENIZERS[name]()
+    table = pa.table({"text": ["sunny cache"], "pair": ["cold"], "label": ["dark"]})
+    for fields in ({}, {"text_pair_field": "pair"}):
+        (example,), _ = make(64, tokenizer, **fields).examples(table, where)
+        expected = tokenizer("sunny cache", *(["cold"] if fields else []))
+        assert example.tokens.tolist() == expected["input_ids"]
+        types = expected.get("token_type_ids")
+        assert (None if example.types is None else example.types.tolist()) == types
+    assert (types is not None) == (name in ("characters", *DECLARED))
+    assert types is None or max(types) == (2 if name == "xlnet" else 1)
 
 
 def test_labels_and_texts_that_cannot_be_used() -> None:
