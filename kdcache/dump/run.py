@@ -29,6 +29,7 @@ from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.tokenizer_files import pin_tokenizer
+from kdcache.store.verdict import teacher_verdict
 from kdcache.store.writer import CacheWriter
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
@@ -206,3 +207,8 @@ def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int,
         f"{counted(totals.positions, 'position')}, "
         f"{totals.bytes / 1e6:,.2f} MB, {totals.bytes / totals.positions:.1f} bytes a position{notes}"
     )
+    verdict = teacher_verdict(manifest)
+    if verdict is not None:
+        print(f"the teacher on the labels: {verdict.line}")
+        for warning in verdict.warnings:
+            say(f"warning: {warning}")

@@ -11,6 +11,7 @@ from kdcache.errors import CacheError
 from kdcache.progress import counted
 from kdcache.store.cache import open_cache, read_manifest
 from kdcache.store.files import Root
+from kdcache.store.verdict import teacher_verdict
 
 __all__ = ["describe", "render"]
 
@@ -20,6 +21,7 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
     manifest = read_manifest(Root(path))
     header, totals = manifest.header, manifest.totals
     text_bytes = header.corpus.bytes if header.corpus else None
+    verdict = teacher_verdict(manifest)
     return {
         "path": path,
         "digest": manifest.digest(),
@@ -32,7 +34,8 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
         "num_classes": header.num_classes,
         "labels": header.class_names or None,
         "record": header.record.model_dump(mode="json") if header.record else None,
-        "totals": totals.model_dump(),
+        "totals": totals.model_dump(exclude={"score"}),
+        "score": None if verdict is None else {**verdict.figures, "line": verdict.line, "warnings": verdict.warnings},
         "entries_per_position": totals.entries / max(totals.positions, 1),
         "bytes_per_position": totals.bytes / max(totals.positions, 1),
         "corpus_bytes": text_bytes,
@@ -82,6 +85,9 @@ def render(facts: dict[str, Any]) -> str:
         rows.append(
             ("notes", ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in totals["notes"].items()))
         )
+    if facts["score"]:
+        rows.append(("score", f"{facts['score']['line']}, of the teacher"))
+        rows += [("warning", warning) for warning in facts["score"]["warnings"]]
     lines = [f"{name:<10} {value}" for name, value in rows]
     if facts["temperatures"]:
         lines += ["", "temperature   in entries   outside the certain   effective samples   gradient noise"]

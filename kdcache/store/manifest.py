@@ -11,6 +11,8 @@ the digests of older caches as they are. A manifest takes about 500 bytes a shar
 
 import hashlib
 import json
+from functools import reduce
+from operator import add
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -41,6 +43,7 @@ __all__ = [
     "CorpusPin",
     "Header",
     "Manifest",
+    "Score",
     "TeacherPin",
     "TokenizerPin",
     "Totals",
@@ -161,11 +164,42 @@ class Header(Model):
         return self
 
 
+class Score(Model):
+    """What the teacher's records say of the labels, in sums over the positions that have one (store/score.py).
+
+    nano_nats: −log p of the label at T = 1. chance_nano_nats: of a language model, what the labels' counts alone give.
+    confusion: of a classification, {label: {predicted class: positions}}; of many classes −1 is any wrong one.
+    """
+
+    labelled: NonNegativeInt
+    nano_nats: NonNegativeInt
+    chance_nano_nats: NonNegativeInt | None = None
+    confusion: dict[int, dict[int, NonNegativeInt]] | None = None
+
+    def __add__(self, other: Self) -> Self:
+        chance, confusion = self.chance_nano_nats, self.confusion
+        if chance is not None and other.chance_nano_nats is not None:
+            chance += other.chance_nano_nats
+        if confusion is not None and other.confusion is not None:
+            confusion = {label: dict(row) for label, row in confusion.items()}
+            for label, row in other.confusion.items():
+                sums = confusion.setdefault(label, {})
+                for predicted, count in row.items():
+                    sums[predicted] = sums.get(predicted, 0) + count
+        return type(self)(
+            labelled=self.labelled + other.labelled,
+            nano_nats=self.nano_nats + other.nano_nats,
+            chance_nano_nats=chance,
+            confusion=confusion,
+        )
+
+
 class CommitRecord(Model):
     """One committed shard.
 
     unit: its number, also the unit of work it came from. bytes, sha256: of its file. source_sha256: digest of the
-    corpus rows it was made from. notes: counts worth telling, such as {"truncated": 3}.
+    corpus rows it was made from. notes: counts worth telling, such as {"truncated": 3}. score: of the teacher on the
+    labels, where there are both.
     """
 
     unit: NonNegativeInt
@@ -179,6 +213,7 @@ class CommitRecord(Model):
     source_sha256: Sha256 | Literal[""] = ""
     header_sha256: Sha256
     notes: dict[str, int] = {}
+    score: Score | None = None
 
 
 class Totals(Model):
@@ -189,6 +224,7 @@ class Totals(Model):
     entries: NonNegativeInt
     bytes: NonNegativeInt
     notes: dict[str, int]
+    score: Score | None = None
 
 
 class Manifest(Model):
@@ -206,7 +242,9 @@ class Manifest(Model):
             name: sum(getattr(shard, name) for shard in shards)
             for name in ("examples", "tokens", "positions", "entries", "bytes")
         }
-        return cls(header=header, totals=Totals(shards=len(shards), notes=notes, **sums), shards=shards)
+        scores = [shard.score for shard in shards if shard.score is not None]
+        score = reduce(add, scores) if scores else None
+        return cls(header=header, totals=Totals(shards=len(shards), notes=notes, score=score, **sums), shards=shards)
 
     @property
     def shard_examples(self) -> np.ndarray:

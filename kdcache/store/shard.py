@@ -10,6 +10,7 @@ from kdcache.store.backend import backend, check_arrays, level_sizes
 from kdcache.store.batch import Batch
 from kdcache.store.files import Root
 from kdcache.store.manifest import CommitRecord, Header, canonical
+from kdcache.store.score import unit_score
 from kdcache.targets.fields import Level
 
 __all__ = ["commit_shard", "decode_shard", "fetch_shard", "mismatch", "record_name", "shard_name"]
@@ -81,6 +82,7 @@ def commit_shard(
         source_sha256=source_sha256,
         header_sha256=header.digest(),
         notes=dict(notes or {}),
+        score=unit_score(header, arrays),
     )
     root.write(commit.file, data)
     root.write(record_name(unit), canonical(commit))

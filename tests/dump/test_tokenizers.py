@@ -232,3 +232,32 @@ def test_a_teacher_without_a_tokenizer_says_what_its_config_knows(
         run_dump(make_config(tmp_path / "cache", teacher=teacher, tokenizer=str(tmp_path / "other")), Rank())
     run_dump(make_config(tmp_path / "cache", teacher=teacher, tokenizer=str(copied("own"))), Rank())
     assert len(public.open_cache(tmp_path / "cache"))
+
+
+# What a dump says of it
+
+
+def test_wrong_names_for_a_teacher_that_has_none_are_told_by_its_score(
+    home: Path, own: dict[str, Cache], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A teacher of LABEL_0 and LABEL_1 whose labels are its own predictions, named in the wrong order."""
+    task = CLASSIFICATIONS[0]
+    shutil.copytree(home / task, tmp_path / "unnamed")
+    config = json.loads((tmp_path / "unnamed" / "config.json").read_text())
+    (tmp_path / "unnamed" / "config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if key not in ("id2label", "label2id")})
+    )
+    predicted = own[task].read(0, 30).targets().dense_log_probs(1.0).argmax(-1).tolist()
+    rows = [{**row, "label": [*MOODS][i]} for row, i in zip(moods(30), predicted, strict=True)]
+    write_rows(tmp_path / "moods.jsonl", rows)
+    corpus = {"paths": str(tmp_path / "moods.jsonl"), "format": "jsonl", "label_field": "label"}
+    teacher = {"path": str(tmp_path / "unnamed"), "dtype": "float32"}
+    for name, labels in (("right", [*MOODS]), ("wrong", [*MOODS][::-1])):
+        changes = {"corpus": corpus, "teacher": teacher, "task": {"name": task, "max_length": 32, "labels": labels}}
+        dump(home, task, tmp_path / name, **changes)
+        out, err = capfd.readouterr()
+        assert ("the teacher on the labels: accuracy 100.0% of 30 labelled" in out) == (name == "right")
+        assert ("task.labels: [bright, dark]" in err) == (name == "wrong")
+    assert "best_order" in kdcache("inspect", tmp_path / "wrong", "--json").stdout
+    with pytest.raises(ConfigError, match="expected those of the teacher: 2 of them"):
+        dump(home, task, tmp_path / "many", **changes | {"task": {"name": task, "labels": ["a", "b", "c"]}})
