@@ -3,12 +3,14 @@
 Every class names its defaults here and nowhere else. Relative paths are relative to the working directory.
 """
 
+import datetime
 import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -93,15 +95,34 @@ class CorpusConfig(Config):
         return paths
 
 
+def _iso_date(value: object) -> object:
+    if type(value) is datetime.date or value is None:
+        return value
+    try:
+        return datetime.date.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(f"got {value}, expected a day such as 2025-01-31") from None
+
+
+Day = Annotated[datetime.date, BeforeValidator(_iso_date)]
+
+
 class CausalLMConfig(Config):
     """How text becomes examples.
 
-    packing: "windows" joins the documents of a unit, each ended by the end-of-text token, and cuts them into
-        windows of sequence_length; "documents" makes one example of each.
+    packing: "windows" joins the documents of a unit and cuts them into windows of sequence_length; "documents" makes
+        one example of each.
+    end_of_text: end each document with the tokenizer's end-of-text token, where the tokenizer has not put one: what
+        never saw it cannot stop. Chats end as their template says.
     attention: within a window, "document" keeps each document to itself (positions restart); "causal" lets
         a token see everything before it. Pinned in the manifest and used for teacher and student.
     overlong: what to do with a document longer than sequence_length when packing is "documents".
     loss_on: chats only: supervise the assistant's words or every token.
+    turns: chats only: "all" of the assistant's turns are supervised, in one example where the template lets earlier
+        turns stand as they were said, else (it may strip their thinking) in several, each ending with its turn; "last":
+        the last turn alone; "each": every turn in an example of its own, whatever the template.
+    date: chats only: the day that the template takes for today, such as 2025-01-31; by default the day on which the
+        dump began, where the template asks for it.
     """
 
     name: Literal["causal_lm"] = "causal_lm"
@@ -110,6 +131,15 @@ class CausalLMConfig(Config):
     attention: Literal["document", "causal"] = "document"
     overlong: Literal["error", "truncate", "drop"] = "error"
     loss_on: Literal["assistant", "all"] = "assistant"
+    end_of_text: bool = True
+    turns: Literal["all", "last", "each"] = "all"
+    date: Day | None = None
+
+    @model_validator(mode="after")
+    def _turns_are_supervised(self) -> Self:
+        if self.loss_on == "all" and self.turns != "all":
+            raise ValueError(f"got task.turns {self.turns} with loss_on: all, expected loss_on: assistant")
+        return self
 
 
 def _distinct_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:

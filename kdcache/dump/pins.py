@@ -33,17 +33,19 @@ def build_header(
     features: int | None,
     types: bool,
     compute: dict[str, Any],
+    tokenizing: list[str],
 ) -> Header:
     """labels: the classes, None for a language model. features: their width, where the record has them. types: whether
     tokens have types.
 
+    tokenizing: the packages that make tokens of text.
     compute: the resolved device kind, means of compression, threads and batch shape of this run.
     """
     record = config.record if teacher else None
     num_classes = tokenizer.vocab_size if labels is None else len(labels)
     return Header(
         backend=config.backend,
-        task=config.task.model_dump(mode="json", exclude={"labels"}),
+        task=config.task.model_dump(mode="json", exclude={"labels"}, exclude_none=True),
         record=record,
         num_classes=num_classes,
         fields=task_fields(config.task.name, tokenizer.vocab_size, num_classes, record, features=features, types=types),
@@ -60,7 +62,7 @@ def build_header(
         },
         seed=config.seed,
         libraries=library_versions(config.backend, teacher=teacher is not None)
-        | {name: version(name) for name in ("tokenizers", "transformers")},
+        | {name: version(name) for name in tokenizing},
     )
 
 

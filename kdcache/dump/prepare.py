@@ -3,16 +3,34 @@
 Classes that are not given anywhere are collected from the whole corpus, by every rank alike.
 """
 
+from datetime import UTC, date, datetime
 from functools import partial
+from typing import Any
 
-from kdcache.config import LABEL_FIELDS, ClassificationConfig, DumpConfig
+from kdcache.config import LABEL_FIELDS, CausalLMConfig, ClassificationConfig, DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import read_model_config
 from kdcache.errors import ConfigError, CorpusError
+from kdcache.store.cache import begun_header
+from kdcache.store.files import Root
+from kdcache.tasks.clock import reads_clock
 from kdcache.tasks.labels import Labels, teacher_labels
 from kdcache.tasks.task import Task, task_class
 
-__all__ = ["check_labels", "features_width", "find_labels"]
+__all__ = ["check_labels", "features_width", "find_labels", "with_date"]
+
+
+def with_date(config: DumpConfig, tokenizer: Any, root: Root) -> DumpConfig:
+    """With task.date, where a chat template asks for the day: the config's, else that of the dump that is gone on
+    with, else today's (UTC)."""
+    task = config.task
+    if not isinstance(task, CausalLMConfig) or config.corpus.messages_field is None or task.date is not None:
+        return config
+    if tokenizer.chat_template is None or not reads_clock(tokenizer.get_chat_template()):
+        return config
+    begun = begun_header(root)
+    day = date.fromisoformat(begun.task["date"]) if begun and "date" in begun.task else datetime.now(UTC).date()
+    return config.model_copy(update={"task": task.model_copy(update={"date": day})})
 
 
 def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Labels | None:

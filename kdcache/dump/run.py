@@ -19,7 +19,7 @@ from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.classifier import AnyTeacher, load_classifier
 from kdcache.dump.pins import build_header, pin_teacher
-from kdcache.dump.prepare import check_labels, features_width, find_labels
+from kdcache.dump.prepare import check_labels, features_width, find_labels, with_date
 from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
@@ -36,7 +36,7 @@ from kdcache.targets.calibration import Encoder
 from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task, task_columns
 from kdcache.tasks.registry import import_models
-from kdcache.tasks.tokenizer import gives_types, padding_id, save_tokenizer, vocabulary_size
+from kdcache.tasks.tokenizer import gives_types, padding_id, save_tokenizer, tokenizing_libraries, vocabulary_size
 
 __all__ = ["run_dump"]
 
@@ -59,6 +59,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     corpus = open_corpus(config.corpus, task_columns(config.task, config.corpus), work)
     tokenizers = find_tokenizers(config, corpus, folder)
     tokenizer = tokenizers.cache
+    config = with_date(config, tokenizer, root)
     labels = find_labels(config, corpus, folder)
     own = own_tokens(config, tokenizers, labels, folder)
     task = make_task(config.task, tokenizer, config.corpus, labels)
@@ -102,6 +103,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             labels=labels,
             features=features_width(config, folder),
             types=labels is not None and gives_types(tokenizer),
+            tokenizing=tokenizing_libraries(tokenizer, chats=config.corpus.messages_field is not None),
             compute={
                 "device": devices[0].type,
                 "compression": None if teacher is None else method_on(devices[0].type),

@@ -20,14 +20,14 @@ from kdcache.store.basis_file import decode_basis
 from kdcache.store.batch import Batch, concat
 from kdcache.store.files import Root
 from kdcache.store.local_copies import LocalCopies, default_folder
-from kdcache.store.manifest import Manifest, parse
+from kdcache.store.manifest import Header, Manifest, parse
 from kdcache.store.shard import decode_shard, fetch_shard, mismatch
 from kdcache.targets.fields import empty_arrays
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
 
-__all__ = ["Cache", "open_cache", "read_manifest", "read_pinned"]
+__all__ = ["Cache", "begun_header", "open_cache", "read_manifest", "read_pinned"]
 
 
 def open_cache(
@@ -153,6 +153,14 @@ class Cache:
         if self._last is None or self._last[0] != index:
             self._last = (index, self.read_shard(index))
         return self._last[1]
+
+
+def begun_header(root: Root) -> Header | None:
+    """What a cache was begun with, finished or not; None for a folder that is no cache yet. Raises CacheError."""
+    try:
+        return parse(Header, root.read("header.json"), f"{root.url}/header.json")
+    except FileNotFoundError:
+        return None
 
 
 def read_manifest(root: Root) -> Manifest:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from kdcache import __version__
 from kdcache.errors import CacheError
 from kdcache.store.basis_file import decode_basis, forget_other_bases, write_basis
-from kdcache.store.cache import read_pinned
+from kdcache.store.cache import begun_header, read_pinned
 from kdcache.store.files import Root
 from kdcache.store.manifest import (
     CommitRecord,
@@ -189,7 +189,7 @@ class CacheWriter:
         self._examples_per_shard = examples_per_shard
         self._unit: Unit | None = None
         self._examples = 0
-        begun = self._begun()
+        begun = begun_header(self.root)
         if begun is None and self.root.exists("cache.json"):
             raise CacheError(f"{self.root.url} holds a cache without its header.json, expected a new folder")
         if begun is not None and not resume:
@@ -199,12 +199,6 @@ class CacheWriter:
         else:
             self._go_on(begun)
         self._header_sha256 = self.header.digest()
-
-    def _begun(self) -> Header | None:
-        try:
-            return parse(Header, self.root.read("header.json"), f"{self.root.url}/header.json")
-        except FileNotFoundError:
-            return None
 
     def _go_on(self, begun: Header) -> None:
         """With a cache of the same settings: its basis, and so its header, are what it was begun with."""
@@ -242,7 +236,7 @@ class CacheWriter:
             self.root.create("header.json", canonical(self.header))
         else:
             self.root.write("header.json", canonical(self.header))
-        begun = self._begun()
+        begun = begun_header(self.root)
         assert begun is not None
         self.header = settings
         self._go_on(begun)

@@ -5,6 +5,10 @@ task                     Task, the protocol, and make_task, the registry
 causal_lm                next-token prediction on documents or chats
 packing                  token streams -> windows
 chat                     conversations -> tokens and which of them are supervised
+messages                 rows -> messages whose parts are text
+template                 messages -> text, the same on every day and machine
+clock                    the day that a chat template reads
+turns                    which characters of a conversation are the assistant's
 sequence_classification  one class for a text or a pair of texts
 token_classification     a tag for each word
 running_text             words -> the tokens of the text that they are

@@ -1,9 +1,11 @@
 """Causal language modelling: a record is the teacher's distribution of the next token.
 
-Documents: every token of a text is learnable. With packing "windows" each is ended by the end-of-text token, where
-the tokenizer has not put one; with "documents" it is what the tokenizer makes of it. Chats: the assistant's tokens.
+Documents: every token of a text is learnable. Each is ended by the end-of-text token, where the tokenizer has not put
+one and the config does not leave it out: a student that never saw it cannot stop. A document that is cut short has
+none. Chats: the assistant's tokens; a turn ends as the template says.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -25,7 +27,8 @@ class CausalLM:
     """The task `causal_lm`. Give messages_field for chats, text_field for text; a tokenizer of transformers.
 
     Notes that `examples` may count: "empty" texts, documents "truncated" or "dropped" for their length, examples
-    left out as "unsupervised" because they have no position.
+    left out as "unsupervised" because they have no position, and of chats "split_chats" that became several documents
+    and messages with "thoughts_left_out" by the template.
     """
 
     labels = None
@@ -36,14 +39,16 @@ class CausalLM:
         self._config = config
         self._tokenizer = tokenizer
         self._text_field = text_field
-        self._chats = None if messages_field is None else Chats(tokenizer, messages_field, config.loss_on)
+        self._chats = None
         self._end = None
-        if config.packing == "windows" and messages_field is None:
+        if messages_field is not None:
+            self._chats = Chats(tokenizer, messages_field, config.loss_on, config.turns, config.date)
+        elif config.end_of_text:
             self._end = tokenizer.eos_token_id
             if self._end is None:
                 raise ConfigError(
-                    "got a tokenizer without an end-of-text token, which task.packing: windows puts after each "
-                    "document; set its eos_token, or task.packing: documents"
+                    "got a tokenizer without an end-of-text token, which is put after each document; set its "
+                    "eos_token, or task.end_of_text: false"
                 )
 
     @staticmethod
@@ -68,14 +73,18 @@ class CausalLM:
         return 0
 
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
-        notes = {"empty": 0, "truncated": 0, "dropped": 0, "unsupervised": 0}
-        documents = self._texts(table, where) if self._chats is None else self._chats.documents(table, where)
+        notes: Counter[str] = Counter()
+        if self._chats is None:
+            by_row = [[document] for document in self._texts(table, where)]
+        else:
+            by_row, notes = self._chats.by_row(table, where)
         if self._config.packing == "windows":
+            documents = [document for documents in by_row for document in documents]
             kept = [document for document in documents if len(document[0])]
             notes["empty"] = len(documents) - len(kept)
             examples, left_out = windows(kept, self._config.sequence_length, self._config.attention)
         else:
-            examples, left_out = one_each(self._fitting(documents, notes, where))
+            examples, left_out = one_each(self._fitting(by_row, notes, where))
         notes["unsupervised"] = left_out
         return examples, {name: count for name, count in notes.items() if count}
 
@@ -89,19 +98,21 @@ class CausalLM:
     def _ended(self, ids: list[int]) -> list[int]:
         return ids if self._end is None or ids[-1:] in ([], [self._end]) else [*ids, self._end]
 
-    def _fitting(self, documents: list[Document], notes: dict[str, int], where: Where) -> list[Document]:
+    def _fitting(self, by_row: list[list[Document]], notes: Counter[str], where: Where) -> list[Document]:
         """Documents of at most sequence_length tokens, as `overlong` says."""
         length, overlong = self._config.sequence_length, self._config.overlong
         kept = []
-        for row, (tokens, learnable) in enumerate(documents):
+        documents = [(row, *document) for row, documents in enumerate(by_row) for document in documents]
+        for row, tokens, learnable in documents:
             if not len(tokens):
                 notes["empty"] += 1
             elif len(tokens) <= length:
                 kept.append((tokens, learnable))
             elif overlong == "error":
+                ended = "" if self._end is None else " with its end of text"
                 raise CorpusError(
-                    f"{where(row)} has {len(tokens)} tokens, expected at most task.sequence_length {length}; set "
-                    "task.overlong: truncate or drop, or task.packing: windows"
+                    f"{where(row)} has {len(tokens)} tokens{ended}, expected at most task.sequence_length {length}; "
+                    "set task.overlong: truncate or drop, or task.packing: windows"
                 )
             elif overlong == "truncate":
                 notes["truncated"] += 1

@@ -8,6 +8,7 @@ a base model's tokenizer and its instructed sibling's are one vocabulary where o
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "set_in_folder",
     "tokenizer_difference",
     "tokenizer_digest",
+    "tokenizing_libraries",
     "vocabulary_size",
 ]
 
@@ -44,7 +46,7 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: 
     if local and not folder.is_dir():
         raise ConfigError(f"got tokenizer {path}, which is no folder; expected one with tokenizer.json in it")
     try:
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision)
     except Exception as error:  # transformers raises a dozen classes for a broken folder
         if not folder.exists():
             raise ConfigError(
@@ -55,6 +57,12 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: 
         raise ConfigError(
             f"cannot load a tokenizer from {path}: {words[:200]}; expected a folder with tokenizer.json, or a name"
         ) from error
+    if dropout := getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None):
+        raise ConfigError(
+            f"got tokenizer {path} with BPE dropout {dropout:g}, which gives other tokens each time; set model.dropout "
+            "to null in its tokenizer.json"
+        )
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
@@ -85,6 +93,14 @@ def padding_id(tokenizer: Any) -> int:
     """The token of padding: the tokenizer's own, else its end of text."""
     found = (tokenizer.pad_token_id, tokenizer.eos_token_id)
     return next((int(token) for token in found if token is not None), 0)
+
+
+def tokenizing_libraries(tokenizer: Any, *, chats: bool) -> list[str]:
+    """The packages whose versions decide what tokens a text becomes. chats: whether a chat template makes the text."""
+    names = ["tokenizers", "transformers", *(["jinja2"] if chats else [])]
+    if not tokenizer.is_fast:
+        names += [name for name in ("sentencepiece", "tiktoken", "mistral_common") if name in sys.modules]
+    return names
 
 
 def vocabulary_size(tokenizer: Any) -> int:

@@ -141,7 +141,7 @@ def test_records_made_by_other_means_are_not_mixed(
 
 
 def test_settings_may_change_while_nothing_is_committed(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="tokens, expected at most"):
+    with pytest.raises(CorpusError, match="tokens with its end of text, expected at most"):
         dump(
             make_config(
                 tmp_path / "cache",
@@ -248,6 +248,37 @@ def test_bad_input(make_config: MakeConfig, teacher_folder: Path, tmp_path: Path
         teacher={"path": str(narrow)},
     )
     single = write_jsonl(tmp_path / "single.jsonl", ["a"] * 12)
-    refused(CorpusError, "gives no supervised position", corpus={"paths": str(single)}, task={"packing": "documents"})
+    unended = {"packing": "documents", "end_of_text": False}
+    refused(CorpusError, "gives no supervised position", corpus={"paths": str(single)}, task=unended)
     if not torch.cuda.is_available():
         refused(ConfigError, "needs GPUs 0 to 0 of its node, which has 0", compute={"device": "cuda"})
+
+
+def test_a_resumed_dump_reads_the_day_on_which_it_began(
+    make_config: MakeConfig, teacher_folder: Path, tmp_path: Path
+) -> None:
+    """The template asks for the day; it is in the header, and the clock of the second run is not asked."""
+    tokenizer = shutil.copytree(teacher_folder, tmp_path / "tokenizer")
+    template = tokenizer / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}\n" + template.read_text(), encoding="utf-8")
+    chats = [[{"role": "user", "content": f"shard {n}"}, {"role": "assistant", "content": "cache"}] for n in range(9)]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats), encoding="utf-8")
+
+    def config(name: str, **task: object) -> DumpConfig:
+        corpus = {"paths": str(path), "messages_field": "messages", "unit_rows": 3}
+        return make_config(tmp_path / name, corpus=corpus, tokenizer=str(tokenizer), task=task)
+
+    dump(config("whole", date="2025-01-31"))
+    dump(config("halves", date="2025-01-31"), world_size=3, ranks=[0])
+    dump(config("halves"))
+    assert files_of(tmp_path / "halves") == files_of(tmp_path / "whole")
+    dump(config("today"))
+    header = kdcache.open_cache(tmp_path / "today").manifest.header
+    assert header.task["date"] > "2025-01-31"
+    assert "jinja2" in header.libraries
+    with pytest.raises(CacheError, match=r"was begun with task.date 20\d\d-\d\d-\d\d, got 2025-01-31"):
+        dump(config("today", date="2025-01-31"))
+    plain = make_config(tmp_path / "plain", corpus={"paths": str(path), "messages_field": "messages"})
+    dump(plain)
+    assert "date" not in kdcache.open_cache(tmp_path / "plain").manifest.header.task

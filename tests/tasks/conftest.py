@@ -46,6 +46,63 @@ STRIPS_THINKING = (
     "{{ '<|im_start|>' + message['role'] + '\n' + content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+QWEN3 = (  # thoughts before the last question are left out, the last answer always has a block for them
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}{% set thought = '' %}"
+    "{% set said = m.content if m.content is string else '' %}{% if m.reasoning_content is string %}"
+    "{% set thought = m.reasoning_content %}{% elif '</think>' in said %}"
+    "{% set thought = said.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{% set said = said.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|im_start|>assistant\n' }}"
+    "{% if loop.index0 > ns.last and (loop.last or thought) %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}"
+    '{{ said }}{% for call in m.tool_calls or [] %}{{ \'\n<tool_call>\n{"name": "\' + call.function.name '
+    "+ '\", \"arguments\": ' + (call.function.arguments | tojson) + '}\n</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + (m.content if m.content is string else '') + '<|im_end|>\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+R1 = (  # no answer keeps its thoughts, the prompt opens them
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|start|>' + m.content }}"
+    "{% elif m.role == 'assistant' %}{{ '<|sep|>' + m.content.split('</think>')[-1] + eos_token }}"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|sep|><think>\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ '<|start|>' + (m.role | replace('assistant', 'model')) + '\n' + (m.content | trim) + '<|eot|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>model\n' }}{% endif %}"
+)
+MISTRAL = (  # the system's words move to the last question
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}{% else %}"
+    "{% set rest = messages %}{% endif %}{{ bos_token }}{% for m in rest %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if m.role == 'user' %}{{ '[INST] ' }}"
+    "{% if system is defined and m == (rest | selectattr('role', 'equalto', 'user') | list)[-1] %}"
+    "{{ system + '\n\n' }}{% endif %}{{ m.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+MARKED = STRIPS_THINKING.replace(
+    "{{ '<|im_start|>' + message['role'] + '\n' + content + '<|im_end|>\n' }}",
+    "{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' %}{% generation %}{{ content }}"
+    "{% endgeneration %}{% else %}{{ content }}{% endif %}{{ '<|im_end|>\n' }}",
+)
+PARTS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{{ '[' + part.text + ']' }}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+INTERPOLATES = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}"
+    "{{ call.function.name }}({{ call.function.arguments }}){% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CLOCK = (
+    "{{ '<|im_start|>system\nToday is ' + strftime_now('%A, %d %B %Y (%x, %c, %H:%M %Z)') + '<|im_end|>\n' }}" + CHATML
+)
+DATE_STRING = (
+    "{% if date_string is not defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}" + CHATML
+)
+CHANCE = "{{ ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'] | random }}" + CHATML
 PLAIN = (
     "{% for message in messages %}{{ message['role'] + ':' + message['content'] + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
@@ -116,6 +173,16 @@ KIT = SimpleNamespace(
     LLAMA3=LLAMA3,
     STRIPS_THINKING=STRIPS_THINKING,
     PLAIN=PLAIN,
+    QWEN3=QWEN3,
+    R1=R1,
+    GEMMA=GEMMA,
+    MISTRAL=MISTRAL,
+    MARKED=MARKED,
+    PARTS=PARTS,
+    INTERPOLATES=INTERPOLATES,
+    CLOCK=CLOCK,
+    DATE_STRING=DATE_STRING,
+    CHANCE=CHANCE,
 )
 
 

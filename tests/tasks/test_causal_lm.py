@@ -54,32 +54,52 @@ def test_a_tokenizer_that_ends_documents_itself_is_left_to_it(llama_tokenizer):
     assert notes == {}
 
 
+@pytest.mark.parametrize("packing", ["windows", "documents"])
+def test_every_document_is_taught_to_end(gpt_tokenizer, llama_tokenizer, packing):
+    """The end of text is a label after the last word, once, also where the text or the tokenizer has put it."""
+    config = CausalLMConfig(packing=packing, sequence_length=64)
+    for tokenizer, end in ((gpt_tokenizer, "<|endoftext|>"), (llama_tokenizer, "</s>")):
+        examples, _ = CausalLM(config, tokenizer).examples(table("hello world", "how are you", "fine" + end), where)
+        labels = np.concatenate([example.labels for example in examples])
+        assert (labels == tokenizer.eos_token_id).sum() == 3
+    without = config.model_copy(update={"end_of_text": False})
+    examples, _ = CausalLM(without, gpt_tokenizer).examples(table("hello world", "how are you"), where)
+    stream = [token for example in examples for token in example.tokens.tolist()]
+    plain = gpt_tokenizer(["hello world", "how are you"])["input_ids"]
+    assert stream == [token for tokens in plain for token in tokens]
+
+
 def test_documents_are_what_the_tokenizer_makes_of_them(llama_tokenizer):
     task = CausalLM(CausalLMConfig(packing="documents"), llama_tokenizer)
     examples, notes = task.examples(table("hello world", "", "how are you"), where)
-    assert [e.tokens.tolist() for e in examples] == llama_tokenizer(["hello world", "how are you"])["input_ids"]
+    end = llama_tokenizer.eos_token_id
+    plain = llama_tokenizer(["hello world", "how are you"])["input_ids"]
+    assert [e.tokens.tolist() for e in examples] == [[*tokens, end] for tokens in plain]
     assert [e.documents.tolist() for e in examples] == [[len(e.tokens)] for e in examples]
     assert notes == {"empty": 1}
 
 
-@pytest.mark.parametrize(("overlong", "lengths"), [("truncate", [5, 8]), ("drop", [5])])
+@pytest.mark.parametrize(("overlong", "lengths"), [("truncate", [6, 8]), ("drop", [6])])
 def test_overlong_documents(gpt_tokenizer, overlong, lengths):
+    """What is cut short has no end of text."""
     config = CausalLMConfig(packing="documents", sequence_length=8, overlong=overlong)
     rows = table("@@@@@", "@" * 9)
     examples, notes = CausalLM(config, gpt_tokenizer).examples(rows, where)
     assert [len(e.tokens) for e in examples] == lengths
+    assert [e.tokens[-1] == gpt_tokenizer.eos_token_id for e in examples] == [length == 6 for length in lengths]
     assert notes == {"truncated" if overlong == "truncate" else "dropped": 1}
 
 
 def test_an_overlong_document_is_an_error_by_default(gpt_tokenizer):
     task = CausalLM(CausalLMConfig(packing="documents", sequence_length=8), gpt_tokenizer)
-    with pytest.raises(CorpusError, match=r"^a.jsonl:2 has 9 tokens, expected at most task.sequence_length 8; set"):
-        task.examples(table("@@@@@", "@" * 9), where)
-    assert len(task.examples(table("@" * 8), where)[0]) == 1
+    words = r"^a.jsonl:2 has 9 tokens with its end of text, expected at most task.sequence_length 8; set"
+    with pytest.raises(CorpusError, match=words):
+        task.examples(table("@@@@@", "@" * 8), where)
+    assert len(task.examples(table("@" * 7), where)[0]) == 1
 
 
 def test_an_example_without_positions_is_left_out_and_counted(gpt_tokenizer):
-    task = CausalLM(CausalLMConfig(packing="documents"), gpt_tokenizer)
+    task = CausalLM(CausalLMConfig(packing="documents", end_of_text=False), gpt_tokenizer)
     examples, notes = task.examples(table("@", "@@"), where)
     assert (len(examples), notes) == (1, {"unsupervised": 1})
 
@@ -98,12 +118,13 @@ def test_a_text_that_is_none(gpt_tokenizer, rows, words):
         CausalLM(CausalLMConfig(), gpt_tokenizer).examples(rows, where)
 
 
-def test_windows_need_an_end_of_text_token(kit):
+@pytest.mark.parametrize("packing", ["windows", "documents"])
+def test_documents_need_an_end_of_text_token(kit, packing):
     tokenizer = kit.byte_level()
     tokenizer.eos_token = None
-    with pytest.raises(ConfigError, match="without an end-of-text token"):
-        CausalLM(CausalLMConfig(), tokenizer)
-    CausalLM(CausalLMConfig(packing="documents"), tokenizer)
+    with pytest.raises(ConfigError, match=r"without an end-of-text token.*set its eos_token, or task.end_of_text"):
+        CausalLM(CausalLMConfig(packing=packing), tokenizer)
+    CausalLM(CausalLMConfig(packing=packing, end_of_text=False), tokenizer)
 
 
 def test_the_registry_makes_the_task(gpt_tokenizer):

@@ -94,3 +94,13 @@ def test_broken_folders_give_one_line(tmp_path, gpt_tokenizer):
         assert "expected" in message
     with pytest.raises(ConfigError, match="no/such-tokenizer, which is neither a folder nor one that"):
         load_tokenizer("no/such-tokenizer")
+
+
+def test_tokens_that_are_drawn_by_chance_are_refused(kit, tmp_path):
+    kit.byte_level().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["dropout"] = 0.1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"with BPE dropout 0.1, which gives other tokens each time; set"):
+        load_tokenizer(tmp_path)
