@@ -5,6 +5,7 @@ Every class names its defaults here and nowhere else. Relative paths are relativ
 
 import datetime
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -48,15 +49,41 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_DELIMITERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
+
+
+def _delimiter(value: object) -> object:
+    if isinstance(value, str) and len(found := _DELIMITERS.get(value, value)) == 1 and found not in '"\n\r':
+        return found
+    raise ValueError(f"got {value!r}, expected one character, or {', '.join(_DELIMITERS)}")
+
+
+def _column(value: object) -> object:
+    """A column of conll may be a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Column = Annotated[str, BeforeValidator(_column)]
+
+
 class CorpusConfig(Config):
     """Where the text is. `paths` are files, folders, globs or fsspec URLs.
 
-    Of plain text a file is a row; one above 64 KiB is cut at blank lines. Of conll a sentence is a row, with the
-    fields tokens and tags.
+    Of plain text a file is a row; one above 64 KiB is cut at blank lines. Of conll a sentence is a row.
 
     text_field, text_pair_field, messages_field, tokens_field: what a task reads: text or a pair of texts, a chat, the
         words of a sentence.
     label_field, tags_field: the label of a row and the tags of its words; rows without them may stand beside others.
+    tokens_field, tags_field of conll: the columns of the words and the tags: by default the first and the last; a
+        number, counted from 1, or from the end as -1; or a name of CoNLL-U: form, lemma, upos, xpos, feats, deprel ….
+        Such a name, or a file that ends in .conllu, says that the file is CoNLL-U: comments, ranges (1-2) and empty
+        nodes (1.1) are left out. tags_field: null reads no tags.
+    delimiter: of csv and conll, what parts columns: a character, or tab, space, comma, semicolon. By default a comma
+        (a TAB in .tsv files); of conll TABs, or in a line without one spaces.
+    comment: of conll, how lines begin that are comments, such as "#".
+    columns: of csv, the names of the columns, where files have no header.
+    quotes: of csv, whether quotes hold together what has delimiters or line breaks in it; false where they are
+        characters like any others, as in many .tsv files.
     unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 64 units, each of 256 KiB to 2 MiB of corpus,
         so that a small corpus is one unit.
     """
@@ -67,8 +94,12 @@ class CorpusConfig(Config):
     text_pair_field: str | None = None
     messages_field: str | None = None
     label_field: str | None = None
-    tokens_field: str | None = None
-    tags_field: str | None = None
+    tokens_field: Column | None = None
+    tags_field: Column | None = None
+    delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
+    comment: Annotated[str, Field(min_length=1)] | None = None
+    columns: tuple[str, ...] | None = None
+    quotes: bool = True
     unit_rows: PositiveInt | Literal["auto"] = "auto"
 
     @model_validator(mode="before")
@@ -77,6 +108,17 @@ class CorpusConfig(Config):
         if isinstance(data, dict) and data.get("format") == "conll":
             return {"tokens_field": "tokens", "tags_field": "tags"} | data
         return data
+
+    @model_validator(mode="after")
+    def _settings_fit_the_format(self) -> Self:
+        given = {"delimiter": ("csv", "conll"), "comment": ("conll",), "columns": ("csv",), "quotes": ("csv",)}
+        for setting, formats in given.items():
+            if setting in self.model_fields_set and self.format not in formats:
+                raise ValueError(f"got {setting} for format {self.format}, expected it for {' or '.join(formats)} only")
+        if self.format == "conll":
+            _check_conll_column("tokens_field", self.tokens_field or "tokens", "tokens")
+            _check_conll_column("tags_field", self.tags_field or "tags", "tags")
+        return self
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -105,6 +147,19 @@ def _iso_date(value: object) -> object:
 
 
 Day = Annotated[datetime.date, BeforeValidator(_iso_date)]
+
+
+CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+"""The columns of CoNLL-U."""
+
+
+def _check_conll_column(setting: str, column: str, default: str) -> None:
+    is_number = re.fullmatch(r"-?[1-9]\d*", column) is not None
+    if not (is_number or column in (default, *CONLLU)):
+        raise ValueError(
+            f"got {setting} {column} for format conll, expected {default}, the number of a column, counted from 1, or "
+            f"for CoNLL-U one of {', '.join(CONLLU)}"
+        )
 
 
 class CausalLMConfig(Config):

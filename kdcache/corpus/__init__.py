@@ -2,8 +2,9 @@
 
 files     paths, globs and folders -> a sorted list of files
 index     what is known of a file before its rows are read: digest, rows, offsets; kept in a folder
+layout    which columns, parted by what, of a file by its name and the settings
 lines     index and ranges of JSONL, CSV, CoNLL and plain text
-conll     sentences of words and tags, a word a line
+conll     sentences of words and tags, a word a line; conll_shape refuses what is none
 parse     bytes of JSONL, CSV and text -> tables
 columnar  index and ranges of Parquet and Arrow IPC
 columns   Column: what a task reads, and the type it comes in

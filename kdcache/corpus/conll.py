@@ -1,8 +1,8 @@
-"""CoNLL files: a word a line, its tag in the last column, a blank line between sentences.
+"""CoNLL files: a word a line with its tag, a blank line between sentences.
 
-A row is a sentence, with its words as `tokens` and its tags as `tags`, null where no word of it has one. Columns are
-parted by TABs, or where a line has none by spaces; of more than two the first is the word. A line whose word is
--DOCSTART- ends a sentence like a blank one. Not for CoNLL-U, whose first column is a number.
+A row is a sentence, with its words as `tokens` and its tags as `tags`, null where no word of it has one; which columns
+these are kdcache.corpus.layout says. Columns are parted by the delimiter, by default by TABs, or where a line has none
+by spaces. A line whose word is -DOCSTART- ends a sentence like a blank one; a comment belongs to no sentence.
 
 The scan does 50 MB/s: numpy finds line breaks, and only lines whose first byte leaves it open are looked at one by one.
 Parsing does 0.4 million words a second.
@@ -15,10 +15,12 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
+from kdcache.config import CONLLU
 from kdcache.corpus.columns import WORDS
+from kdcache.corpus.layout import Layout
 from kdcache.errors import CorpusError
 
-__all__ = ["FIELDS", "SentenceScanner", "parse_conll"]
+__all__ = ["BETWEEN", "FIELDS", "SentenceScanner", "cells_of", "parse_conll", "ragged"]
 
 FIELDS = ("tokens", "tags")
 BETWEEN = re.compile(rb"[ \t\r]*|-DOCSTART-(?:[ \t\r].*)?")
@@ -29,9 +31,10 @@ WhereLine = Callable[[int, int], str]
 
 
 class SentenceScanner:
-    """Offsets of sentences in a stream of bytes that begins at a line."""
+    """Offsets of sentences in a stream of bytes that begins at a line. comment: how lines begin that are skipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, comment: str | None = None) -> None:
+        self._comment = None if comment is None else comment.encode()
         self._offset = 0
         self._rest = b""
         self._between = True
@@ -53,6 +56,8 @@ class SentenceScanner:
         starts = np.append(0, ends + 1)[:-1]
         if self._offset == 0 and lines.startswith(BOM_UTF8):
             starts[0] = len(BOM_UTF8)
+        if self._comment is not None:
+            starts, ends = self._without_comments(lines, data, starts, ends)
         between = MAYBE_BETWEEN[data[starts]]
         for line in np.flatnonzero(between).tolist():
             between[line] = BETWEEN.fullmatch(lines, int(starts[line]), int(ends[line])) is not None
@@ -62,38 +67,112 @@ class SentenceScanner:
         self._offset += len(lines)
         return found
 
+    def _without_comments(
+        self, lines: bytes, data: np.ndarray, starts: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert self._comment is not None
+        kept = data[starts] != self._comment[0]
+        for line in np.flatnonzero(~kept).tolist():
+            kept[line] = not lines.startswith(self._comment, int(starts[line]))
+        return starts[kept], ends[kept]
 
-def parse_conll(data: bytes, starts: np.ndarray, where: WhereLine) -> pa.Table:
-    """`tokens` and `tags` of each sentence. where: (row, line of the row) -> "file.conll:123"."""
+
+def parse_conll(data: bytes, starts: np.ndarray, layout: Layout, width: int, where: WhereLine) -> pa.Table:
+    """`tokens` and `tags` of each sentence. width: columns of a line where the last one is the tag, 0 where that is
+    not known. where: (row, line of the row) -> "file.conll:123"."""
     stops = [*starts[1:].tolist(), len(data)]
     tokens, tags = [], []
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
-        words, labels = _sentence(data[start:stop], row, where)
+        words, labels = _Sentence(layout, width, row, where).read(data[start:stop])
         tokens.append(words)
         tags.append(labels)
     return pa.table({"tokens": pa.array(tokens, WORDS), "tags": pa.array(tags, WORDS)})
 
 
-def _sentence(data: bytes, row: int, where: WhereLine) -> tuple[list[str], list[str | None] | None]:
-    lines = data.split(b"\n")
-    while lines and BETWEEN.fullmatch(lines[-1]):
-        lines.pop()
-    try:
-        columns = [_columns(line.decode("utf-8")) for line in lines]
-    except UnicodeDecodeError as error:
-        place = where(row, next(number for number, line in enumerate(lines) if line == error.object))
-        raise CorpusError(f"{place} is not UTF-8: {error.reason} at byte {error.start} of the line") from None
-    words = [first for first, *_ in columns]
-    tags = [rest[-1] if rest else None for _, *rest in columns]
-    if "" in words:
-        place = where(row, words.index(""))
-        raise CorpusError(f"{place} begins with white space, expected a word, a TAB and its tag")
-    if any(tags) and None in tags:
-        place = where(row, tags.index(None))
-        raise CorpusError(f"{place} has no tag where its sentence has others, expected a word, a TAB and its tag")
-    return words, tags if any(tags) else None
+class _Sentence:
+    def __init__(self, layout: Layout, width: int, row: int, where: WhereLine) -> None:
+        self._layout, self._width = layout, width
+        self._row, self._where = row, where
+        self._comment = None if layout.comment is None else layout.comment.encode()
+        self._word = layout.place_of(layout.word)
+        self._tag = None if layout.tag is None else layout.place_of(layout.tag)
+
+    def read(self, data: bytes) -> tuple[list[str], list[str | None] | None]:
+        lines = data.split(b"\n")
+        if self._comment is None:
+            while lines and BETWEEN.fullmatch(lines[-1]):
+                lines.pop()
+        words: list[str] = []
+        tags: list[str | None] = []
+        numbers: list[int] = []
+        for number, line in enumerate(lines):
+            if self._comment is not None and (line.startswith(self._comment) or BETWEEN.fullmatch(line)):
+                continue
+            cells = cells_of(self._decoded(line, number), self._layout)
+            if self._layout.conllu and _stands_for_no_word(cells[0]):
+                continue
+            word, tag = self._picked(cells, number)
+            words.append(word)
+            tags.append(tag)
+            numbers.append(number)
+        if any(tags) and None in tags:
+            number = numbers[tags.index(None)]
+            hint = "; for comment lines set corpus.comment: '#'" if lines[number].startswith(b"#") else ""
+            raise CorpusError(
+                f"{self._where(self._row, number)} has no tag where its sentence has others, expected a word, a TAB "
+                f"and its tag{hint}"
+            )
+        unsaid = self._layout.tag in ("upos", "xpos", "deprel") and {*tags} == {"_"}
+        return words, tags if any(tags) and not unsaid else None
+
+    def _decoded(self, line: bytes, number: int) -> str:
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            place = self._where(self._row, number)
+            raise CorpusError(f"{place} is not UTF-8: {error.reason} at byte {error.start} of the line") from None
+
+    def _picked(self, cells: list[str], number: int) -> tuple[str, str | None]:
+        """The word of a line and its tag, None where it has none."""
+        layout, count = self._layout, len(cells)
+        if layout.conllu and count != len(CONLLU):
+            place = self._where(self._row, number)
+            raise CorpusError(f"{place} has {count} columns, expected the {len(CONLLU)} of CoNLL-U, parted by TABs")
+        if layout.tag == "tags" and count > 1 and self._width not in (0, count):
+            raise ragged(self._where(self._row, number), cells[0], count, self._width)
+        if not -count <= self._word < count:
+            place = self._where(self._row, number)
+            raise CorpusError(f"{place} has {count} columns, expected a word in column {layout.word}: see tokens_field")
+        word = cells[self._word]
+        if not word:
+            place = self._where(self._row, number)
+            raise CorpusError(f"{place} begins with white space, expected a word, a TAB and its tag")
+        if self._tag is None or not -count <= self._tag < count or (layout.tag == "tags" and count == 1):
+            return word, None
+        return word, cells[self._tag] or None
 
 
-def _columns(line: str) -> list[str]:
+def cells_of(line: str, layout: Layout) -> list[str]:
+    """What stands in the columns of a line."""
+    if layout.delimiter not in (None, " "):
+        return line.rstrip(" \r").split(layout.delimiter)
     line = line.rstrip(" \t\r")
-    return line.split("\t") if "\t" in line else SPACES.split(line)
+    return line.split("\t") if layout.delimiter is None and "\t" in line else SPACES.split(line)
+
+
+def _stands_for_no_word(number: str) -> bool:
+    """The numbers of CoNLL-U's ranges and empty nodes."""
+    return "-" in number or "." in number
+
+
+def ragged(place: str, first: str, count: int, width: int) -> CorpusError:
+    """A line of another number of columns, where the tag is in the last."""
+    if first.startswith("#"):
+        return CorpusError(
+            f"{place} begins with # and has {count} columns where other lines have {width}; if such lines are "
+            "comments, set corpus.comment: '#'"
+        )
+    return CorpusError(
+        f"{place} has {count} columns where other lines have {width}, expected a word first and its tag last; set "
+        "corpus.tokens_field and corpus.tags_field to the numbers of their columns, counted from 1"
+    )

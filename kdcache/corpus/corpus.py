@@ -11,6 +11,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,8 @@ def open_corpus(
     Raises CorpusError for a path that means no file, a file of another format, a column that is missing, no row;
     ConfigError for one column under two settings.
     """
-    files = find_files(config.paths, config.format)
-    indices = _index(files, config.format, index_folder, progress)
+    files = find_files(config)
+    indices = _index(files, index_folder, progress)
     corpus = Corpus(config, columns, files, indices)
     check_columns(columns, [(file.name, index.fields) for file, index in zip(files, indices, strict=True)])
     if not corpus.num_rows:
@@ -109,7 +110,7 @@ class Corpus:
             if self._format in ("parquet", "arrow"):
                 digest.update(json.dumps([index.sha256, first, stop]).encode())
             else:
-                digest.update(read_rows(file, index, self._format, first, stop)[0])
+                digest.update(read_rows(file, index, first, stop)[0])
         return digest.hexdigest()
 
     def where(self, unit: int, row: int) -> str:
@@ -129,7 +130,7 @@ class Corpus:
         if index.line_is_row:
             return f"{file.name}:{row + 1 + (index.header[1] > 0)}"
         head = row // index.stride * index.stride
-        _, starts = read_rows(file, index, self._format, head, row + 1)
+        _, starts = read_rows(file, index, head, row + 1)
         return f"{file.name}:{line_of(file, int(index.marks[row // index.stride] + starts[-1])) + line}"
 
     def _pieces(self, unit: int) -> list[tuple[int, int, int]]:
@@ -158,13 +159,14 @@ class Corpus:
         if self._format in ("parquet", "arrow"):
             read = read_parquet if self._format == "parquet" else read_arrow
             return read(file, index, [column.name for column in self.columns if column.name in fields], first, stop)
-        data, starts = read_rows(file, index, self._format, first, stop)
+        data, starts = read_rows(file, index, first, stop)
         if self._format == "jsonl":
             return parse_jsonl(data, starts, self.columns, where)
         if self._format == "csv":
-            return parse_csv(data, starts, fields, self.columns, where)
+            return parse_csv(data, starts, file.layout, fields, self.columns, where)
         if self._format == "conll":
-            return parse_conll(data, starts, lambda row, line: self._place(number, first + row, line))
+            place = partial(self._place, number)
+            return parse_conll(data, starts, file.layout, index.width, lambda row, line: place(first + row, line))
         return parse_text(data, starts, where)
 
 
@@ -187,9 +189,9 @@ def _unit_rows(rows: int, size: int) -> int:
     return max(1, min(rows, most, max(rows // UNITS, least)))
 
 
-def _index(files: Sequence[CorpusFile], format: str, folder: Path | None, progress: Progress | None) -> list[FileIndex]:
+def _index(files: Sequence[CorpusFile], folder: Path | None, progress: Progress | None) -> list[FileIndex]:
     """Every file's index: from the folder, from another rank that wrote it meanwhile, or made here."""
-    known = IndexFolder(folder, format)
+    known = IndexFolder(folder)
     unknown = [file for file in files if file not in known]
     total = sum(file.size for file in unknown)
     done = fresh = 0
@@ -206,7 +208,7 @@ def _index(files: Sequence[CorpusFile], format: str, folder: Path | None, progre
         if file in known:
             advance(file.size)
             continue
-        known.put(file, _index_file(file, format, advance))
+        known.put(file, _index_file(file, advance))
         fresh += file.size
         if fresh >= PAGE_BYTES:
             known.flush()
@@ -216,9 +218,9 @@ def _index(files: Sequence[CorpusFile], format: str, folder: Path | None, progre
     return [known[file] for file in files]
 
 
-def _index_file(file: CorpusFile, format: str, advance: Callable[[int], None]) -> FileIndex:
-    if format == "parquet":
+def _index_file(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
+    if file.layout.format == "parquet":
         return index_parquet(file, advance)
-    if format == "arrow":
+    if file.layout.format == "arrow":
         return index_arrow(file, advance)
-    return index_lines(file, format, advance)
+    return index_lines(file, advance)

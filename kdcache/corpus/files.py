@@ -7,11 +7,13 @@ as pyarrow.dataset does. A glob gives every file that it matches. A file that is
 import itertools
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kdcache.config import CorpusConfig
+from kdcache.corpus.layout import Layout, plain_name
 from kdcache.errors import CorpusError
 
 __all__ = ["CorpusFile", "find_files"]
@@ -20,8 +22,8 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson"),
     "parquet": (".parquet", ".pq"),
     "arrow": (".arrow", ".arrows", ".feather", ".ipc"),
-    "csv": (".csv",),
-    "conll": (".conll", ".bio", ".iob", ".iob2"),
+    "csv": (".csv", ".tsv", ".tab"),
+    "conll": (".conll", ".conllu", ".bio", ".iob", ".iob2"),
     "text": (".txt", ".text", ".md", ".rst"),
 }
 
@@ -29,7 +31,7 @@ SUFFIXES = {
 @dataclass(frozen=True)
 class CorpusFile:
     """One file. name: relative to the folder that all files of the corpus share, with "/"; key: changes when the file
-    does, as far as its file system can tell without reading it (fsspec's ukey)."""
+    does, as far as its file system can tell without reading it (fsspec's ukey). layout: of its bytes."""
 
     fs: Any
     path: str
@@ -37,6 +39,7 @@ class CorpusFile:
     name: str
     size: int
     key: str
+    layout: Layout
 
     def open(self) -> Any:
         return self.fs.open(self.path, "rb")
@@ -79,16 +82,14 @@ def _words(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def find_files(paths: Sequence[str], format: str) -> list[CorpusFile]:
-    """Every file that the paths mean, sorted by URL. Raises CorpusError where one means none."""
+def find_files(config: CorpusConfig) -> list[CorpusFile]:
+    """Every file that config.paths mean, sorted by URL. Raises CorpusError where one means none."""
     found: dict[str, tuple[Any, str, int]] = {}
-    for path in paths:
+    for path in config.paths:
         fs, root = _file_system(path)
         with explained(path):
-            for name, size in _expand(fs, root, path, format):
+            for name, size in _expand(fs, root, path, config.format):
                 found[fs.unstrip_protocol(name)] = (fs, name, size)
-    if not found:
-        raise CorpusError("got corpus.paths with nothing in it, expected at least one file, folder, glob or URL")
     urls = sorted(found)
     shared = _shared_folders(urls[0], urls[-1])
     files = []
@@ -96,7 +97,7 @@ def find_files(paths: Sequence[str], format: str) -> list[CorpusFile]:
         fs, path, size = found[url]
         with explained(path):
             name = "/".join(url.split("/")[shared:])
-            files.append(CorpusFile(fs, path, url, name, size, str(fs.ukey(path))))
+            files.append(CorpusFile(fs, path, url, name, size, str(fs.ukey(path)), Layout.of(config, name)))
     return files
 
 
@@ -139,7 +140,7 @@ def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]
 def _inside(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]:
     below = {name: info for name, info in fs.find(root, detail=True).items() if not _hidden(name, root)}
     suffixes = SUFFIXES[format]
-    files = [(name, int(info["size"])) for name, info in below.items() if name.lower().endswith(suffixes)]
+    files = [(name, int(info["size"])) for name, info in below.items() if plain_name(name).endswith(suffixes)]
     if not files:
         other = f"; it has {posixpath.basename(min(below))}" if below else "; it is empty"
         raise CorpusError(

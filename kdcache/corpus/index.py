@@ -21,7 +21,7 @@ from kdcache.corpus.files import CorpusFile
 
 __all__ = ["FileIndex", "IndexFolder", "Marks"]
 
-VERSION = 1
+VERSION = 2
 MAX_MARKS = 1 << 20
 
 
@@ -33,7 +33,8 @@ class FileIndex:
         Arrow: the first row of each record batch, then the end of the schema and of each batch in bytes.
     header: byte range of a CSV's header. fields: column names, None where rows carry their own.
     column_bytes: decoded bytes of each column where the file tells, None where a row's bytes are the file's.
-    line_is_row: row r is on line r + 1 (r + 2 below a header).
+    line_is_row: row r is on line r + 1 (r + 2 below a header). width: columns of a line of conll whose last one is the
+        tag, 0 where that is not known.
     """
 
     sha256: str
@@ -44,6 +45,7 @@ class FileIndex:
     fields: tuple[str, ...] | None = None
     column_bytes: dict[str, int] | None = None
     line_is_row: bool = True
+    width: int = 0
 
 
 class Marks:
@@ -72,9 +74,8 @@ class Marks:
 class IndexFolder:
     """Indices of files, in memory and, with a folder, on disk; offsets on disk are memory-mapped."""
 
-    def __init__(self, folder: Path | None, format: str) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._format = format
         self._known: dict[str, FileIndex] = {}
         self._unsaved: dict[str, FileIndex] = {}
         self._pages: set[str] = set()
@@ -90,7 +91,7 @@ class IndexFolder:
         self._known[self._key(file)] = self._unsaved[self._key(file)] = index
 
     def _key(self, file: CorpusFile) -> str:
-        words = [VERSION, self._format, file.url, file.size, file.key]
+        words = [VERSION, asdict(file.layout), file.url, file.size, file.key]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     def refresh(self) -> None:

@@ -2,7 +2,7 @@
 
 JSONL  a row is a line that is not empty
 CSV    a row is a record: a line break inside quotes does not end it (the parity of the quotes before it, RFC 4180);
-       the first record names the columns
+       the first record names the columns, where the settings do not
 conll  a row is a sentence: kdcache.corpus.conll
 text   a row is a file. A row that has reached 64 KiB ends at the next blank line; one of 256 KiB at the next line
        end, one of 1 MiB at the next space. Joined, the rows are the file, so a cut falls between paragraphs, and
@@ -22,8 +22,10 @@ from dataclasses import replace
 import numpy as np
 
 from kdcache.corpus.conll import FIELDS, SentenceScanner
+from kdcache.corpus.conll_shape import check_shape
 from kdcache.corpus.files import CorpusFile, changed, explained
 from kdcache.corpus.index import FileIndex, Marks
+from kdcache.corpus.layout import Layout
 from kdcache.errors import CorpusError
 
 __all__ = ["chunks", "index_lines", "line_of", "read_rows"]
@@ -31,6 +33,7 @@ __all__ = ["chunks", "index_lines", "line_of", "read_rows"]
 CHUNK = 1 << 20
 TEXT_ROW, TEXT_ROW_LINE, TEXT_ROW_WORD = 64 << 10, 256 << 10, 1 << 20
 BOM = b"\xef\xbb\xbf"
+DELIMITERS = {"\t": "tab", ";": "semicolon", ",": "comma", "|": "'|'"}
 NOT_TEXT = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -137,10 +140,10 @@ class TextScanner:
         return word
 
 
-def _scanner(format: str) -> LineScanner | TextScanner | SentenceScanner:
-    if format == "conll":
-        return SentenceScanner()
-    return TextScanner() if format == "text" else LineScanner(quoted=format == "csv")
+def _scanner(layout: Layout) -> LineScanner | TextScanner | SentenceScanner:
+    if layout.format == "conll":
+        return SentenceScanner(layout.comment)
+    return TextScanner() if layout.format == "text" else LineScanner(layout.format == "csv" and layout.quotes)
 
 
 def chunks(file: CorpusFile, advance: Callable[[int], None]) -> Iterator[bytes]:
@@ -155,21 +158,26 @@ def chunks(file: CorpusFile, advance: Callable[[int], None]) -> Iterator[bytes]:
         raise changed(file.name, f"it had {file.size} bytes when it was found, {size} when it was read")
 
 
-def index_lines(file: CorpusFile, format: str, advance: Callable[[int], None]) -> FileIndex:
+def index_lines(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
     """Digest and row offsets of a file of lines, in one read."""
-    digest, marks, scanner = hashlib.sha256(), Marks(), _scanner(format)
+    layout = file.layout
+    digest, marks, scanner = hashlib.sha256(), Marks(), _scanner(layout)
+    has_header = layout.format == "csv" and layout.columns is None
     header: int | None = None
+    width = 0
 
     def add(starts: np.ndarray) -> None:
         nonlocal header
-        if format == "csv" and header is None and len(starts):
+        if has_header and header is None and len(starts):
             header, starts = int(starts[0]), starts[1:]
         marks.add(starts)
 
     started = False
     for chunk in chunks(file, advance):
         if not started:
-            _check_start(file, format, chunk)
+            _check_start(file, chunk)
+            if layout.format == "conll":
+                width = check_shape(file.name, layout, chunk, whole=len(chunk) == file.size)
         started = True
         digest.update(chunk)
         add(scanner.feed(chunk))
@@ -178,18 +186,21 @@ def index_lines(file: CorpusFile, format: str, advance: Callable[[int], None]) -
     if isinstance(scanner, TextScanner):
         return replace(index, fields=("text",), line_is_row=False)
     if isinstance(scanner, SentenceScanner):
-        return replace(index, fields=FIELDS, line_is_row=False)
+        return replace(index, fields=FIELDS, line_is_row=False, width=width)
     if scanner.open_quote is not None:
         place = f"{file.name}:{line_of(file, scanner.open_quote)}"
-        raise CorpusError(f"{place} opens a quote that never closes, expected CSV with quotes in pairs")
+        raise CorpusError(
+            f"{place} opens a quote that never closes, expected CSV with quotes in pairs; or set corpus.quotes: false"
+        )
     if header is None:
-        return replace(index, line_is_row=scanner.lines == marks.rows)
+        return replace(index, fields=layout.columns, line_is_row=scanner.lines == marks.rows)
     end = int(index.marks[0]) if marks.rows else file.size
     fields = _header(file, header, end)
     return replace(index, header=(header, end), fields=fields, line_is_row=scanner.lines == marks.rows + 1)
 
 
-def _check_start(file: CorpusFile, format: str, chunk: bytes) -> None:
+def _check_start(file: CorpusFile, chunk: bytes) -> None:
+    format = file.layout.format
     for magic, what in NOT_TEXT.items():
         if chunk.startswith(magic):
             raise CorpusError(f"{file.name} is {what}, expected plain UTF-8 {format}; convert it or set corpus.format")
@@ -204,10 +215,20 @@ def _header(file: CorpusFile, start: int, stop: int) -> tuple[str, ...]:
         text = file.read(start, stop).decode("utf-8")
     except UnicodeDecodeError:
         raise CorpusError(f"{file.name}:1 is not UTF-8, expected a CSV header") from None
-    return tuple(next(csv.reader(io.StringIO(text, newline=""))))
+    delimiter = file.layout.delimiter or ","
+    if file.layout.quotes:
+        names = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)))
+    else:
+        names = tuple(text.rstrip("\r\n").split(delimiter))
+    other = next((name for sign, name in DELIMITERS.items() if sign in names[0]), None) if len(names) == 1 else None
+    if other is not None:
+        raise CorpusError(
+            f"{file.name}:1 has one column, {names[0]!r}, expected the names of columns; set corpus.delimiter: {other}"
+        )
+    return names
 
 
-def read_rows(file: CorpusFile, index: FileIndex, format: str, first: int, stop: int) -> tuple[bytes, np.ndarray]:
+def read_rows(file: CorpusFile, index: FileIndex, first: int, stop: int) -> tuple[bytes, np.ndarray]:
     """The bytes of rows first … stop − 1, and where each begins in them.
 
     Nothing else is read from a file of up to 2²⁰ rows; beyond, up to a stride of rows on each side.
@@ -219,7 +240,7 @@ def read_rows(file: CorpusFile, index: FileIndex, format: str, first: int, stop:
     data = file.read(begin, end)
     if stride == 1:
         return data, np.asarray(index.marks[first:stop]) - begin
-    scanner = _scanner(format)
+    scanner = _scanner(file.layout)
     starts = np.concatenate([scanner.feed(data), scanner.finish(), [len(data)]])
     if len(starts) - 1 != min(tail * stride, index.rows) - head * stride:
         raise changed(file.name, f"rows {first} to {stop - 1} are not where they were")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdcache.corpus.columns import JSON_TYPES, WORDS, Column, Where, check_unicode, label, missing_field, word_list
+from kdcache.corpus.layout import Layout
 from kdcache.errors import CorpusError
 
 __all__ = ["parse_csv", "parse_jsonl", "parse_text"]
@@ -63,13 +64,18 @@ def _json_value(document: dict[str, Any], column: Column, row: int, where: Where
 
 
 def parse_csv(
-    data: bytes, starts: np.ndarray, names: tuple[str, ...], columns: Sequence[Column], where: Where
+    data: bytes,
+    starts: np.ndarray,
+    layout: Layout,
+    names: tuple[str, ...],
+    columns: Sequence[Column],
+    where: Where,
 ) -> pa.Table:
     """Those of the columns that the file has, as strings. Raises CorpusError for a row of another number of values
     than the header."""
     fields = [column.name for column in columns if column.name in names]
     try:
-        table = _read_csv(data, names, fields)
+        table = _read_csv(data, layout, names, fields)
         if len(table) == len(starts):
             return table
         fault = "quotes do not pair up"
@@ -79,7 +85,7 @@ def parse_csv(
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
         widths: list[int] = []
         try:
-            rows = len(_read_csv(data[start:stop], names, fields, widths))
+            rows = len(_read_csv(data[start:stop], layout, names, fields, widths))
         except pa.ArrowInvalid as error:
             if widths:
                 raise CorpusError(
@@ -88,11 +94,16 @@ def parse_csv(
             what = "is not UTF-8" if "UTF8" in str(error) else "is not CSV"
             raise CorpusError(f"{where(row)} {what}: {' '.join(str(error).split())}") from None
         if rows != 1:
-            raise CorpusError(f"{where(row)}: quotes do not pair up, expected CSV with quotes doubled inside quotes")
+            raise CorpusError(
+                f"{where(row)}: quotes do not pair up, expected CSV with quotes doubled inside quotes; or set "
+                "corpus.quotes: false"
+            )
     raise CorpusError(f"{where(0)} and the {len(starts) - 1} rows after it are not CSV: {fault}")
 
 
-def _read_csv(data: bytes, names: tuple[str, ...], fields: list[str], widths: list[int] | None = None) -> pa.Table:
+def _read_csv(
+    data: bytes, layout: Layout, names: tuple[str, ...], fields: list[str], widths: list[int] | None = None
+) -> pa.Table:
     from pyarrow import csv as pa_csv
 
     def ragged(row: pa_csv.InvalidRow) -> str:
@@ -103,7 +114,12 @@ def _read_csv(data: bytes, names: tuple[str, ...], fields: list[str], widths: li
     return pa_csv.read_csv(
         pa.BufferReader(data),
         read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=list(names)),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=ragged),
+        parse_options=pa_csv.ParseOptions(
+            delimiter=layout.delimiter,
+            quote_char='"' if layout.quotes else False,
+            newlines_in_values=layout.quotes,
+            invalid_row_handler=ragged,
+        ),
         convert_options=pa_csv.ConvertOptions(
             include_columns=fields, column_types=dict.fromkeys(fields, pa.large_string()), strings_can_be_null=False
         ),

@@ -20,7 +20,11 @@ from kdcache.tasks.labels import Labels
 
 __all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config", "weights_digest"]
 
-OPTIONAL_FIELDS = {"text_pair_field", "label_field", "tokens_field", "tags_field"}
+OPTIONAL_FIELDS = {
+    *("text_pair_field", "label_field", "tokens_field", "tags_field"),
+    *("delimiter", "comment", "columns", "quotes"),
+}
+"""What else of the corpus decides what its rows say, in the header where it is set."""
 
 
 def build_header(
@@ -57,7 +61,7 @@ def build_header(
             **compute,
             "text_field": config.corpus.text_field,
             "messages_field": config.corpus.messages_field,
-            **config.corpus.model_dump(include=OPTIONAL_FIELDS, exclude_none=True),
+            **config.corpus.model_dump(include=OPTIONAL_FIELDS, exclude_defaults=True, mode="json"),
             "unit_rows": corpus.unit_rows,
         },
         seed=config.seed,

@@ -167,7 +167,7 @@ def check_bio(tags: list[str], row: int, where: Where) -> None:
 def _fields(corpus: CorpusConfig) -> tuple[str, str | None]:
     """Columns of words and tags; CoNLL files have these two by nature."""
     if corpus.format == "conll":
-        return "tokens", "tags"
+        return "tokens", None if corpus.tags_field is None else "tags"
     return corpus.tokens_field or "tokens", corpus.tags_field
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,36 @@ def test_only_the_wanted_columns_of_parquet_are_read(tmp_path):
     start, size = column.data_page_offset, column.total_compressed_size
     (tmp_path / "a.parquet").write_bytes(content[:start] + b"\xff" * size + content[start + size :])
     assert corpus.unit(0).to_pydict() == {"text": ["a"] * 10, "label": ["1"] * 10}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "more"),
+    [
+        ("a.tsv", 'text\tlabel\n"a\tb"\tx\n', {}),
+        ("a.csv", 'text\tlabel\n"a\tb"\tx\n', {"delimiter": "tab"}),
+        ("a.csv", 'label;text\nx;"a\tb"\n', {"delimiter": ";"}),
+        ("a.tsv", "x|a\tb\n", {"delimiter": "|", "columns": ["label", "text"]}),
+        ("a.csv", "\ufeff\nx,a\tb\n", {"columns": ["label", "text"]}),
+    ],
+)
+def test_tables_parted_by_other_signs(tmp_path: Path, name: str, content: str, more: dict[str, Any]) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    config = CorpusConfig(paths=str(tmp_path), format="csv", **more)
+    corpus = open_corpus(config, (TEXT, LABEL))
+    assert read_all(corpus) == [{"text": "a\tb", "label": "x"}]
+    assert corpus.where(0, 0) == f"{name}:{len(content.splitlines())}"
+
+
+def test_quotes_that_are_characters(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('text\tlabel\n5" disk\tx\nb\ty\n')
+    with pytest.raises(CorpusError, match=r"a.tsv:2 opens a quote that never closes.* set corpus.quotes: false"):
+        open_corpus(CorpusConfig(paths=str(tmp_path), format="csv"), (TEXT, LABEL))
+    corpus = open_corpus(CorpusConfig(paths=str(tmp_path), format="csv", quotes=False), (TEXT, LABEL))
+    assert read_all(corpus) == [{"text": '5" disk', "label": "x"}, {"text": "b", "label": "y"}]
+
+
+@pytest.mark.parametrize(("sign", "setting"), [("\t", "tab"), (";", "semicolon"), ("|", "'|'")])
+def test_a_header_of_one_column_names_the_delimiter(tmp_path: Path, sign: str, setting: str) -> None:
+    (tmp_path / "a.csv").write_text(f"text{sign}label\na, b{sign}x\n")
+    with pytest.raises(CorpusError, match=rf"a.csv:1 has one column.*set corpus.delimiter: {re.escape(setting)}$"):
+        open_corpus(CorpusConfig(paths=str(tmp_path), format="csv"), (TEXT, LABEL))

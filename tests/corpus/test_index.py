@@ -119,13 +119,13 @@ def test_a_rank_takes_over_what_another_wrote_meanwhile(tmp_path):
 
     original, read = module.index_lines, []
 
-    def slow(file, format, advance):
+    def slow(file, advance):
         if not read:
             read.append(file.name)
             open_corpus(config, tmp_path / "index")
         else:
             read.append(file.name)
-        return original(file, format, advance)
+        return original(file, advance)
 
     with mock.patch.object(module, "PAGE_BYTES", 1), mock.patch.object(module, "index_lines", slow):
         corpus = open_corpus(config, tmp_path / "index")
