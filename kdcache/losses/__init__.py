@@ -9,6 +9,7 @@ reference    the teacher's side: dense, coarsened to the certain entries, weight
 forward_kl, reverse_kl, jensen_shannon, skew_kl, total_variation, alpha_beta
              the divergences: value and slopes of each
 softmax      SharedSoftmax: slopes into the gradient of a block of logits, in place
+surplus      Surplus: columns of a student above the teacher's classes
 terms        LossTerms: a weighted sum of terms, its value and its closed-form gradient on a chunk of logits
 supervision  Supervision: what the positions of a batch are compared with
 fused        FusedHead and FusedLoss: the LM head and the loss together, chunk by chunk

@@ -3,7 +3,7 @@
 The plain formula, differentiated by autograd: for a user's own training loop and as the oracle of the fused loss. It
 holds a few tensors of positions × classes; FusedLoss does not.
 
-P positions, E entries, V classes.
+P positions, E entries, V classes, X columns above them.
 """
 
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from kdcache.losses.reference import Divergence, Reference, form_of
 from kdcache.losses.reverse_kl import ReverseKL
 from kdcache.losses.skew_kl import SkewKL, SkewReverseKL
 from kdcache.losses.softmax import MASKED, smallest
+from kdcache.losses.surplus import Surplus
 from kdcache.losses.temperature import Schedule, softmax_temperature
 from kdcache.losses.total_variation import TotalVariation
 from kdcache.targets.precision import full_precision
@@ -53,9 +54,10 @@ def distillation_loss(
 ) -> Tensor:
     """Divergence of the student from the teacher at T, in nats: a scalar, or [P] for reduction "none".
 
-    student_logits_PV: float [P, V ≥ targets.num_classes]; columns above are padding and take no part. Half-precision
-    logits are computed in float32, under autocast too. A class that the student masks, by −inf or the like, has
-    a logit 10,000 below the largest.
+    student_logits_PV: float [P, V or more], V = targets.num_classes; columns above belong to the softmax and should get
+    nothing, which costs −log of the mass left to the V classes (surplus.py). Half-precision logits are computed in
+    float32, under autocast too. A class that the student masks, by −inf or the like, has a logit 10,000 below the
+    largest.
     kind, parameters: `beta` of jsd, `alpha` of skew_kl and skew_reverse_kl, `alpha` and `beta` of alpha_beta; kinds.py
     has their defaults. Every kind is exact for dense records, and for factored ones it is that of the distribution
     they stand for. On others forward_kl uses the estimator's weights of a sample; else the classes outside the certain
@@ -84,11 +86,11 @@ def distillation_loss(
             f"{targets.num_classes} classes, those of the targets"
         )
     form = form_of(targets, kind, divergence, estimator, softmax_at)
-    logits_PV = student_logits_PV[:, : targets.num_classes]
-    with full_precision(logits_PV.device):
-        logits_PV = logits_PV.to(torch.promote_types(logits_PV.dtype, torch.float32))
-        logits_PV = torch.maximum(logits_PV, logits_PV.detach().amax(-1, keepdim=True) + MASKED)
-        log_q_PV = (logits_PV / (softmax_at or 1.0)).log_softmax(-1)
+    with full_precision(student_logits_PV.device):
+        whole = student_logits_PV.to(torch.promote_types(student_logits_PV.dtype, torch.float32))
+        whole = torch.maximum(whole, whole[:, : targets.num_classes].detach().amax(-1, keepdim=True) + MASKED)
+        y_PV, y_PX = (whole / (softmax_at or 1.0)).split([targets.num_classes, V - targets.num_classes], -1)
+        log_q_PV = y_PV.log_softmax(-1)
         reference = Reference.of(targets, softmax_at or 1.0, form, log_q_PV.dtype)
         log_q_PC = reference.entries_of(log_q_PV)
         if reference.tail:
@@ -96,7 +98,11 @@ def distillation_loss(
             tail_PV = log_q_PV.exp().scatter(1, reference.ids_PE, 0.0)
             log_q_PC = torch.cat([log_q_PC, tail_PV.sum(-1, keepdim=True).clamp(min=smallest(log_q_PV)).log()], 1)
         pair = reference.compare(log_q_PC)
-        value_P = cross_entropy(pair) / targets.num_classes if reduction == "class_mean" else divergence.value(pair)
+        value_P = cross_entropy(pair) if reduction == "class_mean" else divergence.value(pair)
+        if y_PX.shape[1]:
+            value_P = value_P + Surplus(y_PX, y_PV.logsumexp(-1, keepdim=True)).price_P
+        if reduction == "class_mean":
+            value_P = value_P / targets.num_classes
         if temperature_squared:
             value_P = value_P * (softmax_at or 1.0) ** 2
     if reduction == "none":

@@ -11,7 +11,7 @@ The work happens inside the head's own forward, where ZeRO-3 has gathered the we
 the backward pass, when it is gone. Same idea as the fused linear cross-entropy of Liger Kernel, for any LossTerms.
 Not for heads with a soft-cap or scale (unfused.py).
 
-P positions, D hidden width, V classes, K terms.
+P positions, D hidden width, V rows of the head (the classes, and any above them), K terms.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class FusedLoss:
     sums_K: float64, the plain terms' sums, detached, for logs.
     hidden_PD: supervised positions only, in the order of `supervision`. chunk: positions whose logits exist at once.
     weights_PK: what each position counts in each term, constants; [P, 1] for the same in all. None: 1.
-    Rows of the weight above the terms' num_classes are padding: they take no part and get gradient 0.
+    Rows of the weight above the terms' num_classes are pushed down: surplus.py.
     """
 
     terms: LossTerms
@@ -71,9 +71,9 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: FusedLoss
     ) -> tuple[Tensor, Tensor]:
-        terms, V = task.terms, task.terms.num_classes
-        P, dtype = len(hidden_PD), torch.promote_types(weight_VD.dtype, torch.float32)
-        head_VD, unit = weight_VD[:V].to(hidden_PD.dtype), terms.gradient_unit(hidden_PD.dtype)
+        terms, P, V = task.terms, len(hidden_PD), len(weight_VD)
+        dtype = torch.promote_types(weight_VD.dtype, torch.float32)
+        head_VD, unit = weight_VD.to(hidden_PD.dtype), terms.gradient_unit(hidden_PD.dtype)
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_hidden_PD = torch.empty_like(hidden_PD) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if needs_weight else None
@@ -93,9 +93,9 @@ class _FusedLoss(torch.autograd.Function):
                 if grad_hidden_PD is not None:
                     torch.mm(slope_PV, head_VD, out=grad_hidden_PD[rows])
                 if grad_weight_VD is not None:
-                    _add_product(grad_weight_VD[:V], slope_PV.T, chunk_PD)
+                    _add_product(grad_weight_VD, slope_PV.T, chunk_PD)
                 if grad_bias_V is not None:
-                    grad_bias_V[:V] += logits_PV.sum(0)
+                    grad_bias_V += logits_PV.sum(0)
         ctx.save_for_backward(grad_hidden_PD, grad_weight_VD, grad_bias_V)
         ctx.unit = unit
         ctx.dtypes = (hidden_PD.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
@@ -120,7 +120,7 @@ def head_logits(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, out
     else:
         out.copy_(hidden_PD @ weight_VD.T)
     if bias_V is not None:
-        out += bias_V[: len(weight_VD)]
+        out += bias_V
     return out
 
 

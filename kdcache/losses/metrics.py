@@ -9,11 +9,13 @@
   agreement           the student's likeliest class is the teacher's
   accuracy            the student's likeliest class is the label
 
-P positions, V classes, D hidden width.
+They are of the student's whole softmax, columns above the teacher's classes included, as the saved model has it.
+
+P positions, V columns, D hidden width.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -61,14 +63,12 @@ class Sums:
 
 
 @torch.no_grad()
-def measure(
-    logits_PV: Tensor, supervision: Supervision, num_classes: int, temperature: float = 1.0, chunk: int = 1024
-) -> Sums:
-    """Sums of logits that exist; columns above num_classes are padding."""
+def measure(logits_PV: Tensor, supervision: Supervision, *, temperature: float = 1.0, chunk: int = 1024) -> Sums:
+    """Sums of logits that exist."""
     vector = _zeros(logits_PV)
     for start in range(0, len(logits_PV), chunk):
         rows = slice(start, start + chunk)
-        vector += _measure(logits_PV[rows, :num_classes].float(), supervision[rows], temperature)
+        vector += _measure(logits_PV[rows].float(), supervision[rows], temperature)
     return Sums(vector)
 
 
@@ -77,14 +77,13 @@ class FusedSums:
     """Task of a FusedHead: the vector of Sums, chunk by chunk of positions, without gradients."""
 
     supervision: Supervision
-    num_classes: int
+    _: KW_ONLY
     temperature: float = 1.0
     chunk: int = 1024
 
     @torch.no_grad()
     def __call__(self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> Tensor:
         vector = _zeros(hidden_PD)
-        weight_VD = weight_VD[: self.num_classes]
         buffer_PV = hidden_PD.new_empty(min(self.chunk, len(hidden_PD)), len(weight_VD), dtype=torch.float32)
         for start in range(0, len(hidden_PD), self.chunk):
             rows = slice(start, start + self.chunk)

@@ -107,6 +107,11 @@ class Reference:
             None if self.mixture_PV is None else self.mixture_PV[rows],
         )
 
+    @property
+    def names_a_class_P(self) -> Tensor:
+        """Whether anything says which classes are likely, bool [P]: not for a missing label or an entropy alone."""
+        return self.p_PC.sum(-1) > 0
+
     def entries_of(self, values_PV: Tensor) -> Tensor:
         """The entries' columns of these rows, [P, E]."""
         if self.mixture_PV is not None:

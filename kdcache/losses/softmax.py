@@ -8,7 +8,10 @@ product are taken, and all else has the size of the entries.
 The tail's mass is the sum of its own probabilities, never 1 − Σ entries, which has no correct digit left once a
 student puts 1 − 1e-7 on the entries.
 
-P positions, E entries, V classes, C compared classes.
+The softmax compared is that of the V classes; columns above them have their price (surplus.py), whose gradient at the
+classes is a multiple of q too.
+
+P positions, E entries, V classes, X columns above them, C compared classes.
 """
 
 from collections.abc import Sequence
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kdcache.losses.reference import Reference
+from kdcache.losses.surplus import Surplus
 
 __all__ = ["MASKED", "SharedSoftmax", "smallest"]
 
@@ -27,14 +31,21 @@ MASKED = -1e4
 class SharedSoftmax:
     """Made before the logits are overwritten; `exponentials` comes next, then `normalise`, `pairs` and `add_gradient_`.
 
-    references: at most one of them with a tail. pairs: teacher and student on the classes of each reference.
+    surplus_PX: logits above the classes, None for none. references: at most one of them with a tail. pairs: teacher and
+    student on the classes of each reference. surplus: of the columns above; None where there are none.
     """
 
     def __init__(
-        self, logits_PV: Tensor, maximum_P1: Tensor, temperature: float, references: Sequence[Reference]
+        self,
+        logits_PV: Tensor,
+        surplus_PX: Tensor | None,
+        maximum_P1: Tensor,
+        temperature: float,
+        references: Sequence[Reference],
     ) -> None:
         self.temperature, self.references = temperature, references
-        self._shift_P1 = maximum_P1 / -temperature
+        self.surplus: Surplus | None = None
+        self._shift_P1, self._surplus_PX = maximum_P1 / -temperature, surplus_PX
         self._y = [
             torch.add(self._shift_P1, r.entries_of(logits_PV), alpha=1 / temperature).clamp_(min=MASKED / temperature)
             for r in references
@@ -59,6 +70,9 @@ class SharedSoftmax:
             self._tail_P1 = u_PV.sum(-1, keepdim=True).clamp_(min=smallest(u_PV))
             self._total_P1 = self._tail_P1 + self._entries_u_PE.sum(-1, keepdim=True)
         log_total_P1 = self._total_P1.log()
+        if self._surplus_PX is not None:
+            y_PX = torch.add(self._shift_P1, self._surplus_PX, alpha=1 / self.temperature)
+            self.surplus = Surplus(y_PX, log_total_P1)
         self.pairs = []
         for reference, y_PE in zip(self.references, self._y, strict=True):
             log_q_PC = y_PE.sub_(log_total_P1)
@@ -66,12 +80,16 @@ class SharedSoftmax:
                 log_q_PC = torch.cat([log_q_PC, self._tail_P1.log() - log_total_P1], 1)
             self.pairs.append(reference.compare(log_q_PC))
 
-    def add_gradient_(self, gradient_PV: Tensor, slopes: Sequence[Tensor]) -> None:
+    def add_gradient_(self, gradient_PV: Tensor, slopes: Sequence[Tensor], priced_P1: Tensor | None = None) -> None:
         """Add the gradient by y. slopes: by log q of each reference's compared classes, [P, C] each.
 
-        gradient_PV may be the exponentials themselves, which then become the gradient.
+        gradient_PV may be the exponentials themselves, which then become the gradient. priced_P1: how often each
+        position pays the price of the surplus columns.
         """
         sums = [slopes_PC.sum(-1, keepdim=True) for slopes_PC in slopes]
+        if self.surplus is not None:
+            assert priced_P1 is not None
+            sums.append(priced_P1 * self.surplus.share_P1)
         own_P1 = multiple_P1 = (sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)) / -self._total_P1
         if self._coarse is not None:
             # q_tail may be so small that this ratio is none of the dtype's numbers.

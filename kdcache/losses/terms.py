@@ -9,13 +9,15 @@ block of memory, dense records and matched entropies a few.
 Bottleneck terms are not of logits: they have a place in the names, the sums and the total, and whoever holds the
 student's hidden states fills it.
 
+Columns above the classes belong to the softmax with probability 0 in the target: surplus.py.
+
 Values are sums over positions: whoever knows the global batch divides them.
 
-P positions, E entries, V classes, C compared classes, K terms.
+P positions, E entries, V classes, X columns above them, C compared classes, K terms.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -88,8 +90,8 @@ class LossTerms:
         """Sums of the plain terms over the positions, float64 [K]; logits_PV becomes the gradient of `total`.
 
         They are in nats, and nats² for a matched entropy; weights count in them; a bottleneck's is 0 here.
-        logits_PV: float32 or float64 [P, num_classes]. weights_PK: what each position counts in each term, constants;
-        [P, 1] for the same in all terms.
+        logits_PV: float32 or float64 [P, num_classes or more]. weights_PK: what each position counts in each term,
+        constants; [P, 1] for the same in all terms.
         """
         if not self._of_logits:
             logits_PV.zero_()
@@ -156,7 +158,7 @@ class LossTerms:
 
     def _block_rows(self, logits_PV: Tensor) -> int:
         block_bytes = _BLOCK_BYTES if logits_PV.device.type == "cpu" else _GPU_BLOCK_BYTES
-        return max(1, block_bytes // (self.num_classes * logits_PV.element_size()))
+        return max(1, block_bytes // (logits_PV.shape[1] * logits_PV.element_size()))
 
     def _block_(
         self,
@@ -169,15 +171,19 @@ class LossTerms:
         values: Sequence[list[Tensor]],
     ) -> None:
         """A block's gradient into logits_PV, each term's values at the end of its list. scratch: for other groups."""
+        surplus_PX = logits_PV[:, self.num_classes :] if logits_PV.shape[1] > self.num_classes else None
+        logits_PV = logits_PV[:, : self.num_classes]
         maximum_P1 = logits_PV.amax(-1, keepdim=True)
         mixed = any(reference.mixture_PV is not None for some in references for reference in some)
         if mixed or teacher_entropies:
+            if surplus_PX is not None:
+                surplus_PX -= maximum_P1
             logits_PV -= maximum_P1  # the mean of large logits would round what they differ by
             logits_PV.clamp_(min=MASKED)
             maximum_P1 = torch.zeros_like(maximum_P1)
         weights = self._with_entropies(weights, logits_PV, teacher_entropies, scratch)
         softmaxes = [
-            SharedSoftmax(logits_PV, maximum_P1, temperature, its_references)
+            SharedSoftmax(logits_PV, surplus_PX, maximum_P1, temperature, its_references)
             for temperature, its_references in zip(groups, references, strict=True)
         ]
         exponentials = [*(spare[: len(logits_PV)] for spare in scratch[: len(groups) - 1]), logits_PV]
@@ -186,6 +192,7 @@ class LossTerms:
                 torch.mul(exponentials[k - 1], exponentials[k - 1], out=u_PV)
             else:
                 softmax.exponentials(logits_PV, out=u_PV)
+        gradient_PX = None if surplus_PX is None else torch.zeros_like(surplus_PX)
         # The last group's exponentials are the block itself: they become its gradient, and the others' is added.
         for softmax, u_PV, by_form in reversed(list(zip(softmaxes, exponentials, groups.values(), strict=True))):
             softmax.normalise(u_PV)
@@ -193,7 +200,35 @@ class LossTerms:
                 self._slopes(pair, members, softmax.temperature, weights, values)
                 for pair, members in zip(softmax.pairs, by_form.values(), strict=True)
             ]
-            softmax.add_gradient_(logits_PV, slopes)
+            priced_P1 = None
+            if softmax.surplus is not None:
+                assert gradient_PX is not None
+                priced_P1 = self._priced(softmax, by_form.values(), weights, values)
+                gradient_PX.addcmul_(softmax.surplus.probs_PX, priced_P1)
+            softmax.add_gradient_(logits_PV, slopes, priced_P1)
+        if surplus_PX is not None:
+            assert gradient_PX is not None
+            surplus_PX.copy_(gradient_PX)
+
+    def _priced(
+        self,
+        softmax: SharedSoftmax,
+        by_form: Iterable[list[int]],
+        weights: Sequence[Tensor | None],
+        values: Sequence[list[Tensor]],
+    ) -> Tensor:
+        """Add the price of the surplus columns to the terms' last values; return its factor in their slopes, [P, 1]."""
+        assert softmax.surplus is not None
+        price_P = softmax.surplus.price_P
+        priced_P = torch.zeros_like(price_P)
+        for pair, members in zip(softmax.pairs, by_form, strict=True):
+            named_P = pair.reference.names_a_class_P.to(price_P.dtype)
+            for k in members:
+                weight_P, share = weights[k], 1 / self.num_classes if self._is_class_mean(k) else 1.0
+                count_P = named_P * share if weight_P is None else named_P * weight_P * share
+                values[k][-1] += count_P * price_P
+                priced_P += count_P * (self.scales[k] / softmax.temperature)
+        return priced_P[:, None]
 
     def _with_entropies(
         self,

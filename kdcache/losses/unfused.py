@@ -27,7 +27,7 @@ def head_loss(
 ) -> tuple[Tensor, Tensor]:
     """(loss, sums_K) as FusedLoss gives them, differentiable in logits_PV.
 
-    logits_PV: supervised positions only, in the order of `supervision`; columns above num_classes are padding.
+    logits_PV: supervised positions only, in the order of `supervision`; columns above num_classes: surplus.py.
     weights_PK: what each position counts in each term, constants; [P, 1] for the same in all. None: 1.
     """
     return _HeadLoss.apply(logits_PV, terms, supervision, chunk, weights_PK)
@@ -43,17 +43,17 @@ class _HeadLoss(torch.autograd.Function):
         chunk: int,
         weights_PK: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        V, dtype = terms.num_classes, torch.promote_types(logits_PV.dtype, torch.float32)
+        dtype = torch.promote_types(logits_PV.dtype, torch.float32)
         unit = terms.gradient_unit(logits_PV.dtype)
-        grad_PV = torch.zeros_like(logits_PV) if ctx.needs_input_grad[0] else None
+        grad_PV = torch.empty_like(logits_PV) if ctx.needs_input_grad[0] else None
         sums_K = torch.zeros(len(terms.terms), dtype=torch.float64, device=logits_PV.device)
         for start in range(0, len(logits_PV), chunk):
             rows = slice(start, start + chunk)
-            chunk_PV = logits_PV[rows, :V].to(dtype, copy=True)
+            chunk_PV = logits_PV[rows].to(dtype, copy=True)
             weights = None if weights_PK is None else weights_PK[rows]
             sums_K += terms.value_and_gradient_(chunk_PV, supervision[rows], weights)
             if grad_PV is not None:
-                grad_PV[rows, :V] = chunk_PV if unit == 1 else chunk_PV.mul_(unit)
+                grad_PV[rows] = chunk_PV if unit == 1 else chunk_PV.mul_(unit)
         ctx.save_for_backward(grad_PV)
         ctx.unit = unit
         ctx.mark_non_differentiable(sums_K)

@@ -47,7 +47,7 @@ def evaluate_model(
     """
     check_fits(model, cache)
     device = next(model.parameters()).device
-    wrapped = with_loss(model, cache.manifest.header.num_classes, chunk=chunk)
+    wrapped = with_loss(model, chunk=chunk)
     batches = _batches(cache, World(), model, batch_examples, max_examples)
     return _figures(wrapped, batches, cache, World(), device, temperature, progress)
 

@@ -43,13 +43,11 @@ class StudentWithLoss(nn.Module):
     bottlenecks: those of the terms, in order; their features come with the supervision.
     """
 
-    def __init__(
-        self, student: Any, num_classes: int, *, fused: bool, chunk: int, bottlenecks: Sequence[Bottleneck] = ()
-    ) -> None:
+    def __init__(self, student: Any, *, fused: bool, chunk: int, bottlenecks: Sequence[Bottleneck] = ()) -> None:
         super().__init__()
         self.student = student
         self.bottlenecks = nn.ModuleList(bottlenecks)
-        self.num_classes, self.fused, self.chunk = num_classes, fused, chunk
+        self.fused, self.chunk = fused, chunk
         # DeepSpeed's converter of checkpoints wants it in every checkpoint of stages 1 and 2.
         self.universal_checkpoint_info = {"universal_checkpoint_version": 0.2}
 
@@ -60,15 +58,15 @@ class StudentWithLoss(nn.Module):
             hidden_BLD = self.student.base_model(**inputs.model.arguments, use_cache=False).last_hidden_state
             hidden_PD = hidden_BLD.flatten(0, 1)[inputs.flat_P]
             if terms is None:
-                return head(hidden_PD, task=FusedSums(supervision, self.num_classes, temperature, self.chunk))
+                return head(hidden_PD, task=FusedSums(supervision, temperature=temperature, chunk=self.chunk))
             loss, sums_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=self.chunk))
             return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
         causal = {"use_cache": False} if generates(self.student) else {}
         with inputs_of(head) as seen:
             logits_PV = inputs.at_positions(self.student(**inputs.model.arguments, **causal).logits)
         if terms is None:
-            vector = measure(logits_PV, supervision, self.num_classes, temperature, self.chunk).vector
-            return vector if causal else (vector, logits_PV[:, : self.num_classes].float().log_softmax(-1))
+            vector = measure(logits_PV, supervision, temperature=temperature, chunk=self.chunk).vector
+            return vector if causal else (vector, logits_PV.float().log_softmax(-1))
         loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
         if not self.bottlenecks:
             return loss, sums_K
@@ -89,9 +87,7 @@ class StudentWithLoss(nn.Module):
         return loss, sums_K
 
 
-def with_loss(
-    student: Any, num_classes: int, *, chunk: int = 1024, bottlenecks: Sequence[Bottleneck] = ()
-) -> StudentWithLoss:
+def with_loss(student: Any, *, chunk: int = 1024, bottlenecks: Sequence[Bottleneck] = ()) -> StudentWithLoss:
     """Swap in the fused head where it is the model's own, before DeepSpeed takes the model."""
     fused = generates(student) and fits_fused_head(student)
     if fused:
@@ -101,7 +97,7 @@ def with_loss(
             f"warning: the head of {type(student).__name__} is more than a linear layer (soft-cap, scale); "
             "its logits are made whole, which takes micro_batch × length × classes × 4 bytes and more"
         )
-    return StudentWithLoss(student, num_classes, fused=fused, chunk=chunk, bottlenecks=bottlenecks)
+    return StudentWithLoss(student, fused=fused, chunk=chunk, bottlenecks=bottlenecks)
 
 
 def generates(student: Any) -> bool:

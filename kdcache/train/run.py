@@ -59,7 +59,6 @@ def train(config: TrainConfig, world: World, device: str) -> None:
         student = make_student(config.student, cache, config.seed)
         model = with_loss(
             student,
-            cache.manifest.header.num_classes,
             chunk=config.loss_chunk,
             bottlenecks=bottlenecks_of(config, student, cache),
         )

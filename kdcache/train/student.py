@@ -1,8 +1,8 @@
 """The student: made from a config (random, the same on every rank and at every world size) or loaded from a folder.
 
 It is made in float32 whatever the run's precision: DeepSpeed keeps float32 master weights and casts for itself, and
-the folder written at the end has `student.dtype`. A student with more classes than the cache is padded: its upper
-columns take no part in the loss.
+the folder written at the end has `student.dtype`. A student with more classes than the cache is taught that the upper
+ones have probability 0.
 """
 
 import difflib
@@ -184,7 +184,7 @@ def check_fits(student: Any, cache: Cache) -> None:
     elif head.weight.shape[0] < header.num_classes:
         raise StudentError(
             f"got a student with {head.weight.shape[0]} classes (vocab_size), expected at least the cache's "
-            f"{header.num_classes}; a wider student is padded"
+            f"{header.num_classes}; a wider student learns that the others never occur"
         )
     longest = header.task.get("sequence_length", header.task.get("max_length"))
     if longest is not None:

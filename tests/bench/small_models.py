@@ -170,6 +170,6 @@ class Scores:
 
 
 def scores(logits_PV: Tensor, supervision: Supervision, temperatures: Sequence[float]) -> Scores:
-    means = {t: measure(logits_PV, supervision, CLASSES, t).means() for t in temperatures}
+    means = {t: measure(logits_PV, supervision, temperature=t).means() for t in temperatures}
     ece = multiclass_calibration_error(logits_PV.softmax(-1), supervision.labels_P, CLASSES)
     return Scores(means[temperatures[0]]["label_nll"], ece.item(), {t: of_t["kl"] for t, of_t in means.items()})

@@ -86,6 +86,12 @@ class Teacher:
         return tuple((z.double() / temperature).log_softmax(-1) for z in (self.logits_PV, student_logits_PV))
 
 
+def surplus_price(wide_PV, V, temperature=1.0):
+    """Oracle of −log Q, [P], float64: what columns above V cost in each term."""
+    y_PV = wide_PV.double() / temperature
+    return y_PV.logsumexp(-1) - y_PV[:, :V].logsumexp(-1)
+
+
 def factored_oracle(targets, temperature):
     """log p of every class, row by row in float64: certain entries exact, the rest shares their mass as told."""
     basis = targets.basis
@@ -215,6 +221,11 @@ def make_top_two(logits_PV):
 @pytest.fixture(scope="session")
 def teacher():
     return make_teacher
+
+
+@pytest.fixture(scope="session")
+def price():
+    return surplus_price
 
 
 @pytest.fixture(scope="session")

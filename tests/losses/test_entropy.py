@@ -122,7 +122,7 @@ def test_gradients_in_float64(teacher, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_fused_equals_unfused_equals_autograd(teacher, form):
+def test_fused_equals_unfused_equals_autograd(teacher, price, form):
     P, D, V = 9, 5, 12
     some, labels_P = teacher(P, V, form), torch.randint(0, V, (P,))
     labels_P[::4] = NO_LABEL
@@ -138,10 +138,12 @@ def test_fused_equals_unfused_equals_autograd(teacher, form):
     supervision = Supervision(labels_P, some.targets)
     fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=4))
     unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, chunk=4)
-    logits_PV = head(hidden_PD)[:, :V].double()
-    kl_P = some.forward_kl(2.0, logits_PV) * weights(some.logits_PV, logits_PV.detach(), 2.0)
+    wide_PV = head(hidden_PD).double()
+    logits_PV = wide_PV[:, :V]
+    kl_P = some.forward_kl(2.0, logits_PV) + price(wide_PV, V, 2.0)
+    kl_P = kl_P * weights(some.logits_PV, logits_PV.detach(), 2.0)
     gap_P = (entropy(logits_PV, 1.0) - entropy(some.logits_PV, 1.0)) ** 2
-    nll_P = nn.functional.cross_entropy(logits_PV, labels_P, reduction="none")
+    nll_P = nn.functional.cross_entropy(wide_PV, labels_P, reduction="none")
     nll_P = nll_P * weights(some.logits_PV, logits_PV.detach(), 1.0)
     plain = (0.5 * 4 * kl_P + 0.4 * gap_P + nll_P).sum()
     torch.testing.assert_close(fused_K, torch.stack([kl_P, gap_P, nll_P]).sum(-1).detach(), rtol=1e-5, atol=1e-5)

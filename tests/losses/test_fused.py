@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from losses.conftest import surplus_price
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,8 +26,8 @@ def fused_head(D, V, bias=False, dtype=torch.float32):
 
 
 def plain_loss(logits_PV, teacher, labels_P, V):
-    logits_PV = logits_PV[:, :V]
-    return 0.9 * 4 * teacher.forward_kl(2.0, logits_PV).sum() + 0.1 * nn.functional.cross_entropy(
+    divergence_P = teacher.forward_kl(2.0, logits_PV[:, :V]) + surplus_price(logits_PV, V, 2.0)
+    return 0.9 * 4 * divergence_P.sum() + 0.1 * nn.functional.cross_entropy(
         logits_PV.double(), labels_P, reduction="sum"
     )
 

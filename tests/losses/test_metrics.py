@@ -28,7 +28,7 @@ def scene(request, teacher):
 def test_means_are_the_plain_ones(scene):
     some, supervision = scene
     student_PV = some.logits_PV + torch.randn(P, V)
-    means = measure(student_PV, supervision, V, temperature=2.0, chunk=7).means()
+    means = measure(student_PV, supervision, temperature=2.0, chunk=7).means()
     labels_P = supervision.labels_P
     assert means["positions"] == P
     expected = {
@@ -47,15 +47,15 @@ def test_fused_equals_unfused_also_with_padded_classes(scene):
     _, supervision = scene
     head, hidden_PD = torch.nn.Linear(D, V + 3), torch.randn(P, D, requires_grad=True)
     head.__class__ = FusedHead
-    vector = head(hidden_PD, task=FusedSums(supervision, V, temperature=2.0, chunk=4))
+    vector = head(hidden_PD, task=FusedSums(supervision, temperature=2.0, chunk=4))
     assert not vector.requires_grad
-    torch.testing.assert_close(vector, measure(head(hidden_PD), supervision, V, temperature=2.0).vector)
+    torch.testing.assert_close(vector, measure(head(hidden_PD), supervision, temperature=2.0).vector)
 
 
 def test_sums_of_parts_add_up(scene):
     some, supervision = scene
-    parts = [measure(some.logits_PV[i : i + 11], supervision[i : i + 11], V) for i in (0, 11, 22)]
-    whole = measure(some.logits_PV, supervision, V)
+    parts = [measure(some.logits_PV[i : i + 11], supervision[i : i + 11]) for i in (0, 11, 22)]
+    whole = measure(some.logits_PV, supervision)
     torch.testing.assert_close((parts[0] + parts[1] + parts[2]).vector, whole.vector)
     assert whole.means()["agreement"] == 1
     assert whole.means()["label_nll"] == pytest.approx(whole.means()["teacher_label_nll"], rel=1e-5)
@@ -65,17 +65,17 @@ def test_sums_of_parts_add_up(scene):
 def test_the_teacher_itself_has_no_divergence(teacher, form):
     """Also where a loss would renormalise the entries, which the teacher itself does not minimise."""
     some = teacher(P, V, form)
-    means = measure(some.logits_PV, Supervision(torch.zeros(P, dtype=torch.int64), some.targets), V).means()
+    means = measure(some.logits_PV, Supervision(torch.zeros(P, dtype=torch.int64), some.targets)).means()
     assert means["kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_labels_alone_give_what_labels_can():
-    means = measure(torch.zeros(4, V), Supervision(torch.arange(4)), V).means()
+    means = measure(torch.zeros(4, V), Supervision(torch.arange(4))).means()
     assert means == {"positions": 4, "label_nll": pytest.approx(math.log(V)), "accuracy": 0.25}
 
 
 def test_no_positions_have_no_means():
-    sums = measure(torch.zeros(0, V), Supervision(torch.zeros(0, dtype=torch.int64)), V)
+    sums = measure(torch.zeros(0, V), Supervision(torch.zeros(0, dtype=torch.int64)))
     assert sums.means() == {"positions": 0}
     assert torch.equal(sums.vector, torch.zeros(len(Sums.names), dtype=torch.float64))
 
@@ -84,7 +84,7 @@ def test_a_cache_without_the_curve_at_1_has_no_teacher_loss():
     spec = RecordSpec(exact_top_k=4, samples=0, curve=CurveSpec(temperatures=(2.0,)))
     logits_PV = torch.randn(3, V)
     supervision = Supervision(torch.arange(3), compress(logits_PV, spec), torch.zeros(3))
-    means = measure(logits_PV, supervision, V, temperature=2.0).means()
+    means = measure(logits_PV, supervision, temperature=2.0).means()
     assert "teacher_label_nll" not in means
     assert means["kl"] < 1e-3
 
@@ -95,7 +95,7 @@ def test_measures_and_the_loss_agree_on_a_term(scene):
     student_PV = torch.randn(P, V)
     terms = LossTerms([TermConfig(name="divergence", temperature=2.0), TermConfig(name="cross_entropy")], V)
     sums_K = terms.value_and_gradient_(student_PV.clone(), supervision)
-    means = measure(student_PV, supervision, V, temperature=2.0).means()
+    means = measure(student_PV, supervision, temperature=2.0).means()
     assert [means["kl"] * P, means["label_nll"] * P] == pytest.approx(sums_K.tolist(), rel=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_agreement_is_over_positions_whose_likeliest_class_is_known():
     missed = (drawn_PE.gather(1, logits_PV.argmax(-1, keepdim=True)) == 0).sum().item()
     assert missed > 50
     supervision = Supervision(torch.zeros(400, dtype=torch.int64), targets)
-    sums = measure(logits_PV, supervision, 2000)
+    sums = measure(logits_PV, supervision)
     ranked = dict(zip(Sums.names, sums.vector.tolist(), strict=True))["ranked"]
     assert 0 < ranked <= 400 - missed
     assert sums.means()["agreement"] == 1.0

@@ -65,11 +65,13 @@ def entropy(logits_PV):
     return -(log_q_PV.exp() * log_q_PV).sum(-1)
 
 
-def plain(terms, teacher, student_PV, labels_P, weights_PK):
+def plain(terms, teacher, wide_PV, labels_P, weights_PK, price):
     """Sums of the plain terms and the loss, by the formulas, differentiable."""
+    V = teacher.targets.num_classes
+    student_PV = wide_PV[:, :V]
     sums, total = [], student_PV.double().sum() * 0
     for k, term in enumerate(terms):
-        at, V = term.temperature, student_PV.shape[1]
+        at = term.temperature
         if term.schedule == "article":
             at = 1.0 if at == 1 else abs(1 - 1 / at)
         if term.name == "cross_entropy":
@@ -85,6 +87,8 @@ def plain(terms, teacher, student_PV, labels_P, weights_PK):
                 value = value - teacher.forward_kl(at, student_PV, term.estimator, entropy_only=True)
         else:
             value = teacher.divergence(term.kind, at, student_PV, **term.parameters)
+        if term.name != "entropy":
+            value = value + price(wide_PV, V, at)
         if term.reduction == "class_mean":
             value = value / V
         if term.weighting == "entropy":
@@ -102,23 +106,24 @@ def plain(terms, teacher, student_PV, labels_P, weights_PK):
     st.sampled_from(["dense", "ghost", "renormalise", "sample"]),
     st.integers(0, 6),
     st.sampled_from([3, 5, 20]),
+    st.sampled_from([0, 0, 1, 6]),
     st.sampled_from([torch.float32, torch.float64]),
     st.sampled_from([2.0, 40.0]),
     st.sampled_from([None, "shared", "each"]),
     st.integers(0, 1000),
 )
-def test_value_and_gradient(teacher, configs, form, P, V, dtype, sharpness, weighted, seed):
+def test_value_and_gradient(teacher, price, configs, form, P, V, surplus, dtype, sharpness, weighted, seed):
     """At sharpness 40 most of the teacher's probabilities are 0 in float32, and reverse KL's gradients reach 200."""
     some = teacher(P, V, form, seed=seed, sharpness=2.0 if form == "sample" else sharpness)
     generator = torch.Generator().manual_seed(seed + 1)
-    student_PV = (torch.randn(P, V, generator=generator, dtype=dtype) * 3).requires_grad_()
+    student_PV = (torch.randn(P, V + surplus, generator=generator, dtype=dtype) * 3).requires_grad_()
     labels_P = torch.randint(0, V, (P,), generator=generator)
     weights = None if weighted is None else torch.rand(P, 1 if weighted == "shared" else len(configs))
     terms = LossTerms(configs, V)
     gradient_PV = student_PV.detach().clone()
     sums_K = terms.value_and_gradient_(gradient_PV, Supervision(labels_P, some.targets), weights)
     weights_PK = (torch.ones(P, 1) if weights is None else weights).double().expand(P, len(configs))
-    expected_K, expected_total = plain(configs, some, student_PV, labels_P, weights_PK)
+    expected_K, expected_total = plain(configs, some, student_PV, labels_P, weights_PK, price)
     torch.testing.assert_close(sums_K, expected_K.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(terms.total(sums_K), expected_total.detach(), rtol=1e-5, atol=2e-5)
     (expected_PV,) = torch.autograd.grad(expected_total, student_PV)

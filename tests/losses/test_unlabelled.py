@@ -36,7 +36,7 @@ def test_value_and_gradient_are_those_of_the_labelled_alone(settings):
 
 
 @pytest.mark.parametrize("form", ["dense", "ghost", "sample", "factored"])
-def test_a_divergence_beside_it_still_learns_there(teacher, form):
+def test_a_divergence_beside_it_still_learns_there(teacher, price, form):
     """As torch's ignore_index has it: fused, unfused and autograd."""
     some, D = teacher(6, 20, form), 5
     terms = LossTerms([TermConfig(name="divergence", weight=0.6), TermConfig(name="cross_entropy", weight=0.4)], 20)
@@ -45,8 +45,8 @@ def test_a_divergence_beside_it_still_learns_there(teacher, form):
     head.__class__ = FusedHead
     fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=4))
     unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, chunk=4)
-    logits_PV = head(hidden_PD)[:, :20]
-    kl_P = some.forward_kl(1.0, logits_PV)
+    logits_PV = head(hidden_PD)
+    kl_P = some.forward_kl(1.0, logits_PV[:, :20]) + price(logits_PV, 20)
     nll_P = nn.functional.cross_entropy(logits_PV.double(), LABELS_P, reduction="none")
     plain = 0.6 * kl_P.sum() + 0.4 * nll_P.sum()
     torch.testing.assert_close(fused_K, torch.stack([kl_P.sum(), nll_P.sum()]).detach(), rtol=1e-5, atol=1e-5)
@@ -66,27 +66,26 @@ def test_a_batch_without_any_label_is_zero():
     assert (logits_PV == 0).all()
 
 
-def test_held_out_means_of_labels_are_over_the_labelled(teacher):
+def test_held_out_means_of_labels_are_over_the_labelled(teacher, price):
     some, labelled_P = teacher(6, 20, "dense"), LABELS_P >= 0
     label_logits_P = some.logits_PV.gather(1, LABELS_P.clamp(min=0)[:, None])[:, 0]
     supervision = Supervision(LABELS_P, some.targets, label_logits_P)
     head, hidden_PD = nn.Linear(5, 23), torch.randn(6, 5)
     head.__class__ = FusedHead
     logits_PV = head(hidden_PD)
-    sums = measure(logits_PV, supervision, 20, chunk=4)
-    torch.testing.assert_close(head(hidden_PD, task=FusedSums(supervision, 20, chunk=4)), sums.vector)
-    means, of_labelled = sums.means(), measure(logits_PV[labelled_P], supervision[labelled_P], 20).means()
+    sums = measure(logits_PV, supervision, chunk=4)
+    torch.testing.assert_close(head(hidden_PD, task=FusedSums(supervision, chunk=4)), sums.vector)
+    means, of_labelled = sums.means(), measure(logits_PV[labelled_P], supervision[labelled_P]).means()
     assert (means["positions"], means["labelled"]) == (6, 4)
     assert "labelled" not in of_labelled
     for name in ("label_nll", "teacher_label_nll", "accuracy"):
         assert means[name] == pytest.approx(of_labelled[name])
-    assert means["kl"] == pytest.approx(some.forward_kl(1.0, logits_PV[:, :20]).mean().item(), rel=1e-5)
+    kl_P = some.forward_kl(1.0, logits_PV[:, :20]) + price(logits_PV, 20)
+    assert means["kl"] == pytest.approx(kl_P.mean().item(), rel=1e-5)
 
 
 def test_no_label_at_all_leaves_the_teacher_to_compare_with(teacher):
     none_P = torch.full((6,), NO_LABEL)
-    means = measure(
-        torch.randn(6, 20), Supervision(none_P, teacher(6, 20, "dense").targets, torch.zeros(6)), 20
-    ).means()
+    means = measure(torch.randn(6, 20), Supervision(none_P, teacher(6, 20, "dense").targets, torch.zeros(6))).means()
     assert set(means) == {"positions", "labelled", "kl", "agreement"}
     assert not any(map(math.isnan, means.values()))

@@ -114,7 +114,7 @@ def gradients(root: Path, world: World) -> None:
         )
         cache, _ = open_caches(config)
         student = make_student(config.student, cache, 0)
-        engine = make_engine(with_loss(student, 300, chunk=3), config, world.size)
+        engine = make_engine(with_loss(student, chunk=3), config, world.size)
         trainer = Trainer(
             engine,
             config,

@@ -211,7 +211,7 @@ def test_the_loss_is_that_of_each_example_alone(root: Path, task: str, config: d
     cache = open_cache(root / task)
     student = make_student(StudentConfig(config=config), cache, seed=1).eval()
     terms = LossTerms([TermConfig(name="divergence", temperature=2.0)], cache.manifest.header.num_classes)
-    model = with_loss(student, cache.manifest.header.num_classes).eval()
+    model = with_loss(student).eval()
     batch = cache.read(0, 9)
     loss, _ = model(Collator(student, cache)(batch), terms)
     expected = 0.0
@@ -397,7 +397,7 @@ def test_bottlenecks_of_a_decoder_read_what_its_head_reads(root: Path) -> None:
     cache = open_cache(root / "sequence_classification")
     gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
     student = make_student(StudentConfig(config=gpt2), cache, 0).eval()
-    model = with_loss(student, 2, bottlenecks=[torch.nn.Identity()])  # type: ignore[list-item]
+    model = with_loss(student, bottlenecks=[torch.nn.Identity()])  # type: ignore[list-item]
     fed: list[torch.Tensor] = []
     model._with_bottlenecks = lambda *given: fed.append(given[3]) or given[:2]  # type: ignore[method-assign]
     inputs = Collator(student, cache)(cache.read(0, 7))

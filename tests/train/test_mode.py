@@ -58,7 +58,7 @@ def kept_bytes(model: Any, cache: Cache) -> int:
 def test_a_student_of_any_source_is_in_train_mode_before_and_after_an_evaluation(
     cache: Cache, sources: dict[str, dict[str, Any]], source: str
 ) -> None:
-    model = with_loss(make_student(StudentConfig(**sources[source]), cache, 0), 300)
+    model = with_loss(make_student(StudentConfig(**sources[source]), cache, 0))
     terms = LossTerms(train_config(Path("c"), Path("o")).terms, 300)
     inputs = inputs_of(model, cache)
     for _ in range(2):
@@ -75,7 +75,7 @@ def test_checkpointing_keeps_as_little_whatever_the_source(cache: Cache, sources
     for source in SOURCES:
         for checkpointing in (False, True):
             config = StudentConfig(**sources[source], gradient_checkpointing=checkpointing)
-            model = with_loss(make_student(config, cache, 0), 300)
+            model = with_loss(make_student(config, cache, 0))
             first = kept_bytes(model, cache)
             evaluate_model(model.student, cache)
             kept[source, checkpointing] = first
