@@ -43,13 +43,16 @@ def evaluate_students(
     Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
     or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second.
     module: to import first, where students are of a user's own class. teacher: its folder, to time it.
-    Raises ConfigError or TeacherError for a teacher that is not the cache's, StudentError for a folder that is no model
-    of this task, does not fit or has another tokenizer, CacheError for a bad cache.
+    Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
+    cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
+    for a bad cache.
     """
     from kdcache.tasks.registry import import_models
+    from kdcache.train.distributed import find_device
     from kdcache.train.student import check_tokenizer
 
     import_models(module)
+    device = find_device(device, "--device")
     held_out = open_cache(cache)
     if teacher is not None:
         _check_teacher(teacher, held_out)
@@ -119,10 +122,9 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
             model = model_class.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
         else:
             model = load_whole(model_class, Path(folder), dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise StudentError(f"the student {folder} does not load: {' '.join(str(error).split())}") from None
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    except Exception as error:  # transformers raises a dozen classes for a broken folder
+        words = " ".join(str(error).split())[:300]
+        raise StudentError(f"the model {folder} does not load: {type(error).__name__}: {words}") from None
     return model.to(device).eval()
 
 

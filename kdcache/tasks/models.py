@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kdcache.tasks.inputs import model_inputs, takes_types
@@ -46,6 +47,8 @@ def auto_class(task: str) -> Any:
 def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, **settings: Any) -> Any:
     """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead.
 
+    So it does for a weight of another shape, and for a damaged file.
+
     new_head: weights outside the body may be missing, and its pooler's, as an encoder has no head yet. settings: of
     from_pretrained.
     """
@@ -53,8 +56,16 @@ def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, 
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    settings = {"use_safetensors": True, "local_files_only": True, **settings}
-    model, report = model_class.from_pretrained(folder, output_loading_info=True, **settings)
+    settings = {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True, **settings}
+    try:
+        model, report = model_class.from_pretrained(folder, output_loading_info=True, **settings)
+    except SafetensorError as error:
+        raise ValueError(f"its weights are damaged ({error}); expected whole safetensors files") from None
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"its weight {name} is of shape {[*found]}, expected {[*wanted]} as its config.json says; the weights are "
+            "of another config"
+        )
     missing = sorted({*report["missing_keys"]} - {*(model.all_tied_weights_keys or ())})
     if new_head:
         body = f"{model.base_model_prefix}."

@@ -19,12 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 
 from kdcache.config import CheckpointConfig, TrainConfig
 from kdcache.errors import TrainError
 from kdcache.progress import say
-from kdcache.train.distributed import World, quiet_deepspeed
+from kdcache.train.distributed import World, lost_a_peer, quiet_deepspeed
 from kdcache.train.engine import own_settings, settings_of_groups, zero_stage
 
 __all__ = ["Checkpoints", "Saved", "replace_file"]
@@ -56,7 +56,7 @@ class Checkpoints:
         """The checkpoint to go on from, the same on all ranks."""
         found = None
         if self.world.first and (self.folder / LATEST).is_file():
-            name = (self.folder / LATEST).read_text(encoding="utf-8").strip()
+            name = (self.folder / LATEST).read_text(encoding="utf-8", errors="replace").strip()
             found = self._read(name)
         found = self.world.from_first(found)
         return None if found is None else Saved(**found)
@@ -65,11 +65,15 @@ class Checkpoints:
         try:
             state = json.loads((self.folder / name / STATE).read_text(encoding="utf-8"))
             return {key: state[key] for key in ("name", "step", "world_size", "loader", "settings")}
-        except (OSError, ValueError, KeyError) as error:
-            raise TrainError(
-                f"{self.folder / name} is damaged ({type(error).__name__}), expected a checkpoint; write the name of "
-                f"another one into {self.folder / LATEST}, or start anew with another output"
-            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(name, error) from None
+
+    def _damaged(self, name: str, error: Exception) -> TrainError:
+        words = " ".join(str(error).split())[:200]
+        return TrainError(
+            f"{self.folder / name} is damaged ({type(error).__name__}: {words}), expected a checkpoint; write the name "
+            f"of another one into {self.folder / LATEST}, or start anew with another output"
+        )
 
     def needs_conversion(self, saved: Saved, config: TrainConfig) -> bool:
         """Whether this world size needs a universal checkpoint, and so an engine made to load one."""
@@ -78,8 +82,13 @@ class Checkpoints:
     def load(self, engine: Any, saved: Saved, *, convert: bool) -> None:
         groups = settings_of_groups(engine)
         folder, tag = self._convert(saved) if convert else self.folder, saved.name
-        with quiet_deepspeed():
-            path, _ = engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+        try:
+            with quiet_deepspeed():
+                path, _ = engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+        except Exception as error:  # a dozen classes, by which file is damaged and where
+            if isinstance(error, OutOfMemoryError) or lost_a_peer(error):
+                raise
+            raise self._damaged(tag, error) from None
         if path is None:
             raise TrainError(f"{folder / tag} holds no DeepSpeed checkpoint, expected one of step {saved.step}")
         if convert:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.tasks.models import load_whole
-from kdcache.train.export import write_model
+from kdcache.train.export import check_folder, write_model
 
 __all__ = ["cut"]
 
@@ -32,6 +32,7 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
     source, target = Path(teacher_path), Path(out)
     if not (source / "config.json").is_file():
         raise TeacherError(f"got teacher {source}, expected a folder with config.json and model.safetensors")
+    check_folder(target, "--out")
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"got --out {target}, which is not empty; expected a new folder")
     teacher = _load(source, trust_remote_code)

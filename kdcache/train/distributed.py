@@ -20,15 +20,18 @@ __all__ = [
     "World",
     "connect",
     "disconnect",
+    "find_device",
     "find_world",
     "first_to_fail",
     "free_port",
+    "lost_a_peer",
     "quiet_deepspeed",
     "status_of_first_failure",
 ]
 
 FAILURES = "kdcache/failures"
 STATUS = "kdcache/status"
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL", "Broken pipe")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,22 @@ def find_world(environment: Mapping[str, str] = os.environ) -> World | None:
     return World(rank, size, int(environment.get("SLURM_LOCALID", rank)))
 
 
+def find_device(asked: str, setting: str = "device:") -> str:
+    """ "cuda" or "cpu", of what is asked for: auto, cpu or cuda. Raises ConfigError for cuda without a GPU.
+
+    setting: what the user calls it.
+    """
+    if asked == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if asked == "cuda":
+        raise ConfigError(f"got {setting} cuda and no GPU that torch can use, expected {setting} cpu or auto here")
+    return "cpu"
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -140,6 +159,11 @@ def disconnect() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def lost_a_peer(error: Exception) -> bool:
+    """Whether it says that another rank is gone."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
 
 
 def first_to_fail(exit_status: int) -> bool:

@@ -12,11 +12,14 @@ Weight decay is for matrices only; biases and norm scales have none.
 
 import difflib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from kdcache.config import TrainConfig
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, TrainError
 from kdcache.train.deepspeed_autos import answered, is_left_open, with_sizes, without_idle_offloading
 from kdcache.train.model import StudentWithLoss, head_width
 
@@ -40,7 +43,8 @@ OWNED = {
     "checkpoint": "checkpoint",
     "steps_per_print": "log_every",
 }
-MONITORS = ("tensorboard", "wandb", "csv_monitor", "comet")
+MONITORS = {"tensorboard": "tensorboard", "wandb": "wandb", "csv_monitor": "csv", "comet": "comet_ml"}
+"""The package that each is written with."""
 PASSED_ON = (
     "zero_optimization",
     "bf16",
@@ -92,7 +96,7 @@ def read_deepspeed(source: str | dict[str, Any], student_dtype: str = "float32")
     kept = {key: value for key, value in settings.items() if not (key in OWNED and is_left_open(key, value))}
     for key in kept:
         _check_key(key, where)
-    for key in ("zero_optimization", "bf16", "fp16"):
+    for key in ("zero_optimization", "bf16", "fp16", *MONITORS):
         _check_shape(kept, key, where)
     kept = answered(kept, student_dtype, where)
     if "zero_optimization" in kept:
@@ -127,6 +131,11 @@ def _check_shape(settings: dict[str, Any], key: str, where: str) -> None:
     enabled = section.get("enabled", False)
     if key != "zero_optimization" and not (isinstance(enabled, bool) or enabled == "auto"):
         raise ConfigError(f"got {key}.enabled {enabled!r} in {where}, expected true or false")
+    if key in MONITORS and enabled is True and find_spec(MONITORS[key]) is None:
+        raise ConfigError(
+            f"got {key}.enabled in {where} and no package {MONITORS[key]}, expected it installed "
+            f"(pip install {MONITORS[key].replace('_', '-')}), or {key} taken out"
+        )
 
 
 def zero_stage(settings: dict[str, Any]) -> Any:
@@ -184,18 +193,30 @@ def monitor_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def make_monitor(config: TrainConfig) -> Any:
-    """DeepSpeed's monitor, apart from the engine: the engine would log its scaled loss. Rank 0 writes."""
+    """DeepSpeed's monitor, apart from the engine: the engine would log its scaled loss. Rank 0 writes.
+
+    Raises ConfigError for settings it refuses, TrainError where a service of the user's does not answer.
+    """
     from deepspeed.monitor.config import get_monitor_config
     from deepspeed.monitor.monitor import MonitorMaster
 
-    return MonitorMaster(get_monitor_config(monitor_settings(config)))
+    try:
+        return MonitorMaster(get_monitor_config(monitor_settings(config)))
+    except ValidationError as error:
+        raise _refused(error) from None
+    except Exception as error:  # whatever such a service raises
+        others = ", ".join(key for key in MONITORS if key in monitor_settings(config))
+        words = " ".join(str(error).split())[:300]
+        raise TrainError(
+            f"DeepSpeed's monitors ({others}) do not start: {type(error).__name__}: {words}; "
+            "expected ones that do, or their keys taken out of deepspeed"
+        ) from None
 
 
 def make_engine(model: StudentWithLoss, config: TrainConfig, world_size: int, *, universal: bool = False) -> Any:
     """A DeepSpeed engine that trains all parameters of the model. Raises ConfigError for settings it refuses."""
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfigError
-    from pydantic import ValidationError
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -211,11 +232,15 @@ def make_engine(model: StudentWithLoss, config: TrainConfig, world_size: int, *,
             config=settings,
         )[0]
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        raise ConfigError(f"DeepSpeed refuses {key} = {fault.get('input')!r}: {fault['msg']}") from None
+        raise _refused(error) from None
     except (DeepSpeedConfigError, ValueError, AssertionError) as error:
         raise ConfigError(f"DeepSpeed refuses its settings: {' '.join(str(error).split())}") from None
+
+
+def _refused(error: ValidationError) -> ConfigError:
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    return ConfigError(f"DeepSpeed refuses {key} = {fault.get('input')!r}: {fault['msg']}")
 
 
 def settings_of_groups(engine: Any) -> list[dict[str, Any]]:

@@ -19,17 +19,24 @@ from torch import Tensor
 
 from kdcache import __version__
 from kdcache.config import TrainConfig
-from kdcache.errors import TrainError
+from kdcache.errors import ConfigError, TrainError
 from kdcache.store.cache import Cache
 from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, set_in_folder
 from kdcache.train.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.train.distributed import World
 from kdcache.train.precision import spoken_precision
 
-__all__ = ["export_student", "full_weights", "write_model", "write_student"]
+__all__ = ["check_folder", "export_student", "full_weights", "write_model", "write_student"]
 
 STUDENT, BOTTLENECKS = "student.", "bottlenecks."
 BOTTLENECK_FILE = "bottleneck.safetensors"
+
+
+def check_folder(folder: Path, setting: str) -> None:
+    """Raises ConfigError where a file is in the way of a folder that is to be written. setting: what names it."""
+    in_the_way = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if in_the_way is not None:
+        raise ConfigError(f"got {setting} {folder}, but {in_the_way} is a file; expected a new folder")
 
 
 def export_student(

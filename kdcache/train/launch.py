@@ -11,15 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import FrameType
 
 from kdcache.config import TrainConfig
 from kdcache.errors import ConfigError, KdcacheError, TrainError
-from kdcache.train.distributed import World, find_world, free_port
+from kdcache.train.distributed import World, find_device, find_world, free_port, lost_a_peer
 
 __all__ = ["run_train"]
-
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL", "Broken pipe")
 
 
 def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overrides: list[str]) -> int:
@@ -42,9 +41,11 @@ def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overr
 
 def finished_early(config: TrainConfig, world_size: int) -> bool:
     """Check what can be known without a launch, and whether the run is done already. Raises KdcacheError."""
+    from kdcache.train.export import check_folder
     from kdcache.train.run import is_finished, open_caches, open_loader
     from kdcache.train.settings import pinned_settings
 
+    check_folder(Path(config.output), "output")
     cache, _ = open_caches(config)
     pinned_settings(config, cache.digest)
     open_loader(config, cache, World(0, world_size)).close()
@@ -55,7 +56,7 @@ def _train_as(world: World, config: TrainConfig) -> int:
     from kdcache.train.distributed import connect, disconnect, first_to_fail, status_of_first_failure
     from kdcache.train.run import train
 
-    device = find_device(config)
+    device = find_device(config.device)
     connect(world, device)
     try:
         train(config, world, device)
@@ -84,7 +85,7 @@ def in_words(error: Exception, world: World) -> Exception:
             f"rank {world.rank} cannot read or write a file: {' '.join(str(error).split())}; the last checkpoint is "
             "kept: free some space or mend the path, and run the same command again"
         )
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER):
+    if lost_a_peer(error):
         return TrainError(
             f"rank {world.rank} lost another rank, which was killed or ran out of memory; "
             "run the same command again to go on from the last checkpoint"
@@ -100,23 +101,10 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, SafetensorError) and "os error" in str(error)
 
 
-def find_device(config: TrainConfig) -> str:
-    """ "cuda" or "cpu". Raises ConfigError for cuda without a GPU."""
-    if config.device == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if config.device == "cuda":
-        raise ConfigError("got device: cuda and no GPU that torch can use, expected device: cpu or auto here")
-    return "cpu"
-
-
 def _launch(nproc: int, config: TrainConfig, config_path: str, overrides: list[str]) -> int:
     """Start the launcher in a session of its own, hand signals on to it, return its exit status."""
     environment = dict(os.environ)
-    device = find_device(config)
+    device = find_device(config.device)
     environment["DS_ACCELERATOR"] = device
     hosts = json.dumps({"localhost": _devices(nproc, device)})
     command = [

@@ -28,16 +28,17 @@ __all__ = ["Log", "Trainer"]
 class Log:
     """A line of OUTPUT/log.jsonl and the monitor's events for each record, by rank 0.
 
-    Lines above `step` are of steps that a resumed run does again; they are dropped.
+    Lines above `step` are of steps that a resumed run does again; they are dropped, and so is one that a kill cut off.
+    Lines of others stay.
     """
 
     def __init__(self, output: Path, monitor: Any, world: World, step: int) -> None:
         self.path, self.monitor, self.world = output / "log.jsonl", monitor, world
         if world.first:
             output.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            text = self.path.read_bytes() if self.path.exists() else b""
+            kept = [line for line in text.splitlines() if _stays(line, step)]
+            self.path.write_bytes(b"".join(line + b"\n" for line in kept))
 
     def write(self, step: int, group: str, values: dict[str, float]) -> None:
         if not self.world.first:
@@ -45,6 +46,13 @@ class Log:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
         self.monitor.write_events([(f"{group}/{name}", value, step) for name, value in values.items()])
+
+
+def _stays(line: bytes, step: int) -> bool:
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return not line.startswith(b'{"step": ')
 
 
 class Trainer:

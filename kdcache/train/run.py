@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kdcache.config import TrainConfig
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, TrainError
 from kdcache.losses.bottleneck import Bottleneck, make_bottlenecks
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import say
@@ -184,13 +184,25 @@ def is_finished(config: TrainConfig, cache: Cache) -> bool:
     output = Path(config.output)
     if not ((output / DONE).is_file() and (output / "student" / "config.json").is_file()):
         return False
-    done = json.loads((output / DONE).read_text(encoding="utf-8"))
-    check_unchanged(done["settings"], pinned_settings(config, cache.digest), config.output)
+    steps, settings = read_done(output / DONE)
+    check_unchanged(settings, pinned_settings(config, cache.digest), config.output)
     total = total_steps(config, cache)
-    if done["steps"] != total:
+    if steps != total:
         return False
     say(f"{output} is finished: {total} of {total} steps; the student is in {output / 'student'}")
     return True
+
+
+def read_done(path: Path) -> tuple[int, dict[str, Any]]:
+    """Steps and pinned settings of a finished run. Raises TrainError for a file that no run wrote."""
+    try:
+        done = json.loads(path.read_text(encoding="utf-8"))
+        return int(done["steps"]), dict(done["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainError(
+            f"{path} is damaged ({type(error).__name__}), expected what a finished run writes; delete it and run the "
+            "same command again, which goes on from the last checkpoint"
+        ) from None
 
 
 def is_due(step: int, every: int) -> bool:

@@ -151,7 +151,7 @@ def gradients(root: Path, world: World) -> None:
 
 
 def failures(root: Path, world: World) -> None:
-    """A loss that is not a number, and a disk that is full when a checkpoint is written."""
+    """A loss that is not a number, a disk that is full when a checkpoint is written, one that is cut off later."""
     said = {}
     hot = ten_steps(root, "hot", 1, optimizer={"learning_rate": 1e30, "clip_norm": 0}, checkpoint={"every": 1})
     try:
@@ -174,6 +174,13 @@ def failures(root: Path, world: World) -> None:
     except TrainError as error:
         said["full"] = str(error)
     deepspeed.DeepSpeedEngine.save_checkpoint = whole
+
+    weights = root / "full" / "checkpoints" / "step-00000005" / "mp_rank_00_model_states.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    try:
+        train(ten_steps(root, "full", 1), world, "cpu")
+    except TrainError as error:
+        said["truncated"] = str(error)
     (root / "failures.json").write_text(json.dumps(said))
 
 

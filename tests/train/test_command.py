@@ -235,6 +235,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str
         2,
         "unknown key zero_optimisation in deepspeed; did you mean zero_optimization?",
     ),
+    "monitor that is not installed": (
+        lambda p: {"deepspeed": {"wandb": {"enabled": True}}},
+        None,
+        2,
+        "got wandb.enabled in deepspeed and no package wandb, expected it installed (pip install wandb)",
+    ),
+    "output below a file": (
+        lambda p: {"output": str(p / "cache" / "cache.json" / "run")},
+        None,
+        2,
+        "cache.json is a file; expected a new folder",
+    ),
     "unknown key": (lambda p: {"sead": 3}, None, 2, "unknown key sead; did you mean seed?"),
     "cache too small": (
         lambda p: {"global_batch": 64, "stream": {"lanes": 64}},

@@ -226,3 +226,10 @@ def test_a_wider_student_takes_the_steps_of_a_plain_loop_over_its_whole_softmax(
     nll = torch.nn.functional.cross_entropy(logits_PV, inputs.supervision.labels_P).item()
     reported = json.loads((root / "wide" / "done.json").read_text())["evaluation"]
     assert reported["label_nll"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_a_truncated_checkpoint_is_named_with_what_to_do(root: Path) -> None:
+    said = json.loads((root / "failures.json").read_text())["truncated"]
+    assert "step-00000005 is damaged" in said
+    assert "write the name of another one into" in said
+    assert "\n" not in said

@@ -1,0 +1,133 @@
+"""Damaged files and a missing GPU, from the command line: one line and the right exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import make_model
+from train.tiny import train_settings, write_cache
+
+from kdcache import cli
+from kdcache.config import StudentConfig
+from kdcache.errors import StudentError
+from kdcache.store.cache import open_cache
+from kdcache.train.distributed import World
+from kdcache.train.loop import Log
+from kdcache.train.student import make_student
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cache(tmp_path_factory.mktemp("damage") / "held-out", examples=4)
+
+
+def line_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str]:
+    """Exit status, and the one line on standard error."""
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["kdcache", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    return int(str(caught.value.code)), line
+
+
+def truncated(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def emptied(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def of_another_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+
+
+def without_heads(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": 0}))
+
+
+DAMAGE = {
+    truncated: "its weights are damaged",
+    emptied: "its weights are damaged",
+    of_another_config: "down_proj.weight is of shape [32, 64], expected [32, 48] as its config.json says",
+    without_heads: "does not load: ZeroDivisionError",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_student_in_eval_and_in_train(
+    damage: object,
+    held_out: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_model(tmp_path / "student")
+    damage(tmp_path / "student")  # type: ignore[operator]
+    status, line = line_of(capsys, monkeypatch, "eval", tmp_path / "student", "--cache", held_out)
+    assert status == 1
+    assert DAMAGE[damage] in line  # type: ignore[index]
+    with pytest.raises(StudentError) as caught:
+        make_student(StudentConfig(path=str(tmp_path / "student")), open_cache(held_out), 0)
+    assert DAMAGE[damage] in str(caught.value)  # type: ignore[index]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_eval_on_a_gpu_that_is_not_there(
+    held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "student")
+    found = line_of(capsys, monkeypatch, "eval", tmp_path / "student", "--cache", held_out, "--device", "cuda")
+    assert found == (
+        2,
+        "kdcache: got --device cuda and no GPU that torch can use, expected --device cpu or auto here",
+    )
+
+
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_a_file_in_the_way_of_a_cut(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "teacher")
+    (tmp_path / "mine").write_text("x")
+    status, line = line_of(
+        capsys, monkeypatch, "cut", tmp_path / "teacher", "--layers", 0, "--out", tmp_path / "mine" / below
+    )
+    assert status == 2
+    assert line.endswith("mine is a file; expected a new folder")
+    assert (tmp_path / "mine").read_text() == "x"
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"null", b"\xff", b'{"steps": 6}', b'{"steps": "x", "settings": {}}'])
+def test_a_damaged_mark_of_a_finished_run(
+    damage: bytes,
+    tmp_path: Path,
+    held_out: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "out"
+    make_model(output / "student")
+    (output / "done.json").write_bytes(damage)
+    settings = train_settings(held_out, output, global_batch=2, stream={"lanes": 2}, micro_batch=1)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(settings))
+    status, line = line_of(capsys, monkeypatch, "train", tmp_path / "train.yaml")
+    assert status == 1
+    assert "done.json is damaged" in line
+    assert "delete it and run the same command again" in line
+
+
+def test_lines_of_others_in_the_log_stay(tmp_path: Path) -> None:
+    """What this run does again goes, and so does a line that a kill cut off."""
+    path = tmp_path / "log.jsonl"
+    kept = [b'{"step": 1, "group": "train"}', b"a note of mine", b'{"a": 1}', b"[1]", b"\xff\xfe"]
+    path.write_bytes(b"\n".join([*kept, b'{"step": 3, "group": "train"}', b'{"step": 2, "gro']))
+    Log(tmp_path, None, World(), 2)
+    assert path.read_bytes().splitlines() == kept
