@@ -41,7 +41,8 @@ _WIDE = ("dense", "expected")
 
 
 class LossTerms:
-    """names: one per term, for logs, such as ("forward_kl@2", "cross_entropy").
+    """names: one per term, for logs, such as ("forward_kl@2", "cross_entropy"); those after the first of a name are
+    numbered, "forward_kl@2#2", so that a term keeps its name when others follow it.
 
     scales: what a term's sum counts in the total: its weight times T² or 1. bottlenecks: which terms are not of logits.
     """
@@ -49,7 +50,7 @@ class LossTerms:
     def __init__(self, terms: Sequence[TermConfig], num_classes: int) -> None:
         self.terms = tuple(terms)
         self.num_classes = num_classes
-        self.names = tuple(_name(term) for term in self.terms)
+        self.names = _names(self.terms)
         self.bottlenecks = tuple(k for k, term in enumerate(self.terms) if term.name == "bottleneck")
         self._of_logits = tuple(k for k, term in enumerate(self.terms) if term.name != "bottleneck")
         self._divergences = [_divergence(term) for term in self.terms]
@@ -292,6 +293,12 @@ def _reference(supervision: Supervision, temperature: float, form: str, dtype: t
     return Reference.of(supervision.targets, temperature, cast(Form, form), dtype)
 
 
+def _names(terms: Sequence[TermConfig]) -> tuple[str, ...]:
+    plain = [_name(term) for term in terms]
+    before = [plain[:k].count(name) for k, name in enumerate(plain)]
+    return tuple(f"{name}#{count + 1}" if count else name for name, count in zip(plain, before, strict=True))
+
+
 def _name(term: TermConfig) -> str:
     if term.name == "bottleneck":
         return f"bottleneck_{term.width}_{term.bottleneck_beta:g}"
@@ -299,4 +306,6 @@ def _name(term: TermConfig) -> str:
     name = "_".join(of_divergence) if term.name == "divergence" else term.name
     if term.name != "cross_entropy" or term.softmax_temperature != 1:
         name += f"@{'article' if term.schedule == 'article' else ''}{term.temperature:g}"
+    name += "_class_mean" * (term.reduction == "class_mean")
+    name += "_horvitz_thompson" * (term.estimator == "horvitz_thompson")
     return name if term.weighting == "uniform" else f"{name}_weighted@{term.entropy_temperature:g}"

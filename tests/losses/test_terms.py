@@ -254,3 +254,26 @@ def test_chunks_add_up(teacher):
     parts_K = sum(terms.value_and_gradient_(parts_PV[i : i + 3], supervision[i : i + 3]) for i in range(0, 10, 3))
     torch.testing.assert_close(parts_K, whole_K)
     torch.testing.assert_close(parts_PV, whole_PV)
+
+
+def test_terms_of_one_name_are_numbered_and_keep_it_when_others_follow():
+    """Each has a column of its own in the log; a resumed run with another term at the end goes on with the same."""
+    settings = [
+        {},
+        {"weight": 0.5},
+        {"temperature_squared": False},
+        {"reduction": "class_mean"},
+        {"estimator": "horvitz_thompson"},
+        {"reduction": "class_mean", "weight": 2.0},
+    ]
+    terms = [TermConfig(name="divergence", **each) for each in settings]
+    names = (
+        "forward_kl@1",
+        "forward_kl@1#2",
+        "forward_kl@1#3",
+        "forward_kl@1_class_mean",
+        "forward_kl@1_horvitz_thompson",
+        "forward_kl@1_class_mean#2",
+    )
+    for count in range(1, len(terms) + 1):
+        assert LossTerms(terms[:count], 5).names == names[:count]
