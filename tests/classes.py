@@ -189,12 +189,14 @@ DECLARED: dict[str, Callable[[], Any]] = {
 }
 
 
-def make_classifier(folder: Path, task: str, names: tuple[str, ...], *, seed: int = 0) -> None:
+def make_classifier(
+    folder: Path, task: str, names: tuple[str, ...], *, seed: int = 0, tokenizer: Any = None, positions: int = 64
+) -> None:
     """A BERT of 2 layers whose logits are far from uniform, with its tokenizer."""
     import torch
     import transformers
 
-    tokenizer = word_piece()
+    tokenizer = tokenizer or word_piece()
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     config = transformers.BertConfig(
@@ -203,7 +205,7 @@ def make_classifier(folder: Path, task: str, names: tuple[str, ...], *, seed: in
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         initializer_range=0.2,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},

@@ -73,7 +73,9 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_model(folder: Path, *, vocab_size: int = 320, layers: int = 2, hidden: int = 32, seed: int = 0) -> None:
+def make_model(
+    folder: Path, *, vocab_size: int = 320, layers: int = 2, hidden: int = 32, seed: int = 0, positions: int = 128
+) -> None:
     """A randomly initialised Llama whose logits are far from uniform."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -86,7 +88,7 @@ def make_model(folder: Path, *, vocab_size: int = 320, layers: int = 2, hidden: 
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
         tie_word_embeddings=False,
         initializer_range=0.3,
         bos_token_id=None,
