@@ -58,12 +58,16 @@ def _delimiter(value: object) -> object:
     raise ValueError(f"got {value!r}, expected one character, or {', '.join(_DELIMITERS)}")
 
 
-def _column(value: object) -> object:
-    """A column of conll may be a number."""
+def _name(value: object) -> object:
+    """A column of conll and a class may be a number."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Column = Annotated[str, BeforeValidator(_column)]
+Name = Annotated[str, BeforeValidator(_name)]
+
+
+def _numbered(value: object) -> object:
+    return dict(enumerate(value)) if isinstance(value, list | tuple) else value
 
 
 class CorpusConfig(Config):
@@ -82,6 +86,8 @@ class CorpusConfig(Config):
         (a TAB in .tsv files); of conll TABs, or in a line without one spaces.
     comment: of conll, how lines begin that are comments, such as "#".
     columns: of csv, the names of the columns, where files have no header.
+    label_names: names of the integers in label_field or tags_field: a list from 0 on, or a mapping such as {-1: bad, 1:
+        good}. Parquet and Arrow files that Hugging Face's datasets wrote have them. −1 is no label, if it has no name.
     quotes: of csv, whether quotes hold together what has delimiters or line breaks in it; false where they are
         characters like any others, as in many .tsv files.
     unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 64 units, each of 256 KiB to 2 MiB of corpus,
@@ -94,12 +100,13 @@ class CorpusConfig(Config):
     text_pair_field: str | None = None
     messages_field: str | None = None
     label_field: str | None = None
-    tokens_field: Column | None = None
-    tags_field: Column | None = None
+    tokens_field: Name | None = None
+    tags_field: Name | None = None
     delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
     comment: Annotated[str, Field(min_length=1)] | None = None
     columns: tuple[str, ...] | None = None
     quotes: bool = True
+    label_names: Annotated[dict[int, str], BeforeValidator(_numbered)] | None = None
     unit_rows: PositiveInt | Literal["auto"] = "auto"
 
     @model_validator(mode="before")
@@ -204,6 +211,7 @@ def _distinct_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 LabelNames = Annotated[tuple[str, ...] | None, AfterValidator(_distinct_labels)]
+LabelMapping = Annotated[dict[Name, Name], Field(min_length=1)] | None
 
 
 class SequenceClassificationConfig(Config):
@@ -212,11 +220,15 @@ class SequenceClassificationConfig(Config):
     max_length: tokens of an example; longer texts are cut, and counted in the summary.
     labels: names of the classes, in the order of their ids. By default those of the teacher; without a teacher, those
         that the corpus has, sorted.
+    label_map: what the corpus calls a label -> what the class is called, e.g. {pos: positive, 0: negative}.
+    rest_class: the class of every label that is neither in label_map nor a class. Without it such a label is an error.
     """
 
     name: Literal["sequence_classification"]
     max_length: Annotated[int, Field(ge=3)] = 256
     labels: LabelNames = None
+    label_map: LabelMapping = None
+    rest_class: Name | None = None
     attention: Literal["full"] = "full"
 
 
@@ -226,6 +238,8 @@ class TokenClassificationConfig(Config):
     max_length: tokens of an example; longer rows become overlapping windows, each word supervised in the one that
         shows most of what is around it.
     labels: names of the tags, in the order of their ids; defaults as for sequence_classification, "O" first.
+    label_map, rest_class: as for sequence_classification. Under scheme "bio" a key may be what follows B- and I-: PER:
+        PERSON renames both, MISC: O drops both; rest_class: O drops every tag that the teacher lacks.
     scheme: "bio" refuses tags that are not BIO (O, B-X, and I-X after B-X or I-X); "none" takes any.
     separator: what stands between two words in running text, which is how a row is encoded: " ", "", or "auto", nothing
         in rows of scripts without spaces, such as Chinese, and a space in others.
@@ -234,6 +248,8 @@ class TokenClassificationConfig(Config):
     name: Literal["token_classification"]
     max_length: Annotated[int, Field(ge=8)] = 256
     labels: LabelNames = None
+    label_map: LabelMapping = None
+    rest_class: Name | None = None
     scheme: Literal["bio", "none"] = "bio"
     separator: Literal["auto", " ", ""] = "auto"
     attention: Literal["full"] = "full"
@@ -326,6 +342,8 @@ class DumpConfig(Config):
         for field in LABEL_FIELDS.values():
             if getattr(self.corpus, field) is not None and field != fitting and self.corpus.format != "conll":
                 raise ValueError(f"got corpus.{field} for {self.task.name}, expected {fitting or 'no labels'}")
+        if self.corpus.label_names is not None and (fitting is None or getattr(self.corpus, fitting) is None):
+            raise ValueError(f"got corpus.label_names without corpus.{fitting or 'label_field'}, expected both or none")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ conll     sentences of words and tags, a word a line; conll_shape refuses what i
 parse     bytes of JSONL, CSV and text -> tables
 columnar  index and ranges of Parquet and Arrow IPC
 columns   Column: what a task reads, and the type it comes in
+class_names   names of the integers in a column of labels
 corpus    open_corpus, Corpus: work units, digests, places for messages
 
 A corpus knows nothing of tokens.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdcache.corpus.class_names import names_in_schema
 from kdcache.corpus.files import CorpusFile, changed, explained
 from kdcache.corpus.index import FileIndex
 from kdcache.corpus.lines import chunks
@@ -32,7 +33,8 @@ def index_parquet(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex
         digest.update(chunk)
     with _valid(file, "Parquet"), file.open() as stream:
         metadata = parquet.read_metadata(stream)
-        fields = tuple(metadata.schema.to_arrow_schema().names)
+        schema = metadata.schema.to_arrow_schema()
+    fields = tuple(schema.names)
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     column_bytes = dict.fromkeys(fields, 0)
     for group in groups:
@@ -46,6 +48,7 @@ def index_parquet(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex
         np.cumsum([0, *(group.num_rows for group in groups)])[:-1],
         fields=fields,
         column_bytes=column_bytes,
+        class_names=names_in_schema(schema.metadata),
     )
 
 
@@ -80,7 +83,13 @@ def index_arrow(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
     if hashed.offset != file.size:
         raise changed(file.name, f"it had {file.size} bytes when it was found, {hashed.offset} when it was read")
     marks = np.concatenate([np.cumsum(rows)[:-1], ends])
-    return FileIndex(hashed.digest.hexdigest(), sum(rows), marks, fields=tuple(reader.schema.names))
+    return FileIndex(
+        hashed.digest.hexdigest(),
+        sum(rows),
+        marks,
+        fields=tuple(reader.schema.names),
+        class_names=names_in_schema(reader.schema.metadata),
+    )
 
 
 def read_arrow(file: CorpusFile, index: FileIndex, fields: list[str], first: int, stop: int) -> pa.Table:

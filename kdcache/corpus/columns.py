@@ -2,8 +2,10 @@
 
 text   as the file has it; of JSONL large_string
 json   as the file has it; of JSONL the JSON text of the value: a chat's messages are of no one Arrow type
-label  string. Integers in decimal, booleans as true and false; an empty string is null
+label  string. Integers in decimal, floats that are whole numbers too, booleans as true and false; an empty string
+       and NaN are null. Integers whose names are known (class_names) are these names
 words  list<string>. Lists, or JSON text of lists (CSV has no others)
+labels list<string>, of labels
 
 A label or a list that a row lacks is null where the column is optional, and refused where it is required. Nulls of
 text and json are left to the task.
@@ -11,20 +13,30 @@ text and json are left to the task.
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdcache.corpus.class_names import NO_CLASS
 from kdcache.errors import ConfigError, CorpusError
 
-__all__ = ["Column", "Where", "check_columns", "conform", "label", "missing_field", "word_list"]
+__all__ = ["Column", "Names", "Where", "check_columns", "conform", "label", "missing_field", "word_list"]
 
 Where = Callable[[int], str]
 WORDS = pa.list_(pa.string())
-EXPECTED = {"label": "a string, an integer or a boolean", "words": "a list of strings"}
+Names = Mapping[str, str]
+"""The name of each integer of a column of labels."""
+EXPECTED = {
+    "label": "a string, an integer or a boolean",
+    "words": "a list of strings",
+    "labels": "a list of strings or integers",
+}
+REGRESSION = "real-valued scores need regression, which is not built yet: expected classes"
+MULTI_LABEL = "several labels for a text need multi-label classification, which is not built yet: expected one label"
 JSON_TYPES = {
     dict: "an object",
     list: "an array",
@@ -44,7 +56,7 @@ class Column:
     name: str
     setting: str
     required: bool = True
-    kind: Literal["text", "json", "label", "words"] = "text"
+    kind: Literal["text", "json", "label", "words", "labels"] = "text"
 
 
 def check_columns(columns: Sequence[Column], files: Iterable[tuple[str, tuple[str, ...] | None]]) -> None:
@@ -85,11 +97,19 @@ def label(value: object, column: Column, row: int, where: Where) -> str | None:
         return value
     if isinstance(value, int):
         return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer():
+            return str(int(value))
+        raise CorpusError(f"{where(row)}: {column.name} is the number {value}; {REGRESSION}")
+    if isinstance(value, list):
+        raise CorpusError(f"{where(row)}: {column.name} is an array; {MULTI_LABEL}")
     raise _wrong(value, column, row, where)
 
 
 def word_list(value: object, column: Column, row: int, where: Where) -> list[str] | None:
-    """A list of JSON, or of the JSON text of one; empty text is null."""
+    """A list of JSON, or of the JSON text of one; empty text is null. Items of labels may be numbers."""
     if isinstance(value, str):
         try:
             value = json.loads(value) if value else None
@@ -101,11 +121,14 @@ def word_list(value: object, column: Column, row: int, where: Where) -> list[str
         return None
     if not isinstance(value, list):
         raise _wrong(value, column, row, where)
-    for number, word in enumerate(value, 1):
+    words: list[Any] = value
+    if column.kind == "labels":
+        words = [item if isinstance(item, list) else label(item, column, row, where) for item in value]
+    for number, word in enumerate(words, 1):
         if not isinstance(word, str):
             raise _wrong_item(JSON_TYPES[type(word)], number, column, row, where)
-    check_unicode("".join(value), column, row, where)
-    return value
+    check_unicode("".join(words), column, row, where)
+    return words
 
 
 def check_unicode(text: str, column: Column, row: int, where: Where) -> None:
@@ -115,25 +138,69 @@ def check_unicode(text: str, column: Column, row: int, where: Where) -> None:
         raise CorpusError(f"{where(row)}: {column.name} holds half a surrogate pair, expected valid Unicode") from None
 
 
-def conform(table: pa.Table, columns: Sequence[Column], where: Where) -> pa.Table:
-    """The columns in their order and types; one that is not there is null in every row."""
-    return pa.table({column.name: _conformed(table, column, where) for column in columns})
+def conform(
+    table: pa.Table, columns: Sequence[Column], where: Where, names: Mapping[str, Names] | None = None
+) -> pa.Table:
+    """The columns in their order and types; one that is not there is null in every row.
+
+    names: of the columns of labels whose integers have some.
+    """
+    return pa.table({column.name: _conformed(table, column, where, names or {}) for column in columns})
 
 
-def _conformed(table: pa.Table, column: Column, where: Where) -> pa.ChunkedArray:
+def _conformed(table: pa.Table, column: Column, where: Where, names: Mapping[str, Names]) -> pa.ChunkedArray:
     here = column.name in table.column_names
     values = table[column.name] if here else pa.chunked_array([pa.nulls(len(table))])
     if column.kind not in EXPECTED:
         return values
     values = _labels(values, column, where) if column.kind == "label" else _words(values, column, where)
+    if column.kind != "words" and column.name in names:
+        values = _named(values, names[column.name], column, where)
     if column.required and values.null_count:
         row = values.is_null().to_pylist().index(True)
         raise CorpusError(f"{where(row)}: {column.name} is null, expected {EXPECTED[column.kind]}; leave such rows out")
     return values
 
 
+def _named(values: pa.ChunkedArray, names: Names, column: Column, where: Where) -> pa.ChunkedArray:
+    """Labels or lists of them with integers replaced by their names. An integer of no class is null in a label."""
+
+    def name(value: str | None, row: int) -> str | None:
+        if value is None or value in names:
+            return None if value is None else names[value]
+        if value in known:
+            return value
+        if column.kind == "label" and value == NO_CLASS:
+            return None
+        raise CorpusError(
+            f"{where(row)}: {column.name} has {value}, expected one of the integers that have a name: "
+            f"{', '.join(f'{number} ({name})' for number, name in [*names.items()][:12])}; see corpus.label_names"
+        )
+
+    known, rows = {*names.values()}, values.to_pylist()
+    if column.kind == "label":
+        return pa.chunked_array([pa.array([name(value, row) for row, value in enumerate(rows)], pa.string())])
+    lists = [None if items is None else [name(item, row) for item in items] for row, items in enumerate(rows)]
+    return pa.chunked_array([pa.array(lists, WORDS)])
+
+
+def _whole(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedArray:
+    """Floats as integers, NaN as null."""
+    values = values.cast(pa.float64())
+    values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+    broken = pc.fill_null(pc.not_equal(pc.floor(values), values), False)
+    if pc.any(broken).as_py():
+        row = broken.to_pylist().index(True)
+        raise CorpusError(f"{where(row)}: {column.name} is the number {values[row].as_py()}; {REGRESSION}")
+    return values.cast(pa.int64())
+
+
 def _labels(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedArray:
+    if pa.types.is_floating(values.type):
+        values = _whole(values, column, where)
     type = values.type
+    if _is_list(type, numbers=True):
+        raise CorpusError(f"{where(0)}: {column.name} is {type}; {MULTI_LABEL}")
     if not (_is_text(type) or pa.types.is_integer(type) or pa.types.is_boolean(type) or pa.types.is_null(type)):
         raise CorpusError(f"{where(0)}: {column.name} is {type}, expected {EXPECTED['label']}")
     labels = values.cast(pa.string())
@@ -144,6 +211,9 @@ def _words(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedA
     type = values.type
     if _is_text(type):
         rows = [word_list(text, column, row, where) for row, text in enumerate(values.to_pylist())]
+        return pa.chunked_array([pa.array(rows, WORDS)])
+    if column.kind == "labels" and _is_list(type, numbers=True) and not _is_list(type):
+        rows = [word_list(row_of, column, row, where) for row, row_of in enumerate(values.to_pylist())]
         return pa.chunked_array([pa.array(rows, WORDS)])
     if not (pa.types.is_null(type) or _is_list(type)):
         raise CorpusError(f"{where(0)}: {column.name} is {type}, expected {EXPECTED['words']}")
@@ -158,11 +228,14 @@ def _is_text(type: pa.DataType) -> bool:
     return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type))
 
 
-def _is_list(type: pa.DataType) -> bool:
+def _is_list(type: pa.DataType, numbers: bool = False) -> bool:
+    """Whether it is a list of text, or also of numbers."""
     if not (pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type)):
         return False
     item = type.value_type
-    return _is_text(item.value_type if pa.types.is_dictionary(item) else item) or bool(pa.types.is_null(item))
+    item = item.value_type if pa.types.is_dictionary(item) else item
+    is_number = pa.types.is_integer(item) or pa.types.is_floating(item) or pa.types.is_boolean(item)
+    return _is_text(item) or bool(pa.types.is_null(item)) or bool(numbers and is_number)
 
 
 def _wrong(value: object, column: Column, row: int, where: Where) -> CorpusError:
@@ -171,4 +244,5 @@ def _wrong(value: object, column: Column, row: int, where: Where) -> CorpusError
 
 
 def _wrong_item(got: str, number: int, column: Column, row: int, where: Where) -> CorpusError:
-    return CorpusError(f"{where(row)}: {column.name} has {got} as item {number}, expected strings")
+    expected = EXPECTED[column.kind].removeprefix("a list of ")
+    return CorpusError(f"{where(row)}: {column.name} has {got} as item {number}, expected {expected}")

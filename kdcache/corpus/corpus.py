@@ -19,13 +19,13 @@ import pyarrow as pa
 
 from kdcache.config import CorpusConfig
 from kdcache.corpus.columnar import index_arrow, index_parquet, read_arrow, read_parquet
-from kdcache.corpus.columns import Column, Where, check_columns, conform
+from kdcache.corpus.columns import Column, Names, Where, check_columns, conform
 from kdcache.corpus.conll import parse_conll
 from kdcache.corpus.files import CorpusFile, find_files
 from kdcache.corpus.index import FileIndex, IndexFolder
 from kdcache.corpus.lines import index_lines, line_of, read_rows
 from kdcache.corpus.parse import parse_csv, parse_jsonl, parse_text
-from kdcache.errors import CorpusError
+from kdcache.errors import ConfigError, CorpusError
 
 __all__ = ["Corpus", "open_corpus"]
 
@@ -53,6 +53,7 @@ def open_corpus(
     indices = _index(files, index_folder, progress)
     corpus = Corpus(config, columns, files, indices)
     check_columns(columns, [(file.name, index.fields) for file, index in zip(files, indices, strict=True)])
+    corpus.check_label_names()
     if not corpus.num_rows:
         names = files[0].name if len(files) == 1 else f"{len(files)} files such as {files[0].name}"
         raise CorpusError(f"the corpus has no row in {names}, expected at least one")
@@ -71,6 +72,7 @@ class Corpus:
     ) -> None:
         self.columns = tuple(columns)
         self._format = config.format
+        self._label_names = None if config.label_names is None else {str(i): n for i, n in config.label_names.items()}
         self._files = files
         self._indices = indices
         self._ends = np.cumsum([index.rows for index in indices])
@@ -119,6 +121,19 @@ class Corpus:
         number = int(np.searchsorted(self._ends, rows, side="right"))
         return self._place(number, rows - self._first_row(number))
 
+    def check_label_names(self) -> None:
+        """Raises ConfigError where the settings name the integers of a column otherwise than the file itself."""
+        if self._label_names is None:
+            return
+        for file, index in zip(self._files, self._indices, strict=True):
+            for column in self.columns:
+                own = index.class_names.get(column.name)
+                if own is not None and dict(enumerate(own)) != {int(i): n for i, n in self._label_names.items()}:
+                    raise ConfigError(
+                        f"got corpus.label_names for {file.name}, which itself names the classes of {column.name}: "
+                        f"{', '.join(own[:12])}; leave corpus.label_names out, and rename by task.label_map"
+                    )
+
     def _first_row(self, number: int) -> int:
         return int(self._ends[number]) - self._indices[number].rows
 
@@ -150,7 +165,15 @@ class Corpus:
         def where(row: int) -> str:
             return self._place(number, first + row)
 
-        return conform(self._parsed(number, first, stop, where), self.columns, where)
+        return conform(self._parsed(number, first, stop, where), self.columns, where, self._names(number))
+
+    def _names(self, number: int) -> dict[str, Names]:
+        """The names of the integers in the columns of labels, by the settings, or else by the file's schema."""
+        labels = [column.name for column in self.columns if column.kind in ("label", "labels")]
+        if self._label_names is not None:
+            return dict.fromkeys(labels, self._label_names)
+        known = self._indices[number].class_names
+        return {name: {str(i): text for i, text in enumerate(known[name])} for name in labels if name in known}
 
     def _parsed(self, number: int, first: int, stop: int, where: Where) -> pa.Table:
         """The rows with those of the columns that the file has, and maybe others."""

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class FileIndex:
     header: byte range of a CSV's header. fields: column names, None where rows carry their own.
     column_bytes: decoded bytes of each column where the file tells, None where a row's bytes are the file's.
     line_is_row: row r is on line r + 1 (r + 2 below a header). width: columns of a line of conll whose last one is the
-        tag, 0 where that is not known.
+        tag, 0 where that is not known. class_names: of columns of integers, where the file's schema has them.
     """
 
     sha256: str
@@ -46,6 +46,7 @@ class FileIndex:
     column_bytes: dict[str, int] | None = None
     line_is_row: bool = True
     width: int = 0
+    class_names: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Marks:

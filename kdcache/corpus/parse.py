@@ -19,7 +19,7 @@ from kdcache.errors import CorpusError
 
 __all__ = ["parse_csv", "parse_jsonl", "parse_text"]
 
-TYPES = {"text": pa.large_string(), "json": pa.large_string(), "label": pa.string(), "words": WORDS}
+TYPES = {"text": pa.large_string(), "json": pa.large_string(), "label": pa.string(), "words": WORDS, "labels": WORDS}
 
 
 def parse_jsonl(data: bytes, starts: np.ndarray, columns: Sequence[Column], where: Where) -> pa.Table:
@@ -49,7 +49,7 @@ def _json_value(document: dict[str, Any], column: Column, row: int, where: Where
     if column.required and column.name not in document:
         raise missing_field(where(row), column, document)
     value = document.get(column.name)
-    if column.kind == "words":
+    if column.kind in ("words", "labels"):
         return word_list(value, column, row, where)
     if column.kind == "label":
         text = label(value, column, row, where)

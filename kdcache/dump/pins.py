@@ -22,7 +22,7 @@ __all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read
 
 OPTIONAL_FIELDS = {
     *("text_pair_field", "label_field", "tokens_field", "tags_field"),
-    *("delimiter", "comment", "columns", "quotes"),
+    *("delimiter", "comment", "columns", "quotes", "label_names"),
 }
 """What else of the corpus decides what its rows say, in the header where it is set."""
 

@@ -11,10 +11,12 @@ from kdcache.config import LABEL_FIELDS, CausalLMConfig, ClassificationConfig, D
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import read_model_config
 from kdcache.errors import ConfigError, CorpusError
+from kdcache.progress import say
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
 from kdcache.tasks.clock import reads_clock
-from kdcache.tasks.labels import Labels, teacher_labels
+from kdcache.tasks.label_map import LabelMap
+from kdcache.tasks.labels import Labels, near_twins, teacher_labels
 from kdcache.tasks.task import Task, task_class
 
 __all__ = ["check_labels", "features_width", "find_labels", "with_date"]
@@ -41,10 +43,11 @@ def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Label
     if config.task.name == "causal_lm":
         return None
     task: ClassificationConfig = config.task
+    mapped = LabelMap.of(task)
     if config.teacher != "none" and folder is not None:
-        return teacher_labels(read_model_config(config.teacher, folder), task.labels)
+        return teacher_labels(read_model_config(config.teacher, folder), task.labels, mapped)
     if task.labels is not None:
-        return Labels(task.labels)
+        return _without_twins(Labels(task.labels, mapped=mapped))
     names = task_class(task.name).label_names
     found = {name for unit in range(corpus.num_units) for name in names(corpus.unit(unit), config.corpus)}
     setting = LABEL_FIELDS[task.name]
@@ -52,7 +55,18 @@ def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Label
         raise CorpusError(
             f"got no labels, expected them from the corpus where there is no teacher: set corpus.{setting}"
         )
-    return Labels.found(found, f"corpus.{setting}")
+    return _without_twins(Labels.found(found, f"corpus.{setting}", mapped))
+
+
+def _without_twins(labels: Labels) -> Labels:
+    """The same, after a warning where names are so near that they may be meant as one."""
+    for twins in near_twins(labels.names):
+        first, *others = map(repr, twins)
+        say(
+            f"warning: the classes {', '.join([first, *others])} differ in no more than white space, case or Unicode "
+            f"form; if they are one, set task.label_map: {{{', '.join(f'{other}: {first}' for other in others)}}}"
+        )
+    return labels
 
 
 def check_labels(config: DumpConfig, corpus: Corpus, task: Task) -> None:
@@ -60,6 +74,8 @@ def check_labels(config: DumpConfig, corpus: Corpus, task: Task) -> None:
     if config.task.name == "causal_lm":
         return
     labelled = sum(task.check(corpus.unit(unit), partial(corpus.where, unit)) for unit in range(corpus.num_units))
+    if task.labels is not None:
+        _say_what_the_map_did(task.labels.mapped)
     setting = LABEL_FIELDS[config.task.name]
     field = getattr(config.corpus, setting)
     if labelled == 0 and field is not None and config.corpus.format != "conll":
@@ -67,6 +83,15 @@ def check_labels(config: DumpConfig, corpus: Corpus, task: Task) -> None:
             f"no row of the corpus has a label in its field {field} (corpus.{setting}), expected some; set the right "
             f"field, or leave corpus.{setting} out where there are none"
         )
+
+
+def _say_what_the_map_did(mapped: LabelMap) -> None:
+    if mapped.rested:
+        names = ", ".join(f"{name} {count:,}" for name, count in mapped.rested.most_common(8))
+        more = ", …" if len(mapped.rested) > 8 else ""
+        say(f"{mapped.rested.total():,} labels became task.rest_class {mapped.rest}: {names}{more}")
+    if mapped.unused:
+        say(f"warning: task.label_map names {', '.join(mapped.unused)}, which no row of the corpus has")
 
 
 def features_width(config: DumpConfig, folder: str | None) -> int | None:

@@ -19,7 +19,7 @@ from kdcache.config import CorpusConfig, TokenClassificationConfig
 from kdcache.corpus import Column
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.tasks.example import Example
-from kdcache.tasks.labels import Labels
+from kdcache.tasks.labels import Labels, is_whole_number
 from kdcache.tasks.running_text import encode_rows
 from kdcache.tasks.task import Where
 
@@ -53,7 +53,7 @@ class TokenClassification:
     def columns(config: TokenClassificationConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
         words, tags = _fields(corpus)
         column = Column(words, "tokens_field", kind="words")
-        return (column,) if tags is None else (column, Column(tags, "tags_field", required=False, kind="words"))
+        return (column,) if tags is None else (column, Column(tags, "tags_field", required=False, kind="labels"))
 
     @staticmethod
     def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
@@ -117,9 +117,10 @@ class TokenClassification:
             return [self.labels.id(None, row, where)] * count
         if len(tags) != count:
             raise CorpusError(f"{where(row)}: got {len(tags)} tags, expected {count}, one a word")
+        names = [self.labels.renamed(tag) for tag in tags]
         if self._config.scheme == "bio":
-            check_bio(tags, row, where)
-        return [self.labels.id(tag, row, where) for tag in tags]
+            check_bio(names, row, where)
+        return [self.labels.class_id(name, row, where) for name in names]
 
     def _windows(self, tokens: np.ndarray, firsts: np.ndarray, ids: list[int]) -> list[Example]:
         starts = window_starts(len(tokens), self._room)
@@ -155,7 +156,8 @@ def check_bio(tags: list[str], row: int, where: Where) -> None:
     for word, tag in enumerate(tags, 1):
         kind = tag[2:]
         if not (tag == "O" or (tag[:2] in ("B-", "I-") and kind)):
-            raise CorpusError(f"{where(row)}: got tag {tag} for word {word}, expected O, B-X or I-X; see task.scheme")
+            hint = "name integers in corpus.label_names" if is_whole_number(tag) else "set task.scheme: none for others"
+            raise CorpusError(f"{where(row)}: got tag {tag} for word {word}, expected O, B-X or I-X; {hint}")
         if tag[:2] == "I-" and before not in (f"B-{kind}", f"I-{kind}"):
             raise CorpusError(
                 f"{where(row)}: got tag {tag} for word {word} after {before}, expected B-{kind} or I-{kind} before it: "

@@ -23,6 +23,7 @@ PAIR = Column("other", "text_pair_field")
 LABEL = Column("label", "label_field", required=False, kind="label")
 TOKENS = Column("tokens", "tokens_field", kind="words")
 TAGS = Column("tags", "tags_field", required=False, kind="words")
+NUMBERED = Column("tags", "tags_field", required=False, kind="labels")
 ALL = (TEXT, PAIR, LABEL, TOKENS, TAGS)
 
 Rows = Sequence[dict[str, Any]]
@@ -147,6 +148,7 @@ def test_units_joined_are_the_columns_that_were_asked_for(tmp_path, kind, files,
     ("labels", "expected"),
     [
         ([3, -1, 0, None], ["3", "-1", "0", None]),
+        ([0.0, 1.0, -2.0, None], ["0", "1", "-2", None]),
         ([True, False, None], ["true", "false", None]),
         (["pos", "", "01", "True"], ["pos", None, "01", "True"]),
         ([None, None], [None, None]),
@@ -214,8 +216,8 @@ def test_required_labels_and_words_are_never_null(tmp_path, kind):
 @pytest.mark.parametrize(
     ("column", "value", "got"),
     [
-        (LABEL, 0.5, "label is the number 0.5, expected a string, an integer or a boolean"),
-        (LABEL, ["a"], "label is an array, expected a string"),
+        (LABEL, 0.5, "label is the number 0.5; real-valued scores need regression, which is not built yet"),
+        (LABEL, ["a"], "label is an array; several labels for a text need multi-label classification, which is not"),
         (LABEL, {"a": 1}, "label is an object"),
         (LABEL, "\ud800", "label holds half a surrogate pair"),
         (TOKENS, 5, "tokens is a number, expected a list of strings"),
@@ -224,6 +226,9 @@ def test_required_labels_and_words_are_never_null(tmp_path, kind):
         (TOKENS, '"a"', "tokens is a string, expected a list of strings"),
         (TOKENS, ["a", None], "tokens has null as item 2, expected strings"),
         (TAGS, ["O", 3], "tags has a number as item 2, expected strings"),
+        (NUMBERED, [1, 0.5], "tags is the number 0.5; real-valued scores need regression"),
+        (NUMBERED, [1, None], "tags has null as item 2, expected strings or integers"),
+        (NUMBERED, [1, ["a"]], "tags has an array as item 2, expected strings or integers"),
         (TAGS, ["\ud800"], "tags holds half a surrogate pair"),
     ],
 )
@@ -252,8 +257,10 @@ def test_bad_lists_in_text_cells(tmp_path, headed, cell, got):
 @pytest.mark.parametrize(
     ("column", "values", "got"),
     [
-        (LABEL, pa.array([1.0, 2.0]), "row 1: label is double, expected a string, an integer or a boolean"),
-        (LABEL, pa.array([["a"], ["b"]]), "row 1: label is list<element: string>"),
+        (LABEL, pa.array([1.0, 2.5]), "row 2: label is the number 2.5; real-valued scores need regression"),
+        (LABEL, pa.array([["a"], ["b"]]), "row 1: label is list<element: string>; several labels for a text need"),
+        (LABEL, pa.array([[1], [2]]), "row 1: label is list<element: int64>; several labels"),
+        (LABEL, pa.array([b"a", b"b"]), "row 1: label is binary, expected a string, an integer or a boolean"),
         (TOKENS, pa.array([1, 2]), "row 1: tokens is int64, expected a list of strings"),
         (TOKENS, pa.array([[1], [2]]), "row 1: tokens is list<element: int64>"),
         (TOKENS, pa.array([["a"], ["b", None]]), "row 2: tokens has null as item 2, expected strings"),
@@ -350,3 +357,60 @@ def test_a_header_of_one_column_names_the_delimiter(tmp_path: Path, sign: str, s
     (tmp_path / "a.csv").write_text(f"text{sign}label\na, b{sign}x\n")
     with pytest.raises(CorpusError, match=rf"a.csv:1 has one column.*set corpus.delimiter: {re.escape(setting)}$"):
         open_corpus(CorpusConfig(paths=str(tmp_path), format="csv"), (TEXT, LABEL))
+
+
+NER = ["O", "B-PER", "I-PER"]
+
+
+def hugging_face(rows: Rows) -> pa.Table:
+    """As datasets writes it: the features beside the columns."""
+    feature = {"names": NER, "_type": "ClassLabel"}
+    features = {
+        "text": {"dtype": "string", "_type": "Value"},
+        "label": feature,
+        "tags": {"feature": feature, "_type": "List"},
+        "old": {"feature": feature, "length": -1, "_type": "Sequence"},
+        "older": [feature],
+    }
+    table = pa.Table.from_pylist(list(rows))
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+@pytest.mark.parametrize("name", ["tags", "old", "older"])
+def test_integers_have_the_names_of_the_files_schema(tmp_path: Path, format: str, name: str) -> None:
+    table = hugging_face([{"text": "a", "label": 2, name: [0, 1, 2]}, {"text": "b", "label": -1, name: None}])
+    if format == "parquet":
+        pq.write_table(table, tmp_path / "a.parquet")
+    else:
+        with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema) as writer:
+            writer.write_table(table)
+    tags = Column(name, "tags_field", required=False, kind="labels")
+    expected = [{"label": "I-PER", name: NER}, {"label": None, name: None}]
+    for _ in range(2):
+        config = CorpusConfig(paths=str(tmp_path), format=format)
+        assert read_all(open_corpus(config, (LABEL, tags), tmp_path / "index")) == expected
+    assert read_all(open_corpus(CorpusConfig(paths=str(tmp_path), format=format, label_names=NER), (LABEL, tags)))
+    with pytest.raises(ConfigError, match=r"which itself names the classes of label: O, B-PER, I-PER; leave"):
+        open_corpus(CorpusConfig(paths=str(tmp_path), format=format, label_names=["a", "b", "c"]), (LABEL, tags))
+
+
+def test_integers_have_the_names_of_the_settings(tmp_path: Path, kind: Kind) -> None:
+    format, write = kind
+    rows = [{"text": "a", "label": 1, "tags": [0, 2]}, {"text": "b", "label": -1, "tags": []}]
+    (tmp_path / f"a.{format}").write_bytes(write(rows))
+    config = CorpusConfig(paths=str(tmp_path), format=format, label_names=NER)
+    first, second = read_all(open_corpus(config, (TEXT, LABEL, NUMBERED)))
+    assert first == {"text": "a", "label": "B-PER", "tags": ["O", "I-PER"]}
+    assert second["label"] is None
+    config = CorpusConfig(paths=str(tmp_path), format=format, label_names={-1: "bad", 1: "good"})
+    assert [row["label"] for row in read_all(open_corpus(config, (TEXT, LABEL)))] == ["good", "bad"]
+    config = CorpusConfig(paths=str(tmp_path), format=format, label_names=["O", "B-PER"])
+    with pytest.raises(CorpusError, match=r"tags has 2, expected one of the integers that have a name: 0 \(O\), 1"):
+        read_all(open_corpus(config, (TEXT, NUMBERED)))
+
+
+def test_integers_without_names_are_labels_in_decimal(tmp_path: Path, kind: Kind) -> None:
+    format, write = kind
+    (tmp_path / f"a.{format}").write_bytes(write([{"text": "a", "tags": [0, 2]}, {"text": "b", "tags": [1]}]))
+    assert [row["tags"] for row in read_all(opened(tmp_path, format, (TEXT, NUMBERED)))] == [["0", "2"], ["1"]]

@@ -355,3 +355,44 @@ def test_features_need_a_body_or_a_head_by_a_usual_name(make: Make, teachers: di
         run_dump(make(task, tmp_path / "c", teacher=teacher, record={"features": "pooled"}), Rank())
     run_dump(make(task, tmp_path / "d", teacher=teacher), Rank())
     assert public.open_cache(tmp_path / "d").num_positions == 40
+
+
+def test_integers_with_names_and_tags_that_the_teacher_lacks(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ["O", "B-PERSON", "I-PERSON", "B-MISC", "I-MISC", "B-LOC", "I-LOC"]
+    rows = pa.table({"tokens": [["ada", "byron", "york", "cache", "token"]] * 9, "ner_tags": [[1, 2, 5, 3, 4]] * 9})
+    feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}
+    features = {"huggingface": json.dumps({"info": {"features": {"ner_tags": feature}}})}
+    pq.write_table(rows.replace_schema_metadata(features), tmp_path / "a.parquet")
+    corpus = {"paths": str(tmp_path / "a.parquet"), "format": "parquet", "tags_field": "ner_tags"}
+    with pytest.raises(CorpusError, match=r"a.parquet row 1: got label B-PERSON, expected one of O.* task.rest_class"):
+        run_dump(make("token_classification", tmp_path / "cache", corpus=corpus), Rank())
+    task = {"label_map": {"PERSON": "PER", "GPE": "LOC"}, "rest_class": "O"}
+    run_dump(make("token_classification", tmp_path / "cache", corpus=corpus, task=task), Rank())
+    said = capsys.readouterr().err
+    assert "18 labels became task.rest_class O: B-MISC 9, I-MISC 9" in said
+    assert "warning: task.label_map names GPE, which no row of the corpus has" in said
+    cache = public.open_cache(tmp_path / "cache")
+    expected = [TAGS.index(tag) for tag in ("B-PER", "I-PER", "B-LOC", "O", "O")]
+    assert cache.read(0, 1).labels.tolist() == expected
+    assert cache.manifest.header.task["label_map"] == task["label_map"]
+    assert cache.manifest.header.task["rest_class"] == "O"
+
+
+def test_names_that_are_nearly_one_are_told(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "cache", "label": label} for label in ("good", "good ", "bad")]
+    write_rows(tmp_path / "moods.jsonl", rows)
+    alone = {"teacher": "none", "tokenizer": "characters"}
+    run_dump(make("sequence_classification", tmp_path / "a", **alone), Rank())
+    said = capsys.readouterr().err
+    assert "warning: the classes 'good', 'good ' differ in no more than white space" in said
+    assert "set task.label_map: {'good ': 'good'}" in said
+    run_dump(make("sequence_classification", tmp_path / "b", **alone, task={"label_map": {"good ": "good"}}), Rank())
+    assert "warning" not in capsys.readouterr().err
+    assert public.open_cache(tmp_path / "b").manifest.header.id2label == {0: "bad", 1: "good"}

@@ -4,7 +4,8 @@ import pytest
 
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
-from kdcache.tasks.labels import Labels, teacher_labels
+from kdcache.tasks.label_map import LabelMap
+from kdcache.tasks.labels import Labels, near_twins, teacher_labels
 
 
 def where(row: int) -> str:
@@ -40,3 +41,65 @@ def test_a_teacher_names_its_classes_or_the_config_does() -> None:
         teacher_labels(generic, ["a", "b", "c"])
     with pytest.raises(CorpusError, match=r"set task\.labels"):
         teacher_labels(generic, None).id("ham", 0, where)
+
+
+def test_a_map_renames_and_a_rest_takes_what_is_left() -> None:
+    labels = Labels(["positive", "negative", "other"], mapped=LabelMap({"pos": "positive", "0": "negative"}, "other"))
+    names = ["pos", "0", "positive", "odd", "odd"]
+    assert [labels.names[labels.id(name, 0, where)] for name in names] == [
+        *("positive", "negative", "positive", "other", "other")
+    ]
+    assert (labels.mapped.rested, labels.mapped.unused) == ({"odd": 2}, [])
+    with pytest.raises(ConfigError, match=r"got task.label_map pos: Positive, expected one of positive, negative"):
+        Labels(["positive", "negative"], mapped=LabelMap({"pos": "Positive"}))
+    with pytest.raises(ConfigError, match=r"got task.rest_class other, expected one of a, b"):
+        Labels(["a", "b"], mapped=LabelMap(rest="other"))
+    swapped = Labels(["a", "b"], mapped=LabelMap({"a": "b", "b": "a"}))
+    assert [swapped.id(name, 0, where) for name in "ab"] == [1, 0]
+
+
+def test_kinds_of_entities_are_renamed_and_dropped_with_both_their_tags() -> None:
+    tags = ("O", "B-PERSON", "I-PERSON", "B-LOC", "I-LOC")
+    mapped = LabelMap({"PER": "PERSON", "MISC": "O", "B-GPE": "B-LOC", "I-GPE": "I-LOC"}, bio=True)
+    labels = Labels(tags, mapped=mapped)
+    given = ["B-PER", "I-PER", "B-MISC", "I-MISC", "B-GPE", "I-GPE", "B-LOC", "O"]
+    assert [labels.renamed(tag) for tag in given] == [*tags[1:3], "O", "O", *tags[3:], "B-LOC", "O"]
+    assert [Labels(tags, mapped=LabelMap(rest="O", bio=True)).renamed(tag) for tag in ("I-MISC", "I-LOC")] == [
+        "O",
+        "I-LOC",
+    ]
+    assert set(Labels.found(given, "tags", mapped).names) == {*tags}
+    with pytest.raises(ConfigError, match=r"got task.label_map PER: HUMAN"):
+        Labels(tags, mapped=LabelMap({"PER": "HUMAN"}, bio=True))
+
+
+def test_classes_of_a_corpus_under_a_map() -> None:
+    assert Labels.found(["1", "5", "3"], "label", LabelMap({"1": "bad", "5": "good"})).names == ("3", "bad", "good")
+    assert Labels.found(["a", "b"], "label", LabelMap(rest="c")).names == ("a", "b", "c")
+    assert Labels.found(["1", "5", "3"], "label", LabelMap({"1": "bad", "5": "good"}, "so")).names == (
+        "bad",
+        "good",
+        "so",
+    )
+
+
+def test_numbers_of_a_table_are_whole_or_scores() -> None:
+    labels = Labels.found(["1.0", "0.0", "10.0"], "label")
+    assert labels.names == ("0", "1", "10")
+    assert labels.id("10.0", 0, where) == 2
+    with pytest.raises(CorpusError, match=r"got the number 0.8 as a label .* regression, which is not built yet"):
+        Labels.found(["0.0", "0.8", "1.6"], "label")
+    with pytest.raises(CorpusError, match=r"rows.jsonl:3: got label 0.8, expected one of .* regression"):
+        labels.id("0.8", 2, where)
+    assert Labels.found(["1.0", "v2"], "label").names == ("1.0", "v2")
+    assert Labels(["1.5", "2.5"]).id("2.5", 0, where) == 1
+
+
+def test_names_that_are_nearly_one() -> None:
+    assert near_twins(
+        ["good", "good ", "Good", "bad", "ｂａｄ", "caf\u00e9", "cafe\u0301", "Straße", "STRASSE", "a", "b"]
+    ) == [*(["good", "good ", "Good"], ["bad", "ｂａｄ"], ["caf\u00e9", "cafe\u0301"], ["Straße", "STRASSE"])]
+    with pytest.raises(
+        CorpusError, match=r"got label Good, expected one of bad, good .* set task.label_map: .'Good': good"
+    ):
+        Labels(["bad", "good"]).id("Good", 0, where)
