@@ -384,7 +384,7 @@ _SOFTMAX = ("temperature", "schedule", "temperature_squared")
 _COMPARED = (*_SOFTMAX, "reduction", "weighting", "entropy_temperature", "weight")
 _TERM_FIELDS = {
     "divergence": ("kind", "alpha", "beta", "estimator", *_COMPARED),
-    "cross_entropy": _COMPARED,
+    "cross_entropy": (*_COMPARED, "class_weights"),
     "entropy": (*_SOFTMAX, "weight"),
     "bottleneck": ("width", "beta", "weight"),
 }
@@ -405,6 +405,11 @@ class TermConfig(Config):
         and for cross_entropy with the label as p.
     weighting: "entropy" weighs each position of a divergence or cross_entropy term by ½ H_t (1 + H_s / log classes),
         the entropies at entropy_temperature; kdcache.losses.entropy.
+    class_weights: of cross_entropy in a classification: {label: weight}, 1 for labels that it does not name, or
+        "balanced": labelled positions / (labels that occur · positions of this label), counted in the cache. They
+        weigh the sum; it is divided by the supervised positions of the global batch as ever, not by the sum of their
+        weights, as torch's cross_entropy does with reduction "mean". "balanced" weights are 1 on average, so that both
+        agree.
     width, beta: of the bottleneck, and what a nat through it costs, 0.01 by default; kdcache.losses.bottleneck.
     """
 
@@ -419,8 +424,22 @@ class TermConfig(Config):
     reduction: Reduction = "mean"
     weighting: Literal["uniform", "entropy"] = "uniform"
     entropy_temperature: PositiveFloat = 3.0
+    class_weights: Literal["balanced"] | dict[str, NonNegativeFloat] | None = None
     width: PositiveInt = 64
     weight: NonNegativeFloat = 1.0
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _labels_are_strings(cls, value: object) -> object:
+        """YAML reads labels such as 0 and true as other types; a corpus' are these words."""
+        if value in ("balanced", None):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(f"got {value!r}, expected a mapping of labels to weights, or balanced")
+        for key, weight in value.items():
+            if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(f"got the weight {weight!r} of label {key}, expected a number of 0 or more")
+        return {str(key).lower() if isinstance(key, bool) else str(key): weight for key, weight in value.items()}
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -430,6 +449,8 @@ class TermConfig(Config):
             values.pop("entropy_temperature", None)
         if self.name != "bottleneck":
             values.pop("width", None)
+        if self.class_weights is None:
+            values.pop("class_weights", None)
         return values
 
     @model_validator(mode="after")

@@ -45,9 +45,13 @@ class LossTerms:
     numbered, "forward_kl@2#2", so that a term keeps its name when others follow it.
 
     scales: what a term's sum counts in the total: its weight times T² or 1. bottlenecks: which terms are not of logits.
+    class_weights: of the terms that have some, by their place, a weight for each class.
     """
 
-    def __init__(self, terms: Sequence[TermConfig], num_classes: int) -> None:
+    def __init__(
+        self, terms: Sequence[TermConfig], num_classes: int, class_weights: Mapping[int, Sequence[float]] | None = None
+    ) -> None:
+        self._class_weights = {k: torch.tensor([*weights]) for k, weights in (class_weights or {}).items()}
         self.terms = tuple(terms)
         self.num_classes = num_classes
         self.names = _names(self.terms)
@@ -108,6 +112,10 @@ class LossTerms:
             for form in by_form
             if form not in _WIDE
         }
+        of_labels = {
+            k: weights_C.to(logits_PV)[supervision.labels_P.clamp(min=0)]
+            for k, weights_C in self._class_weights.items()
+        }
         entropies = self._teacher_entropies(supervision.targets, logits_PV.dtype, rows)
         scratch = logits_PV.new_empty(
             max(len(groups) - 1, 1 if entropies else 0), min(rows, len(logits_PV)), self.num_classes
@@ -124,6 +132,9 @@ class LossTerms:
                 for temperature, by_form in groups.items()
             ]
             weights = [None if weights_PK is None else weights_PK[block, k] for k in range(len(self.terms))]
+            for k, by_class in of_labels.items():
+                given_P = weights[k]
+                weights[k] = by_class[block] if given_P is None else by_class[block] * given_P
             teachers = {temperature: entropy_P[block] for temperature, entropy_P in entropies.items()}
             self._block_(logits_PV[block], groups, references, weights, teachers, scratch, values)
         zero = logits_PV.new_zeros((), dtype=torch.float64)
@@ -307,5 +318,7 @@ def _name(term: TermConfig) -> str:
     if term.name != "cross_entropy" or term.softmax_temperature != 1:
         name += f"@{'article' if term.schedule == 'article' else ''}{term.temperature:g}"
     name += "_class_mean" * (term.reduction == "class_mean")
+    if term.class_weights is not None:
+        name += "_balanced" if term.class_weights == "balanced" else "_class_weights"
     name += "_horvitz_thompson" * (term.estimator == "horvitz_thompson")
     return name if term.weighting == "uniform" else f"{name}_weighted@{term.entropy_temperature:g}"

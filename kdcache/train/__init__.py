@@ -3,6 +3,7 @@
 launch       run_train: one process, ranks of a launcher, or starting the launcher; one error line whoever fails
 distributed  World: which rank this is, the few collectives of a run, who speaks when ranks fail
 run          the story of a run: cache, student, engine, resume, steps, evaluation, export
+class_weights  what each class counts in a cross_entropy term
 cautions     what is worth a warning before a run
 student      the model from a config or a folder, and the checks that it fits the cache
 model        StudentWithLoss: body, head and loss in one forward, so that the loss is computed inside the engine

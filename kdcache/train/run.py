@@ -24,6 +24,7 @@ from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
 from kdcache.train.cautions import first_targets, warn
 from kdcache.train.checkpoint import Checkpoints, replace_file
+from kdcache.train.class_weights import class_weights
 from kdcache.train.collate import Collator
 from kdcache.train.distributed import World
 from kdcache.train.engine import make_engine, make_monitor
@@ -73,7 +74,7 @@ def train(config: TrainConfig, world: World, device: str) -> None:
         trainer = Trainer(
             engine,
             config,
-            LossTerms(config.terms, cache.manifest.header.num_classes),
+            LossTerms(config.terms, cache.manifest.header.num_classes, class_weights(config.terms, cache)),
             Collator(student, cache),
             world,
             device=device,
@@ -128,6 +129,7 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
             f"{config.cache} holds labels and no teacher, expected one for {what} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
+    class_weights(config.terms, cache)
     if any(term.name == "bottleneck" for term in config.terms):
         feature_width(cache)
     if cache.manifest.header.record is not None:

@@ -277,3 +277,30 @@ def test_terms_of_one_name_are_numbered_and_keep_it_when_others_follow():
     )
     for count in range(1, len(terms) + 1):
         assert LossTerms(terms[:count], 5).names == names[:count]
+
+
+def test_class_weights_are_those_of_torch_whose_sum_is_divided_by_positions():
+    """Label smoothing aside, reduction "sum"; a position without a label counts nothing."""
+    generator = torch.Generator().manual_seed(0)
+    logits_PV = torch.randn(40, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    labels_P = torch.randint(0, 5, (40,), generator=generator)
+    labels_P[::7] = -100
+    weights_C, own_P1 = torch.tensor([1.0, 0.0, 3.0, 0.5, 8.0]).double(), torch.rand(40, 1).double()
+    term = {"name": "cross_entropy", "class_weights": {"a": 1.0}}
+    plain = TermConfig(name="cross_entropy", weight=0.5)
+    terms = LossTerms([TermConfig(**term), TermConfig(**term, temperature=2.0), plain], 5, {0: weights_C, 1: weights_C})
+    assert terms.names == ("cross_entropy_class_weights", "cross_entropy@2_class_weights", "cross_entropy")
+    for given_P1 in (None, own_P1):
+        loss, sums_K = head_loss(logits_PV, terms, Supervision(labels_P), 16, given_P1)
+        (found_PV,) = torch.autograd.grad(loss, logits_PV)
+
+        def nll(temperature, weight, given_P1=given_P1):
+            by_position = torch.nn.functional.cross_entropy(
+                logits_PV / temperature, labels_P, weight, ignore_index=-100, reduction="none"
+            )
+            return (by_position if given_P1 is None else by_position * given_P1[:, 0]).sum()
+
+        sums = [nll(1.0, weights_C), nll(2.0, weights_C), nll(1.0, None)]
+        torch.testing.assert_close(sums_K, torch.stack(sums).detach())
+        (expected_PV,) = torch.autograd.grad(sums[0] + 4 * sums[1] + 0.5 * sums[2], logits_PV)
+        torch.testing.assert_close(found_PV, expected_PV)
