@@ -20,6 +20,7 @@ from kdcache.store.manifest import Header
 from kdcache.store.schema import task_fields
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, record_arrays
 from kdcache.targets.calibration import Encoder
+from kdcache.targets.never import usable_rows
 from kdcache.tasks.example import Example
 from kdcache.tasks.inputs import Attention, ModelInputs, flat_positions, model_inputs
 
@@ -128,6 +129,7 @@ def _records(
         coefficients_PR = None
         if encoder is not None:
             assert hidden_PD is not None
+            encoder.check_never(logits_PV)
             coefficients_PR = encoder.coefficients(hidden_PD)
         try:
             record = record_arrays(logits_PV, labels_P[part], header.record, keys_P3[part], coefficients_PR)
@@ -146,7 +148,7 @@ def float16(hidden_PD: Tensor) -> np.ndarray:
 
 
 def _named(error: TeacherError, logits_PV: Tensor, keys_P3: np.ndarray) -> TeacherError:
-    """The error with the place of the first row that is not finite."""
-    row = int((~logits_PV.isfinite().all(-1)).nonzero()[0])
+    """The error with the place of the first row that cannot be stored."""
+    row = int((~usable_rows(logits_PV)).nonzero()[0])
     unit, example = divmod(int(keys_P3[row, 1]), EXAMPLES_PER_UNIT)
     return TeacherError(f"unit {unit}, example {example}, position {keys_P3[row, 2]}: {error}")

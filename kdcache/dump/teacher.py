@@ -188,9 +188,16 @@ class Teacher:
         for name, power in _SCALES.items():
             scale *= (getattr(config, name, None) or 1.0) ** power
         soft_cap = getattr(config, "final_logit_softcapping", None)
-        layer = OutputLayer(head.weight, getattr(head, "bias", None), soft_cap, scale)
         hidden_LD = self.model.base_model(input_ids=_PROBE.to(self.device), use_cache=False).last_hidden_state[0]
-        layer.check(hidden_LD, self._head(hidden_LD))
+        logits_LV = self._head(hidden_LD)
+        never_V = logits_LV.isneginf().all(0)
+        bias_V = getattr(head, "bias", None)
+        if bool(never_V.any()) and len(never_V) == len(head.weight):
+            bias_V = (head.weight.new_zeros(len(never_V)) if bias_V is None else bias_V).masked_fill(
+                never_V, -torch.inf
+            )
+        layer = OutputLayer(head.weight, bias_V, soft_cap, scale)
+        layer.check(hidden_LD, logits_LV)
         return layer
 
     def _blocks(self, count: int) -> Iterator[slice]:

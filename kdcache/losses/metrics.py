@@ -2,7 +2,7 @@
 
   labelled            whether it has a label: what the means of label_nll, teacher_label_nll and accuracy are over
   label_nll           −log q(label) of the student at T = 1
-  teacher_label_nll   the same of the teacher; NaN where the cache does not hold it, or no curve at T = 1
+  teacher_label_nll   the same of the teacher, 240 at most; NaN where the cache does not hold it, or no curve at T = 1
   kl                  KL(teacher ‖ student) at T: exact for dense records, of the weights for a sample, on the
                       coarsened partition for top-k records, whatever tail rule a loss uses
   ranked              whether the teacher's likeliest class is known: what the mean of agreement is over
@@ -27,6 +27,7 @@ from kdcache.losses.fused import head_logits
 from kdcache.losses.reference import knows_top, teacher_top
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.fields import NO_LABEL
+from kdcache.targets.never import LOG_NEVER
 
 __all__ = ["FusedSums", "Sums", "measure"]
 
@@ -130,4 +131,4 @@ def _teacher_label_nll(supervision: Supervision, unknown_P: Tensor) -> Tensor:
         nll_P = targets.log_partition(1.0) - label_logits_P
     except ConfigError:  # a cache without the curve at T = 1
         return unknown_P
-    return nll_P.where(supervision.labels_P >= 0, 0.0)
+    return nll_P.clamp(max=-LOG_NEVER).where(supervision.labels_P >= 0, 0.0)

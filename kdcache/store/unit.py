@@ -116,6 +116,7 @@ class Unit:
             logits = layer.logits(hidden_PD)[:, : self.header.num_classes]
         elif self._examples == 0 and P:
             layer.check(hidden_PD[:8], as_logits(logits, P, self.header.num_classes)[:8])
+        self.encoder.check_never(as_logits(logits, P, self.header.num_classes))
         return logits, self.encoder.coefficients(hidden_PD)
 
     def add_arrays(
@@ -245,11 +246,12 @@ def record_arrays(
     """The position and entry arrays of these rows: `compress_to_arrays`, and of sparse records the label's logit.
 
     keys_P3: (seed, example number, position) of each row. coefficients_PR: with a factor. label_logits are relative to
-    the row's maximum, float16; of a label that is not known, that of class 0.
+    the row's maximum, float16; of a label that is not known, that of class 0, of one that is never given −240.
     """
     import torch
 
     from kdcache.targets.compress import compress_to_arrays
+    from kdcache.targets.never import LOG_NEVER, NEVER
 
     logits_PV = logits_PV.float()
     arrays = compress_to_arrays(logits_PV, spec, keys_P3, coefficients_PR)
@@ -257,7 +259,7 @@ def record_arrays(
         return arrays
     labels = torch.from_numpy(np.ascontiguousarray(labels_P, np.int64)).to(logits_PV.device)
     label_logits_P = logits_PV.gather(1, labels.clamp(min=0)[:, None])[:, 0].cpu().numpy() - arrays["maximum"]
-    lowest = np.finfo(np.float16).min
+    lowest = np.where(label_logits_P <= NEVER, LOG_NEVER, np.finfo(np.float16).min)
     return {**arrays, "label_logits": np.maximum(label_logits_P, lowest).astype(np.float16)}
 
 

@@ -11,6 +11,7 @@ P positions, V classes, R directions.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,7 +23,10 @@ __all__ = ["Basis"]
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """basis_VR: float16. mean_V: float32. Without a soft-cap the logits of a row are right up to a constant."""
+    """basis_VR: float16. mean_V: float32, −inf of a class that is never given.
+
+    Without a soft-cap the logits of a row are right up to a constant.
+    """
 
     basis_VR: Tensor
     mean_V: Tensor
@@ -37,6 +41,12 @@ class Basis:
     @property
     def rank(self) -> int:
         return self.basis_VR.shape[1]
+
+    @cached_property
+    def never_V(self) -> Tensor | None:
+        """Which classes are never given, bool; None where there are none."""
+        never_V = self.mean_V.isneginf()
+        return never_V if bool(never_V.any()) else None
 
     def to(self, device: torch.device | str) -> "Basis":
         """The basis there: copied once, however many batches ask."""
@@ -57,6 +67,8 @@ class Basis:
                 logits_PV = (coefficients_PR.to(matrix_RV.dtype) @ matrix_RV).float().add_(self.mean_V)
         if self.soft_cap is not None:
             logits_PV.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
+            if self.never_V is not None:
+                logits_PV.masked_fill_(self.never_V, -torch.inf)
         return logits_PV
 
     def _matrix_RV(self) -> Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.targets.basis import Basis
+from kdcache.targets.never import is_never, with_stand_ins
 from kdcache.targets.precision import full_precision
 
 __all__ = ["Encoder", "OutputLayer", "make_basis"]
@@ -68,12 +69,17 @@ class OutputLayer:
         if self.bias_V is not None:
             logits_PV = logits_PV + self.bias_V.float()
         logits_PV = logits_PV * self.scale
-        return logits_PV if self.soft_cap is None else self.soft_cap * (logits_PV / self.soft_cap).tanh()
+        if self.soft_cap is None:
+            return logits_PV
+        return (self.soft_cap * (logits_PV / self.soft_cap).tanh()).masked_fill(logits_PV.isneginf(), -torch.inf)
 
     def check(self, hidden_PD: Tensor, logits_PV: Tensor) -> None:
         """Raises TeacherError where these hidden states do not give these logits."""
         logits_PV = logits_PV.float()
         got_PV = self.logits(hidden_PD)[:, : logits_PV.shape[1]]
+        got_PV, logits_PV = with_stand_ins(got_PV), with_stand_ins(logits_PV)
+        never_PV = is_never(got_PV) & is_never(logits_PV)
+        got_PV, logits_PV = got_PV.masked_fill(never_PV, 0.0), logits_PV.masked_fill(never_PV, 0.0)
         error = float((got_PV - logits_PV).norm() / logits_PV.norm().clamp(min=1e-30))
         if not error <= TOLERANCE:
             raise TeacherError(
@@ -134,7 +140,7 @@ def make_basis(
     basis_VR = torch.empty(V, R, dtype=torch.float16)
     mean_V = torch.empty(V)
     for part, weight_CD, bias_C in layer.rows(V, device):
-        basis_VR[part] = ((weight_CD - offset_D) @ to_basis_DR).half()
+        basis_VR[part] = ((weight_CD - offset_D) @ to_basis_DR).half().masked_fill(bias_C.isneginf()[:, None], 0.0)
         mean_V[part] = ((weight_CD - offset_D) @ centre_D + bias_C).float()
     return Basis(basis_VR, mean_V, layer.soft_cap)
 
@@ -153,9 +159,20 @@ class Encoder:
             basis_CR = basis.basis_VR[part].to(device, torch.float64)
             normal_RR += basis_CR.T @ basis_CR
             right_RD += basis_CR.T @ weight_CD
-            right_R += basis_CR.T @ (bias_C - basis.mean_V[part].to(device, torch.float64))
+            difference_C = bias_C - basis.mean_V[part].to(device, torch.float64)
+            right_R += basis_CR.T @ difference_C.masked_fill(bias_C.isneginf(), 0.0)
         solution = torch.linalg.solve(normal_RR, torch.cat([right_RD, right_R[:, None]], 1))
         self._matrix_DR, self._offset_R = solution[:, :-1].T.float().contiguous(), solution[:, -1].float()
+
+    def check_never(self, logits_PV: Tensor) -> None:
+        """Raises TeacherError where these rows ban other classes (logits of −inf) than the basis."""
+        never_PV = logits_PV.isneginf()
+        expected_V = False if self.basis.never_V is None else self.basis.never_V.to(never_PV.device)
+        if bool((never_PV != expected_V).any()):
+            raise TeacherError(
+                "the teacher bans other classes (logits of −inf) at some positions than at others, expected the same "
+                "ones: its records cannot have a factor; drop record.factor"
+            )
 
     @torch.no_grad()
     def coefficients(self, hidden_PD: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ P positions, R rows of a block, E entries (flat in arrays, padded in memory), V 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from kdcache.targets.curve import TailCurve
 from kdcache.targets.curve_codec import Moments, decode_moments, encode_moments
 from kdcache.targets.fields import class_dtype
 from kdcache.targets.logit_codec import float16_above, from_steps, steps_per_octave, to_steps
+from kdcache.targets.never import NEVER, NEVER_CODE
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import RecordSpec
 
@@ -33,6 +34,7 @@ __all__ = ["FLOOR", "Block", "decode", "encode", "encode_coefficients", "encode_
 FLOOR = -240.0
 _MAXIMUM_STEPS = 4096
 _BELOW_ONE = 1.0 - 2.0**-24
+_EMPTY_TAIL = 65535
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Block:
 
 def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[str, np.ndarray]:
     """The arrays of `record_fields` and entry_counts."""
-    block = Block(*(np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(Block)))
+    block = _without_never(Block(*(np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(Block))))
     arrays = {
         "maximum": _stored_maximum(block.maximum_R, spec),
         "num_certain": block.num_certain_R.astype(np.uint16),
@@ -63,6 +65,7 @@ def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[
         "ids": block.ids_E.astype(class_dtype(num_classes)),
     }
     arrays |= encode_moments(_moments(block, spec), spec.curve, num_classes - block.num_certain_R)
+    arrays["tail_value"][(block.tail_count_R == 0) & (block.num_certain_R < num_classes), 0] = _EMPTY_TAIL
     relative_E = np.maximum(block.relative_E, np.float32(FLOOR))
     if spec.logit_dtype == "float32":
         return arrays | {"logits": relative_E}
@@ -79,13 +82,29 @@ def encode(blocks: Sequence[Block], spec: RecordSpec, num_classes: int) -> dict[
 
 
 def encode_dense(maximum_P: np.ndarray, relative_PV: np.ndarray, spec: RecordSpec) -> dict[str, np.ndarray]:
+    never_PV = relative_PV <= NEVER
     relative_PV = np.maximum(relative_PV, np.float32(FLOOR))
     if spec.logit_dtype == "uint16":
-        return {
-            "maximum": _stored_maximum(maximum_P, spec),
-            "logits": to_steps(relative_PV, steps_per_octave(spec, np.True_), None),
-        }
+        codes_PV = to_steps(relative_PV, steps_per_octave(spec, np.True_), None)
+        return {"maximum": _stored_maximum(maximum_P, spec), "logits": np.where(never_PV, NEVER_CODE, codes_PV)}
+    relative_PV[never_PV] = -np.inf
     return {"maximum": _stored_maximum(maximum_P, spec), "logits": relative_PV.astype(spec.logit_dtype)}
+
+
+def _without_never(block: Block) -> Block:
+    """Without the certain entries of classes that are never given: they are the last of a row's certain ones."""
+    never_E = block.relative_E <= NEVER
+    if not never_E.any():
+        return block
+    rows_E = np.repeat(np.arange(len(block.counts_R)), block.counts_R)
+    dropped_R = np.bincount(rows_E[never_E], minlength=len(block.counts_R))
+    return replace(
+        block,
+        num_certain_R=block.num_certain_R - dropped_R,
+        counts_R=block.counts_R - dropped_R,
+        ids_E=block.ids_E[~never_E],
+        relative_E=block.relative_E[~never_E],
+    )
 
 
 def _stored_maximum(maximum_P: np.ndarray, spec: RecordSpec) -> np.ndarray:
@@ -113,7 +132,8 @@ def decode(
     certain_PE = np.arange(E) < num_certain_P[:, None]
     relative_PE = torch.from_numpy(_relative_logits(arrays, spec, kept_PE, certain_PE))
     moments = decode_moments(arrays, spec.curve, num_classes - num_certain_P)
-    value_PK = torch.from_numpy(np.where((num_certain_P == num_classes)[:, None], -np.inf, moments.value_PK))
+    empty_P = (num_certain_P == num_classes) | (arrays["tail_value"][:, 0] == _EMPTY_TAIL)
+    value_PK = torch.from_numpy(np.where(empty_P[:, None], -np.inf, moments.value_PK))
     certain = torch.from_numpy(certain_PE)
     return TeacherTargets(
         ids_PE=torch.from_numpy(ids_PE),
@@ -197,10 +217,11 @@ def _decode_dense(
     relative_PV = arrays["logits"]
     if spec.logit_dtype == "uint16":
         relative_PV = from_steps(relative_PV, steps_per_octave(spec, np.True_), None)
+    relative_PV = np.where(relative_PV < 2 * FLOOR, np.float32(NEVER), relative_PV.astype(np.float32))
     P = len(relative_PV)
     return TeacherTargets(
         ids_PE=torch.arange(num_classes).expand(P, num_classes),
-        relative_PE=torch.from_numpy(relative_PV.astype(np.float32)),
+        relative_PE=torch.from_numpy(relative_PV),
         maximum_P=maximum_P,
         inclusion_PE=torch.ones(1, 1).expand(P, num_classes),
         num_certain_P=torch.full((P,), num_classes),

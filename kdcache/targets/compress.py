@@ -21,6 +21,7 @@ from kdcache.targets.basis import Basis
 from kdcache.targets.codec import decode, encode, encode_coefficients, encode_dense
 from kdcache.targets.compiled.rows import CompiledRows
 from kdcache.targets.fields import COUNTS, empty_arrays, record_fields
+from kdcache.targets.never import usable_rows, with_stand_ins
 from kdcache.targets.philox import uniform
 from kdcache.targets.precision import full_precision
 from kdcache.targets.record import TeacherTargets
@@ -43,7 +44,8 @@ def compress(
     logits_PV: raw teacher logits, any float dtype and device. generator_keys: anything that converts to int64
     [P, 3] = (seed, example, position), the keys of the draws; without it row i has the key (0, 0, i).
     coefficients_PR, basis: of a record with a factor, what an Encoder made of the rows' hidden states, and its basis.
-    Raises TeacherError for NaN or infinite logits, ConfigError for keys, coefficients or a basis of another shape.
+    Raises TeacherError for NaN, +inf or nothing but −inf in a row, ConfigError for keys, coefficients or a basis of
+    another shape.
     """
     arrays = compress_to_arrays(logits_PV, spec, generator_keys, coefficients_PR)
     if (coefficients_PR is None) != (basis is None):
@@ -73,7 +75,7 @@ def compress_to_arrays(
         return {name: array for name, array in arrays.items() if name != COUNTS["position"]}
     if spec.dense:
         maximum_P = logits_PV.amax(-1).float()
-        _refuse(maximum_P.isfinite() & logits_PV.amin(-1).isfinite(), 0, P)
+        _refuse(maximum_P.isfinite(), 0, P)
         return encode_dense(maximum_P.cpu().numpy(), (logits_PV.float() - maximum_P[:, None]).cpu().numpy(), spec)
     if logits_PV.stride(1) != 1:
         logits_PV = logits_PV.contiguous()
@@ -84,7 +86,9 @@ def compress_to_arrays(
     with full_precision(device):
         for p in range(0, P, step):
             block = rows.block(logits_PV[p : p + step], uniform_P[p : p + step])
-            _refuse(torch.from_numpy(block.maximum_R).isfinite(), p, P)
+            if not np.isfinite(block.maximum_R).all():
+                _refuse(usable_rows(logits_PV[p : p + step]), p, P)
+                block = rows.block(with_stand_ins(logits_PV[p : p + step]), uniform_P[p : p + step])
             blocks.append(block)
     arrays = encode(blocks, spec, V)
     if coefficients_PR is not None:
@@ -112,7 +116,8 @@ def _refuse(finite_R: Tensor, first: int, total: int) -> None:
     if not finite_R.all():
         raise TeacherError(
             f"the teacher gave NaN or infinite logits in row {first + int((~finite_R).nonzero()[0])} of {total}, "
-            "expected finite ones; try teacher.dtype float32 or bfloat16"
+            "expected finite ones, or −inf for classes that it never gives, not for all; try teacher.dtype float32 or "
+            "bfloat16"
         )
 
 

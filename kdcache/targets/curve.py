@@ -56,15 +56,16 @@ class TailCurve:
         Raises ConfigError for a temperature that a curve of single temperatures did not store.
         """
         value, mean = self._relative(temperature)
-        return value.masked_fill(self._empty_P, -torch.inf), mean.masked_fill(self._empty_P, 0.0)
+        return value.masked_fill(self.empty_P, -torch.inf), mean.masked_fill(self.empty_P, 0.0)
 
     def bracket(self, temperature: float) -> tuple[Tensor, Tensor]:
         """Bounds of `at(T)[0]` that hold for any tail with these moments, up to their rounding."""
         lower, upper = self._bracket(self._piece(temperature), 1.0 / temperature)
-        return lower.masked_fill(self._empty_P, -torch.inf), upper.masked_fill(self._empty_P, -torch.inf)
+        return lower.masked_fill(self.empty_P, -torch.inf), upper.masked_fill(self.empty_P, -torch.inf)
 
     @property
-    def _empty_P(self) -> Tensor:
+    def empty_P(self) -> Tensor:
+        """Rows without a tail, bool [P]."""
         return self.log_partition_PK[:, 0] == -torch.inf
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 from kdcache.errors import ConfigError
 from kdcache.targets.basis import Basis
 from kdcache.targets.curve import TailCurve
+from kdcache.targets.never import LOG_NEVER, is_never
 from kdcache.targets.whole import dot, factored_log_probs, factored_probs
 
 __all__ = ["Estimator", "TeacherTargets"]
@@ -59,8 +60,8 @@ class TeacherTargets:
 
     @property
     def logits_PE(self) -> Tensor:
-        """Raw logits of the entries, [P, E]."""
-        return self.relative_PE + self.maximum_P[:, None]
+        """Raw logits of the entries, [P, E]; −inf of classes that are never given."""
+        return (self.relative_PE + self.maximum_P[:, None]).masked_fill(is_never(self.relative_PE), -torch.inf)
 
     def certain_PE(self) -> Tensor:
         """Which entries are certain, bool [P, E]."""
@@ -80,11 +81,13 @@ class TeacherTargets:
         return self._relative_log_partition(temperature) + self.maximum_P / temperature
 
     def log_probs(self, temperature: float) -> Tensor:
-        """log p of each entry at T, [P, E]; −inf for padding."""
+        """log p of each entry at T, [P, E]; −inf for padding, −240 for a class that is never given."""
         shift_P1 = temperature * self._relative_log_partition(temperature)[:, None]
         # A dense record is exact to 1e-5, and near −100 the rounding of three float32 operations is as much.
         relative_PE = self.relative_PE.double() if self.dense else self.relative_PE
         log_probs_PE = ((relative_PE - shift_P1) / temperature).to(self.relative_PE.dtype)
+        if self.dense:
+            log_probs_PE = log_probs_PE.masked_fill_(is_never(self.relative_PE), LOG_NEVER)
         return log_probs_PE.masked_fill(self.inclusion_PE == 0, -torch.inf)
 
     def log_tail_mass(self, temperature: float) -> Tensor:
@@ -140,7 +143,7 @@ class TeacherTargets:
         shares_PE = log_weights_PE.masked_fill(~sampled_PE, -torch.inf)
         shares_PE = (shares_PE - shares_PE.amax(-1, keepdim=True).clamp(min=-1e30)).exp()
         effective_P = shares_PE.sum(-1) ** 2 / (shares_PE**2).sum(-1).clamp(min=1e-30)
-        return effective_P.masked_fill(self.num_certain_P == self.num_classes, torch.inf)
+        return effective_P.masked_fill(self.curve.empty_P, torch.inf)
 
     def sampling_variance(self, temperature: float) -> Tensor:
         """Expected ‖w − p‖² of the Horvitz-Thompson weights at T, [P]: the gradient noise that sampling adds.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kdcache.targets.never import LOG_NEVER, NEVER
 from kdcache.targets.precision import full_precision
 
 if TYPE_CHECKING:
@@ -24,13 +25,16 @@ def factored_log_probs(targets: "TeacherTargets", temperature: float) -> Tensor:
     log_probs_PV = _tail_logits(targets, temperature)
     _set_certain(targets, log_probs_PV, torch.full_like(targets.relative_PE, -torch.inf))
     log_probs_PV += (targets.log_tail_mass(temperature) - log_probs_PV.logsumexp(-1))[:, None]
-    return _set_certain(targets, log_probs_PV, targets.log_probs(temperature))
+    _set_certain(targets, log_probs_PV, targets.log_probs(temperature))
+    return log_probs_PV.nan_to_num_(nan=LOG_NEVER, neginf=LOG_NEVER) if _some_never(targets) else log_probs_PV
 
 
 def factored_probs(targets: "TeacherTargets", temperature: float) -> tuple[Tensor, Tensor]:
     """(p of every class [P, V], Σ p log p [P], nats), in fewer passes over the classes than its logarithm takes."""
     x_PV = _tail_logits(targets, temperature)
     x_PV -= x_PV.amax(-1, keepdim=True)
+    if _some_never(targets):
+        x_PV.clamp_(min=NEVER)
     p_PV = _set_certain(targets, x_PV.exp(), torch.zeros_like(targets.relative_PE))
     sum_P, log_tail_P = p_PV.sum(-1), targets.log_tail_mass(temperature)
     scale_P = log_tail_P.exp() / sum_P.clamp(min=torch.finfo(sum_P.dtype).tiny)
@@ -56,6 +60,13 @@ def _tail_logits(targets: "TeacherTargets", temperature: float) -> Tensor:
     assert targets.coefficients_PR is not None
     logits_PV = targets.basis.logits(targets.coefficients_PR)
     return logits_PV if temperature == 1 else logits_PV.div_(temperature)
+
+
+def _some_never(targets: "TeacherTargets") -> bool:
+    """Whether some class is never given, or some tail has no class that is."""
+    assert targets.basis is not None
+    assert targets.curve is not None
+    return targets.basis.never_V is not None or bool(targets.curve.empty_P.any())
 
 
 def _set_certain(targets: "TeacherTargets", values_PV: Tensor, new_PE: Tensor) -> Tensor:

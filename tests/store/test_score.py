@@ -159,9 +159,11 @@ def test_sums_do_not_depend_on_shards_nor_on_their_format(tmp_path: Path) -> Non
     assert "its totals are not those of its shards" in kdcache("inspect", tmp_path / "7").stderr
 
 
-def test_banned_labels_cost_a_finite_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("banned", [-1e9, -np.inf])
+def test_banned_labels_cost_a_finite_loss(tmp_path: Path, banned: float) -> None:
     logits = np.zeros((4, 3), np.float32)
-    logits[:, 2] = -1e9
+    logits[:, 2] = banned
     classes(tmp_path / "cache", logits, np.array([0, 1, 2, 2]), None)
     expected = (2 * math.log(2) + 2 * 240) / 4
     assert describe(str(tmp_path / "cache"))["score"]["loss"] == pytest.approx(expected, abs=1)
+    assert kdcache("verify", tmp_path / "cache").returncode == 0

@@ -213,7 +213,7 @@ def test_fewer_classes_than_certain_entries(rows: Rows, name: str, V: int) -> No
         assert targets.effective_samples(1.0).tolist() == [float("inf")] * 5
 
 
-@pytest.mark.parametrize("masked", [-1e4, -1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("masked", [-1e4, -1e9, -1e30, torch.finfo(torch.float32).min])
 def test_masked_classes_are_left_out_of_the_tail(rows: Rows, masked: float) -> None:
     logits_PV = rows("zipf", 6, 3000)
     logits_PV[:, ::3] = masked
@@ -224,7 +224,7 @@ def test_masked_classes_are_left_out_of_the_tail(rows: Rows, masked: float) -> N
         assert targets.entropy(temperature).isfinite().all()
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", [*SPECS, "dense"])
 def test_logits_that_are_not_finite_are_refused(rows: Rows, bad: float, name: str) -> None:
     spec = SPECS.get(name, RecordSpec(exact_top_k="all", logit_dtype="float32"))

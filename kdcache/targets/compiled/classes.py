@@ -39,7 +39,7 @@ _elementwise = compiled(fastmath={"contract", *_FINITE})
 _sum = compiled(fastmath={"reassoc", "contract", "nsz"})
 
 _F = np.float32
-_MASKED = _F(-1e30)
+_MASKED = _F(-1.2345e30)  # no logit is so: −1e30 is what some teachers mask with
 _ZERO, _ONE = _F(0.0), _F(1.0)
 _SMALL = _F(2.0**-26)
 _LOWEST = _F(-87.0)
