@@ -71,7 +71,7 @@ def _numbered(value: object) -> object:
 
 
 class CorpusConfig(Config):
-    """Where the text is. `paths` are files, folders, globs or fsspec URLs.
+    """Where the text is. `paths` are files, folders, globs or fsspec URLs; .gz, .bz2, .xz and .zst are decompressed.
 
     Of plain text a file is a row; one above 64 KiB is cut at blank lines. Of conll a sentence is a row.
 

@@ -1,6 +1,7 @@
 """The corpus: rows of text in files anywhere fsspec reaches, cut into work units.
 
 files     paths, globs and folders -> a sorted list of files
+compressed    plain copies of .gz, .bz2, .xz and .zst files
 index     what is known of a file before its rows are read: digest, rows, offsets; kept in a folder
 layout    which columns, parted by what, of a file by its name and the settings
 lines     index and ranges of JSONL, CSV, CoNLL and plain text

@@ -10,6 +10,10 @@ import hashlib
 import json
 import os
 import random
+import shutil
+import tempfile
+import uuid
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +24,7 @@ import pyarrow as pa
 from kdcache.config import CorpusConfig
 from kdcache.corpus.columnar import index_arrow, index_parquet, read_arrow, read_parquet
 from kdcache.corpus.columns import Column, Names, Where, check_columns, conform
+from kdcache.corpus.compressed import plain_copy
 from kdcache.corpus.conll import parse_conll
 from kdcache.corpus.files import CorpusFile, find_files
 from kdcache.corpus.index import FileIndex, IndexFolder
@@ -45,13 +50,17 @@ def open_corpus(
 ) -> "Corpus":
     """Find and index the files, to read these columns (at least one of them required) of their rows.
 
+    Compressed ones are decompressed into index_folder, or else a temporary folder that goes with the corpus.
     progress is called with (bytes read, bytes to read) while files are read.
     Raises CorpusError for a path that means no file, a file of another format, a column that is missing, no row;
     ConfigError for one column under two settings.
     """
-    files = find_files(config)
+    folder = index_folder or Path(tempfile.gettempdir()) / f"kdcache-{uuid.uuid4().hex}"
+    files = [plain_copy(file, folder) for file in find_files(config)]
     indices = _index(files, index_folder, progress)
     corpus = Corpus(config, columns, files, indices)
+    if index_folder is None:
+        weakref.finalize(corpus, shutil.rmtree, folder, ignore_errors=True)
     check_columns(columns, [(file.name, index.fields) for file, index in zip(files, indices, strict=True)])
     corpus.check_label_names()
     if not corpus.num_rows:

@@ -1,7 +1,8 @@
 """Paths, globs, folders and fsspec URLs -> the files of a corpus, sorted by name.
 
-A folder gives every file below it that has a suffix of the format; names that begin with "." or "_" are left out,
-as pyarrow.dataset does. A glob gives every file that it matches. A file that is named twice counts once.
+A folder gives every file below it that has a suffix of the format, and maybe one of compression; names that begin
+with "." or "_" are left out, as pyarrow.dataset does. A glob gives every file that it matches. A file that is named
+twice counts once.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from kdcache.config import CorpusConfig
 from kdcache.corpus.layout import Layout, plain_name
 from kdcache.errors import CorpusError
 
-__all__ = ["CorpusFile", "find_files"]
+__all__ = ["CorpusFile", "changed", "explained", "find_files", "format_of_name"]
 
 SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson"),
@@ -99,6 +100,13 @@ def find_files(config: CorpusConfig) -> list[CorpusFile]:
             name = "/".join(url.split("/")[shared:])
             files.append(CorpusFile(fs, path, url, name, size, str(fs.ukey(path)), Layout.of(config, name)))
     return files
+
+
+def format_of_name(name: str) -> str | None:
+    """The format of data that a file's name says; None for one that may well be plain text."""
+    name = plain_name(name)
+    formats = (format for format, suffixes in SUFFIXES.items() if format != "text" and name.endswith(suffixes))
+    return next(formats, None)
 
 
 def _shared_folders(first: str, last: str) -> int:

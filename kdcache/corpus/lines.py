@@ -15,6 +15,7 @@ sha256 beside it does 0.8.
 import csv
 import hashlib
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ import numpy as np
 
 from kdcache.corpus.conll import FIELDS, SentenceScanner
 from kdcache.corpus.conll_shape import check_shape
-from kdcache.corpus.files import CorpusFile, changed, explained
+from kdcache.corpus.files import CorpusFile, changed, explained, format_of_name
 from kdcache.corpus.index import FileIndex, Marks
 from kdcache.corpus.layout import Layout
 from kdcache.errors import CorpusError
@@ -35,17 +36,20 @@ TEXT_ROW, TEXT_ROW_LINE, TEXT_ROW_WORD = 64 << 10, 256 << 10, 1 << 20
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = {"\t": "tab", ";": "semicolon", ",": "comma", "|": "'|'"}
 NOT_TEXT = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"PK\x03\x04": "zip",
-    b"PAR1": "Parquet",
-    b"ARROW1": "Arrow",
-    b"\xff\xff\xff\xff": "an Arrow stream",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
+    b"\x1f\x8b": ("gzip", "name it {name}.gz, and it is decompressed"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "name it {name}.zst, and it is decompressed"),
+    b"BZh": ("bzip2", "name it {name}.bz2, and it is decompressed"),
+    b"\xfd7zXZ": ("xz", "name it {name}.xz, and it is decompressed"),
+    b"\x04\x22\x4d\x18": ("lz4", "decompress it: lz4 -d {name}"),
+    b"PK\x03\x04": ("zip", "unpack it: unzip {name}"),
+    b"PAR1": ("Parquet", "set corpus.format: parquet"),
+    b"ARROW1": ("Arrow", "set corpus.format: arrow"),
+    b"\xff\xff\xff\xff": ("an Arrow stream", "set corpus.format: arrow"),
+    b"\xff\xfe": ("UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {name}"),
+    b"\xfe\xff": ("UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {name}"),
 }
+"""How files begin that are no text: what they are, and what to do."""
+TAR = slice(257, 262)
 
 
 class LineScanner:
@@ -201,13 +205,31 @@ def index_lines(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
 
 def _check_start(file: CorpusFile, chunk: bytes) -> None:
     format = file.layout.format
-    for magic, what in NOT_TEXT.items():
+    for magic, (what, advice) in NOT_TEXT.items():
         if chunk.startswith(magic):
-            raise CorpusError(f"{file.name} is {what}, expected plain UTF-8 {format}; convert it or set corpus.format")
+            raise CorpusError(f"{file.name} is {what}, expected plain UTF-8 {format}; {advice.format(name=file.name)}")
+    if chunk[TAR] == b"ustar":
+        raise CorpusError(
+            f"{file.name} is a tar archive, expected plain UTF-8 {format}; unpack it: tar -xf {file.name}"
+        )
+    named = format_of_name(file.name) if format == "text" else None
+    if named is not None:
+        raise CorpusError(f"{file.name} is {named} by its name, expected plain text; set corpus.format: {named}")
+    if format != "jsonl" and _is_jsonl(chunk):
+        raise CorpusError(f"{file.name} holds a JSON object a line, expected {format}; set corpus.format: jsonl")
     begin = chunk.removeprefix(BOM).lstrip()[:1]
     if format == "jsonl" and begin not in (b"{", b""):
         got = "a JSON array" if begin == b"[" else repr(begin.decode("latin-1"))
         raise CorpusError(f"{file.name} begins with {got}, expected JSONL: one JSON object a line")
+
+
+def _is_jsonl(chunk: bytes) -> bool:
+    """Whether the first two lines are JSON objects."""
+    lines = [line for line in chunk.removeprefix(BOM)[: 64 << 10].split(b"\n", 8) if line.strip()][:2]
+    try:
+        return len(lines) == 2 and all(line.startswith(b"{") and isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _header(file: CorpusFile, start: int, stop: int) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def test_the_fields_need_no_setting():
         (b"a O\n\nb O\nc\xff O\n", ["bad.conll:4 is not UTF-8", "byte 1 of the line"]),
         (b"\n\n-DOCSTART- O\n\n", ["no row in bad.conll"]),
         (b"", ["no row in bad.conll"]),
-        ("a O\n".encode("utf-16"), ["bad.conll is UTF-16", "set corpus.format"]),
+        ("a O\n".encode("utf-16"), ["bad.conll is UTF-16", "convert it: iconv"]),
     ],
 )
 def test_bad_files(tmp_path: Path, content: bytes, words: list[str]) -> None:

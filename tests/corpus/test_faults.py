@@ -60,18 +60,42 @@ def test_nan_and_a_key_twice_are_read_as_python_reads_them(tmp_path):
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "text"])
 @pytest.mark.parametrize(
-    ("content", "word"),
+    ("content", "word", "advice"),
     [
-        (gzip.compress(GOOD), "is gzip"),
-        ("text\na".encode("utf-16"), "is UTF-16"),
-        (b"PAR1....", "is Parquet"),
-        (b"ARROW1\0\0", "is Arrow"),
+        (gzip.compress(GOOD), "is gzip", "name it {}.gz, and it is decompressed"),
+        ("text\na".encode("utf-16"), "is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {}"),
+        (b"PAR1....", "is Parquet", "set corpus.format: parquet"),
+        (b"ARROW1\0\0", "is Arrow", "set corpus.format: arrow"),
+        (b"PK\x03\x04....", "is zip", "unpack it: unzip {}"),
+        (b"a.jsonl".ljust(257, b"\0") + b"ustar", "is a tar archive", "unpack it: tar -xf {}"),
     ],
 )
-def test_another_format_is_recognised(tmp_path, format, content, word):
+def test_another_format_is_recognised(tmp_path, format, content, word, advice):
     path = tmp_path / f"bad.{format}"
     path.write_bytes(content)
-    refused(path, format, f"bad.{format}", word, "set corpus.format")
+    refused(path, format, f"bad.{format}", word, advice.format(path.name))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.NDJSON", "a.csv", "a.tsv.gz", "a.parquet", "a.conllu", "a.arrow"])
+def test_data_is_no_plain_text_by_its_name(tmp_path, name):
+    content = b"a,b\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    refused(Path(f"{tmp_path}/*"), "text", f"{name} is", "by its name, expected plain text; set corpus.format: ")
+
+
+@pytest.mark.parametrize("format", ["text", "csv", "conll"])
+def test_lines_of_json_are_jsonl_whatever_they_are_called(tmp_path, format):
+    (tmp_path / "a.txt").write_bytes(GOOD + b"\n" + GOOD)
+    refused(
+        tmp_path / "a.txt", format, f"a.txt holds a JSON object a line, expected {format}; set corpus.format: jsonl"
+    )
+
+
+@pytest.mark.parametrize("content", [b'{\n "a": 1\n}\n', GOOD, b"{ or not\n{ or not\n", b"{}\n" + b"a" * 100_000])
+def test_text_with_braces_is_text(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    corpus = open_corpus(CorpusConfig(paths=str(tmp_path / "a.json"), format="text"))
+    assert corpus.unit(0)["text"].to_pylist() == [content.decode()]
 
 
 def test_json_arrays_and_prose_are_not_jsonl(tmp_path):

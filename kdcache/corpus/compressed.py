@@ -1,0 +1,77 @@
+"""Compressed files: a plain copy, made once, because rows are read by where they are.
+
+A file whose name ends in .gz, .bz2, .xz or .zst is written out beside the index of the corpus, which is removed when
+the dump is finished, or into a temporary folder where there is no index. Its rows, size and digest are those of the
+copy. Ranks that find none each make one; the first that is done serves all. Plain text comes out of zstd at 0.7 GB/s,
+of gzip at 0.24, of xz at 0.07, of bzip2 at 0.01; the copy takes the corpus' plain size on disk. Not for a corpus that
+does not fit there: decompress it where it does, or keep it as Parquet, which is compressed and read in parts.
+"""
+
+import bz2
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdcache.corpus.files import CorpusFile, explained
+from kdcache.errors import CorpusError
+
+__all__ = ["COMMANDS", "plain_copy"]
+
+CHUNK = 1 << 20
+COMMANDS = {".gz": "gzip -t", ".bz2": "bzip2 -t", ".xz": "xz -t", ".zst": "zstd -t"}
+"""What tells on a command line whether a compressed file is whole."""
+
+
+def _zstd(stream: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(stream, "zstd")
+
+
+READERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstd}
+
+
+def plain_copy(file: CorpusFile, folder: Path) -> CorpusFile:
+    """The file itself, or where its name says that it is compressed its copy in `folder`.
+
+    Raises CorpusError for a file that is damaged or not what its name says, and where there is no room.
+    """
+    suffix = next((suffix for suffix in READERS if file.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        return file
+    from fsspec.implementations.local import LocalFileSystem
+
+    key = hashlib.sha256(json.dumps([file.url, file.size, file.key]).encode()).hexdigest()
+    copy = folder / f"{key[:32]}.plain"
+    if not copy.exists():
+        _write(file, suffix, copy)
+    return replace(file, fs=LocalFileSystem(), path=str(copy), size=copy.stat().st_size)
+
+
+def _write(file: CorpusFile, suffix: str, copy: Path) -> None:
+    temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}")
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with explained(file.name), temporary.open("wb") as target, file.open() as source:
+            try:
+                shutil.copyfileobj(READERS[suffix](source), target, CHUNK)
+            except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                words = " ".join(str(error).split())
+                raise CorpusError(
+                    f"{file.name} does not decompress: {words}; expected a whole {suffix} file: see "
+                    f"{COMMANDS[suffix]} {file.name}"
+                ) from error
+        os.replace(temporary, copy)
+    finally:
+        temporary.unlink(missing_ok=True)
