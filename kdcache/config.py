@@ -185,6 +185,9 @@ class CausalLMConfig(Config):
         the last turn alone; "each": every turn in an example of its own, whatever the template.
     date: chats only: the day that the template takes for today, such as 2025-01-31; by default the day on which the
         dump began, where the template asks for it.
+    num_classes: columns of the logits that are kept, by default one for each id of the tokenizer. Fewer where a
+        tokenizer has ids that its teacher has no row for (Gemma 3 1B, 262,145 for 262,144): a text that contains one is
+        a bad row.
     """
 
     name: Literal["causal_lm"] = "causal_lm"
@@ -196,6 +199,7 @@ class CausalLMConfig(Config):
     end_of_text: bool = True
     turns: Literal["all", "last", "each"] = "all"
     date: Day | None = None
+    num_classes: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
     def _turns_are_supervised(self) -> Self:

@@ -46,7 +46,8 @@ def build_header(
     compute: the resolved device kind, means of compression, threads and batch shape of this run.
     """
     record = config.record if teacher else None
-    num_classes = tokenizer.vocab_size if labels is None else len(labels)
+    kept = getattr(config.task, "num_classes", None) or tokenizer.vocab_size
+    num_classes = kept if labels is None else len(labels)
     return Header(
         backend=config.backend,
         task=config.task.model_dump(mode="json", exclude={"labels"}, exclude_none=True),

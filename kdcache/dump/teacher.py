@@ -229,7 +229,8 @@ class Teacher:
         if plain_LV.shape[1] < self.num_classes:
             raise TeacherError(
                 f"got a teacher with {plain_LV.shape[1]} classes, expected at least the tokenizer's "
-                f"{self.num_classes}; the tokenizer is not this teacher's"
+                f"{self.num_classes}; the tokenizer is not this teacher's, or set task.num_classes: "
+                f"{plain_LV.shape[1]} where no text contains the ids above"
             )
         body = self.model.base_model
         if body is self.model:

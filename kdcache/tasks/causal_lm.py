@@ -19,6 +19,7 @@ from kdcache.tasks.chat import Chats
 from kdcache.tasks.example import Example
 from kdcache.tasks.packing import Document, one_each, windows
 from kdcache.tasks.task import Where, strings
+from kdcache.tasks.tokenizer import vocabulary_size
 
 __all__ = ["CausalLM"]
 
@@ -38,6 +39,8 @@ class CausalLM:
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        if config.num_classes is not None and config.num_classes > (most := vocabulary_size(tokenizer)):
+            raise ConfigError(f"got task.num_classes {config.num_classes}, expected at most the tokenizer's {most} ids")
         self._text_field = text_field
         self._chats = None
         self._end = None
@@ -78,6 +81,7 @@ class CausalLM:
             by_row = [[document] for document in self._texts(table, where)]
         else:
             by_row, notes = self._chats.by_row(table, where)
+        self._check_classes(by_row, where)
         if self._config.packing == "windows":
             documents = [document for documents in by_row for document in documents]
             kept = [document for document in documents if len(document[0])]
@@ -94,6 +98,20 @@ class CausalLM:
         full = [text for text in texts if text]
         found = iter(self._tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else [])
         return [_learnable(self._ended(next(found)) if text else []) for text in texts]
+
+    def _check_classes(self, by_row: list[list[Document]], where: Where) -> None:
+        """Raises CorpusError for a row with a token that the teacher has no row of logits for."""
+        limit = self._config.num_classes
+        if limit is None:
+            return
+        for row, documents in enumerate(by_row):
+            highest = max((int(tokens.max(initial=0)) for tokens, _ in documents), default=0)
+            if highest >= limit:
+                token = self._tokenizer.convert_ids_to_tokens(highest)
+                raise CorpusError(
+                    f"{where(row)} has the token {token} ({highest}), expected ids below task.num_classes {limit}: the "
+                    "teacher knows no other; leave such rows out"
+                )
 
     def _ended(self, ids: list[int]) -> list[int]:
         return ids if self._end is None or ids[-1:] in ([], [self._end]) else [*ids, self._end]

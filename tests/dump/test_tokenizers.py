@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from classes import MOODS, TAGS, make_classifier, moods, tagged, write_conll, write_rows
-from helpers import WORDS, files_of, kdcache
+from helpers import WORDS, files_of, kdcache, make_model, make_tokenizer, sentences, write_jsonl
 from transformers import AutoTokenizer
 
 import kdcache as public
 from kdcache.config import DumpConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, CorpusError, TeacherError
 from kdcache.store.cache import Cache
 from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest
 
@@ -261,3 +261,32 @@ def test_wrong_names_for_a_teacher_that_has_none_are_told_by_its_score(
     assert "best_order" in kdcache("inspect", tmp_path / "wrong", "--json").stdout
     with pytest.raises(ConfigError, match="expected those of the teacher: 2 of them"):
         dump(home, task, tmp_path / "many", **changes | {"task": {"name": task, "labels": ["a", "b", "c"]}})
+
+
+def test_a_tokenizer_one_id_wider_than_the_teachers_rows(
+    make_config: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As Gemma 3 1B: 262,145 ids, the last of which no text contains, for 262,144 rows."""
+    wide = tmp_path / "wide"
+    make_tokenizer(wide)
+    tokenizer = AutoTokenizer.from_pretrained(wide)
+    assert tokenizer.add_tokens(["<image>"], special_tokens=True) == 1
+    tokenizer.save_pretrained(wide)
+    make_model(wide, vocab_size=320)
+    settings: dict = {"teacher": {"path": str(wide), "dtype": "float32"}, "task": {"num_classes": 320}}
+    corpus = {"paths": str(write_jsonl(tmp_path / "texts.jsonl", sentences(12)))}
+    with pytest.raises(TeacherError, match=r"expected at least the tokenizer's 321; .* or set task.num_classes: 320"):
+        run_dump(make_config(tmp_path / "refused", **settings | {"task": {}, "corpus": corpus}), Rank())
+    run_dump(make_config(tmp_path / "cache", **settings, corpus=corpus), Rank())
+    header = public.open_cache(tmp_path / "cache").manifest.header
+    assert header.tokenizer is not None
+    assert (header.num_classes, header.tokenizer.vocab_size) == (320, 321)
+    assert kdcache("verify", tmp_path / "cache").returncode == 0
+    texts = [*sentences(3), "a cache <image> of it"]
+    corpus = {"paths": str(write_jsonl(tmp_path / "bad.jsonl", texts))}
+    with pytest.raises(
+        CorpusError, match=r"bad.jsonl:4 has the token <image> \(320\), expected ids below task.num_cla"
+    ):
+        run_dump(make_config(tmp_path / "bad", **settings, corpus=corpus), Rank())
+    with pytest.raises(ConfigError, match=r"got task.num_classes 322, expected at most the tokenizer's 321 ids"):
+        run_dump(make_config(tmp_path / "bad", **settings | {"task": {"num_classes": 322}}, corpus=corpus), Rank())
