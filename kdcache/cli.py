@@ -88,8 +88,9 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--teacher", type=click.Path(), help="The teacher's folder, to time it beside the students.")
 @click.option("--module", help="Module of yours to import first, which registers the class of a student.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def evaluate(students: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@click.option("--per-class", is_flag=True, help="Add the scores of each class, or of each type of entity.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has the scores of classes.")
+def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **options: Any) -> None:
     """Compare STUDENTS (model folders) with the teacher on a held-out cache, in one table.
 
     Held-out loss, perplexity, KL to the teacher, top-1 agreement; of a classification accuracy, macro-F1 or entity F1,
@@ -99,10 +100,12 @@ def evaluate(students: tuple[str, ...], as_json: bool, **options: Any) -> None:
     kdcache eval runs/a/student runs/b/student --cache runs/held-out
     kdcache eval runs/spam/student --cache runs/spam-test --teacher runs/spam-teacher/student --batch-examples 32
     """
-    from kdcache.report.evaluate import evaluate_students, render
+    from kdcache.report.evaluate import evaluate_students, render, render_classes
 
     rows = evaluate_students(students, **options)
     click.echo(json.dumps(rows, indent=1) if as_json else render(rows))
+    if per_class and not as_json:
+        click.echo(f"\n{render_classes(rows)}")
 
 
 @cli.command()

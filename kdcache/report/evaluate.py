@@ -13,13 +13,16 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdcache.errors import ConfigError, StudentError, TeacherError
 from kdcache.progress import Progress, say
 from kdcache.store.cache import Cache, open_cache
 
-__all__ = ["aligned", "evaluate_students", "render"]
+if TYPE_CHECKING:
+    from kdcache.tasks.metrics import Predictions
+
+__all__ = ["aligned", "evaluate_students", "render", "render_classes"]
 
 Row = dict[str, Any]
 
@@ -41,7 +44,8 @@ def evaluate_students(
     """Rows: the teacher, the untrained student if asked for, then each student.
 
     Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
-    or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second.
+    or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second, and
+    classes: precision, recall, f1 and support of each class or type of entity.
     module: to import first, where students are of a user's own class. teacher: its folder, to time it.
     Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
     cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
@@ -66,8 +70,8 @@ def evaluate_students(
         for folder, fresh in models:
             model = _load(folder, device, fresh, held_out)
             name = f"untrained {_name(folder)}" if fresh else _name(folder)
-            figures = _figures(model, held_out, batch_examples, temperature, progress)
-            rows.append(_row(name, held_out, figures) | _cost(model, folder, held_out, batch_examples))
+            figures, predictions = _figures(model, held_out, batch_examples, temperature, progress)
+            rows.append(_row(name, held_out, figures, predictions) | _cost(model, folder, held_out, batch_examples))
     of_teacher = _teacher_row(held_out, figures.get("teacher_label_nll"))
     if of_teacher is not None:
         if teacher is not None:
@@ -130,15 +134,15 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
 
 def _figures(
     model: Any, held_out: Cache, batch_examples: int, temperature: float, progress: Progress
-) -> dict[str, float]:
-    from kdcache.train.evaluate import evaluate_model
+) -> "tuple[dict[str, float], Predictions | None]":
+    from kdcache.train.evaluate import evaluate_whole
 
-    return evaluate_model(
+    return evaluate_whole(
         model, held_out, batch_examples=batch_examples, temperature=temperature, progress=progress.advance
     )
 
 
-def _row(name: str, held_out: Cache, figures: dict[str, float]) -> Row:
+def _row(name: str, held_out: Cache, figures: dict[str, float], predictions: "Predictions | None") -> Row:
     row = {
         "name": name,
         "loss": figures.get("label_nll"),
@@ -147,7 +151,15 @@ def _row(name: str, held_out: Cache, figures: dict[str, float]) -> Row:
     }
     if held_out.manifest.header.id2label is None:
         return row | {"perplexity": figures["perplexity"]}
-    return row | {key: figures.get(key) for key in _scores(held_out)}
+    assert predictions is not None
+    return row | {key: figures.get(key) for key in _scores(held_out)} | {"classes": _classes(predictions, held_out)}
+
+
+def _classes(predictions: "Predictions", held_out: Cache) -> list[dict[str, Any]]:
+    from kdcache.tasks.metrics import class_scores
+
+    header = held_out.manifest.header
+    return class_scores(predictions, header.class_names, header.task["name"])
 
 
 def _scores(held_out: Cache) -> tuple[str, ...]:
@@ -207,9 +219,12 @@ def _teacher_row(held_out: Cache, loss: float | None) -> Row | None:
     if header.id2label is None:
         assert loss is not None
         return row | {"perplexity": math.exp(loss)}
-    from kdcache.train.evaluate import teacher_scores
+    from kdcache.tasks.metrics import scores
+    from kdcache.train.evaluate import teacher_predictions
 
-    return row | teacher_scores(held_out)
+    predictions = teacher_predictions(held_out)
+    found = scores(predictions, header.class_names, header.task["name"])
+    return row | found | {"classes": _classes(predictions, held_out)}
 
 
 COLUMNS: dict[str, tuple[str, Any]] = {
@@ -226,6 +241,18 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "milliseconds": ("ms an example", lambda v: f"{v:.2f}"),
     "examples_per_second": ("examples/s", lambda v: f"{v:,.0f}"),
 }
+
+
+def render_classes(rows: Sequence[Row]) -> str:
+    """The table of each row's classes, for a terminal. Raises ConfigError where there are none."""
+    lines = [["", "precision", "recall", "F1", "support"]]
+    for row in rows:
+        for one in row.get("classes") or ():
+            scores = [f"{one[key]:.1%}" for key in ("precision", "recall", "f1")]
+            lines.append([f"{row['name']}: {one['name']}", *scores, f"{one['support']:,}"])
+    if len(lines) == 1:
+        raise ConfigError("got --per-class and a cache without labels of classes, expected one of a classification")
+    return aligned(lines)
 
 
 def render(rows: Sequence[Row]) -> str:

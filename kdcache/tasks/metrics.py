@@ -1,6 +1,7 @@
 """What predictions of classes are worth: accuracy, macro-F1, entity-level F1, expected calibration error.
 
-Computed by torchmetrics, entities by seqeval (conlleval's rules). Positions without a label are left out.
+Computed by torchmetrics, entities by seqeval (conlleval's rules). Positions without a label are left out. A text that
+became several windows counts once, with the mean of its windows' probabilities.
 
 P positions, C classes.
 """
@@ -8,13 +9,13 @@ P positions, C classes.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from kdcache.targets.fields import NO_LABEL
 
-__all__ = ["Predictions", "scores"]
+__all__ = ["Predictions", "class_scores", "scores"]
 
 CALIBRATION_BINS = 15
 ENTITY_TAG = re.compile(r"[BIESLU]-")
@@ -27,6 +28,24 @@ class Predictions:
     log_probs_PC: np.ndarray
     labels_P: np.ndarray
     starts_P: np.ndarray
+
+    def of_rows(self) -> "Predictions":
+        """One position for each row of text, with the mean of the probabilities of its positions."""
+        starts = np.flatnonzero(self.starts_P)
+        if len(starts) == len(self.starts_P) or not len(starts):
+            return self
+        counts_R = np.diff(np.append(starts, len(self.starts_P)))
+        probs_RC = np.add.reduceat(np.exp(self.log_probs_PC.astype(np.float64)), starts) / counts_R[:, None]
+        with np.errstate(divide="ignore"):
+            log_probs_RC = np.log(probs_RC).astype(self.log_probs_PC.dtype)
+        return Predictions(log_probs_RC, self.labels_P[starts], np.ones(len(starts), bool))
+
+    def known(self, task: str) -> "Predictions":
+        """Those that have a label; of a sequence classification one for each row."""
+        chosen = self.of_rows() if task == "sequence_classification" else self
+        known_P = chosen.labels_P != NO_LABEL
+        rows_P = np.cumsum(chosen.starts_P)[known_P]
+        return Predictions(chosen.log_probs_PC[known_P], chosen.labels_P[known_P], np.diff(rows_P, prepend=-1) != 0)
 
     @classmethod
     def concat(cls, parts: Sequence["Predictions"]) -> Self:
@@ -50,11 +69,10 @@ def scores(predictions: Predictions, names: Sequence[str], task: str) -> dict[st
         multiclass_f1_score,
     )
 
-    known_P = predictions.labels_P != NO_LABEL
-    if not known_P.any():
+    known = predictions.known(task)
+    if not len(known.labels_P):
         return {}
-    probs_PC = torch.from_numpy(predictions.log_probs_PC[known_P]).exp()
-    labels_P = torch.from_numpy(predictions.labels_P[known_P])
+    probs_PC, labels_P = torch.from_numpy(known.log_probs_PC).exp(), torch.from_numpy(known.labels_P)
     classes = len(names)
     found = {
         "accuracy": multiclass_accuracy(probs_PC, labels_P, classes, average="micro"),
@@ -62,25 +80,74 @@ def scores(predictions: Predictions, names: Sequence[str], task: str) -> dict[st
         "ece": multiclass_calibration_error(probs_PC, labels_P, classes, n_bins=CALIBRATION_BINS),
     }
     values = {name: float(value) for name, value in found.items()}
-    if task == "token_classification" and any(ENTITY_TAG.match(name) for name in names):
-        values["entity_f1"] = _entity_f1(predictions, names)
+    if _are_entities(names, task):
+        values["entity_f1"] = _entity_f1(known, names)
     return values
 
 
-def _entity_f1(predictions: Predictions, names: Sequence[str]) -> float:
+def class_scores(predictions: Predictions, names: Sequence[str], task: str) -> list[dict[str, Any]]:
+    """name, precision, recall, f1 and support of each class, or of tags of entities of each type of entity.
+
+    support: how many there are. A score without anything to divide by is 0. Nothing where no position has a label.
+    """
+    import torch
+    from torchmetrics.functional.classification import multiclass_stat_scores
+
+    known = predictions.known(task)
+    if not len(known.labels_P):
+        return []
+    if _are_entities(names, task):
+        return _entity_scores(known, names)
+    predicted_P, labels_P = torch.from_numpy(known.log_probs_PC.argmax(1)), torch.from_numpy(known.labels_P)
+    counts = multiclass_stat_scores(predicted_P, labels_P, len(names), average=None).tolist()
+    return [
+        {
+            "name": name,
+            "precision": hits / max(hits + wrong, 1),
+            "recall": hits / max(support, 1),
+            "f1": 2 * hits / max(2 * hits + wrong + missed, 1),
+            "support": support,
+        }
+        for name, (hits, wrong, _, missed, support) in zip(names, counts, strict=True)
+    ]
+
+
+def _are_entities(names: Sequence[str], task: str) -> bool:
+    return task == "token_classification" and any(ENTITY_TAG.match(name) for name in names)
+
+
+def _entity_f1(known: Predictions, names: Sequence[str]) -> float:
     from seqeval.metrics import f1_score
 
-    known_P = predictions.labels_P != NO_LABEL
-    rows_P = np.cumsum(predictions.starts_P)[known_P]
-    borders = np.flatnonzero(np.diff(rows_P)) + 1
-    tags = np.array([_as_iobes(name) for name in names], dtype=object)
-    true, predicted = (
-        [row.tolist() for row in np.split(tags[ids_P[known_P]], borders)]
-        for ids_P in (predictions.labels_P, predictions.log_probs_PC.argmax(1))
-    )
+    true, predicted = _tags(known, names)
     if not any(ENTITY_TAG.match(tag) for row in (*true, *predicted) for tag in row):
         return 0.0
     return float(f1_score(true, predicted, zero_division=0))
+
+
+def _entity_scores(known: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
+    from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+
+    true, predicted = _tags(known, names)
+    types = sorted({tag[2:] for row in (*true, *predicted) for tag in row if ENTITY_TAG.match(tag)})
+    if not types:
+        return []
+    found = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
+    return [
+        {"name": name, "precision": float(p), "recall": float(r), "f1": float(f1), "support": int(support)}
+        for name, p, r, f1, support in zip(types, *found, strict=True)
+    ]
+
+
+def _tags(known: Predictions, names: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """(true, predicted) tags of each row, put together again from its windows."""
+    borders = np.flatnonzero(known.starts_P)[1:]
+    tags = np.array([_as_iobes(name) for name in names], dtype=object)
+    of_rows = [
+        [row.tolist() for row in np.split(tags[ids_P], borders)]
+        for ids_P in (known.labels_P, known.log_probs_PC.argmax(1))
+    ]
+    return of_rows[0], of_rows[1]
 
 
 def _as_iobes(tag: str) -> str:

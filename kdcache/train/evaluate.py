@@ -24,7 +24,15 @@ from kdcache.train.distributed import World
 from kdcache.train.model import with_loss
 from kdcache.train.student import cached_tokenizer_digest, check_fits
 
-__all__ = ["EVALUATION_TEMPERATURE", "check_held_out", "evaluate_engine", "evaluate_model", "teacher_scores"]
+__all__ = [
+    "EVALUATION_TEMPERATURE",
+    "check_held_out",
+    "evaluate_engine",
+    "evaluate_model",
+    "evaluate_whole",
+    "teacher_predictions",
+    "teacher_scores",
+]
 
 EVALUATION_TEMPERATURE = 1.0
 
@@ -45,6 +53,28 @@ def evaluate_model(
     place. temperature: of the KL to the teacher. progress is called with the number of examples after each batch.
     Raises StudentError for a model that does not fit the cache, ConfigError for a temperature it does not store.
     """
+    return evaluate_whole(
+        model,
+        cache,
+        batch_examples=batch_examples,
+        max_examples=max_examples,
+        temperature=temperature,
+        chunk=chunk,
+        progress=progress,
+    )[0]
+
+
+def evaluate_whole(
+    model: Any,
+    cache: Cache,
+    *,
+    batch_examples: int,
+    max_examples: int | None = None,
+    temperature: float = EVALUATION_TEMPERATURE,
+    chunk: int = 1024,
+    progress: Callable[[int], None] = lambda examples: None,
+) -> tuple[dict[str, float], Predictions | None]:
+    """The figures of `evaluate_model`, and of a classification the predictions that they are of."""
     check_fits(model, cache)
     device = next(model.parameters()).device
     wrapped = with_loss(model, chunk=chunk)
@@ -57,7 +87,7 @@ def evaluate_engine(
 ) -> dict[str, float]:
     """The same figures of the model inside a DeepSpeed engine, over all ranks; every rank calls it."""
     batches = _batches(cache, world, engine.module.student, config.batch_examples, config.max_examples)
-    return _figures(engine, batches, cache, world, device, EVALUATION_TEMPERATURE, lambda examples: None)
+    return _figures(engine, batches, cache, world, device, EVALUATION_TEMPERATURE, lambda examples: None)[0]
 
 
 def check_held_out(held_out: Cache, cache: Cache) -> None:
@@ -93,12 +123,17 @@ def teacher_scores(cache: Cache, batch_examples: int = 256) -> dict[str, float]:
     """What the teacher of a classification's cache scores, from its records alone."""
     header = cache.manifest.header
     assert header.id2label is not None
+    return scores(teacher_predictions(cache, batch_examples), header.class_names, header.task["name"])
+
+
+def teacher_predictions(cache: Cache, batch_examples: int = 256) -> Predictions:
+    """What the teacher of a classification's cache says of its positions."""
     parts = []
     for start in range(0, len(cache), batch_examples):
         batch = cache.read(start, min(start + batch_examples, len(cache)))
         log_probs_PC = batch.targets().dense_log_probs(1.0).numpy()
         parts.append(Predictions(log_probs_PC, batch.labels, starts_of(batch)))
-    return scores(Predictions.concat(parts), header.class_names, header.task["name"])
+    return Predictions.concat(parts)
 
 
 def starts_of(batch: Batch) -> np.ndarray:
@@ -136,7 +171,7 @@ def _figures(
     device: torch.device,
     temperature: float,
     progress: Callable[[int], None],
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Predictions | None]:
     header = cache.manifest.header
     vector = torch.zeros(len(Sums.names), dtype=torch.float64, device=device)
     parts: list[Predictions] = []
@@ -152,6 +187,6 @@ def _figures(
             progress(0 if batch is None else len(batch))
     figures = Sums(world.sum(vector)).means()
     if header.id2label is None:
-        return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}
+        return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}, None
     whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
-    return figures | scores(whole, header.class_names, header.task["name"])
+    return figures | scores(whole, header.class_names, header.task["name"]), whole

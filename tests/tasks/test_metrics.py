@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kdcache.targets.fields import NO_LABEL
-from kdcache.tasks.metrics import Predictions, scores
+from kdcache.tasks.metrics import Predictions, class_scores, scores
 
 NAMES = ["O", "B-X", "I-X"]
 
@@ -67,3 +67,39 @@ def test_tags_that_are_no_entities_have_no_entity_f1() -> None:
     found = scores(certain([0, 1], [0, 1], [0]), ["NOUN", "VERB", "DET"], "token_classification")
     assert "entity_f1" not in found
     assert found["macro_f1"] == 1.0
+
+
+def test_scores_of_classes_are_scikit_learns() -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    rng = np.random.default_rng(0)
+    true, guess = rng.integers(0, 2, 50), rng.integers(0, 2, 50)
+    found = class_scores(certain(guess.tolist(), true.tolist(), [*range(50)]), ["a", "b", "c"], "token_classification")
+    expected = precision_recall_fscore_support(true, guess, labels=[0, 1, 2], zero_division=0)
+    assert [one["name"] for one in found] == ["a", "b", "c"]
+    for key, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert [one[key] for one in found] == pytest.approx(values.tolist())
+
+
+def test_scores_of_tags_are_by_type_of_entity() -> None:
+    names = ["O", "B-Y", "B-X", "I-X"]
+    log_probs_PC = np.log(np.full((6, 4), 0.1, np.float32))
+    log_probs_PC[np.arange(6), [2, 0, 1, 0, 2, 1]] = np.log(0.7)
+    predictions = Predictions(log_probs_PC, np.array([2, 3, 1, 0, 2, NO_LABEL]), np.arange(6) == 0)
+    assert class_scores(predictions, names, "token_classification") == [
+        {"name": "X", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2},
+        {"name": "Y", "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1},
+    ]
+    unlabelled = Predictions(log_probs_PC, np.full(6, NO_LABEL), np.arange(6) == 0)
+    assert class_scores(unlabelled, names, "token_classification") == []
+
+
+def test_windows_of_a_text_are_one_row_of_their_mean_probability() -> None:
+    """By votes the first text would be of class 1; its one sure window outweighs two that are not."""
+    probs_PC = np.array([[0.9, 0.1], [0.4, 0.6], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
+    starts_P = np.array([True, False, False, True, True])
+    predictions = Predictions(np.log(probs_PC), np.array([0, 0, 0, 1, 0]), starts_P)
+    pooled = predictions.of_rows()
+    np.testing.assert_allclose(np.exp(pooled.log_probs_PC), [[1.7 / 3, 1.3 / 3], [0.2, 0.8], [0.3, 0.7]])
+    assert scores(predictions, ["a", "b"], "sequence_classification")["accuracy"] == pytest.approx(2 / 3)
+    assert scores(predictions, ["a", "b"], "token_classification")["accuracy"] == pytest.approx(2 / 5)

@@ -191,8 +191,12 @@ def test_students_of_several_kinds_from_one_cache_in_one_table(root: Path) -> No
     assert by_name["bag"]["kl"] < by_name["hard"]["kl"]
     assert all(row["bytes"] > 0 and row["milliseconds"] > 0 and row["examples_per_second"] > 0 for row in students)
     assert "pipeline_tag: text-classification" in (folders[0] / "README.md").read_text()
-    table = kdcache("eval", folders[1], "--cache", held_out).stdout.splitlines()
+    assert [one["name"] for one in teacher["classes"]] == [*MOODS]
+    assert sum(one["support"] for one in by_name["bag"]["classes"]) == 30
+    table = kdcache("eval", folders[1], "--cache", held_out, "--per-class").stdout.splitlines()
     assert "macro-F1" in table[0]
+    assert [line.split(" ")[1] for line in table[-4:]] == [*MOODS, *MOODS]
+    assert table[-1].startswith("bag: dark")
     assert "perplexity" not in table[0]
 
 
