@@ -67,7 +67,16 @@ Name = Annotated[str, BeforeValidator(_name)]
 
 
 def _numbered(value: object) -> object:
-    return dict(enumerate(value)) if isinstance(value, list | tuple) else value
+    if not value or not isinstance(value, list | tuple | dict):
+        raise ValueError(f"got {value!r}, expected a list of names, or a mapping from integers to names")
+    return value if isinstance(value, dict) else dict(enumerate(value))
+
+
+def _comment(value: object) -> object:
+    """A # without quotes is a comment of YAML, and so nothing."""
+    if not value:
+        raise ValueError('got nothing, expected how comment lines begin, in quotes as "#"; leave it out for none')
+    return value
 
 
 class CorpusConfig(Config):
@@ -103,17 +112,20 @@ class CorpusConfig(Config):
     tokens_field: Name | None = None
     tags_field: Name | None = None
     delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
-    comment: Annotated[str, Field(min_length=1)] | None = None
+    comment: Annotated[str | None, BeforeValidator(_comment)] = None
     columns: tuple[str, ...] | None = None
     quotes: bool = True
-    label_names: Annotated[dict[int, str], BeforeValidator(_numbered)] | None = None
+    label_names: Annotated[dict[int, str] | None, BeforeValidator(_numbered)] = None
     unit_rows: PositiveInt | Literal["auto"] = "auto"
 
     @model_validator(mode="before")
     @classmethod
     def _conll_has_tokens_and_tags(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("format") == "conll":
-            return {"tokens_field": "tokens", "tags_field": "tags"} | data
+            data = {"tokens_field": "tokens", "tags_field": "tags"} | data
+            for setting in ("tokens_field", "tags_field"):
+                if str(data[setting]).lower() in CONLLU:
+                    data[setting] = data[setting].lower()
         return data
 
     @model_validator(mode="after")

@@ -19,6 +19,8 @@ __all__ = ["check_shape"]
 LOOKED_AT = 64 << 10
 NO_WORD = re.compile(r"\d+[-.]\d+")
 NOT_COUNTED = re.compile(r"#.*|\d+[-.]\d+")
+BIO = re.compile(r"O|[BI]-\S+")
+SIGNS = {",": "comma", ";": "semicolon", "|": "'|'"}
 Line = tuple[int, list[str]]
 
 
@@ -43,7 +45,9 @@ def check_shape(name: str, layout: Layout, begin: bytes, whole: bool) -> int:
             f"{name}:{numbered[0][0]} begins with a running number, expected a word; set corpus.tokens_field: 2, and "
             "corpus.tags_field to the number of the tags' column, counted from 1"
         )
-    return _width(name, layout, [line for sentence in sentences for line in sentence])
+    lines_of_words = [line for sentence in sentences for line in sentence]
+    _check_order(name, layout, lines_of_words)
+    return _width(name, layout, lines_of_words)
 
 
 def _sentences(lines: list[bytes], layout: Layout) -> list[list[Line]]:
@@ -74,6 +78,24 @@ def _width(name: str, layout: Layout, lines: list[Line]) -> int:
         if not -most <= at < most:
             raise CorpusError(f"{name} has {most} columns, expected tags in column {layout.tag} (corpus.tags_field)")
     return tagged[0][0] if tagged and layout.tag == "tags" else 0
+
+
+def _check_order(name: str, layout: Layout, lines: list[Line]) -> None:
+    """Raises CorpusError where the default reading finds tags first, or one column that a sign parts into several."""
+    if layout.word != "tokens" or layout.tag != "tags" or len(lines) < 2:
+        return
+    first, last = [cells[0] for _, cells in lines], [cells[-1] for _, cells in lines]
+    if all(BIO.fullmatch(cell) for cell in first) and not all(BIO.fullmatch(cell) for cell in last):
+        raise CorpusError(
+            f"{name}:{lines[0][0]} begins with the tag {first[0]}, as all lines do, expected a word; set "
+            "corpus.tokens_field: 2 and corpus.tags_field: 1"
+        )
+    sign = next((sign for sign in SIGNS if all(len(cells) == 1 and sign in cells[0] for _, cells in lines)), None)
+    if sign is not None and layout.delimiter is None:
+        raise CorpusError(
+            f"{name}:{lines[0][0]} has one column, {first[0]!r}, expected a word and its tag; set corpus.delimiter: "
+            f"{SIGNS[sign]}"
+        )
 
 
 def _numbered(sentences: list[list[Line]]) -> list[Line]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kdcache.corpus.columns import REGRESSION, Where
+from kdcache.corpus.columns import MULTI_LABEL, REGRESSION, Where
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.label_map import OUTSIDE, LabelMap
@@ -23,6 +23,11 @@ WHOLE = re.compile(r"-?\d+(?:\.0+)?")
 
 def is_whole_number(name: str) -> bool:
     return re.fullmatch(r"-?\d+", name) is not None
+
+
+def _is_list(name: str) -> bool:
+    """Whether a label is the text of a list, as tables have them."""
+    return re.fullmatch(r"""\[\s*(?:["'\d].*)?\]""", name) is not None
 
 
 def _whole(name: str) -> str:
@@ -67,6 +72,8 @@ class Labels:
         Raises CorpusError for fewer than two, and for real numbers.
         """
         distinct = {label for label in labels if label is not None}
+        if several := next((label for label in sorted(distinct) if _is_list(label)), None):
+            raise CorpusError(f"got {several} as a label in the corpus column {field}; {MULTI_LABEL}")
         if mapped is not None:
             distinct = mapped.classes_of(distinct)
         if distinct and all(REAL.fullmatch(label) for label in distinct):
@@ -106,6 +113,8 @@ class Labels:
         )
         if REAL.fullmatch(name) and not WHOLE.fullmatch(name):
             hint = f"; {REGRESSION}"
+        elif _is_list(name):
+            hint = f"; {MULTI_LABEL}"
         raise CorpusError(
             f"{where(row)}: got label {name}, expected one of {', '.join(self.names[:12])}"
             f"{', …' if len(self.names) > 12 else ''} ({self._setting}){hint}"

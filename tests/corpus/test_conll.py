@@ -170,6 +170,7 @@ CASES = {
     "comments": "# id 1 of 2\nFC B\nBayern I\n\n# id 2 of 2\nspielt O\n",
     "ragged": "FC B\nBayern I LOC\nspielt O\n",
     "commas": "FC,B\nBayern,I\n\nspielt,O\n",
+    "tags first": "B-ORG\tFC\nI-ORG\tBayern\n\nO\tspielt\n",
 }  # fmt: skip
 DONT = (["Do", "n't", "go", "."], ["AUX", "PART", "VERB", "PUNCT"])
 BAYERN = [(["FC", "Bayern"], ["B-ORG", "I-ORG"]), (["spielt"], ["O"])]
@@ -189,6 +190,8 @@ BAYERN = [(["FC", "Bayern"], ["B-ORG", "I-ORG"]), (["spielt"], ["O"])]
         ("germ plain", "a.tsv", {"tokens_field": 1, "tags_field": 2},
          [(["1", "2"], ["FC", "Bayern"]), (["1"], ["spielt"])]),
         ("comments", "a.txt", {"comment": "#"}, [(["FC", "Bayern"], ["B", "I"]), (["spielt"], ["O"])]),
+        ("tags first", "a.txt", {"tokens_field": 2, "tags_field": 1}, BAYERN),
+        ("ud", "a.conllu", {"tags_field": "UPOS"}, [DONT, (["#"], ["SYM"])]),
         ("commas", "a.txt", {"delimiter": "comma"}, [(["FC", "Bayern"], ["B", "I"]), (["spielt"], ["O"])]),
         ("ragged", "a.txt", {"tokens_field": 1, "tags_field": 2}, [(["FC", "Bayern", "spielt"], ["B", "I", "O"])]),
     ],
@@ -214,6 +217,8 @@ def test_columns_by_setting(tmp_path: Path, case: str, name: str, more: dict, ex
         ("germ plain", "a.txt", {"tokens_field": 5}, "a.txt:1 has 4 columns, expected a word in column 5"),
         ("comments", "a.txt", {}, "a.txt:1 begins with # and has 5 columns where other lines have 2"),
         ("ragged", "a.txt", {}, "a.txt:2 has 3 columns where other lines have 2, expected a word first and its"),
+        ("tags first", "a.txt", {}, "a.txt:1 begins with the tag B-ORG, as all lines do, expected a word"),
+        ("commas", "a.txt", {}, "a.txt:1 has one column, 'FC,B', expected a word and its tag; set corpus.del"),
         ("comments", "a.txt", {"tags_field": "upos"}, "has 1 columns, expected the 10 of CoNLL-U"),
     ],
 )  # fmt: skip
@@ -248,6 +253,8 @@ def test_a_hash_may_be_a_word_and_an_index_is_of_its_settings(tmp_path: Path) ->
         ({"delimiter": "--"}, "expected one character, or tab, space"),
         ({"quotes": False}, "got quotes for format conll, expected it for csv only"),
         ({"comment": ""}, "comment"),
+        ({"comment": None}, 'got nothing, expected how comment lines begin, in quotes as "#"'),
+        ({"label_names": 5}, "got 5, expected a list of names, or a mapping from integers to names"),
     ],
 )
 def test_settings_that_are_none(more: dict, words: str) -> None:

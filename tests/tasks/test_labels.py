@@ -91,6 +91,10 @@ def test_numbers_of_a_table_are_whole_or_scores() -> None:
         Labels.found(["0.0", "0.8", "1.6"], "label")
     with pytest.raises(CorpusError, match=r"rows.jsonl:3: got label 0.8, expected one of .* regression"):
         labels.id("0.8", 2, where)
+    with pytest.raises(CorpusError, match=r"got .'sport', 'money'. as a label .* multi-label classification, which is"):
+        Labels.found(["['sport', 'money']", "['sport']"], "label")
+    with pytest.raises(CorpusError, match=r"got label .2, 7., expected one of .* multi-label classification"):
+        labels.id("[2, 7]", 2, where)
     assert Labels.found(["1.0", "v2"], "label").names == ("1.0", "v2")
     assert Labels(["1.5", "2.5"]).id("2.5", 0, where) == 1
 
