@@ -374,6 +374,7 @@ class DumpConfig(Config):
 class StudentConfig(Config):
     """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder.
 
+    config: its vocab_size and special ids (end of text, padding, …) are the cache's unless it names them.
     dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled; where its file
         says "auto", bfloat16 or float16 here answers it.
     module: a module of yours to import first, which registers its own model classes (kdcache.register_student).

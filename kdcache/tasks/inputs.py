@@ -24,6 +24,7 @@ __all__ = [
     "ModelInputs",
     "at_last",
     "check_packing",
+    "counts_from_padding",
     "flat_positions",
     "flattens",
     "max_length",
@@ -111,7 +112,12 @@ def max_length(config: Any) -> int | None:
     longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     if longest is None or longest < 1:
         return None
-    return longest - int(config.pad_token_id) - 1 if config.model_type in _FROM_PADDING else longest
+    return longest - int(config.pad_token_id) - 1 if counts_from_padding(config) else longest
+
+
+def counts_from_padding(config: Any) -> bool:
+    """Whether this model's first position is its padding token's id + 1, so that it cannot do without one."""
+    return config.model_type in _FROM_PADDING
 
 
 def takes_types(model: Any) -> bool:

@@ -27,6 +27,7 @@ from kdcache.tasks.tokenizer import (
     tokenizer_digest,
 )
 from kdcache.train.collate import attention_of, check_length
+from kdcache.train.special_ids import config_ids, free_padding, mend_ids, set_generation_ids
 
 __all__ = [
     "cached_tokenizer_digest",
@@ -39,6 +40,7 @@ __all__ = [
 def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     """A transformers model with the head of the cache's task, that fits the cache, in train mode whatever its source.
 
+    Its special ids are those of the cache's tokenizer (special_ids.py).
     Raises ConfigError for an unknown model type or key; StudentError: it cannot be made, has fewer classes than the
     cache, another tokenizer, too few positions, or a body that mixes the documents of a packed example.
     """
@@ -48,7 +50,11 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     logging.set_verbosity_error()
     import_models(config.module)
     torch.manual_seed(seed)
-    student = _from_config(config, cache) if config.config is not None else _from_folder(config, cache)
+    tokenizer = None if cache.manifest.header.tokenizer is None else cached_tokenizer(cache)
+    if config.config is not None:
+        student = _from_config(config, cache, tokenizer)
+    else:
+        student = _from_folder(config, cache, tokenizer)
     check_fits(student, cache)
     attention = attention_of(cache)
     check_packing(student, attention, flattens(student, attention))
@@ -64,7 +70,7 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     return student.train()
 
 
-def _from_config(config: StudentConfig, cache: Cache) -> Any:
+def _from_config(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> Any:
     from transformers import CONFIG_MAPPING
 
     assert config.config is not None
@@ -83,24 +89,38 @@ def _from_config(config: StudentConfig, cache: Cache) -> Any:
         typo_of = difflib.get_close_matches(key, list(valid.to_dict()), n=1, cutoff=0.8)
         if typo_of and not hasattr(valid, key):
             raise ConfigError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
+    generates = header.id2label is None
+    settings |= config_ids(valid, config.config, tokenizer, settings["vocab_size"], generates=generates)
     try:
-        return auto_class(header.task["name"]).from_config(
+        student = auto_class(header.task["name"]).from_config(
             config_class(**settings),
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
         )
     except Exception as error:
         raise StudentError(f"no {model_type} student can be made of student.config: {_one_line(error)}") from None
+    if generates or _pads_with_a_token(student.config, tokenizer):
+        free_padding(student, fresh=True)
+    set_generation_ids(student, tokenizer)
+    return student
 
 
-def _from_folder(config: StudentConfig, cache: Cache) -> Any:
+def _pads_with_a_token(config: Any, tokenizer: Any | None) -> bool:
+    """Whether padding is a token that means something else too, such as the end of text."""
+    if tokenizer is None or getattr(config, "pad_token_id", None) is None:
+        return False
+    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.sep_token_id)
+    return config.pad_token_id in (*named, tokenizer.cls_token_id, tokenizer.mask_token_id)
+
+
+def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> Any:
     assert config.path is not None
     header, folder = cache.manifest.header, Path(config.path)
     if not (folder / "config.json").is_file():
         raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
     check_tokenizer(folder, cache)
     try:
-        return load_whole(
+        student = load_whole(
             auto_class(header.task["name"]),
             folder,
             new_head=header.id2label is not None,
@@ -113,6 +133,12 @@ def _from_folder(config: StudentConfig, cache: Cache) -> Any:
         raise
     except Exception as error:
         raise StudentError(f"the student {folder} does not load: {_one_line(error)}") from None
+    if tokenizer is not None:
+        mend_ids(student, tokenizer, str(folder))
+    if header.id2label is None or _pads_with_a_token(student.config, tokenizer):
+        free_padding(student, fresh=False)
+    set_generation_ids(student, tokenizer)
+    return student
 
 
 def class_settings(cache: Cache) -> dict[str, Any]:
