@@ -78,7 +78,7 @@ class _FusedLoss(torch.autograd.Function):
         grad_hidden_PD = torch.empty_like(hidden_PD) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if needs_weight else None
         grad_bias_V = torch.zeros_like(bias_V, dtype=dtype) if needs_bias and bias_V is not None else None
-        sums_K = torch.zeros(len(terms.terms), dtype=torch.float64, device=hidden_PD.device)
+        sums_K = torch.zeros(len(terms.names), dtype=torch.float64, device=hidden_PD.device)
         buffer_PV = torch.empty(min(task.chunk, P), V, dtype=dtype, device=hidden_PD.device)
         with torch.autocast(hidden_PD.device.type, enabled=False):
             for start in range(0, P, task.chunk):

@@ -7,7 +7,7 @@ A chunk is worked through in blocks of rows that stay in the processor's cache; 
 block of memory, dense records and matched entropies a few.
 
 Bottleneck terms are not of logits: they have a place in the names, the sums and the total, and whoever holds the
-student's hidden states fills it.
+student's hidden states fills it. So has the balancing loss of a mixture of experts, after all terms.
 
 Columns above the classes belong to the softmax with probability 0 in the target: surplus.py.
 
@@ -45,16 +45,23 @@ class LossTerms:
     numbered, "forward_kl@2#2", so that a term keeps its name when others follow it.
 
     scales: what a term's sum counts in the total: its weight times T² or 1. bottlenecks: which terms are not of logits.
-    class_weights: of the terms that have some, by their place, a weight for each class.
+    class_weights: of the terms that have some, by their place, a weight for each class. balance: what the student's own
+    balancing loss counts, as the last of the names; None for a student without one.
     """
 
     def __init__(
-        self, terms: Sequence[TermConfig], num_classes: int, class_weights: Mapping[int, Sequence[float]] | None = None
+        self,
+        terms: Sequence[TermConfig],
+        num_classes: int,
+        class_weights: Mapping[int, Sequence[float]] | None = None,
+        *,
+        balance: float | None = None,
     ) -> None:
         self._class_weights = {k: torch.tensor([*weights]) for k, weights in (class_weights or {}).items()}
         self.terms = tuple(terms)
-        self.num_classes = num_classes
-        self.names = _names(self.terms)
+        self.num_classes, self.balance = num_classes, balance
+        extra = () if balance is None else (balance,)
+        self.names = (*_names(self.terms), *("balance" for _ in extra))
         self.bottlenecks = tuple(k for k, term in enumerate(self.terms) if term.name == "bottleneck")
         self._of_logits = tuple(k for k, term in enumerate(self.terms) if term.name != "bottleneck")
         self._divergences = [_divergence(term) for term in self.terms]
@@ -62,9 +69,12 @@ class LossTerms:
         self._entropy_temperatures = {
             k: term.entropy_temperature for k, term in enumerate(self.terms) if term.weighting == "entropy"
         }
-        self.scales = tuple(
-            term.weight * (temperature**2 if term.temperature_squared else 1.0)
-            for term, temperature in zip(self.terms, self._temperatures, strict=True)
+        self.scales = (
+            *(
+                term.weight * (temperature**2 if term.temperature_squared else 1.0)
+                for term, temperature in zip(self.terms, self._temperatures, strict=True)
+            ),
+            *extra,
         )
 
     def total(self, sums_K: Tensor) -> Tensor:
@@ -94,14 +104,14 @@ class LossTerms:
     ) -> Tensor:
         """Sums of the plain terms over the positions, float64 [K]; logits_PV becomes the gradient of `total`.
 
-        They are in nats, and nats² for a matched entropy; weights count in them; a bottleneck's is 0 here.
+        They are in nats, and nats² for a matched entropy; weights count in them; 0 for what is not of logits.
         logits_PV: float32 or float64 [P, num_classes or more]. weights_PK: what each position counts in each term,
         constants; [P, 1] for the same in all terms.
         """
         if not self._of_logits:
             logits_PV.zero_()
-            return logits_PV.new_zeros(len(self.terms), dtype=torch.float64)
-        values: list[list[Tensor]] = [[] for _ in self.terms]
+            return logits_PV.new_zeros(len(self.names), dtype=torch.float64)
+        values: list[list[Tensor]] = [[] for _ in self.names]
         if weights_PK is not None:
             weights_PK = weights_PK.to(logits_PV.dtype).expand(-1, len(self.terms))
         rows = self._block_rows(logits_PV)

@@ -46,7 +46,7 @@ class _HeadLoss(torch.autograd.Function):
         dtype = torch.promote_types(logits_PV.dtype, torch.float32)
         unit = terms.gradient_unit(logits_PV.dtype)
         grad_PV = torch.empty_like(logits_PV) if ctx.needs_input_grad[0] else None
-        sums_K = torch.zeros(len(terms.terms), dtype=torch.float64, device=logits_PV.device)
+        sums_K = torch.zeros(len(terms.names), dtype=torch.float64, device=logits_PV.device)
         for start in range(0, len(logits_PV), chunk):
             rows = slice(start, start + chunk)
             chunk_PV = logits_PV[rows].to(dtype, copy=True)

@@ -3,7 +3,7 @@
 B examples, L tokens (padded to the longest), P positions of all examples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,17 @@ __all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeds_types"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """flat_P: where the supervised positions are among the B·L tokens, int64."""
+    """flat_P: where the supervised positions are among the B·L tokens, int64. real_BL: bool, False for padding."""
 
     model: ModelInputs
     flat_P: Tensor
     supervision: Supervision
+    real_BL: Tensor
 
     def to(self, device: torch.device | str) -> "Inputs":
-        return Inputs(self.model.to(device), self.flat_P.to(device), self.supervision.to(device))
+        return Inputs(
+            self.model.to(device), self.flat_P.to(device), self.supervision.to(device), self.real_BL.to(device)
+        )
 
     def at_positions(self, values: Tensor) -> Tensor:
         """Rows of [B, L, …] at the positions, [P, …]; of [B, …], one row an example, those of their examples."""
@@ -51,7 +54,7 @@ class Inputs:
 
     def without_positions(self) -> "Inputs":
         """The same tokens with nothing supervised: for a rank that has run out of batches."""
-        return Inputs(self.model, self.flat_P[:0], self.supervision[:0])
+        return replace(self, flat_P=self.flat_P[:0], supervision=self.supervision[:0])
 
 
 class Collator:
@@ -80,6 +83,7 @@ class Collator:
                 None if label_logits is None else torch.from_numpy(label_logits),
                 None if features is None else torch.from_numpy(np.array(features)),
             ),
+            torch.arange(longest) < torch.tensor([*map(len, tokens)])[:, None],
         )
 
 

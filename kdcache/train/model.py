@@ -29,6 +29,7 @@ from kdcache.losses.unfused import head_loss
 from kdcache.progress import say
 from kdcache.tasks.models import HEADS, classifier_head, inputs_of, reads_last_token
 from kdcache.tasks.modes import evaluating
+from kdcache.train.balance import balancing_loss
 from kdcache.train.collate import Inputs
 
 __all__ = ["StudentWithLoss", "head_width", "with_loss"]
@@ -55,24 +56,38 @@ class StudentWithLoss(nn.Module):
         supervision = inputs.supervision
         head = head_of(self.student)
         if self.fused:
-            hidden_BLD = self.student.base_model(**inputs.model.arguments, use_cache=False).last_hidden_state
-            hidden_PD = hidden_BLD.flatten(0, 1)[inputs.flat_P]
+            out = self.student.base_model(**inputs.model.arguments, use_cache=False, **_routers_of(terms))
+            hidden_PD = out.last_hidden_state.flatten(0, 1)[inputs.flat_P]
             if terms is None:
                 return head(hidden_PD, task=FusedSums(supervision, temperature=temperature, chunk=self.chunk))
             loss, sums_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=self.chunk))
+            loss, sums_K = self._with_balance(loss, sums_K, terms, out, inputs)
             return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
         causal = {"use_cache": False} if generates(self.student) else {}
         with inputs_of(head) as seen:
-            logits_PV = inputs.at_positions(self.student(**inputs.model.arguments, **causal).logits)
+            out = self.student(**inputs.model.arguments, **causal, **_routers_of(terms))
+            logits_PV = inputs.at_positions(out.logits)
         if terms is None:
             vector = measure(logits_PV, supervision, temperature=temperature, chunk=self.chunk).vector
             return vector if causal else (vector, logits_PV.float().log_softmax(-1))
         loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
+        loss, sums_K = self._with_balance(loss, sums_K, terms, out, inputs)
         if not self.bottlenecks:
             return loss, sums_K
         last = not causal and reads_last_token(self.student)
         hidden_PD = inputs.at_last(seen[0]) if last else inputs.at_positions(seen[0])
         return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
+
+    def _with_balance(
+        self, loss: Tensor, sums_K: Tensor, terms: LossTerms, out: Any, inputs: Inputs
+    ) -> tuple[Tensor, Tensor]:
+        """And the balancing loss of a mixture of experts, as often as there are positions."""
+        if terms.balance is None:
+            return loss, sums_K
+        value = len(inputs.flat_P) * balancing_loss(self.student, out.router_logits, inputs.real_BL)
+        sums_K = sums_K.clone()
+        sums_K[-1] = value.detach()
+        return loss + terms.balance * value, sums_K
 
     def _with_bottlenecks(
         self, loss: Tensor, sums_K: Tensor, terms: LossTerms, hidden_PD: Tensor, supervision: Supervision
@@ -85,6 +100,10 @@ class StudentWithLoss(nn.Module):
             loss = loss + terms.scales[k] * value
             sums_K[k] = value.detach()
         return loss, sums_K
+
+
+def _routers_of(terms: LossTerms | None) -> dict[str, bool]:
+    return {} if terms is None or terms.balance is None else {"output_router_logits": True}
 
 
 def with_loss(student: Any, *, chunk: int = 1024, bottlenecks: Sequence[Bottleneck] = ()) -> StudentWithLoss:

@@ -22,6 +22,7 @@ from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
+from kdcache.train.balance import balancing_weight, warn_unbalanced
 from kdcache.train.cautions import first_targets, warn
 from kdcache.train.checkpoint import Checkpoints, replace_file
 from kdcache.train.class_weights import class_weights
@@ -58,6 +59,7 @@ def train(config: TrainConfig, world: World, device: str) -> None:
 
     with open_loader(config, cache, world) as loader:
         student = make_student(config.student, cache, config.seed)
+        warn_unbalanced(student)
         model = with_loss(
             student,
             chunk=config.loss_chunk,
@@ -74,7 +76,12 @@ def train(config: TrainConfig, world: World, device: str) -> None:
         trainer = Trainer(
             engine,
             config,
-            LossTerms(config.terms, cache.manifest.header.num_classes, class_weights(config.terms, cache)),
+            LossTerms(
+                config.terms,
+                cache.manifest.header.num_classes,
+                class_weights(config.terms, cache),
+                balance=balancing_weight(student),
+            ),
             Collator(student, cache),
             world,
             device=device,

@@ -192,7 +192,9 @@ def cached_tokenizer_digest(cache: Cache) -> str:
 
 
 def check_fits(student: Any, cache: Cache) -> None:
-    """Raises StudentError for other classes, too few positions, or a classifier that cannot be run."""
+    """Raises StudentError for weights that are no numbers, other classes, too few positions, or a classifier that
+    cannot be run."""
+    _check_finite(student)
     header = cache.manifest.header
     head = student.get_output_embeddings()
     if (head is None) != (header.id2label is not None):
@@ -215,6 +217,18 @@ def check_fits(student: Any, cache: Cache) -> None:
     longest = header.task.get("sequence_length", header.task.get("max_length"))
     if longest is not None:
         check_length(student, longest)
+
+
+def _check_finite(student: Any) -> None:
+    """Raises StudentError naming the first weight that is not finite."""
+    broken = [(name, weight) for name, weight in student.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        name, weight = broken[0]
+        count = int((~weight.isfinite()).sum())
+        raise StudentError(
+            f"got a student whose weight {name} holds NaN or infinity in {count:,} of its {weight.numel():,} numbers, "
+            f"and so for {len(broken)} of its weights, expected finite ones: the run that made it went wrong"
+        )
 
 
 def _check_names(config: Any, names: dict[int, str]) -> None:

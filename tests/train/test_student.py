@@ -8,6 +8,7 @@ from train.tiny import student_config, write_cache
 
 from kdcache.config import StudentConfig
 from kdcache.errors import KdcacheError, StudentError
+from kdcache.report.evaluate import evaluate_students
 from kdcache.store.cache import Cache, open_cache
 from kdcache.train.collate import Collator
 from kdcache.train.student import make_student
@@ -129,6 +130,22 @@ def test_a_folder_that_lacks_weights_is_not_filled_with_random_ones(cache: Cache
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StudentError, match=r"lacks 1 of the weights of LlamaForCausalLM, the first model.norm.weight"):
         make_student(StudentConfig(path=str(tmp_path)), cache, 0)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(cache: Cache, tmp_path: Path, broken: float) -> None:
+    """In training, and by `kdcache eval`."""
+    make_model(tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, :3] = broken
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    told = r"weight model.layers.1.mlp.up_proj.weight holds NaN or infinity in 3 of its 2,048 numbers"
+    with pytest.raises(StudentError, match=told):
+        make_student(StudentConfig(path=str(tmp_path)), cache, 0)
+    with pytest.raises(StudentError, match=told):
+        evaluate_students([str(tmp_path)], cache=cache.root.url)
 
 
 def test_gradient_checkpointing_is_turned_on(cache: Cache) -> None:
