@@ -104,6 +104,15 @@ def half(root: Path, world: World) -> None:
     train(ten_steps(root, "bf16-3", 3, deepspeed=left_open, student=student), world, "cpu")
 
 
+def mixture(root: Path, world: World) -> None:
+    """A mixture of experts with its balancing loss, wider than the cache, with its weights whole and in parts."""
+    experts = {"model_type": "mixtral", "num_local_experts": 4, "output_router_logits": True, "vocab_size": 310}
+    student = {"config": student_config(**experts, router_aux_loss_coef=0.5)}
+    for stage in (0, 3):
+        config = train_config(root / "cache", root / f"mixture-{stage}", stage=stage, steps=4, student=student)
+        train(config, world, "cpu")
+
+
 def gradients(root: Path, world: World) -> None:
     """The gradients of three steps for each micro-batch, and the fewest positions of a rank in a step with any."""
     for micro_batch in (1, 2, 4, 8):
@@ -185,7 +194,7 @@ def failures(root: Path, world: World) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, World], None]] = {
-    f.__name__: f for f in (stages, long, alone, sources, resume, half, gradients, failures)
+    f.__name__: f for f in (stages, long, alone, sources, resume, half, mixture, gradients, failures)
 }
 
 if __name__ == "__main__":

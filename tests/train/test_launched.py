@@ -180,6 +180,16 @@ def test_a_run_says_what_precision_it_had(root: Path, name: str, parameters: str
     assert f"master weights float32; the student is written in {student} |" in card
 
 
+def test_a_mixtures_balancing_loss_is_the_same_in_parts(root: Path) -> None:
+    """Of tied weights, some of them above the cache's classes."""
+    assert largest_difference(weights(root, "mixture-3"), weights(root, "mixture-0")) < 1e-5
+    for line, expected in zip(log(root, "mixture-3"), log(root, "mixture-0"), strict=True):
+        assert line["balance"] == pytest.approx(expected["balance"], rel=1e-5)
+        assert line["balance"] > 1
+        parts = 0.7 * line["forward_kl@1"] + 0.3 * line["cross_entropy"] + 0.5 * line["balance"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-6)
+
+
 def test_evaluations_are_logged_for_tensorboard_too(root: Path) -> None:
     assert [line["step"] for line in log(root, "stage1-by2", "eval")] == [4, 8, 10]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
