@@ -115,9 +115,9 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
     import torch
     from transformers import AutoConfig
 
-    from kdcache.tasks.models import auto_class, load_whole
+    from kdcache.tasks.models import ADAPTER, auto_class, load_whole
 
-    if not (Path(folder) / "config.json").is_file():
+    if not any((Path(folder) / name).is_file() for name in ("config.json", ADAPTER)):
         raise StudentError(f"got student {folder}, expected a folder with config.json and model.safetensors")
     model_class = auto_class(held_out.manifest.header.task["name"])
     try:

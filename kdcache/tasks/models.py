@@ -17,6 +17,7 @@ from kdcache.tasks.inputs import model_inputs, takes_types
 from kdcache.tasks.modes import evaluating
 
 __all__ = [
+    "ADAPTER",
     "AUTO_CLASSES",
     "HEADS",
     "auto_class",
@@ -35,6 +36,7 @@ AUTO_CLASSES = {
 }
 HEADS = ("classifier", "score")
 """What transformers call the last layers of classifiers."""
+ADAPTER = "adapter_config.json"
 
 
 def auto_class(task: str) -> Any:
@@ -47,7 +49,8 @@ def auto_class(task: str) -> Any:
 def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, **settings: Any) -> Any:
     """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead.
 
-    So it does for a weight of another shape, and for a damaged file.
+    So it does for a weight of another shape, for a damaged file, and for a folder of a PEFT adapter, whose base model
+    transformers would load alone where peft is not installed.
 
     new_head: weights outside the body may be missing, and its pooler's, as an encoder has no head yet. settings: of
     from_pretrained.
@@ -56,6 +59,11 @@ def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, 
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if (Path(folder) / ADAPTER).is_file():
+        raise ValueError(
+            f"it holds a PEFT adapter ({ADAPTER}), expected a whole model: load it with peft, merge_and_unload() and "
+            "save_pretrained() into another folder"
+        )
     settings = {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True, **settings}
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **settings)

@@ -17,7 +17,7 @@ from kdcache.errors import ConfigError, StudentError
 from kdcache.store.cache import Cache
 from kdcache.tasks.inputs import check_packing, flattens
 from kdcache.tasks.labels import is_whole_number
-from kdcache.tasks.models import auto_class, check_classifier, load_whole
+from kdcache.tasks.models import ADAPTER, auto_class, check_classifier, load_whole
 from kdcache.tasks.registry import import_models
 from kdcache.tasks.tokenizer import (
     has_tokenizer,
@@ -116,7 +116,7 @@ def _pads_with_a_token(config: Any, tokenizer: Any | None) -> bool:
 def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> Any:
     assert config.path is not None
     header, folder = cache.manifest.header, Path(config.path)
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
         raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
     check_tokenizer(folder, cache)
     try:

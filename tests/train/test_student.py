@@ -121,6 +121,21 @@ def test_folders_that_are_no_student(cache: Cache, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("beside_its_base", [True, False])
+def test_a_folder_of_an_adapter_is_no_student_without_its_adapter(
+    cache: Cache, tmp_path: Path, beside_its_base: bool
+) -> None:
+    """transformers would load the base alone where peft is not installed."""
+    if beside_its_base:
+        make_model(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "base"}')
+    told = "does not load: .*it holds a PEFT adapter .*, expected a whole model: load it with peft, merge_and_unload"
+    with pytest.raises(StudentError, match=told):
+        make_student(StudentConfig(path=str(tmp_path)), cache, 0)
+    with pytest.raises(StudentError, match=told):
+        evaluate_students([str(tmp_path)], cache=cache.root.url)
+
+
 def test_a_folder_that_lacks_weights_is_not_filled_with_random_ones(cache: Cache, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
