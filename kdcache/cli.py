@@ -91,7 +91,7 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
 @click.option("--per-class", is_flag=True, help="Add the scores of each class, or of each type of entity.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has the scores of classes.")
 def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **options: Any) -> None:
-    """Compare STUDENTS (model folders) with the teacher on a held-out cache, in one table.
+    """Compare STUDENTS (model folders, or names on the hub) with the teacher on a held-out cache, in one table.
 
     Held-out loss, perplexity, KL to the teacher, top-1 agreement; of a classification accuracy, macro-F1 or entity F1,
     calibration error, size and speed. The teacher's own figures come from the cache.

@@ -372,7 +372,8 @@ class DumpConfig(Config):
 
 
 class StudentConfig(Config):
-    """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder.
+    """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder or
+    the name of a model on the Hugging Face hub, at `revision`.
 
     config: its vocab_size and special ids (end of text, padding, …) are the cache's unless it names them.
     dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled; where its file
@@ -381,6 +382,7 @@ class StudentConfig(Config):
     """
 
     path: str | None = None
+    revision: str | None = None
     config: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
@@ -392,6 +394,8 @@ class StudentConfig(Config):
     def _one_source(self) -> Self:
         if (self.path is None) == (self.config is None):
             raise ValueError("expected exactly one of student.path and student.config")
+        if self.revision is not None and self.path is None:
+            raise ValueError("got student.revision without student.path, expected both or none")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("got student.config without model_type, expected one, e.g. model_type: llama")
         return self

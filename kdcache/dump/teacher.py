@@ -19,6 +19,7 @@ from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.targets.calibration import OutputLayer
+from kdcache.tasks.hub import model_folder
 from kdcache.tasks.inputs import Attention, ModelInputs, check_packing, flattens
 from kdcache.tasks.models import auto_class, load_whole
 
@@ -35,22 +36,13 @@ def teacher_folder(config: TeacherConfig) -> str:
 
     Raises TeacherError when there is no such model.
     """
-    from pathlib import Path
-
-    from huggingface_hub import snapshot_download
-
-    folder = Path(config.path)
-    if not folder.is_dir():
-        try:
-            patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-            if config.trust_remote_code:
-                patterns.append("*.py")
-            folder = Path(snapshot_download(config.path, revision=config.revision, allow_patterns=patterns))
-        except Exception as error:
-            raise TeacherError(
-                f"got teacher {config.path}, which is neither a folder nor a model that can be fetched "
-                f"({type(error).__name__}); expected a folder with config.json and safetensors"
-            ) from None
+    folder = model_folder(
+        config.path,
+        what="teacher",
+        error=TeacherError,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise TeacherError(
             f"{folder} holds no config.json with *.safetensors; expected a model saved by save_pretrained"

@@ -46,11 +46,13 @@ def evaluate_students(
     Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
     or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second, and
     classes: precision, recall, f1 and support of each class or type of entity.
-    module: to import first, where students are of a user's own class. teacher: its folder, to time it.
+    students: folders or names on the hub. module: to import first, where students are of a user's own class. teacher:
+    its folder or name, to time it.
     Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
     cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
     for a bad cache.
     """
+    from kdcache.tasks.hub import model_folder
     from kdcache.tasks.registry import import_models
     from kdcache.train.distributed import find_device
     from kdcache.train.student import check_tokenizer
@@ -59,17 +61,18 @@ def evaluate_students(
     device = find_device(device, "--device")
     held_out = open_cache(cache)
     if teacher is not None:
+        teacher = str(model_folder(teacher, what="teacher", error=TeacherError))
         _check_teacher(teacher, held_out)
-    for folder in students:
+    folders = [str(model_folder(student, what="student", error=StudentError)) for student in students]
+    for folder in folders:
         check_tokenizer(Path(folder), held_out)
     rows: list[Row] = []
-    models = [(folder, False) for folder in students]
+    models = [(_name(student), folder, False) for student, folder in zip(students, folders, strict=True)]
     if untrained:
-        models.insert(0, (students[0], True))
+        models.insert(0, (f"untrained {models[0][0]}", folders[0], True))
     with Progress(len(models) * len(held_out), "examples", "eval") as progress:
-        for folder, fresh in models:
+        for name, folder, fresh in models:
             model = _load(folder, device, fresh, held_out)
-            name = f"untrained {_name(folder)}" if fresh else _name(folder)
             figures, predictions = _figures(model, held_out, batch_examples, temperature, progress)
             rows.append(_row(name, held_out, figures, predictions) | _cost(model, folder, held_out, batch_examples))
     of_teacher = _teacher_row(held_out, figures.get("teacher_label_nll"))

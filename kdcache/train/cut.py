@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdcache.errors import ConfigError, TeacherError
+from kdcache.tasks.hub import model_folder
 from kdcache.tasks.models import load_whole
 from kdcache.train.export import check_folder, write_model
 
@@ -26,10 +27,12 @@ TOKENIZER_GLOBS = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja")
 def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, trust_remote_code: bool = False) -> Path:
     """Write a model of these layers, counted from 0, with the teacher's tokenizer; returns its folder.
 
+    teacher_path: a folder, or the name of a model on the hub.
+
     Raises ConfigError for layers that are not ascending or not there or an out folder in use, TeacherError when there
     is no such model or it cannot be cut.
     """
-    source, target = Path(teacher_path), Path(out)
+    source, target = model_folder(teacher_path, what="teacher", error=TeacherError), Path(out)
     if not (source / "config.json").is_file():
         raise TeacherError(f"got teacher {source}, expected a folder with config.json and model.safetensors")
     check_folder(target, "--out")

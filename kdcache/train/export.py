@@ -25,6 +25,7 @@ from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, set_in_folder
 from kdcache.train.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.train.distributed import World
 from kdcache.train.precision import spoken_precision
+from kdcache.train.student import student_folder
 
 __all__ = ["check_folder", "export_student", "full_weights", "write_model", "write_student"]
 
@@ -84,8 +85,8 @@ def write_student(
     parameters = write_model(student.config, weights, folder, dtype=getattr(torch, config.student.dtype), like=student)
     if cache.manifest.header.tokenizer is not None:
         cache.save_tokenizer(folder)
-    elif config.student.path is not None and has_tokenizer(Path(config.student.path)):
-        _copy_tokenizer(Path(config.student.path), folder)
+    elif config.student.path is not None and has_tokenizer(source := student_folder(config.student)):
+        _copy_tokenizer(source, folder)
     if has_tokenizer(folder):
         set_in_folder(folder, **deployed_tokenizer(student, cache, load_tokenizer(folder)))
     card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures, precision=precision)

@@ -15,6 +15,7 @@ import torch
 from kdcache.config import StudentConfig
 from kdcache.errors import ConfigError, StudentError
 from kdcache.store.cache import Cache
+from kdcache.tasks.hub import model_folder
 from kdcache.tasks.inputs import check_packing, flattens
 from kdcache.tasks.labels import is_whole_number
 from kdcache.tasks.models import ADAPTER, auto_class, check_classifier, load_whole
@@ -34,6 +35,7 @@ __all__ = [
     "check_fits",
     "check_tokenizer",
     "make_student",
+    "student_folder",
 ]
 
 
@@ -114,8 +116,7 @@ def _pads_with_a_token(config: Any, tokenizer: Any | None) -> bool:
 
 
 def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> Any:
-    assert config.path is not None
-    header, folder = cache.manifest.header, Path(config.path)
+    header, folder = cache.manifest.header, student_folder(config)
     if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
         raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
     check_tokenizer(folder, cache)
@@ -139,6 +140,18 @@ def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> 
         free_padding(student, fresh=False)
     set_generation_ids(student, tokenizer)
     return student
+
+
+def student_folder(config: StudentConfig) -> Path:
+    """Of a student that is loaded; a hub name is fetched first. Raises StudentError where there is no such model."""
+    assert config.path is not None
+    return model_folder(
+        config.path,
+        what="student.path",
+        error=StudentError,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def class_settings(cache: Cache) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""model_folder: where the files of a model are that is named by its folder, or by its name on the Hugging Face hub.
+
+A name is fetched once into the hub's own cache (HF_HOME), or found there without a network (HF_HUB_OFFLINE=1):
+safetensors only, no pickle.
+"""
+
+from pathlib import Path
+
+from kdcache.errors import KdcacheError
+
+__all__ = ["model_folder"]
+
+PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja")
+
+
+def model_folder(
+    path: str | Path,
+    *,
+    what: str,
+    error: type[KdcacheError],
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    weights: bool = True,
+) -> Path:
+    """A folder is given back as it is.
+
+    Args:
+        path: folder, or a name such as org/model.
+        what: names it in messages, such as "teacher" or "student.path".
+        error: what is raised where it is neither.
+        revision: branch, tag or commit of a hub name.
+        trust_remote_code: fetch the model's own Python files too.
+        weights: whether they are fetched as well; its config and tokenizer may be enough.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    patterns = [*PATTERNS, *(["*.safetensors"] if weights else []), *(["*.py"] if trust_remote_code else [])]
+    try:
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=patterns))
+    except Exception as fault:
+        raise error(
+            f"got {what} {path}, expected a folder with config.json and model.safetensors, or the name of a model on "
+            f"the hub: it is neither a folder nor a model that can be fetched ({type(fault).__name__})"
+        ) from None
