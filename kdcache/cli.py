@@ -37,13 +37,17 @@ def cli() -> None:
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
 @click.option("--rank", type=click.IntRange(min=0), help="This process's number, where no launcher sets RANK.")
 @click.option("--world-size", type=click.IntRange(min=1), help="How many processes share the work.")
-def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world_size: int | None) -> None:
+@click.option("--check", is_flag=True, help="Only look at every row of the corpus, without the teacher's weights.")
+def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world_size: int | None, check: bool) -> None:
     """Run the teacher of CONFIG over its corpus and write its logits to a cache.
 
-    Interrupt it at any time and run it again: finished shards are kept, and the number of ranks may change.
+    Interrupt it at any time and run it again: finished shards are kept, and the number of ranks may change. So may the
+    corpus: only shards whose rows changed are made again. --check finds bad rows before the teacher is loaded, says
+    which settings would help, and writes nothing; exit status 1 where they would end the dump.
     Ranks do not talk to each other, so they may be started by any launcher or by hand:
 
     \b
+    kdcache dump-logits configs/dump.yaml --check
     kdcache dump-logits configs/dump.yaml
     deepspeed --num_gpus 8 --no_local_rank --module kdcache dump-logits configs/dump.yaml
     torchrun --nproc-per-node 8 -m kdcache dump-logits configs/dump.yaml
@@ -53,9 +57,16 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
     from kdcache.config import DumpConfig
     from kdcache.config_file import load_config
     from kdcache.dump.ranks import find_rank
-    from kdcache.dump.run import run_dump
 
-    run_dump(load_config(DumpConfig, config, overrides), find_rank(rank, world_size))
+    settings, process = load_config(DumpConfig, config, overrides), find_rank(rank, world_size)
+    if not check:
+        from kdcache.dump.run import run_dump
+
+        run_dump(settings, process)
+    elif process.rank == 0:
+        from kdcache.dump.check import check_corpus
+
+        check_corpus(settings)
 
 
 @cli.command()

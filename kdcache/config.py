@@ -303,14 +303,14 @@ class ComputeConfig(Config):
     """What else the bits of a logit depend on: pinned in the manifest, the same for every world size.
 
     batch_examples: examples a forward pass. block_positions: rows of logits made and compressed at a time.
-    threads: CPU threads of each rank; 0 takes every core. With several ranks on one machine without GPUs, set it
-        to cores / ranks.
+    threads: CPU threads of each rank, at most 1,024; 0 takes every core. With several ranks on one machine without
+        GPUs, set it to cores / ranks.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_examples: PositiveInt = 8
     block_positions: PositiveInt = 512
-    threads: NonNegativeInt = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
 
 
 class DumpConfig(Config):
@@ -320,6 +320,13 @@ class DumpConfig(Config):
         language model it is the teacher's, with a template of its own perhaps. Of a classification it may be another,
         that of the students: the cache holds its tokens, while the teacher reads its own of the same rows.
     record: by default 8 largest logits and a sample for a language model, every class for a classification.
+    on_bad_row: what to do with a row that is not what the config says (not JSON, no text, too long, a chat that the
+        template refuses, a label that is none): "error" ends the dump, finished shards stay; "skip" leaves it out,
+        counts it, and lists it in skipped.jsonl of the cache.
+    bad_rows_at_most: the share of the corpus' rows that may be skipped; more end the dump.
+
+    on_bad_row, bad_rows_at_most and task.overlong may change in the middle of a dump: only shards whose rows they
+    matter to are made again.
     """
 
     output: str
@@ -331,6 +338,8 @@ class DumpConfig(Config):
     backend: Literal["zarr", "arrow"] = "zarr"
     compute: ComputeConfig = ComputeConfig()
     seed: NonNegativeInt = 0
+    on_bad_row: Literal["error", "skip"] = "error"
+    bad_rows_at_most: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 KdcacheError               exit status 1: the work failed
 ├── CorpusError            a corpus file is missing, empty, not the format it claims, or lacks a field
+│   └── RowError           one row of it cannot be used
 ├── CacheError             a cache is unfinished, damaged, of a newer format, or not the one that was asked for
 │   └── DamagedShardError  a shard's bytes do not match its commit record
 ├── TeacherError           the teacher cannot be loaded, or gave logits that cannot be stored
@@ -12,12 +13,16 @@ KdcacheError               exit status 1: the work failed
 A message is one line: what was got, what was expected, what to do.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Self
+
 __all__ = [
     "CacheError",
     "ConfigError",
     "CorpusError",
     "DamagedShardError",
     "KdcacheError",
+    "RowError",
     "StudentError",
     "TeacherError",
     "TrainError",
@@ -32,6 +37,34 @@ class KdcacheError(Exception):
 
 class CorpusError(KdcacheError):
     pass
+
+
+class RowError(CorpusError):
+    """One row is at fault: the others of its unit can still be used.
+
+    Args:
+        where: row -> "file.jsonl:123". Asked only when the message is wanted, since it may read the file.
+        row: number of the row among those that were looked at.
+        words: what follows the place in the message, such as " is not JSON" or ": text is null".
+        settings: what a config may say to take such rows, such as "task.overlong: truncate".
+    """
+
+    def __init__(self, where: Callable[[int], str], row: int, words: str, settings: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.row, self.words, self.settings = row, words, tuple(settings)
+        self._where = where
+
+    def __str__(self) -> str:
+        return f"{self._where(self.row)}{self.words}"
+
+    @property
+    def why(self) -> str:
+        """What is wrong, without the place."""
+        return self.words.lstrip(": ")
+
+    def moved(self, rows: int) -> Self:
+        """The same error among rows that begin so many earlier."""
+        return type(self)(lambda row: self._where(row - rows), self.row + rows, self.words, self.settings)
 
 
 class CacheError(KdcacheError):

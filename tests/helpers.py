@@ -1,10 +1,12 @@
 """Small real things to test with: text, a tokenizer, a model, the command line."""
 
 import json
+import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 WORDS = [
     "cache",
@@ -108,3 +110,18 @@ def kdcache(*arguments: object, timeout: float = 300, **options: object) -> subp
     """The command line as a user runs it."""
     command = [sys.executable, "-m", "kdcache", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload]
+
+
+def fork_rank(config: Any, rank: Any) -> int:
+    """Start a rank of a dump as a child process, which need not import anything; its pid."""
+    from kdcache.dump.run import run_dump
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            run_dump(config, rank)
+            status = 0
+        finally:
+            os._exit(status)
+    return pid

@@ -10,12 +10,13 @@ parse     bytes of JSONL, CSV and text -> tables
 columnar  index and ranges of Parquet and Arrow IPC
 columns   Column: what a task reads, and the type it comes in
 class_names   names of the integers in a column of labels
+split     the bad rows among many, found by halving
 corpus    open_corpus, Corpus: work units, digests, places for messages
 
 A corpus knows nothing of tokens.
 """
 
 from kdcache.corpus.columns import Column
-from kdcache.corpus.corpus import Corpus, open_corpus
+from kdcache.corpus.corpus import Corpus, UnitRows, open_corpus
 
-__all__ = ["Column", "Corpus", "open_corpus"]
+__all__ = ["Column", "Corpus", "UnitRows", "open_corpus"]

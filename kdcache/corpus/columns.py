@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdcache.corpus.class_names import NO_CLASS
-from kdcache.errors import ConfigError, CorpusError
+from kdcache.errors import ConfigError, CorpusError, RowError
 
-__all__ = ["Column", "Names", "Where", "check_columns", "conform", "label", "missing_field", "word_list"]
+__all__ = ["Column", "Names", "Where", "check_columns", "conform", "is_text", "label", "lacks", "word_list"]
 
 Where = Callable[[int], str]
 WORDS = pa.list_(pa.string())
@@ -78,17 +78,18 @@ def check_columns(columns: Sequence[Column], files: Iterable[tuple[str, tuple[st
         lacking = [(name, fields) for name, fields in known if column.name not in fields]
         if lacking and (column.required or len(lacking) == len(known)):
             name, fields = lacking[0]
-            raise missing_field(name, column, fields)
+            raise CorpusError(f"{name} {lacks(column, fields)}")
 
 
-def missing_field(place: str, column: Column, fields: Iterable[str]) -> CorpusError:
+def lacks(column: Column, fields: Iterable[str]) -> str:
+    """What is wrong with a file or a row that has these fields and not the column."""
     names = list(fields)
     nearest = difflib.get_close_matches(column.name, names, n=1, cutoff=0.0)
     hint = f"; did you mean corpus.{column.setting}: {nearest[0]}?" if nearest else f"; set corpus.{column.setting}"
     if not column.required:
         hint += f" Without one, leave corpus.{column.setting} out" if nearest else " or leave it out"
     listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return CorpusError(f"{place} has no field {column.name}, it has {listed or 'none'}{hint}")
+    return f"has no field {column.name}, it has {listed or 'none'}{hint}"
 
 
 def label(value: object, column: Column, row: int, where: Where) -> str | None:
@@ -102,9 +103,9 @@ def label(value: object, column: Column, row: int, where: Where) -> str | None:
             return None
         if value.is_integer():
             return str(int(value))
-        raise CorpusError(f"{where(row)}: {column.name} is the number {value}; {REGRESSION}")
+        raise RowError(where, row, f": {column.name} is the number {value}; {REGRESSION}")
     if isinstance(value, list):
-        raise CorpusError(f"{where(row)}: {column.name} is an array; {MULTI_LABEL}")
+        raise RowError(where, row, f": {column.name} is an array; {MULTI_LABEL}")
     raise _wrong(value, column, row, where)
 
 
@@ -114,8 +115,8 @@ def word_list(value: object, column: Column, row: int, where: Where) -> list[str
         try:
             value = json.loads(value) if value else None
         except (ValueError, RecursionError):
-            raise CorpusError(
-                f"{where(row)}: {column.name} is text that is not JSON, expected {EXPECTED['words']}"
+            raise RowError(
+                where, row, f": {column.name} is text that is not JSON, expected {EXPECTED['words']}"
             ) from None
     if value is None:
         return None
@@ -135,7 +136,7 @@ def check_unicode(text: str, column: Column, row: int, where: Where) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise CorpusError(f"{where(row)}: {column.name} holds half a surrogate pair, expected valid Unicode") from None
+        raise RowError(where, row, f": {column.name} holds half a surrogate pair, expected valid Unicode") from None
 
 
 def conform(
@@ -158,7 +159,7 @@ def _conformed(table: pa.Table, column: Column, where: Where, names: Mapping[str
         values = _named(values, names[column.name], column, where)
     if column.required and values.null_count:
         row = values.is_null().to_pylist().index(True)
-        raise CorpusError(f"{where(row)}: {column.name} is null, expected {EXPECTED[column.kind]}; leave such rows out")
+        raise RowError(where, row, f": {column.name} is null, expected {EXPECTED[column.kind]}; leave such rows out")
     return values
 
 
@@ -172,9 +173,11 @@ def _named(values: pa.ChunkedArray, names: Names, column: Column, where: Where) 
             return value
         if column.kind == "label" and value == NO_CLASS:
             return None
-        raise CorpusError(
-            f"{where(row)}: {column.name} has {value}, expected one of the integers that have a name: "
-            f"{', '.join(f'{number} ({name})' for number, name in [*names.items()][:12])}; see corpus.label_names"
+        raise RowError(
+            where,
+            row,
+            f": {column.name} has {value}, expected one of the integers that have a name: "
+            f"{', '.join(f'{number} ({name})' for number, name in [*names.items()][:12])}; see corpus.label_names",
         )
 
     known, rows = {*names.values()}, values.to_pylist()
@@ -191,7 +194,7 @@ def _whole(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedA
     broken = pc.fill_null(pc.not_equal(pc.floor(values), values), False)
     if pc.any(broken).as_py():
         row = broken.to_pylist().index(True)
-        raise CorpusError(f"{where(row)}: {column.name} is the number {values[row].as_py()}; {REGRESSION}")
+        raise RowError(where, row, f": {column.name} is the number {values[row].as_py()}; {REGRESSION}")
     return values.cast(pa.int64())
 
 
@@ -201,7 +204,7 @@ def _labels(values: pa.ChunkedArray, column: Column, where: Where) -> pa.Chunked
     type = values.type
     if _is_list(type, numbers=True):
         raise CorpusError(f"{where(0)}: {column.name} is {type}; {MULTI_LABEL}")
-    if not (_is_text(type) or pa.types.is_integer(type) or pa.types.is_boolean(type) or pa.types.is_null(type)):
+    if not (is_text(type) or pa.types.is_integer(type) or pa.types.is_boolean(type) or pa.types.is_null(type)):
         raise CorpusError(f"{where(0)}: {column.name} is {type}, expected {EXPECTED['label']}")
     labels = values.cast(pa.string())
     return pc.if_else(pc.equal(labels, ""), pa.scalar(None, pa.string()), labels)
@@ -209,7 +212,7 @@ def _labels(values: pa.ChunkedArray, column: Column, where: Where) -> pa.Chunked
 
 def _words(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedArray:
     type = values.type
-    if _is_text(type):
+    if is_text(type):
         rows = [word_list(text, column, row, where) for row, text in enumerate(values.to_pylist())]
         return pa.chunked_array([pa.array(rows, WORDS)])
     if column.kind == "labels" and _is_list(type, numbers=True) and not _is_list(type):
@@ -224,7 +227,7 @@ def _words(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedA
     return lists
 
 
-def _is_text(type: pa.DataType) -> bool:
+def is_text(type: pa.DataType) -> bool:
     return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type))
 
 
@@ -235,14 +238,14 @@ def _is_list(type: pa.DataType, numbers: bool = False) -> bool:
     item = type.value_type
     item = item.value_type if pa.types.is_dictionary(item) else item
     is_number = pa.types.is_integer(item) or pa.types.is_floating(item) or pa.types.is_boolean(item)
-    return _is_text(item) or bool(pa.types.is_null(item)) or bool(numbers and is_number)
+    return is_text(item) or bool(pa.types.is_null(item)) or bool(numbers and is_number)
 
 
-def _wrong(value: object, column: Column, row: int, where: Where) -> CorpusError:
+def _wrong(value: object, column: Column, row: int, where: Where) -> RowError:
     got = f"the number {value}" if isinstance(value, float) else JSON_TYPES[type(value)]
-    return CorpusError(f"{where(row)}: {column.name} is {got}, expected {EXPECTED[column.kind]}")
+    return RowError(where, row, f": {column.name} is {got}, expected {EXPECTED[column.kind]}")
 
 
-def _wrong_item(got: str, number: int, column: Column, row: int, where: Where) -> CorpusError:
+def _wrong_item(got: str, number: int, column: Column, row: int, where: Where) -> RowError:
     expected = EXPECTED[column.kind].removeprefix("a list of ")
-    return CorpusError(f"{where(row)}: {column.name} has {got} as item {number}, expected {expected}")
+    return RowError(where, row, f": {column.name} has {got} as item {number}, expected {expected}")

@@ -18,7 +18,7 @@ import pyarrow as pa
 from kdcache.config import CONLLU
 from kdcache.corpus.columns import WORDS
 from kdcache.corpus.layout import Layout
-from kdcache.errors import CorpusError
+from kdcache.errors import RowError
 
 __all__ = ["BETWEEN", "FIELDS", "SentenceScanner", "cells_of", "parse_conll", "ragged"]
 
@@ -118,9 +118,8 @@ class _Sentence:
         if any(tags) and None in tags:
             number = numbers[tags.index(None)]
             hint = "; for comment lines set corpus.comment: '#'" if lines[number].startswith(b"#") else ""
-            raise CorpusError(
-                f"{self._where(self._row, number)} has no tag where its sentence has others, expected a word, a TAB "
-                f"and its tag{hint}"
+            raise self._fault(
+                number, f"has no tag where its sentence has others, expected a word, a TAB and its tag{hint}"
             )
         unsaid = self._layout.tag in ("upos", "xpos", "deprel") and {*tags} == {"_"}
         return words, tags if any(tags) and not unsaid else None
@@ -129,24 +128,25 @@ class _Sentence:
         try:
             return line.decode("utf-8")
         except UnicodeDecodeError as error:
-            place = self._where(self._row, number)
-            raise CorpusError(f"{place} is not UTF-8: {error.reason} at byte {error.start} of the line") from None
+            what = f"is not UTF-8: {error.reason} at byte {error.start} of the line"
+            raise self._fault(number, what) from None
+
+    def _fault(self, number: int, what: str) -> RowError:
+        """number: of the line in the row."""
+        return RowError(lambda row: self._where(row, number), self._row, f" {what}")
 
     def _picked(self, cells: list[str], number: int) -> tuple[str, str | None]:
         """The word of a line and its tag, None where it has none."""
         layout, count = self._layout, len(cells)
         if layout.conllu and count != len(CONLLU):
-            place = self._where(self._row, number)
-            raise CorpusError(f"{place} has {count} columns, expected the {len(CONLLU)} of CoNLL-U, parted by TABs")
+            raise self._fault(number, f"has {count} columns, expected the {len(CONLLU)} of CoNLL-U, parted by TABs")
         if layout.tag == "tags" and count > 1 and self._width not in (0, count):
-            raise ragged(self._where(self._row, number), cells[0], count, self._width)
+            raise self._fault(number, ragged(cells[0], count, self._width))
         if not -count <= self._word < count:
-            place = self._where(self._row, number)
-            raise CorpusError(f"{place} has {count} columns, expected a word in column {layout.word}: see tokens_field")
+            raise self._fault(number, f"has {count} columns, expected a word in column {layout.word}: see tokens_field")
         word = cells[self._word]
         if not word:
-            place = self._where(self._row, number)
-            raise CorpusError(f"{place} begins with white space, expected a word, a TAB and its tag")
+            raise self._fault(number, "begins with white space, expected a word, a TAB and its tag")
         if self._tag is None or not -count <= self._tag < count or (layout.tag == "tags" and count == 1):
             return word, None
         return word, cells[self._tag] or None
@@ -165,14 +165,14 @@ def _stands_for_no_word(number: str) -> bool:
     return "-" in number or "." in number
 
 
-def ragged(place: str, first: str, count: int, width: int) -> CorpusError:
-    """A line of another number of columns, where the tag is in the last."""
+def ragged(first: str, count: int, width: int) -> str:
+    """What is wrong with a line of another number of columns, where the tag is in the last."""
     if first.startswith("#"):
-        return CorpusError(
-            f"{place} begins with # and has {count} columns where other lines have {width}; if such lines are "
+        return (
+            f"begins with # and has {count} columns where other lines have {width}; if such lines are "
             "comments, set corpus.comment: '#'"
         )
-    return CorpusError(
-        f"{place} has {count} columns where other lines have {width}, expected a word first and its tag last; set "
+    return (
+        f"has {count} columns where other lines have {width}, expected a word first and its tag last; set "
         "corpus.tokens_field and corpus.tags_field to the numbers of their columns, counted from 1"
     )

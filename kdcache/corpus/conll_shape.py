@@ -70,9 +70,9 @@ def _width(name: str, layout: Layout, lines: list[Line]) -> int:
     for number, cells in lines:
         count = len(cells)
         if cells[0].startswith("#") and count not in (1, usual[0][0], *words):
-            raise ragged(f"{name}:{number}", cells[0], count, usual[0][0])
+            raise CorpusError(f"{name}:{number} {ragged(cells[0], count, usual[0][0])}")
         if layout.tag == "tags" and count > 1 and count != tagged[0][0]:
-            raise ragged(f"{name}:{number}", cells[0], count, tagged[0][0])
+            raise CorpusError(f"{name}:{number} {ragged(cells[0], count, tagged[0][0])}")
     if layout.tag not in (None, "tags") and lines and not layout.conllu:
         most, at = max(words, default=0), layout.place_of(layout.tag)
         if not -most <= at < most:

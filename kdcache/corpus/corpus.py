@@ -14,25 +14,27 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from kdcache.config import CorpusConfig
-from kdcache.corpus.columnar import index_arrow, index_parquet, read_arrow, read_parquet
-from kdcache.corpus.columns import Column, Names, Where, check_columns, conform
+from kdcache.corpus.columnar import feed, index_arrow, index_parquet, read_arrow, read_parquet
+from kdcache.corpus.columns import Column, Names, check_columns, conform
 from kdcache.corpus.compressed import plain_copy
 from kdcache.corpus.conll import parse_conll
-from kdcache.corpus.files import CorpusFile, find_files
+from kdcache.corpus.files import CorpusFile, changed, find_files
 from kdcache.corpus.index import FileIndex, IndexFolder
 from kdcache.corpus.lines import index_lines, line_of, read_rows
 from kdcache.corpus.parse import parse_csv, parse_jsonl, parse_text
-from kdcache.errors import ConfigError, CorpusError
+from kdcache.corpus.split import sound_parts
+from kdcache.errors import ConfigError, CorpusError, RowError
 
-__all__ = ["Corpus", "open_corpus"]
+__all__ = ["Corpus", "UnitRows", "open_corpus"]
 
 UNIT_BYTES = 2 << 20
 LEAST_UNIT_BYTES = 256 << 10
@@ -40,6 +42,21 @@ UNITS = 64
 PAGE_BYTES = 256 << 20
 
 Progress = Callable[[int, int], None]
+Parse = Callable[[int, int], pa.Table]
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """The rows of a unit.
+
+    table: those that can be read. rows: their numbers in the unit. bad: of the others, number -> what is wrong.
+    sha256: of the source of all of them, bad ones too.
+    """
+
+    table: pa.Table
+    rows: tuple[int, ...]
+    bad: dict[int, RowError]
+    sha256: str
 
 
 def open_corpus(
@@ -84,6 +101,7 @@ class Corpus:
         self._label_names = None if config.label_names is None else {str(i): n for i, n in config.label_names.items()}
         self._files = files
         self._indices = indices
+        self._digests: dict[int, str] = {}
         self._ends = np.cumsum([index.rows for index in indices])
         self.num_rows = int(self._ends[-1])
         text_bytes = sum(self._text_bytes(file, index) for file, index in zip(files, indices, strict=True))
@@ -97,10 +115,10 @@ class Corpus:
 
     @property
     def pin(self) -> dict[str, int | str]:
-        """What a manifest says of the corpus: sha256 of every file's name, size and content, and totals."""
+        """What a manifest says of the corpus: sha256 of every file's size and content in order, and totals."""
         digest = hashlib.sha256()
         for file, index in zip(self._files, self._indices, strict=True):
-            digest.update(json.dumps([file.name, file.size, index.sha256]).encode() + b"\n")
+            digest.update(json.dumps([file.size, index.sha256]).encode() + b"\n")
         return {
             "sha256": digest.hexdigest(),
             "files": len(self._files),
@@ -110,19 +128,59 @@ class Corpus:
 
     def unit(self, unit: int) -> pa.Table:
         """The unit's rows, with the columns in the order they were asked for; kdcache.corpus.columns has the types."""
-        pieces = [self._read(*piece) for piece in self._pieces(unit)]
-        return pa.table({column.name: _joined(pieces, column.name, unit) for column in self.columns})
+        return self.read(unit).table
+
+    def tables(self, *, skip: bool = False) -> Iterator[pa.Table]:
+        """Every unit's rows. skip: leave bad ones out."""
+        return (self.read(unit, skip=skip).table for unit in range(self.num_units))
+
+    def read(self, unit: int, *, skip: bool = False) -> UnitRows:
+        """The unit's rows and the digest of their source, from one read.
+
+        skip: leave bad rows out. Otherwise the first one is raised as a RowError.
+        """
+        digest, pieces = hashlib.sha256(), self._pieces(unit)
+        tables: list[pa.Table] = []
+        rows: list[int] = []
+        bad: dict[int, RowError] = {}
+        done = 0
+        for piece in pieces:
+            parse, count = self._source(*piece, digest, several=len(pieces) > 1), piece[2] - piece[1]
+            found: dict[int, RowError] = {}
+            for part, table in sound_parts(parse, 0, count, found):
+                tables.append(table)
+                rows += range(done + part.start, done + part.stop)
+            bad |= {done + row: error.moved(done + row - error.row) for row, error in found.items()}
+            if bad and not skip:
+                raise bad[min(bad)]
+            done += count
+        sha256 = digest.hexdigest()
+        if self._digests.setdefault(unit, sha256) != sha256:
+            raise changed(self.where(unit, 0), "the rows from there on are others")
+        return UnitRows(self._joined(tables, unit), tuple(rows), dict(sorted(bad.items())), sha256)
+
+    def _joined(self, tables: Sequence[pa.Table], unit: int) -> pa.Table:
+        if not tables:
+            return pa.table({column.name: pa.nulls(0) for column in self.columns})
+        return pa.table({column.name: _joined(tables, column.name, unit) for column in self.columns})
 
     def unit_sha256(self, unit: int) -> str:
-        """Digest of the unit's source: of its bytes where rows are bytes, of (file digest, row range) otherwise."""
-        digest = hashlib.sha256()
-        for number, first, stop in self._pieces(unit):
-            file, index = self._files[number], self._indices[number]
-            if self._format in ("parquet", "arrow"):
-                digest.update(json.dumps([index.sha256, first, stop]).encode())
-            else:
-                digest.update(read_rows(file, index, first, stop)[0])
-        return digest.hexdigest()
+        """Digest of the unit's source: of its bytes where rows are bytes, of the wanted columns' values otherwise.
+
+        The same in any number of files of any names, but where a CSV's columns have others. Reads the rows once and
+        remembers the digest.
+        """
+        if unit not in self._digests:
+            digest, pieces = hashlib.sha256(), self._pieces(unit)
+            for piece in pieces:
+                self._source(*piece, digest, several=len(pieces) > 1)
+            self._digests[unit] = digest.hexdigest()
+        return self._digests[unit]
+
+    def check_unchanged(self) -> None:
+        """Raises CorpusError where a file is not, as far as its file system can tell, the one that was opened."""
+        for file in self._files:
+            file.check_unchanged()
 
     def where(self, unit: int, row: int) -> str:
         """ "file.jsonl:123" for a row of a unit, for messages."""
@@ -170,12 +228,6 @@ class Corpus:
             begin, number = stop, number + 1
         return pieces
 
-    def _read(self, number: int, first: int, stop: int) -> pa.Table:
-        def where(row: int) -> str:
-            return self._place(number, first + row)
-
-        return conform(self._parsed(number, first, stop, where), self.columns, where, self._names(number))
-
     def _names(self, number: int) -> dict[str, Names]:
         """The names of the integers in the columns of labels, by the settings, or else by the file's schema."""
         labels = [column.name for column in self.columns if column.kind in ("label", "labels")]
@@ -184,22 +236,53 @@ class Corpus:
         known = self._indices[number].class_names
         return {name: {str(i): text for i, text in enumerate(known[name])} for name in labels if name in known}
 
-    def _parsed(self, number: int, first: int, stop: int, where: Where) -> pa.Table:
-        """The rows with those of the columns that the file has, and maybe others."""
-        file, index = self._files[number], self._indices[number]
-        fields = index.fields or ()
+    def _source(self, number: int, first: int, stop: int, digest: Any, *, several: bool) -> Parse:
+        """Read rows first … stop − 1 of a file, feed the digest, and give what makes a range of them a table.
+
+        several: whether the unit has rows of other files too.
+        """
+        file, index, names = self._files[number], self._indices[number], self._names(number)
+        if several and self._format != "jsonl":
+            digest.update(f"{stop - first}\n".encode())
         if self._format in ("parquet", "arrow"):
+            fields = [column.name for column in self.columns if column.name in (index.fields or ())]
             read = read_parquet if self._format == "parquet" else read_arrow
-            return read(file, index, [column.name for column in self.columns if column.name in fields], first, stop)
+            table = read(file, index, fields, first, stop)
+            feed(digest, table)
+            if names:
+                digest.update(json.dumps(names, sort_keys=True).encode())
+            return lambda begin, end: conform(
+                table.slice(begin, end - begin),
+                self.columns,
+                lambda row: self._place(number, first + begin + row),
+                names,
+            )
         data, starts = read_rows(file, index, first, stop)
-        if self._format == "jsonl":
-            return parse_jsonl(data, starts, self.columns, where)
+        edges = np.append(starts, len(data))
         if self._format == "csv":
-            return parse_csv(data, starts, file.layout, fields, self.columns, where)
-        if self._format == "conll":
-            place = partial(self._place, number)
-            return parse_conll(data, starts, file.layout, index.width, lambda row, line: place(first + row, line))
-        return parse_text(data, starts, where)
+            digest.update(json.dumps([index.fields, file.layout.delimiter]).encode())
+        if file.layout.conllu:
+            digest.update(b"CoNLL-U\n")
+        digest.update(data)
+        if self._format == "jsonl" and not data.endswith(b"\n"):
+            digest.update(b"\n")
+
+        def parse(begin: int, end: int) -> pa.Table:
+            def where(row: int, line: int = 0) -> str:
+                return self._place(number, first + begin + row, line)
+
+            part, offsets = data[edges[begin] : edges[end]], edges[begin:end] - edges[begin]
+            if self._format == "jsonl":
+                table = parse_jsonl(part, offsets, self.columns, where)
+            elif self._format == "csv":
+                table = parse_csv(part, offsets, file.layout, index.fields or (), self.columns, where)
+            elif self._format == "conll":
+                table = parse_conll(part, offsets, file.layout, index.width, where)
+            else:
+                table = parse_text(part, offsets, where)
+            return conform(table, self.columns, where, names)
+
+        return parse
 
 
 def _joined(pieces: Sequence[pa.Table], name: str, unit: int) -> pa.ChunkedArray:

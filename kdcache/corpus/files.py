@@ -55,6 +55,14 @@ class CorpusFile:
         if size != self.size:
             raise changed(self.name, f"it had {self.size} bytes when it was indexed, now {size}")
 
+    def check_unchanged(self) -> None:
+        """Raises CorpusError where the file at the URL, which may be read from a copy, is another one now."""
+        with explained(self.name):
+            fs, path = _file_system(self.url)
+            key = str(fs.ukey(path))
+        if key != self.key:
+            raise changed(self.name, "it is not the file that was opened")
+
     def read(self, start: int, stop: int) -> bytes:
         """These bytes, and no others, of a file that still has its size."""
         self.check_size()

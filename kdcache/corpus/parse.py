@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdcache.corpus.columns import JSON_TYPES, WORDS, Column, Where, check_unicode, label, missing_field, word_list
+from kdcache.corpus.columns import JSON_TYPES, WORDS, Column, Where, check_unicode, label, lacks, word_list
 from kdcache.corpus.layout import Layout
-from kdcache.errors import CorpusError
+from kdcache.errors import CorpusError, RowError
 
 __all__ = ["parse_csv", "parse_jsonl", "parse_text"]
 
@@ -37,17 +37,17 @@ def _document(line: bytes, row: int, where: Where) -> dict[str, Any]:
     try:
         document = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{where(row)} is not UTF-8: {error.reason} at byte {error.start} of the line") from None
+        raise RowError(where, row, f" is not UTF-8: {error.reason} at byte {error.start} of the line") from None
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where(row)} is not JSON: {error}; expected one JSON object a line") from None
+        raise RowError(where, row, f" is not JSON: {error}; expected one JSON object a line") from None
     if not isinstance(document, dict):
-        raise CorpusError(f"{where(row)} is {JSON_TYPES[type(document)]}, expected a JSON object")
+        raise RowError(where, row, f" is {JSON_TYPES[type(document)]}, expected a JSON object")
     return document
 
 
 def _json_value(document: dict[str, Any], column: Column, row: int, where: Where) -> str | list[str] | None:
     if column.required and column.name not in document:
-        raise missing_field(where(row), column, document)
+        raise RowError(where, row, f" {lacks(column, document)}")
     value = document.get(column.name)
     if column.kind in ("words", "labels"):
         return word_list(value, column, row, where)
@@ -58,7 +58,7 @@ def _json_value(document: dict[str, Any], column: Column, row: int, where: Where
     elif column.kind == "json":
         text = json.dumps(value, ensure_ascii=False)
     else:
-        raise CorpusError(f"{where(row)}: {column.name} is {JSON_TYPES[type(value)]}, expected a string")
+        raise RowError(where, row, f": {column.name} is {JSON_TYPES[type(value)]}, expected a string")
     check_unicode(text or "", column, row, where)
     return text
 
@@ -88,15 +88,16 @@ def parse_csv(
             rows = len(_read_csv(data[start:stop], layout, names, fields, widths))
         except pa.ArrowInvalid as error:
             if widths:
-                raise CorpusError(
-                    f"{where(row)} has {widths[0]} values, expected {len(names)} ({', '.join(names)})"
-                ) from None
+                expected = f"expected {len(names)} ({', '.join(names)})"
+                raise RowError(where, row, f" has {widths[0]} values, {expected}") from None
             what = "is not UTF-8" if "UTF8" in str(error) else "is not CSV"
-            raise CorpusError(f"{where(row)} {what}: {' '.join(str(error).split())}") from None
+            raise RowError(where, row, f" {what}: {' '.join(str(error).split())}") from None
         if rows != 1:
-            raise CorpusError(
-                f"{where(row)}: quotes do not pair up, expected CSV with quotes doubled inside quotes; or set "
-                "corpus.quotes: false"
+            raise RowError(
+                where,
+                row,
+                ": quotes do not pair up, expected CSV with quotes doubled inside quotes; or set corpus.quotes: false",
+                settings=["corpus.quotes: false"],
             )
     raise CorpusError(f"{where(0)} and the {len(starts) - 1} rows after it are not CSV: {fault}")
 
@@ -134,7 +135,7 @@ def parse_text(data: bytes, starts: np.ndarray, where: Where) -> pa.Table:
         try:
             rows.append(data[start:stop].decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"{where(row)} is not UTF-8: {error.reason} at byte {error.start} of the row; convert the file"
+            raise RowError(
+                where, row, f" is not UTF-8: {error.reason} at byte {error.start} of the row; convert the file"
             ) from None
     return pa.table({"text": pa.array(rows, pa.large_string())})

@@ -6,9 +6,12 @@ prepare     what has to be known of teacher and corpus first: classes, widths
 tokenizers  whose tokens the cache holds and the teacher reads
 teacher     load the teacher, logits in blocks of positions
 classifier  a teacher that classifies: a row of logits for each position
+resume      what of a begun cache still stands
+units       a unit's rows to its examples, bad rows left out
 calibrate   the basis of a factor, from the first positions of the corpus
 records     a unit's examples to the arrays of its shard
 background  write shards while the teacher works on
+check       every row looked at before a teacher is loaded
 run         the loop over units: skip what is committed, make the rest, finalize
 
 Only this package loads a teacher.

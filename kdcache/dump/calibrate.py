@@ -7,16 +7,18 @@ N calibration rows, D hidden width.
 """
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 
 from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.records import teacher_inputs
+from kdcache.dump.resume import calibration_pin
 from kdcache.dump.teacher import Teacher
+from kdcache.dump.units import remedies, unit_examples
 from kdcache.errors import CorpusError
 from kdcache.progress import say
+from kdcache.store.manifest import CalibrationPin
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import make_basis
 from kdcache.tasks import Task
@@ -25,14 +27,20 @@ from kdcache.tasks.example import Example
 __all__ = ["calibrate"]
 
 
-def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) -> Basis:
-    """Raises TeacherError for a teacher without an output layer of its own, ConfigError for too high a rank."""
+def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) -> tuple[Basis, CalibrationPin]:
+    """The basis and what it was made of.
+
+    Raises TeacherError for a teacher without an output layer of its own, ConfigError for too high a rank."""
     factor = config.record.factor
     assert factor is not None
     layer = teacher.output_layer()
     wanted, parts, count = factor.positions_for(layer.hidden), [], 0
     say(f"calibrating the factor on {wanted:,} positions")
-    for batch in _batches(config, corpus, task):
+    units, made_under = 0, dict[str, str]()
+    for unit, batch, settings in _batches(config, corpus, task):
+        units, made_under = unit + 1, made_under | settings
+        if not batch:
+            continue
         hidden_PD = teacher.hidden(*teacher_inputs(batch, config.task.attention, teacher))
         parts.append(hidden_PD[: wanted - count].float().cpu())
         count += len(parts[-1])
@@ -40,13 +48,18 @@ def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) 
             break
     if count < 2:
         raise CorpusError(f"the corpus gives {count} supervised positions, expected at least 2 to calibrate a factor")
-    return make_basis(layer, torch.cat(parts), factor.rank, teacher.num_classes)
+    pin = calibration_pin(corpus, units, whole=count < wanted, made_under=made_under)
+    return make_basis(layer, torch.cat(parts), factor.rank, teacher.num_classes), pin
 
 
-def _batches(config: DumpConfig, corpus: Corpus, task: Task) -> Iterator[list[Example]]:
-    """Examples with supervised positions, in the order of the corpus; no batch is of two units."""
+def _batches(config: DumpConfig, corpus: Corpus, task: Task) -> Iterator[tuple[int, list[Example], dict[str, str]]]:
+    """(unit, examples with supervised positions, settings that mattered to the unit), in the order of the corpus.
+
+    No batch is of two units; the last one of a unit is empty.
+    """
     for unit in range(corpus.num_units):
-        examples, _ = task.examples(corpus.unit(unit), partial(corpus.where, unit))
-        supervised = [example for example in examples if len(example.positions)]
-        for start in range(0, len(supervised), config.compute.batch_examples):
-            yield supervised[start : start + config.compute.batch_examples]
+        made = unit_examples(corpus, task, unit, skip=config.on_bad_row == "skip")
+        settings = remedies(config, task, made.notes)
+        supervised = [example for example in made.examples if len(example.positions)]
+        for start in range(0, len(supervised) + 1, config.compute.batch_examples):
+            yield unit, supervised[start : start + config.compute.batch_examples], settings

@@ -1,10 +1,12 @@
 """What a dump fixes before it starts: the header of the cache.
 
-Two runs with equal headers write equal shards on the same hardware, so shards of a resumed run are kept only under an
-equal header. World size, host and time are not in it.
+Two runs with equal headers write equal shards of equal rows on the same hardware, so shards of a resumed run are kept
+only under an equal header. World size, host and time are not in it; nor are the corpus and the settings for bad and
+overlong rows, which each shard pins for itself (kdcache.dump.resume).
 """
 
 import hashlib
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from typing import Any
 from kdcache.config import DumpConfig, TaskConfig, TeacherConfig
 from kdcache.corpus import Corpus
 from kdcache.errors import ConfigError, TeacherError
-from kdcache.store.manifest import CorpusPin, Header, TeacherPin, TokenizerPin
+from kdcache.store.manifest import Header, TeacherPin, TokenizerPin
 from kdcache.store.schema import task_fields
 from kdcache.store.writer import library_versions
 from kdcache.tasks.inputs import max_length
 from kdcache.tasks.labels import Labels
+from kdcache.tasks.task import task_class
 
 __all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config", "weights_digest"]
 
@@ -50,14 +53,15 @@ def build_header(
     num_classes = kept if labels is None else len(labels)
     return Header(
         backend=config.backend,
-        task=config.task.model_dump(mode="json", exclude={"labels"}, exclude_none=True),
+        task=config.task.model_dump(
+            mode="json", exclude={"labels", *task_class(config.task.name).remedies}, exclude_none=True
+        ),
         record=record,
         num_classes=num_classes,
         fields=task_fields(config.task.name, tokenizer.vocab_size, num_classes, record, features=features, types=types),
         id2label=None if labels is None else dict(enumerate(labels.names)),
         tokenizer=tokenizer,
         teacher=teacher,
-        corpus=CorpusPin.model_validate(corpus.pin),
         compute={
             **compute,
             "text_field": config.corpus.text_field,
@@ -116,17 +120,17 @@ def longest_input(config: TeacherConfig, folder: str) -> int | None:
 
 
 def count_parameters(folder: str) -> int:
-    """Elements of all stored tensors; only the files' headers are read."""
-    from safetensors import safe_open
+    """Elements of all stored tensors; only the files' headers are read. Raises TeacherError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
 
     count = 0
     for path in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118  # no iterator
-                size = 1
-                for length in file.get_slice(key).get_shape():
-                    size *= length
-                count += size
+        try:
+            with safe_open(path, framework="numpy") as file:
+                count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            words = " ".join(str(error).split())
+            raise TeacherError(f"{path} is no whole safetensors file ({words}); copy it again") from None
     return count
 
 

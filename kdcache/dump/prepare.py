@@ -4,22 +4,23 @@ Classes that are not given anywhere are collected from the whole corpus, by ever
 """
 
 from datetime import UTC, date, datetime
-from functools import partial
 from typing import Any
 
 from kdcache.config import LABEL_FIELDS, CausalLMConfig, ClassificationConfig, DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import read_model_config
+from kdcache.dump.units import labelled_rows
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.progress import say
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
+from kdcache.tasks.characters import CHARACTERS
 from kdcache.tasks.clock import reads_clock
 from kdcache.tasks.label_map import LabelMap
 from kdcache.tasks.labels import Labels, near_twins, teacher_labels
 from kdcache.tasks.task import Task, task_class
 
-__all__ = ["check_labels", "features_width", "find_labels", "with_date"]
+__all__ = ["check_labels", "features_width", "find_labels", "made_of_corpus", "with_date"]
 
 
 def with_date(config: DumpConfig, tokenizer: Any, root: Root) -> DumpConfig:
@@ -49,7 +50,7 @@ def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Label
     if task.labels is not None:
         return _without_twins(Labels(task.labels, mapped=mapped))
     names = task_class(task.name).label_names
-    found = {name for unit in range(corpus.num_units) for name in names(corpus.unit(unit), config.corpus)}
+    found = {name for table in corpus.tables(skip=config.on_bad_row == "skip") for name in names(table, config.corpus)}
     setting = LABEL_FIELDS[task.name]
     if not found:
         raise CorpusError(
@@ -69,11 +70,23 @@ def _without_twins(labels: Labels) -> Labels:
     return labels
 
 
+def made_of_corpus(config: DumpConfig) -> set[str]:
+    """Keys of the header that another corpus gives other values: classes and characters that were collected."""
+    keys = {"tokenizer"} if config.tokenizer == CHARACTERS else set()
+    if config.teacher == "none" and config.task.name != "causal_lm" and config.task.labels is None:
+        keys.add("id2label")
+    return keys | {"num_classes", "fields"} if keys else keys
+
+
 def check_labels(config: DumpConfig, corpus: Corpus, task: Task) -> None:
-    """Every label of the corpus, before anything is made of it. Raises CorpusError for one that is wrong, or none."""
+    """Every label of the corpus, before anything is made of it.
+
+    Raises RowError for one that is wrong unless bad rows are skipped, CorpusError where there is none.
+    """
     if config.task.name == "causal_lm":
         return
-    labelled = sum(task.check(corpus.unit(unit), partial(corpus.where, unit)) for unit in range(corpus.num_units))
+    skip = config.on_bad_row == "skip"
+    labelled = sum(labelled_rows(corpus, task, unit, skip=skip) for unit in range(corpus.num_units))
     if task.labels is not None:
         _say_what_the_map_did(task.labels.mapped)
     setting = LABEL_FIELDS[config.task.name]

@@ -1,4 +1,4 @@
-"""The loop over work units. A restart is a set difference: this rank's units minus the committed ones.
+"""The loop over work units. A restart is a set difference: this rank's units minus those whose shards stand.
 
 A unit is rows → examples → batches → logits → records → one shard, and nothing of it depends on the rank or the world
 size. The shard is encoded and written by one background thread while the teacher goes on.
@@ -19,15 +19,18 @@ from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.classifier import AnyTeacher, load_classifier
 from kdcache.dump.pins import build_header, pin_teacher
-from kdcache.dump.prepare import check_labels, features_width, find_labels, with_date
+from kdcache.dump.prepare import check_labels, features_width, find_labels, made_of_corpus, with_date
 from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
+from kdcache.dump.resume import basis_fault, standing, with_begun_units
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
-from kdcache.dump.tokenizers import OwnTokens, find_tokenizers, own_examples, own_tokens
-from kdcache.errors import CacheError, CorpusError
+from kdcache.dump.tokenizers import OwnTokens, find_tokenizers, own_tokens
+from kdcache.dump.units import check_share, no_position, remedies, unit_examples
+from kdcache.errors import CacheError
 from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
+from kdcache.store.manifest import CalibrationPin, CommitRecord, CorpusPin, Manifest, SkippedRow
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.verdict import teacher_verdict
 from kdcache.store.writer import CacheWriter
@@ -50,13 +53,16 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     folder = None if teacher is None else teacher_folder(teacher)
     if teacher is not None and folder is not None:
         import_models(teacher.module)
-    threads = config.compute.threads or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    threads = config.compute.threads or cores
+    if threads > cores:
+        say(f"compute.threads {threads} is more than the {counted(cores, 'core')} here: slower than threads: {cores}")
     torch.set_num_threads(threads)
     devices = [torch.device("cpu")] if teacher is None else own_devices(teacher, config.compute, rank)
 
     root = Root(config.output)
     work = None if root.remote else Path(config.output) / "work"
-    corpus = open_corpus(config.corpus, task_columns(config.task, config.corpus), work)
+    corpus = open_corpus(with_begun_units(config.corpus, root), task_columns(config.task, config.corpus), work)
     tokenizers = find_tokenizers(config, corpus, folder)
     tokenizer = tokenizers.cache
     config = with_date(config, tokenizer, root)
@@ -86,7 +92,9 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             padding=padding_id(own.tokenizer if own else tokenizer),
         )
 
-    def make_basis() -> Basis:
+    settings = remedies(config, task)
+
+    def make_basis() -> tuple[Basis, CalibrationPin]:
         loaded = model()
         assert isinstance(loaded, Teacher)
         return calibrate(config, corpus, task, loaded)
@@ -112,27 +120,41 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
                 "block_positions": config.compute.block_positions,
             },
         )
-        writer = CacheWriter.from_header(config.output, header, copy, make_basis=make_basis)
+        writer = CacheWriter.from_header(
+            config.output,
+            header,
+            copy,
+            make_basis=make_basis,
+            basis_fault=partial(basis_fault, corpus=corpus, settings=settings),
+            from_corpus=made_of_corpus(config),
+        )
+    if writer.begun_anew:
+        say(f"the corpus gives another {writer.begun_anew} than the cache was begun with: every shard is made again")
 
-    committed = writer.committed()
-    if len(committed) == corpus.num_units and _has_manifest(root):
+    commits = writer.commits()
+    stand, reasons = standing(commits, corpus, settings)
+    if not reasons and len(stand) == corpus.num_units and _is_finished(root, writer, commits, corpus):
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
         say(f"{config.output} is finished already: {counted(corpus.num_units, 'shard')}; nothing to do")
         return
-    todo = [unit for unit in rank.units(corpus.num_units) if unit not in committed]
+    for reason, count in reasons.items():
+        say(f"{counted(count, 'shard')} of {len(commits):,} cannot stay: {reason}")
+    todo = [unit for unit in rank.units(corpus.num_units) if unit not in stand]
+    if todo or reasons:
+        root.delete("cache.json")
     if todo:
-        _make_shards(config, rank, writer, corpus, task, own, model(), todo)
-    _finish(config, rank, writer, corpus.num_units, work)
+        skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
+        _make_shards(config, rank, writer, corpus, task, own, model(), todo, skipped)
+    _finish(config, rank, writer, corpus, settings, work)
 
 
-def _has_manifest(root: Root) -> bool:
-    """Whether cache.json is there and sound; a damaged one is written again."""
+def _is_finished(root: Root, writer: CacheWriter, commits: list[CommitRecord], corpus: Corpus) -> bool:
+    """Whether cache.json is there and says what it would say if it were written now."""
     try:
-        read_manifest(root)
+        return read_manifest(root) == Manifest.of(writer.header, tuple(commits), CorpusPin.model_validate(corpus.pin))
     except CacheError:
         return False
-    return True
 
 
 def _make_shards(
@@ -144,7 +166,9 @@ def _make_shards(
     fed: OwnTokens | None,
     teacher: AnyTeacher | None,
     todo: list[int],
+    skipped: list[tuple[int, SkippedRow]],
 ) -> None:
+    """skipped: bad rows that were left out of the shards that stand."""
     encoder = None
     if writer.basis is not None and isinstance(teacher, Teacher):
         encoder = Encoder(writer.basis, teacher.output_layer())
@@ -162,44 +186,54 @@ def _make_shards(
             progress.set(**{"tok/s": f"{tokens / (time.monotonic() - start):,.0f}", "shard": f"{unit:06d}"})
 
         for unit in todo:
-            table, where = corpus.unit(unit), partial(corpus.where, unit)
-            examples, notes = task.examples(table, where)
-            read = None if fed is None else own_examples(fed.task, examples, table, where, notes)
+            made = unit_examples(corpus, task, unit, skip=config.on_bad_row == "skip", own=fed.task if fed else None)
+            skipped += [(unit, row) for row in made.skipped]
+            if made.bad:
+                check_share(config, corpus, skipped)
             arrays = unit_arrays(
                 writer.header,
                 unit,
-                examples,
+                made.examples,
                 teacher,
                 encoder,
                 batch_examples=config.compute.batch_examples,
                 advance=advance,
-                own=read,
+                own=made.own,
             )
-            source = corpus.unit_sha256(unit)
-            background.submit(partial(writer.commit, unit, arrays, source_sha256=source, notes=notes))
+            commit = partial(
+                writer.commit,
+                source_sha256=made.source_sha256,
+                notes=made.notes,
+                skipped=made.skipped,
+                made_under=remedies(config, task, made.notes),
+            )
+            background.submit(partial(commit, unit, arrays))
             progress.advance()
     elapsed = time.monotonic() - start
     rate = f"{tokens / elapsed:,.0f} tok/s"
     say(f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)} ({rate})")
 
 
-def _finish(config: DumpConfig, rank: Rank, writer: CacheWriter, num_units: int, work: Path | None) -> None:
-    """Finalize, if no other rank still has units to make."""
-    missing = num_units - len(writer.committed())
+def _finish(
+    config: DumpConfig, rank: Rank, writer: CacheWriter, corpus: Corpus, settings: dict[str, str], work: Path | None
+) -> None:
+    """Finalize, if no other rank still has units to make. Raises CorpusError if the files changed meanwhile."""
+    corpus.check_unchanged()
+    commits, num_units = writer.commits(), corpus.num_units
+    missing = num_units - sum(commit.unit < num_units for commit in commits)
+    if not missing:
+        missing = num_units - len(standing(commits, corpus, settings)[0])
     if missing:
         say(
             f"rank {rank.rank} of {rank.world_size} is done; the other ranks still make {missing} of "
             f"{counted(num_units, 'shard')} (if they were killed, run the same command again)"
         )
         return
-    if sum(commit.positions for commit in writer.commits()) == 0:
-        why = "every example is one token long or masked; see task.loss_on and corpus.messages_field"
-        if writer.header.id2label is not None:
-            why = "every row is empty; see corpus.text_field and corpus.tokens_field"
-        raise CorpusError(
-            f"the corpus gives no supervised position in {counted(num_units, 'shard')}, expected at least one: {why}"
-        )
-    manifest = writer.finalize(num_units)
+    check_share(config, corpus, [(commit.unit, row) for commit in commits for row in commit.skipped or ()])
+    if sum(commit.positions for commit in commits) == 0:
+        raise no_position(corpus, classes=writer.header.id2label is not None)
+    writer.forget_beyond(num_units)
+    manifest = writer.finalize(num_units, corpus=CorpusPin.model_validate(corpus.pin), where=corpus.where)
     if work is not None:
         shutil.rmtree(work, ignore_errors=True)
     totals = manifest.totals

@@ -31,8 +31,10 @@ _PROBE = torch.arange(1, 9)[None]
 _SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 
 
-def teacher_folder(config: TeacherConfig) -> str:
+def teacher_folder(config: TeacherConfig, *, weights: bool = True) -> str:
     """The folder of the teacher's files; a hub name is fetched first (safetensors only, no pickle).
+
+    weights: False where its config and tokenizer are enough.
 
     Raises TeacherError when there is no such model.
     """
@@ -42,8 +44,9 @@ def teacher_folder(config: TeacherConfig) -> str:
         error=TeacherError,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
+        weights=weights,
     )
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+    if not (folder / "config.json").is_file() or (weights and not any(folder.glob("*.safetensors"))):
         raise TeacherError(
             f"{folder} holds no config.json with *.safetensors; expected a model saved by save_pretrained"
         )

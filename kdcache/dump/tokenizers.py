@@ -135,7 +135,7 @@ def _given(config: DumpConfig, corpus: Corpus) -> Any:
         return load_tokenizer(config.tokenizer or "")
     texts = task_class(config.task.name).texts
     return character_tokenizer(
-        text for unit in range(corpus.num_units) for text in texts(corpus.unit(unit), config.corpus)
+        text for table in corpus.tables(skip=config.on_bad_row == "skip") for text in texts(table, config.corpus)
     )
 
 

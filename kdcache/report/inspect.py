@@ -20,7 +20,7 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
     """Facts about a finished cache, ready for JSON. Raises CacheError for anything else."""
     manifest = read_manifest(Root(path))
     header, totals = manifest.header, manifest.totals
-    text_bytes = header.corpus.bytes if header.corpus else None
+    text_bytes = manifest.corpus.bytes if manifest.corpus else None
     verdict = teacher_verdict(manifest)
     return {
         "path": path,
@@ -30,7 +30,7 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
         "task": header.task,
         "teacher": header.teacher.model_dump() if header.teacher else None,
         "tokenizer": {"vocab_size": header.tokenizer.vocab_size} if header.tokenizer else None,
-        "corpus": header.corpus.model_dump() if header.corpus else None,
+        "corpus": manifest.corpus.model_dump() if manifest.corpus else None,
         "num_classes": header.num_classes,
         "labels": header.class_names or None,
         "record": header.record.model_dump(mode="json") if header.record else None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kdcache.errors import CacheError
 from kdcache.store.backend import backend, check_arrays
 from kdcache.store.files import Root
-from kdcache.store.manifest import BasisPin, Header
+from kdcache.store.manifest import BasisPin, CalibrationPin, Header
 from kdcache.targets.fields import Field, with_coefficients
 
 if TYPE_CHECKING:
@@ -23,14 +23,16 @@ __all__ = ["decode_basis", "forget_other_bases", "write_basis"]
 PREFIX = "basis-"
 
 
-def write_basis(root: Root, settings: Header, basis: "Basis") -> Header:
+def write_basis(root: Root, settings: Header, basis: "Basis", calibration: CalibrationPin | None) -> Header:
     """Write the file, and add its pin and the field of the coefficients to a header without them."""
     arrays = {"mean": basis.mean_V.numpy(), "basis": basis.basis_VR.numpy()}
     data = backend(settings.backend).encode(_fields(basis.rank), arrays)
     digest = sha256(data).hexdigest()
     file = f"{PREFIX}{digest[:12]}{backend(settings.backend).suffix}"
     root.write(file, data)
-    pin = BasisPin(file=file, rank=basis.rank, soft_cap=basis.soft_cap, bytes=len(data), sha256=digest)
+    pin = BasisPin(
+        file=file, rank=basis.rank, soft_cap=basis.soft_cap, bytes=len(data), sha256=digest, calibration=calibration
+    )
     fields = tuple(with_coefficients(settings.fields, basis.rank))
     return settings.model_copy(update={"basis": pin, "fields": fields})
 

@@ -183,7 +183,7 @@ def read_manifest(root: Root) -> Manifest:
             raise CacheError(
                 f"{root.url}/cache.json is damaged: its entry {index} is not of this header; copy it again"
             )
-    if Manifest.of(manifest.header, manifest.shards) != manifest:
+    if Manifest.of(manifest.header, manifest.shards, manifest.corpus) != manifest:
         raise CacheError(f"{root.url}/cache.json is damaged: its totals are not those of its shards; copy it again")
     return manifest
 

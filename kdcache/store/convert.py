@@ -9,6 +9,7 @@ from kdcache.errors import CacheError
 from kdcache.store.cache import open_cache
 from kdcache.store.files import Root
 from kdcache.store.manifest import Manifest
+from kdcache.store.skipped import read_skipped
 from kdcache.store.writer import LIBRARIES, CacheWriter
 
 __all__ = ["convert"]
@@ -34,12 +35,30 @@ def convert(
     libraries = {name: number for name, number in header.libraries.items() if name not in STORAGE_LIBRARIES}
     libraries |= {name: version(name) for name in LIBRARIES[backend]}
     header = header.settings.model_copy(update={"backend": backend, "libraries": libraries})
-    writer = CacheWriter.from_header(target, header, f"{cache.root.url}/tokenizer", make_basis=lambda: cache.basis)
+    pin = cache.manifest.header.basis
+    writer = CacheWriter.from_header(
+        target,
+        header,
+        f"{cache.root.url}/tokenizer",
+        make_basis=lambda: (cache.basis, None if pin is None else pin.calibration),
+    )
     done = writer.committed()
     for index, shard in enumerate(cache.manifest.shards):
         if index not in done:
             arrays = cache.read_shard(index).arrays
-            writer.commit(index, arrays, source_sha256=shard.source_sha256, notes=shard.notes)
+            writer.commit(
+                index,
+                arrays,
+                source_sha256=shard.source_sha256,
+                notes=shard.notes,
+                skipped=shard.skipped or (),
+                made_under=shard.made_under,
+            )
         if progress:
             progress(1)
-    return writer.finalize(len(cache.manifest.shards))
+    skipped = read_skipped(cache.root)
+    return writer.finalize(
+        len(cache.manifest.shards),
+        corpus=cache.manifest.corpus,
+        where=lambda unit, row: skipped[unit, row][0] if (unit, row) in skipped else "?",
+    )

@@ -1,8 +1,12 @@
 """What a cache says of itself: the header a dump pins before it starts, commit records, and the manifest.
 
-    header.json         Header: all that decides the bytes of the shards; written before them, never changed
+    header.json         Header: what decides the bytes of every shard; written before them, never changed
     shards/000000.json  CommitRecord of one shard; a shard without a valid one does not exist
-    cache.json          Manifest: header, totals, the commit records in order; absent = the dump is not finished
+    cache.json          Manifest: header, corpus, totals, the commit records in order; absent = the dump is not finished
+
+What decides the bytes of one shard is pinned in its commit record: the digest of its rows of the corpus, and the
+settings for bad or overlong rows where it has such rows. So a corpus may be mended, and these settings changed, in the
+middle of a dump: the shards that this does not touch stay. The whole corpus is pinned at the end, in cache.json.
 
 All three are canonical JSON (sorted keys, no time, host or world size): the same dump writes the same bytes, and a
 digest is the sha256 of the file. Keys that are null are left out, so that a key added later, null by default, leaves
@@ -39,11 +43,13 @@ from kdcache.targets.spec import RecordSpec
 __all__ = [
     "FORMAT_VERSION",
     "BasisPin",
+    "CalibrationPin",
     "CommitRecord",
     "CorpusPin",
     "Header",
     "Manifest",
     "Score",
+    "SkippedRow",
     "TeacherPin",
     "TokenizerPin",
     "Totals",
@@ -97,6 +103,17 @@ class CorpusPin(Model):
     bytes: NonNegativeInt
 
 
+class CalibrationPin(Model):
+    """What a basis was made of: the first so many units of the corpus.
+
+    source_sha256: of their source digests. made_under: as in a commit record, over these units.
+    """
+
+    units: NonNegativeInt
+    source_sha256: Sha256
+    made_under: dict[str, str] | None = None
+
+
 class BasisPin(Model):
     """The basis of the records' factor. soft_cap: of the teacher's logits; bytes, sha256: of the file."""
 
@@ -105,6 +122,7 @@ class BasisPin(Model):
     soft_cap: float | None = None
     bytes: NonNegativeInt
     sha256: Sha256
+    calibration: CalibrationPin | None = None
 
 
 class Header(Model):
@@ -122,7 +140,6 @@ class Header(Model):
     fields: tuple[Field, ...]
     tokenizer: TokenizerPin | None = None
     teacher: TeacherPin | None = None
-    corpus: CorpusPin | None = None
     compute: dict[str, Any] = {}
     seed: NonNegativeInt = 0
     libraries: dict[str, str] = {}
@@ -194,12 +211,20 @@ class Score(Model):
         )
 
 
+class SkippedRow(Model):
+    """A bad row that was left out. row: its number in the unit. why: what is wrong with it."""
+
+    row: NonNegativeInt
+    why: str
+
+
 class CommitRecord(Model):
     """One committed shard.
 
     unit: its number, also the unit of work it came from. bytes, sha256: of its file. source_sha256: digest of the
     corpus rows it was made from. notes: counts worth telling, such as {"truncated": 3}. score: of the teacher on the
-    labels, where there are both.
+    labels, where there are both. skipped: bad rows left out, in order. made_under: the settings for bad and overlong
+    rows, where it has some: {"overlong": "truncate"}.
     """
 
     unit: NonNegativeInt
@@ -214,6 +239,8 @@ class CommitRecord(Model):
     header_sha256: Sha256
     notes: dict[str, int] = {}
     score: Score | None = None
+    skipped: tuple[SkippedRow, ...] | None = None
+    made_under: dict[str, str] | None = None
 
 
 class Totals(Model):
@@ -229,11 +256,12 @@ class Totals(Model):
 
 class Manifest(Model):
     header: Header
+    corpus: CorpusPin | None = None
     totals: Totals
     shards: tuple[CommitRecord, ...]
 
     @classmethod
-    def of(cls, header: Header, shards: tuple[CommitRecord, ...]) -> Self:
+    def of(cls, header: Header, shards: tuple[CommitRecord, ...], corpus: CorpusPin | None = None) -> Self:
         notes: dict[str, int] = {}
         for shard in shards:
             for note, count in shard.notes.items():
@@ -244,7 +272,8 @@ class Manifest(Model):
         }
         scores = [shard.score for shard in shards if shard.score is not None]
         score = reduce(add, scores) if scores else None
-        return cls(header=header, totals=Totals(shards=len(shards), notes=notes, score=score, **sums), shards=shards)
+        totals = Totals(shards=len(shards), notes=notes, score=score, **sums)
+        return cls(header=header, corpus=corpus, totals=totals, shards=shards)
 
     @property
     def shard_examples(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One shard file and its commit record: bytes -> checked Batch, and back."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from kdcache.errors import DamagedShardError
 from kdcache.store.backend import backend, check_arrays, level_sizes
 from kdcache.store.batch import Batch
 from kdcache.store.files import Root
-from kdcache.store.manifest import CommitRecord, Header, canonical
+from kdcache.store.manifest import CommitRecord, Header, SkippedRow, canonical
 from kdcache.store.score import unit_score
 from kdcache.targets.fields import Level
 
@@ -69,8 +69,13 @@ def commit_shard(
     *,
     source_sha256: str = "",
     notes: Mapping[str, int] | None = None,
+    skipped: Sequence[SkippedRow] = (),
+    made_under: Mapping[str, str] | None = None,
 ) -> CommitRecord:
-    """Write a shard and then its commit record, each atomically. Raises CacheError if the disk refuses."""
+    """Write a shard and then its commit record, each atomically; an older record of the unit goes before.
+
+    Raises CacheError if the disk refuses.
+    """
     check_arrays(header.fields, arrays)
     data = backend(header.backend).encode(header.fields, arrays)
     commit = CommitRecord(
@@ -83,7 +88,11 @@ def commit_shard(
         header_sha256=header.digest(),
         notes=dict(notes or {}),
         score=unit_score(header, arrays),
+        skipped=tuple(skipped) or None,
+        made_under=dict(made_under) if made_under else None,
     )
+    if root.exists(record_name(unit)):
+        root.delete(record_name(unit))
     root.write(commit.file, data)
     root.write(record_name(unit), canonical(commit))
     return commit

@@ -3,6 +3,7 @@
     cache.json     its entries belong to its header, its totals are theirs, header.json is the same
     tokenizer/     every file in place, sha256
     basis          in place, sha256, no number is NaN
+    skipped.jsonl  the rows that the commit records say were left out
     shards/        every shard and commit record in place and as in cache.json: size, sha256, counts; nothing else
     in a shard     documents fill their example, positions ascend inside it, tokens and class ids are in range,
                    no number is NaN
@@ -11,7 +12,7 @@ It reads every byte once: 0.1–0.5 GB of shards a second.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from kdcache.store.cache import read_manifest, read_pinned
 from kdcache.store.files import Root
 from kdcache.store.manifest import CommitRecord, Header, canonical
 from kdcache.store.shard import decode_shard, fetch_shard, record_name
+from kdcache.store.skipped import SKIPPED, read_skipped
 from kdcache.targets.fields import NO_LABEL
 
 __all__ = ["Fault", "verify"]
@@ -50,6 +52,7 @@ def verify(path: str | os.PathLike[str], progress: Callable[[int], object] | Non
         faults += _shard_faults(root, header, commit)
         if progress:
             progress(1)
+    faults += _skipped_faults(root, shards)
     known = {name for commit in shards for name in (commit.file, record_name(commit.unit))}
     found = {f"shards/{name}" for name in (*root.list("shards"), *root.leftovers("shards"))}
     return faults + [Fault(name, "is not part of the cache: delete it") for name in sorted(found - known)]
@@ -70,6 +73,15 @@ def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:
         else:
             if basis.basis_VR.isnan().any() or basis.mean_V.isnan().any():
                 yield Fault(header.basis.file, "holds NaN")
+
+
+def _skipped_faults(root: Root, shards: Sequence[CommitRecord]) -> Iterator[Fault]:
+    expected = {(commit.unit, row.row): row.why for commit in shards for row in commit.skipped or ()}
+    try:
+        if {row: why for row, (_, why) in read_skipped(root).items()} != expected:
+            yield Fault(SKIPPED, "does not list the rows that cache.json says were left out")
+    except CacheError as error:
+        yield Fault(SKIPPED, str(error))
 
 
 def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[Fault]:

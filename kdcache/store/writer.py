@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -26,10 +26,13 @@ from kdcache.store.basis_file import decode_basis, forget_other_bases, write_bas
 from kdcache.store.cache import begun_header, read_pinned
 from kdcache.store.files import Root
 from kdcache.store.manifest import (
+    BasisPin,
+    CalibrationPin,
     CommitRecord,
     CorpusPin,
     Header,
     Manifest,
+    SkippedRow,
     TeacherPin,
     canonical,
     difference,
@@ -38,6 +41,7 @@ from kdcache.store.manifest import (
 )
 from kdcache.store.schema import check_task, task_fields
 from kdcache.store.shard import commit_shard, record_name, shard_name
+from kdcache.store.skipped import write_skipped
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, checked_example
 from kdcache.targets.spec import RecordSpec
@@ -45,6 +49,8 @@ from kdcache.targets.spec import RecordSpec
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
     from kdcache.targets.calibration import Encoder, OutputLayer
+
+    MakeBasis = Callable[[], tuple[Basis, CalibrationPin | None]]
 
 __all__ = ["CacheWriter", "library_versions"]
 
@@ -84,7 +90,9 @@ class CacheWriter:
     Raises CacheError where the folder holds shards of other settings, naming the first that differs.
     """
 
+    begun_anew: str | None = None
     _encoder: "Encoder | None" = None
+    _corpus: CorpusPin | None = None
 
     def __init__(
         self,
@@ -130,7 +138,6 @@ class CacheWriter:
                 id2label=None if labels is None else dict(enumerate(labels)),
                 tokenizer=pin,
                 teacher=TeacherPin(name=teacher) if isinstance(teacher, str) else teacher,
-                corpus=corpus,
                 compute={"examples_per_shard": examples_per_shard},
                 seed=seed,
                 libraries=library_versions(backend, teacher=record is not None),
@@ -145,6 +152,7 @@ class CacheWriter:
             assert record is not None
             layer = _layer(output_layer, num_classes)
             make_basis = partial(_calibrated, layer, calibration, record, num_classes)
+        self._corpus = corpus
         self._begin(path, header, tokenizer, examples_per_shard, resume, make_basis)
         if output_layer is not None:
             from kdcache.targets.calibration import Encoder
@@ -161,15 +169,19 @@ class CacheWriter:
         *,
         examples_per_shard: int = 1024,
         resume: bool = True,
-        make_basis: "Callable[[], Basis] | None" = None,
+        make_basis: "MakeBasis | None" = None,
+        basis_fault: Callable[[BasisPin], str | None] = lambda pin: None,
+        from_corpus: Collection[str] = (),
     ) -> Self:
         """A writer for a header made elsewhere; tokenizer_folder holds the files that header.tokenizer names.
 
-        make_basis: gives the basis of a record with a factor, where the cache is not begun. header and basis of the
-        writer are then those that the cache was begun with.
+        make_basis: gives the basis of a record with a factor, and what it was made of, where the cache is not begun.
+        header and basis of the writer are then those that the cache was begun with. basis_fault: why that basis is not
+        the one that would be made now. from_corpus: keys of the header that are made of the corpus; where a cache was
+        begun with others of these alone, it begins anew, `begun_anew` names the first, and no old shard counts.
         """
         writer = cls.__new__(cls)
-        writer._begin(path, header, tokenizer_folder, examples_per_shard, resume, make_basis)
+        writer._begin(path, header, tokenizer_folder, examples_per_shard, resume, make_basis, basis_fault, from_corpus)
         return writer
 
     def _begin(
@@ -179,7 +191,9 @@ class CacheWriter:
         tokenizer_folder: str | os.PathLike[str] | None,
         examples_per_shard: int,
         resume: bool,
-        make_basis: "Callable[[], Basis] | None",
+        make_basis: "MakeBasis | None",
+        basis_fault: Callable[[BasisPin], str | None] = lambda pin: None,
+        from_corpus: Collection[str] = (),
     ) -> None:
         if not 0 < examples_per_shard <= EXAMPLES_PER_UNIT:
             raise CacheError(f"got examples_per_shard {examples_per_shard}, expected 1 to {EXAMPLES_PER_UNIT}")
@@ -194,9 +208,19 @@ class CacheWriter:
             raise CacheError(f"{self.root.url} holds a cache without its header.json, expected a new folder")
         if begun is not None and not resume:
             raise CacheError(f"{self.root.url} already holds a cache, expected a new folder, or resume=True to go on")
-        if begun is None or (difference(begun.settings, header) and not self.root.list("shards")):
-            self._pin(tokenizer_folder, make_basis, first=begun is None)  # nothing is lost by beginning anew
+        fault = begun.basis and basis_fault(begun.basis) if begun else None
+        if begun is not None and self.root.list("shards"):
+            self.begun_anew = _other_corpus(begun.settings, header, from_corpus)
+            if fault and not difference(begun.settings, header):
+                raise CacheError(f"{self.root.url} was begun with another basis: {fault}; use another output folder")
+            anew = self.begun_anew is not None
+        else:  # nothing is lost by beginning anew
+            anew = begun is None or fault is not None or difference(begun.settings, header) is not None
+        if anew:
+            self.root.delete("cache.json")
+            self._pin(tokenizer_folder, make_basis, first=begun is None)
         else:
+            assert begun is not None
             self._go_on(begun)
         self._header_sha256 = self.header.digest()
 
@@ -214,7 +238,7 @@ class CacheWriter:
             self.basis = decode_basis(self.root, begun, data)
 
     def _pin(
-        self, tokenizer_folder: str | os.PathLike[str] | None, make_basis: "Callable[[], Basis] | None", *, first: bool
+        self, tokenizer_folder: str | os.PathLike[str] | None, make_basis: "MakeBasis | None", *, first: bool
     ) -> None:
         """The header goes last: where it is, the tokenizer and the basis are. Of several writers the first one's."""
         if self.header.tokenizer is not None:
@@ -231,7 +255,7 @@ class CacheWriter:
         if make_basis is None:
             raise CacheError("got a header with a factor and no make_basis, expected the function that makes its basis")
         settings = self.header
-        self.header = write_basis(self.root, settings, make_basis())
+        self.header = write_basis(self.root, settings, *make_basis())
         if first:
             self.root.create("header.json", canonical(self.header))
         else:
@@ -261,17 +285,41 @@ class CacheWriter:
         *,
         source_sha256: str = "",
         notes: Mapping[str, int] | None = None,
+        skipped: Sequence[SkippedRow] = (),
+        made_under: Mapping[str, str] | None = None,
     ) -> CommitRecord:
         """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record."""
-        return commit_shard(self.root, self.header, index, arrays, source_sha256=source_sha256, notes=notes)
+        return commit_shard(
+            self.root,
+            self.header,
+            index,
+            arrays,
+            source_sha256=source_sha256,
+            notes=notes,
+            skipped=skipped,
+            made_under=made_under,
+        )
 
     def committed(self) -> set[int]:
         """Units with a valid commit record."""
         return {commit.unit for commit in self.commits()}
 
-    def finalize(self, num_units: int) -> Manifest:
+    def forget_beyond(self, num_units: int) -> None:
+        """Delete the shards of later units and their records, of whatever header."""
+        names = [name for name in self.root.list("shards") if re.match(r"\d{6,}\.", name)]
+        beyond = [f"shards/{name}" for name in names if int(name.partition(".")[0]) >= num_units]
+        self.root.delete(sorted(beyond, key=lambda name: not name.endswith(".json")))
+
+    def finalize(
+        self,
+        num_units: int,
+        *,
+        corpus: CorpusPin | None = None,
+        where: Callable[[int, int], str] = lambda unit, row: f"unit {unit}, row {row + 1}",
+    ) -> Manifest:
         """Write cache.json for units 0 to num_units - 1: the same bytes, whoever calls this and however often.
 
+        corpus: what the shards were made of. where: (unit, row) -> the place of a row that was left out.
         Raises CacheError while a unit is missing, or where there is one too many.
         """
         commits = {commit.unit: commit for commit in self.commits()}
@@ -286,7 +334,8 @@ class CacheWriter:
                 f"{self.root.url} holds unit {max(commits)}, expected {num_units} units: "
                 "an earlier run wrote more; use another output folder"
             )
-        manifest = Manifest.of(self.header, tuple(commits[unit] for unit in range(num_units)))
+        manifest = Manifest.of(self.header, tuple(commits[unit] for unit in range(num_units)), corpus)
+        write_skipped(self.root, manifest.shards, where)
         self.root.write("cache.json", canonical(manifest))
         for sub in ("", "shards", "tokenizer"):
             self.root.sweep(sub)
@@ -372,7 +421,7 @@ class CacheWriter:
             return None
         if self._unit is not None:
             self._end_unit()
-        return self.finalize(-(-self._examples // self._examples_per_shard))
+        return self.finalize(-(-self._examples // self._examples_per_shard), corpus=self._corpus)
 
     def __enter__(self) -> Self:
         return self
@@ -417,7 +466,16 @@ def _layer(given: "OutputLayer | tuple[Any, Any]", num_classes: int) -> "OutputL
     return layer
 
 
-def _calibrated(layer: "OutputLayer", calibration: Any, record: RecordSpec, num_classes: int) -> "Basis":
+def _other_corpus(begun: Header, header: Header, keys: Collection[str]) -> str | None:
+    """The first key at which these headers differ, if they differ in those keys alone."""
+    found = difference(begun, header)
+    same = begun.model_copy(update={key: getattr(header, key) for key in keys})
+    return found[0] if found and difference(same, header) is None else None
+
+
+def _calibrated(
+    layer: "OutputLayer", calibration: Any, record: RecordSpec, num_classes: int
+) -> "tuple[Basis, CalibrationPin | None]":
     import torch
 
     from kdcache.targets.calibration import make_basis
@@ -426,7 +484,7 @@ def _calibrated(layer: "OutputLayer", calibration: Any, record: RecordSpec, num_
     if calibration is None:
         raise CacheError("got no calibration for a record with a factor, expected hidden states of typical text")
     hidden = calibration() if callable(calibration) else calibration
-    return make_basis(layer, torch.as_tensor(hidden), record.factor.rank, num_classes)
+    return make_basis(layer, torch.as_tensor(hidden), record.factor.rank, num_classes), None
 
 
 def library_versions(backend: str, *, teacher: bool = False) -> dict[str, str]:

@@ -6,15 +6,15 @@ none. Chats: the assistant's tokens; a turn ends as the template says.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 
 from kdcache.config import CausalLMConfig, CorpusConfig
 from kdcache.corpus import Column
-from kdcache.errors import ConfigError, CorpusError
+from kdcache.errors import ConfigError, RowError
 from kdcache.tasks.chat import Chats
 from kdcache.tasks.example import Example
 from kdcache.tasks.packing import Document, one_each, windows
@@ -33,6 +33,7 @@ class CausalLM:
     """
 
     labels = None
+    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {"overlong": ("truncated", "dropped")}
 
     def __init__(
         self, config: CausalLMConfig, tokenizer: Any, text_field: str = "text", messages_field: str | None = None
@@ -100,7 +101,7 @@ class CausalLM:
         return [_learnable(self._ended(next(found)) if text else []) for text in texts]
 
     def _check_classes(self, by_row: list[list[Document]], where: Where) -> None:
-        """Raises CorpusError for a row with a token that the teacher has no row of logits for."""
+        """Raises RowError for a row with a token that the teacher has no row of logits for."""
         limit = self._config.num_classes
         if limit is None:
             return
@@ -108,9 +109,11 @@ class CausalLM:
             highest = max((int(tokens.max(initial=0)) for tokens, _ in documents), default=0)
             if highest >= limit:
                 token = self._tokenizer.convert_ids_to_tokens(highest)
-                raise CorpusError(
-                    f"{where(row)} has the token {token} ({highest}), expected ids below task.num_classes {limit}: the "
-                    "teacher knows no other; leave such rows out"
+                raise RowError(
+                    where,
+                    row,
+                    f" has the token {token} ({highest}), expected ids below task.num_classes {limit}: the "
+                    "teacher knows no other; leave such rows out",
                 )
 
     def _ended(self, ids: list[int]) -> list[int]:
@@ -128,9 +131,12 @@ class CausalLM:
                 kept.append((tokens, learnable))
             elif overlong == "error":
                 ended = "" if self._end is None else " with its end of text"
-                raise CorpusError(
-                    f"{where(row)} has {len(tokens)} tokens{ended}, expected at most task.sequence_length {length}; "
-                    "set task.overlong: truncate or drop, or task.packing: windows"
+                raise RowError(
+                    where,
+                    row,
+                    f" has {len(tokens)} tokens{ended}, expected at most task.sequence_length {length}; set "
+                    "task.overlong: truncate or drop, or task.packing: windows",
+                    settings=["task.overlong: truncate or drop", "task.packing: windows"],
                 )
             elif overlong == "truncate":
                 notes["truncated"] += 1

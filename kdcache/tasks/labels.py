@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kdcache.corpus.columns import MULTI_LABEL, REGRESSION, Where
-from kdcache.errors import ConfigError, CorpusError
+from kdcache.errors import ConfigError, CorpusError, RowError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.label_map import OUTSIDE, LabelMap
 
@@ -115,9 +115,11 @@ class Labels:
             hint = f"; {REGRESSION}"
         elif _is_list(name):
             hint = f"; {MULTI_LABEL}"
-        raise CorpusError(
-            f"{where(row)}: got label {name}, expected one of {', '.join(self.names[:12])}"
-            f"{', …' if len(self.names) > 12 else ''} ({self._setting}){hint}"
+        raise RowError(
+            where,
+            row,
+            f": got label {name}, expected one of {', '.join(self.names[:12])}"
+            f"{', …' if len(self.names) > 12 else ''} ({self._setting}){hint}",
         )
 
     def counts(self, ids: Iterable[int]) -> dict[str, int]:

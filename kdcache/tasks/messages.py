@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from kdcache.errors import CorpusError
+from kdcache.errors import RowError
 from kdcache.tasks.task import Where
 
 __all__ = ["Messages", "arguments_as", "flattened", "only_words", "python_source", "read_messages"]
@@ -19,7 +19,7 @@ PART = "{type: text, text: …}"
 
 
 def read_messages(value: object, field: str, row: int, where: Where) -> Messages:
-    """Raises CorpusError, naming the row, for anything but a list of messages whose parts are text."""
+    """Raises RowError, naming the row, for anything but a list of messages whose parts are text."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -120,9 +120,11 @@ def _part(part: object, number: int, row: int, where: Where) -> dict[str, str]:
     if isinstance(part, dict) and kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     got = f"type {kind}" if isinstance(kind, str) and kind != "text" else f"{_named(part)} of no such form"
-    raise CorpusError(
-        f"{where(row)}: message {number} has a part of {got}, expected parts of text, {PART}: kdcache distils text "
-        "alone; leave such rows out"
+    raise RowError(
+        where,
+        row,
+        f": message {number} has a part of {got}, expected parts of text, {PART}: kdcache distils text "
+        "alone; leave such rows out",
     )
 
 
@@ -130,5 +132,5 @@ def _named(value: object) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _wrong(field: str, row: int, where: Where, got: str) -> CorpusError:
-    return CorpusError(f"{where(row)}: {field} is {got}, expected a list of {{role, content}}")
+def _wrong(field: str, row: int, where: Where, got: str) -> RowError:
+    return RowError(where, row, f": {field} is {got}, expected a list of {{role, content}}")

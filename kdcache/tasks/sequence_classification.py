@@ -5,15 +5,15 @@ Token types are those that `tokenizer(text, pair)` gives: the second text of a p
 declares and makes it so.
 """
 
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 
 from kdcache.config import CorpusConfig, SequenceClassificationConfig
 from kdcache.corpus import Column
-from kdcache.errors import ConfigError, CorpusError
+from kdcache.errors import ConfigError, RowError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
@@ -24,6 +24,8 @@ __all__ = ["SequenceClassification"]
 
 class SequenceClassification:
     """The task `sequence_classification`. Notes: texts "truncated", rows of each label, "unlabelled" rows."""
+
+    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(
         self, config: SequenceClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
@@ -74,7 +76,7 @@ class SequenceClassification:
         types = encoded.get("token_type_ids") or [None] * len(tokens)
         for row, ids_of_row in enumerate(tokens):
             if not ids_of_row:
-                raise CorpusError(f"{where(row)}: the tokenizer makes no token of the text; leave such rows out")
+                raise RowError(where, row, ": the tokenizer makes no token of the text; leave such rows out")
             if len(ids_of_row) > self._config.max_length:
                 raise ConfigError(
                     f"got task.max_length {self._config.max_length}, expected at least {len(ids_of_row)}: the special "

@@ -1,15 +1,15 @@
 """Task: what turns rows of a corpus into supervised examples, and the registry of tasks by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import pyarrow as pa
 
 from kdcache.config import CorpusConfig
 from kdcache.corpus import Column
 from kdcache.corpus.columns import Where
-from kdcache.errors import CorpusError
+from kdcache.errors import CorpusError, RowError
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
 
@@ -23,9 +23,14 @@ HOMES = {
 
 
 class Task(Protocol):
-    """A task supplies positions and labels. labels: the classes, None for a language model, whose tokens they are."""
+    """A task supplies positions and labels.
+
+    labels: the classes, None for a language model, whose tokens they are. remedies: settings of the task that matter
+    to no other rows than those that these notes of `examples` count.
+    """
 
     labels: Labels | None
+    remedies: ClassVar[Mapping[str, tuple[str, ...]]]
 
     @staticmethod
     def columns(config: Any, corpus: CorpusConfig) -> tuple[Column, ...]:
@@ -46,13 +51,14 @@ class Task(Protocol):
     def from_config(cls, config: Any, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> Self: ...
 
     def check(self, table: pa.Table, where: Where) -> int:
-        """How many of these rows have labels. Raises CorpusError for a row whose labels `examples` would refuse."""
+        """How many of these rows have labels. Raises RowError for a row whose labels `examples` would refuse."""
         ...
 
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         """Examples of a unit's rows, and counts of what was left out or cut, by name.
 
-        where: row of the table -> "file.jsonl:123". Raises CorpusError naming the row at fault.
+        where: row of the table -> "file.jsonl:123". Raises RowError for a row that cannot be used; whether it can does
+        not depend on the others.
         """
         ...
 
@@ -80,6 +86,6 @@ def strings(column: pa.ChunkedArray, field: str, where: Where) -> list[str]:
         raise CorpusError(f"{where(0)}: {field} is {column.type}, expected a string")
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
-        raise CorpusError(f"{where(row)}: {field} is null, expected a string; leave such rows out")
+        raise RowError(where, row, f": {field} is null, expected a string; leave such rows out")
     found: list[str] = column.to_pylist()
     return found

@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from kdcache.errors import CorpusError
+from kdcache.errors import RowError
 from kdcache.tasks.clock import at_date, date_string, reads_clock, reads_date_string
 from kdcache.tasks.messages import Messages, arguments_as, flattened, only_words, python_source
 from kdcache.tasks.task import Where
@@ -46,7 +46,7 @@ class ChatTemplate:
     def settle(self, messages: Messages, row: int, where: Where) -> Messages:
         """The messages in the form in which the template writes them as words and JSON.
 
-        Raises CorpusError naming the row where there is none.
+        Raises RowError where there is none.
         """
         if only_words(messages):
             return messages
@@ -63,19 +63,21 @@ class ChatTemplate:
             sources += [source] if source is not None else []
         if not sources:
             return messages  # which the template refuses
-        raise CorpusError(
-            f"{where(row)}: the chat template writes {sources[0][:80]}, which is Python or JSON of JSON and not the "
-            "words of a conversation; give that key as text, or a tokenizer whose template takes it"
+        raise RowError(
+            where,
+            row,
+            f": the chat template writes {sources[0][:80]}, which is Python or JSON of JSON and not the "
+            "words of a conversation; give that key as text, or a tokenizer whose template takes it",
         )
 
     def render(self, messages: Messages, row: int, where: Where, prompt: bool = False) -> str:
-        """Raises CorpusError naming the row where the template refuses it. prompt: with what asks for an answer."""
+        """Raises RowError where the template refuses it. prompt: with what asks for an answer."""
         try:
             return self._text(messages, prompt)
         except REFUSALS as error:
             words = " ".join(str(error).split())
-            raise CorpusError(
-                f"{where(row)}: the chat template does not take the first {len(messages)} messages: {words}"
+            raise RowError(
+                where, row, f": the chat template does not take the first {len(messages)} messages: {words}"
             ) from error
 
     def marks(self, messages: Messages) -> list[Span]:

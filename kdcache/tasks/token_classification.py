@@ -8,16 +8,16 @@ which it is further from an edge that is not the row's own. So no word is left o
 the tokenizer makes nothing of stands as the unknown token, and is counted: its tag is still asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 
 from kdcache.config import CorpusConfig, TokenClassificationConfig
 from kdcache.corpus import Column
-from kdcache.errors import ConfigError, CorpusError
+from kdcache.errors import ConfigError, RowError
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels, is_whole_number
 from kdcache.tasks.running_text import encode_rows
@@ -35,6 +35,8 @@ class TokenClassification:
     Notes: rows "windowed" for their length, words "unreadable" to the tokenizer, "empty" rows, rows whose words are
     "kept_apart" because the tokenizer joins some of them into one token, words of each tag, "unlabelled" words.
     """
+
+    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, config: TokenClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels) -> None:
         self.labels = labels
@@ -116,7 +118,7 @@ class TokenClassification:
         if tags is None:
             return [self.labels.id(None, row, where)] * count
         if len(tags) != count:
-            raise CorpusError(f"{where(row)}: got {len(tags)} tags, expected {count}, one a word")
+            raise RowError(where, row, f": got {len(tags)} tags, expected {count}, one a word")
         names = [self.labels.renamed(tag) for tag in tags]
         if self._config.scheme == "bio":
             check_bio(names, row, where)
@@ -157,11 +159,19 @@ def check_bio(tags: list[str], row: int, where: Where) -> None:
         kind = tag[2:]
         if not (tag == "O" or (tag[:2] in ("B-", "I-") and kind)):
             hint = "name integers in corpus.label_names" if is_whole_number(tag) else "set task.scheme: none for others"
-            raise CorpusError(f"{where(row)}: got tag {tag} for word {word}, expected O, B-X or I-X; {hint}")
+            raise RowError(
+                where,
+                row,
+                f": got tag {tag} for word {word}, expected O, B-X or I-X; {hint}",
+                settings=["corpus.label_names" if is_whole_number(tag) else "task.scheme: none"],
+            )
         if tag[:2] == "I-" and before not in (f"B-{kind}", f"I-{kind}"):
-            raise CorpusError(
-                f"{where(row)}: got tag {tag} for word {word} after {before}, expected B-{kind} or I-{kind} before it: "
-                "mend the tags, or set task.scheme: none"
+            raise RowError(
+                where,
+                row,
+                f": got tag {tag} for word {word} after {before}, expected B-{kind} or I-{kind} before it: "
+                "mend the tags, or set task.scheme: none",
+                settings=["task.scheme: none"],
             )
         before = tag
 

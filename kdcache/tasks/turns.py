@@ -9,7 +9,7 @@ own that ends with it. Two renderings a turn.
 
 from typing import Any, Literal
 
-from kdcache.errors import CorpusError
+from kdcache.errors import RowError
 from kdcache.tasks.messages import Messages
 from kdcache.tasks.task import Where
 from kdcache.tasks.template import ChatTemplate, Span
@@ -28,7 +28,7 @@ def supervised_texts(
 ) -> list[Supervised]:
     """Texts to make examples of, each with the spans of the assistant's turns that are supervised in it.
 
-    Raises CorpusError naming the row where the template refuses it or a turn cannot be told.
+    Raises RowError where the template refuses it or a turn cannot be told.
     """
     conversation = _Conversation(template, messages, row, where)
     if not conversation.turns:
@@ -87,7 +87,7 @@ class _Conversation:
         """None where the text does not begin with the turn as it reads when it is the last."""
         try:
             after = self.upto(turn)
-        except CorpusError:  # the template takes no conversation that ends here
+        except RowError:  # the template takes no conversation that ends here
             return None
         if not text.startswith(after):
             return None
@@ -101,7 +101,7 @@ class _Conversation:
             return None
         try:
             return self._template.render(self._messages[:turn], self._row, self._where, prompt=True)
-        except CorpusError:
+        except RowError:
             return None
 
     def _start(self, turn: int, after: str) -> int | None:
@@ -111,7 +111,7 @@ class _Conversation:
         try:
             text = self._template.render(other, self._row, self._where)
             asked = self._template.render(upto, self._row, self._where, prompt=True)
-        except CorpusError:
+        except RowError:
             return None
         head = text.partition(PLACEHOLDER)[0]
         if head == text or not after.startswith(head):
@@ -145,10 +145,13 @@ class _Conversation:
         end = last[marks[-1][1] :]
         return [(start, stop + len(end) if text.startswith(end, stop) else stop) for start, stop in marks]
 
-    def _cannot_tell(self, turn: int) -> CorpusError:
-        return CorpusError(
-            f"{self._where(self._row)}: the chat template does not show which words of message {turn + 1} are the "
-            "assistant's; give a tokenizer whose template marks them with {% generation %}, or set task.loss_on: all"
+    def _cannot_tell(self, turn: int) -> RowError:
+        return RowError(
+            self._where,
+            self._row,
+            f": the chat template does not show which words of message {turn + 1} are the "
+            "assistant's; give a tokenizer whose template marks them with {% generation %}, or set task.loss_on: all",
+            settings=["task.loss_on: all"],
         )
 
 

@@ -147,12 +147,12 @@ def model_card(
     precision: dict[str, str],
 ) -> str:
     """Where the student comes from, in Markdown with the front matter of the Hugging Face hub."""
-    header = cache.manifest.header
+    header, corpus = cache.manifest.header, cache.manifest.corpus
     rows = {
         "parameters": f"{parameters:,}",
         "made from": "a config, at random" if config.student.path is None else f"`{Path(config.student.path).name}`",
         "cache": f"`{cache.digest}` ({len(cache):,} examples, {cache.num_positions:,} positions)",
-        "corpus": f"`{header.corpus.sha256}`" if header.corpus else "not recorded",
+        "corpus": f"`{corpus.sha256}`" if corpus else "not recorded",
         "tokenizer": f"`{header.tokenizer.fingerprint}`" if header.tokenizer else "not recorded",
         "record": f"`{header.record.model_dump_json()}`" if header.record else "labels only",
         "steps": f"{steps:,} of {config.global_batch} examples",

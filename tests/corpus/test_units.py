@@ -224,7 +224,8 @@ def test_unit_digests_of_columnar_files_differ_and_follow_the_content(tmp_path, 
     before = [open_corpus(config).unit_sha256(unit) for unit in range(3)]
     path.write_bytes(write([*texts[:-1], "x"]))
     after = [open_corpus(config).unit_sha256(unit) for unit in range(3)]
-    assert len({*before, *after}) == 6
+    assert before[:2] == after[:2]
+    assert len({*before, *after}) == 4
 
 
 def test_chats_of_every_shape_come_out_as_json_text_or_structs(tmp_path):

@@ -15,27 +15,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import files_of, kdcache
+from helpers import files_of, fork_rank, kdcache
 
 from kdcache.config import DumpConfig
 from kdcache.dump.ranks import Rank
-from kdcache.dump.run import run_dump
 from kdcache.store.files import Root
 
 KILLS = 10
-
-
-def fork_rank(config: DumpConfig, rank: Rank) -> int:
-    """Start a rank as a child process; its pid."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            run_dump(config, rank)
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

@@ -155,15 +155,6 @@ def test_settings_may_change_while_nothing_is_committed(make_config: MakeConfig,
     assert files_of(tmp_path / "cache") == files_of(tmp_path / "fresh")
 
 
-def test_a_changed_corpus_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(tmp_path / "cache")
-    dump(config, world_size=2, ranks=[0])
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text(corpus.read_text().replace("teacher", "treacle", 1))
-    with pytest.raises(CacheError, match=r"was begun with corpus\.sha256"):
-        dump(config)
-
-
 def test_labels_only(make_config: MakeConfig, teacher_folder: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path / "labels", tokenizer=str(teacher_folder))
     dump(config.model_copy(update={"teacher": "none"}))

@@ -1,13 +1,17 @@
 """Logits in blocks are the model's own, also for heads with a soft-cap, a scale or a bias."""
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES, saved
 
-from kdcache.config import ComputeConfig, TeacherConfig
+from kdcache.config import ComputeConfig, DumpConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
+from kdcache.dump.run import run_dump
 from kdcache.dump.teacher import Teacher, load_teacher
 from kdcache.errors import TeacherError
 from kdcache.tasks.inputs import flat_positions, model_inputs
@@ -87,3 +91,35 @@ def test_a_folder_that_is_no_language_model(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(TeacherError, match="does not load"):
         teacher_of(folder)
+
+
+def half(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def of_another_model(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 80}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (half, r"model\.safetensors is no whole safetensors file \(.*\); copy it again"),
+        (of_another_model, r"its weight .*down_proj\.weight is of shape \[32, 64\], expected \[32, 80\]"),
+    ],
+)
+def test_damaged_weights_are_one_line(
+    make_config: Callable[..., DumpConfig], teacher_folder: Path, tmp_path: Path, damage: Callable, words: str
+) -> None:
+    shutil.copytree(teacher_folder, tmp_path / "damaged")
+    damage(tmp_path / "damaged")
+    with pytest.raises(TeacherError, match=words) as caught:
+        run_dump(make_config(tmp_path / "cache", teacher={"path": str(tmp_path / "damaged")}), Rank())
+    assert "\n" not in str(caught.value)
+
+
+def test_threads_beyond_reason_are_refused(make_config: Callable[..., DumpConfig], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"less than or equal to 1024"):
+        make_config(tmp_path / "cache", compute={"threads": 10_000})

@@ -1,0 +1,78 @@
+"""What still stands of a begun cache: a restart makes what a fresh dump would write otherwise, and nothing else.
+
+A shard stands where the digest of its unit's rows is that of the corpus now, and where the settings for bad and
+overlong rows that mattered to it are those of the config now. Comparing reads the rows of committed units once, at
+the speed of sha256.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+from kdcache.config import CorpusConfig
+from kdcache.corpus import Corpus
+from kdcache.errors import CacheError
+from kdcache.store.files import Root
+from kdcache.store.manifest import BasisPin, CalibrationPin, CommitRecord, Header, parse
+
+__all__ = ["basis_fault", "calibration_pin", "standing", "with_begun_units"]
+
+
+def with_begun_units(config: CorpusConfig, root: Root) -> CorpusConfig:
+    """With the size of units of a cache that has shards, where the config leaves it open: the corpus may have grown."""
+    if config.unit_rows != "auto" or not root.list("shards"):
+        return config
+    try:
+        begun = parse(Header, root.read("header.json"), "header.json").compute.get("unit_rows")
+    except (CacheError, FileNotFoundError):
+        return config
+    return config.model_copy(update={"unit_rows": begun}) if begun else config
+
+
+def standing(
+    commits: Iterable[CommitRecord], corpus: Corpus, settings: dict[str, str]
+) -> tuple[set[int], Counter[str]]:
+    """(units whose shards stand, how many do not for which reason). settings: kdcache.dump.units.remedies."""
+    stand: set[int] = set()
+    reasons: Counter[str] = Counter()
+    for commit in commits:
+        if commit.unit >= corpus.num_units:
+            reasons["the corpus ends before them"] += 1
+        elif commit.source_sha256 != corpus.unit_sha256(commit.unit):
+            reasons["their rows of the corpus changed"] += 1
+        elif changed := _changed(commit.made_under, settings):
+            reasons[f"their bad or overlong rows were treated with {changed}"] += 1
+        else:
+            stand.add(commit.unit)
+    return stand, reasons
+
+
+def calibration_pin(corpus: Corpus, units: int, *, whole: bool, made_under: dict[str, str]) -> CalibrationPin:
+    """whole: whether the corpus gave fewer positions than were wanted, so that more rows would have been taken."""
+    return CalibrationPin(units=units, source_sha256=_source(corpus, units, whole), made_under=made_under or None)
+
+
+def basis_fault(pin: BasisPin, corpus: Corpus, settings: dict[str, str]) -> str | None:
+    """Why a fresh dump would have another basis; None where it would be the same."""
+    made = pin.calibration
+    if made is None:
+        return None
+    rows = f"the first {min(made.units * corpus.unit_rows, corpus.num_rows):,} rows, on which its factor was calibrated"
+    sources = {
+        _source(corpus, min(made.units, corpus.num_units), whole) for whole in (False, made.units == corpus.num_units)
+    }
+    if made.units > corpus.num_units or made.source_sha256 not in sources:
+        return f"{rows}, changed; give them back as they were"
+    if changed := _changed(made.made_under, settings):
+        return f"{rows}, were treated with {changed}; set that again"
+    return None
+
+
+def _source(corpus: Corpus, units: int, whole: bool) -> str:
+    digests = [corpus.unit_sha256(unit) for unit in range(units)] + ["end"] * whole
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _changed(made_under: dict[str, str] | None, settings: dict[str, str]) -> str | None:
+    """The first setting that mattered and is another now."""
+    return next((f"{key}: {value}" for key, value in (made_under or {}).items() if settings.get(key) != value), None)
