@@ -384,7 +384,9 @@ class StudentConfig(Config):
     """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder or
     the name of a model on the Hugging Face hub, at `revision`.
 
-    config: its vocab_size and special ids (end of text, padding, …) are the cache's unless it names them.
+    config: its vocab_size and special ids (end of text, padding, …) are the cache's unless it names them. A mixture of
+        experts adds its balancing loss where output_router_logits is true, times router_aux_loss_coef.
+    path: a folder keeps its special ids where they are special tokens of the cache's tokenizer.
     dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled; where its file
         says "auto", bfloat16 or float16 here answers it.
     module: a module of yours to import first, which registers its own model classes (kdcache.register_student).
@@ -421,7 +423,7 @@ _TERM_FIELDS = {
 
 
 class TermConfig(Config):
-    """One term of the loss.
+    """One term of the loss. What a wider student gives to classes above the cache's costs it: kdcache.losses.surplus.
 
     name: "divergence" compares with the teacher, "cross_entropy" with the labels, "entropy" the student's entropy with
         the teacher's, (H_s − H_t)², and "bottleneck" what a stochastic bottleneck in the student says of the teacher's

@@ -13,7 +13,8 @@ their meaning among the teacher's classes and pay the same for the rest: a term 
 teacher itself. A position that names no class (no label) pays nothing, nor does a matched entropy, which goes beside a
 divergence. For Horvitz-Thompson weights, which sum to 1 on the mean only, the price is that of a sum of 1.
 
-Cost: two passes over the surplus columns for each temperature; nothing where there are none.
+Cost: nothing where there are none. Above 49,152 classes, 64 columns make the loss, without the head's products, 1.1
+times as long and 6,144 columns 1.4 times (1 thread of a shared CPU; KL and cross-entropy).
 
 P positions, X surplus columns.
 """
