@@ -101,6 +101,7 @@ class CorpusConfig(Config):
         characters like any others, as in many .tsv files.
     unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 64 units, each of 256 KiB to 2 MiB of corpus,
         so that a small corpus is one unit.
+        A dump that goes on keeps the units that it was begun with, however the corpus grew.
     """
 
     paths: tuple[str, ...]
@@ -132,7 +133,8 @@ class CorpusConfig(Config):
     def _settings_fit_the_format(self) -> Self:
         given = {"delimiter": ("csv", "conll"), "comment": ("conll",), "columns": ("csv",), "quotes": ("csv",)}
         for setting, formats in given.items():
-            if setting in self.model_fields_set and self.format not in formats:
+            default = type(self).model_fields[setting].default
+            if getattr(self, setting) != default and self.format not in formats:
                 raise ValueError(f"got {setting} for format {self.format}, expected it for {' or '.join(formats)} only")
         if self.format == "conll":
             _check_conll_column("tokens_field", self.tokens_field or "tokens", "tokens")

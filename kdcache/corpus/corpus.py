@@ -102,6 +102,7 @@ class Corpus:
         self._files = files
         self._indices = indices
         self._digests: dict[int, str] = {}
+        self._lines: dict[int, tuple[int, int]] = {}
         self._ends = np.cumsum([index.rows for index in indices])
         self.num_rows = int(self._ends[-1])
         text_bytes = sum(self._text_bytes(file, index) for file, index in zip(files, indices, strict=True))
@@ -213,7 +214,11 @@ class Corpus:
             return f"{file.name}:{row + 1 + (index.header[1] > 0)}"
         head = row // index.stride * index.stride
         _, starts = read_rows(file, index, head, row + 1)
-        return f"{file.name}:{line_of(file, int(index.marks[row // index.stride] + starts[-1])) + line}"
+        offset = int(index.marks[row // index.stride] + starts[-1])
+        known = self._lines.get(number, (0, 1))
+        begin = line_of(file, offset, known if known[0] <= offset else (0, 1))
+        self._lines[number] = offset, begin
+        return f"{file.name}:{begin + line}"
 
     def _pieces(self, unit: int) -> list[tuple[int, int, int]]:
         """(file number, first row, stop row) of each file the unit has rows of."""

@@ -270,12 +270,14 @@ def read_rows(file: CorpusFile, index: FileIndex, first: int, stop: int) -> tupl
     return data[starts[0] : starts[-1]], starts[:-1] - starts[0]
 
 
-def line_of(file: CorpusFile, offset: int) -> int:
-    """The line, counted from 1, that this byte is on. Reads the file up to there: for messages only."""
-    breaks = done = 0
-    for chunk in chunks(file, lambda _: None):
-        breaks += chunk[: max(0, offset - done)].count(b"\n")
-        done += len(chunk)
-        if done >= offset:
-            break
-    return breaks + 1
+def line_of(file: CorpusFile, offset: int, known: tuple[int, int] = (0, 1)) -> int:
+    """The line, counted from 1, that this byte is on. For messages only: reads the file up to there.
+
+    known: an offset before it and the line of that, to read on from there.
+    """
+    at, line = known
+    while at < offset:
+        stop = min(at + CHUNK, offset)
+        line += file.read(at, stop).count(b"\n")
+        at = stop
+    return line

@@ -13,6 +13,7 @@ from one_column import open_corpus
 
 from kdcache.config import CorpusConfig, TokenClassificationConfig
 from kdcache.corpus import open_corpus as open_columns
+from kdcache.corpus.files import CorpusFile
 from kdcache.corpus.split import sound_parts
 from kdcache.errors import CorpusError, RowError
 from kdcache.tasks import task_columns
@@ -89,6 +90,27 @@ def test_bad_sentences_and_bad_values_of_columns(tmp_path: Path) -> None:
         "tokens is null, expected a list of strings; leave such rows out",
         "tokens has null as item 2, expected strings",
     ]
+
+
+def test_places_of_many_bad_rows_read_the_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = ["a O\nb\n\n"] * 50 + ["c O\n\n\n"] * 50
+    (tmp_path / "a.conll").write_text("".join(sentences))
+    config = CorpusConfig(paths=str(tmp_path), format="conll", unit_rows=100)
+    corpus = open_columns(config, task_columns(TokenClassificationConfig(name="token_classification"), config))
+    bad = corpus.read(0, skip=True).bad
+    read = 0
+    original = CorpusFile.read
+
+    def counted(file: CorpusFile, start: int, stop: int) -> bytes:
+        nonlocal read
+        read += stop - start
+        return original(file, start, stop)
+
+    monkeypatch.setattr(CorpusFile, "read", counted)
+    places = [str(error).split()[0] for error in bad.values()]
+    assert places == [f"a.conll:{3 * row + 2}" for row in range(50)]
+    assert read < 3 * sum(map(len, sentences))
+    assert str(bad[3]).startswith("a.conll:11 has no tag")
 
 
 def test_what_is_wrong_with_a_whole_file_is_no_bad_row(tmp_path: Path) -> None:
