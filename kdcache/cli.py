@@ -1,7 +1,8 @@
 """The command line: reads arguments and configs, calls the rooms, prints one line for every error.
 
-Exit status: 0 done, 1 the work failed, 2 the command or its config was wrong. Imports happen inside the commands,
-so that `kdcache inspect` and `--help` start in under a second.
+Exit status: 0 done, 1 the work failed, 2 the command or its config was wrong: a path in it that is not there
+is always 2 (errors.py, missing_path). Imports happen inside the commands, so that `kdcache inspect` and `--help` start
+in under a second.
 """
 
 import json
@@ -13,10 +14,23 @@ from typing import Any
 import click
 
 from kdcache.errors import KdcacheError
+from kdcache.paths import expanded
 
 __all__ = ["main"]
 
 OVERRIDE_HELP = "Replace a setting of the config, e.g. -o output=runs/cache -o task.sequence_length=512. Repeatable."
+
+
+class _Path(click.ParamType):
+    """A path or URL, with ~ and $NAME expanded: a shell does not expand them after an equals sign."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return expanded(str(value))
+
+
+PATH = _Path()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,7 +47,7 @@ def cli() -> None:
 
 
 @cli.command("dump-logits")
-@click.argument("config", type=click.Path())
+@click.argument("config", type=PATH)
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
 @click.option("--rank", type=click.IntRange(min=0), help="This process's number, where no launcher sets RANK.")
 @click.option("--world-size", type=click.IntRange(min=1), help="How many processes share the work.")
@@ -70,7 +84,7 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
 
 
 @cli.command()
-@click.argument("config", type=click.Path())
+@click.argument("config", type=PATH)
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
 @click.option("--nproc", type=click.IntRange(min=1), help="Start the deepspeed launcher with so many local ranks.")
 def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
@@ -91,13 +105,15 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
 
 
 @cli.command("eval")
-@click.argument("students", nargs=-1, required=True, type=click.Path())
-@click.option("--cache", required=True, help="A held-out cache: its text, and the teacher's logits to compare with.")
+@click.argument("students", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--cache", required=True, type=PATH, help="A held-out cache: its text, and the teacher's logits to compare with."
+)
 @click.option("--untrained", is_flag=True, help="Add a row for the first student with fresh random weights.")
 @click.option("--batch-examples", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--teacher", type=click.Path(), help="The teacher's folder, to time it beside the students.")
+@click.option("--teacher", type=PATH, help="The teacher's folder, to time it beside the students.")
 @click.option("--module", help="Module of yours to import first, which registers the class of a student.")
 @click.option("--per-class", is_flag=True, help="Add the scores of each class, or of each type of entity.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has the scores of classes.")
@@ -120,7 +136,7 @@ def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **option
 
 
 @cli.command()
-@click.argument("cache", type=click.Path())
+@click.argument("cache", type=PATH)
 @click.option(
     "--temperature",
     "temperatures",
@@ -145,7 +161,7 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("cache", type=click.Path())
+@click.argument("cache", type=PATH)
 def verify(cache: str) -> None:
     """Check every byte of CACHE: manifest, counts, sizes and sha256 of each shard.
 
@@ -157,8 +173,8 @@ def verify(cache: str) -> None:
 
 
 @cli.command()
-@click.argument("source", type=click.Path())
-@click.argument("target", type=click.Path())
+@click.argument("source", type=PATH)
+@click.argument("target", type=PATH)
 @click.option("--to", "backend", required=True, type=click.Choice(["zarr", "arrow"]), help="Backend of TARGET.")
 def convert(source: str, target: str, backend: str) -> None:
     """Write cache SOURCE as cache TARGET with another storage backend, shard by shard."""
@@ -168,9 +184,9 @@ def convert(source: str, target: str, backend: str) -> None:
 
 
 @cli.command()
-@click.argument("teacher", type=click.Path())
+@click.argument("teacher", type=PATH)
 @click.option("--layers", required=True, metavar="0,4,8,…", help="Layers to keep, counted from 0.")
-@click.option("--out", required=True, type=click.Path(), help="Folder of the new model.")
+@click.option("--out", required=True, type=PATH, help="Folder of the new model.")
 def cut(teacher: str, layers: str, out: str) -> None:
     """Make a student from some of TEACHER's layers: embeddings, chosen layers, final norm and head.
 

@@ -1,6 +1,7 @@
 """The settings of a run: one YAML file, read by config_file.py into frozen classes that refuse what they do not know.
 
-Every class names its defaults here and nowhere else. Relative paths are relative to the working directory.
+Every class names its defaults here and nowhere else. Relative paths are relative to the working directory;
+~ and $NAME are expanded in all of them.
 """
 
 import datetime
@@ -27,6 +28,8 @@ from pydantic import (
 from kdcache.errors import ConfigError
 from kdcache.losses.kinds import Kind, Reduction, check_reduction, kind_parameters
 from kdcache.losses.temperature import Schedule, softmax_temperature
+from kdcache.paths import expanded
+from kdcache.stream.fitting import advice
 from kdcache.targets.spec import RecordSpec
 
 __all__ = [
@@ -47,6 +50,17 @@ __all__ = [
 
 class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expanded(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+PathText = Annotated[str, AfterValidator(_expanded)]
+"""A path, a URL or a hub name; ~ and $NAME are expanded."""
 
 
 _DELIMITERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
@@ -104,7 +118,7 @@ class CorpusConfig(Config):
         A dump that goes on keeps the units that it was begun with, however the corpus grew.
     """
 
-    paths: tuple[str, ...]
+    paths: tuple[PathText, ...]
     format: Literal["jsonl", "parquet", "arrow", "csv", "conll", "text"]
     text_field: str = "text"
     text_pair_field: str | None = None
@@ -290,7 +304,7 @@ class TeacherConfig(Config):
     module: a module of yours to import first, which registers its own model classes (kdcache.register_student).
     """
 
-    path: str
+    path: PathText
     revision: str | None = None
     max_length: Annotated[int, Field(ge=3)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -331,10 +345,10 @@ class DumpConfig(Config):
     matter to are made again.
     """
 
-    output: str
+    output: PathText
     corpus: CorpusConfig
     teacher: TeacherConfig | Literal["none"]
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     task: TaskConfig = CausalLMConfig()
     record: RecordSpec = RecordSpec()
     backend: Literal["zarr", "arrow"] = "zarr"
@@ -394,7 +408,7 @@ class StudentConfig(Config):
     module: a module of yours to import first, which registers its own model classes (kdcache.register_student).
     """
 
-    path: str | None = None
+    path: PathText | None = None
     revision: str | None = None
     config: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -572,7 +586,7 @@ class CheckpointConfig(Config):
 class EvalConfig(Config):
     """cache: a held-out cache. every: steps between evaluations, 0 for one at the end only."""
 
-    cache: str
+    cache: PathText
     every: NonNegativeInt = 0
     batch_examples: PositiveInt = 8
     max_examples: PositiveInt | None = None
@@ -587,10 +601,10 @@ class TrainConfig(Config):
     export_bottleneck: write what bottleneck terms trained beside the student, as bottleneck.safetensors.
     """
 
-    cache: str
-    output: str
+    cache: PathText
+    output: PathText
     student: StudentConfig
-    deepspeed: str | dict[str, Any] = {"zero_optimization": {"stage": 1}}
+    deepspeed: PathText | dict[str, Any] = {"zero_optimization": {"stage": 1}}
     terms: tuple[TermConfig, ...] = (TermConfig(name="divergence"),)
     global_batch: PositiveInt = 64
     micro_batch: PositiveInt = 8
@@ -618,6 +632,10 @@ class TrainConfig(Config):
         if self.global_batch % self.stream.lanes:
             raise ValueError(
                 f"got global_batch {self.global_batch} and stream.lanes {self.stream.lanes}, "
-                "expected lanes to divide global_batch"
+                f"expected lanes to divide global_batch; {self._fitting()}"
             )
         return self
+
+    def _fitting(self) -> str:
+        given = {"global_batch": self.global_batch, "stream.lanes": self.stream.lanes, "micro_batch": self.micro_batch}
+        return advice(given)

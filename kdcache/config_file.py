@@ -1,15 +1,15 @@
 """A config file: YAML and the command line's overrides -> one of the frozen classes, its first fault in one line."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from kdcache.config import CausalLMConfig, ClassificationConfig, Config
 from kdcache.errors import ConfigError
+from kdcache.near import nearest
+from kdcache.yaml_text import YamlError, read_yaml
 
 __all__ = ["load_config"]
 
@@ -22,11 +22,13 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
     Raises ConfigError: the first fault in one line, with the nearest valid key for an unknown one.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = read_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"got config {path}, which does not exist; expected a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except YamlError as error:
+        raise ConfigError(f"{path} {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}; expected a YAML file") from None
     if not isinstance(data, dict):
@@ -37,7 +39,9 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_fault(cls, error)}") from None
+        raise ConfigError(f"{path}: {_first_fault(cls, data, error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply, expected a few levels of settings") from None
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -45,9 +49,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"got -o {override}, expected -o key=value, e.g. -o output=runs/cache")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"got -o {override}, expected a YAML value after =") from None
+        value = read_yaml(text)
+    except YamlError as error:
+        shown = override if len(override) <= 200 else f"{override[:200]}…"
+        raise ConfigError(f"got -o {shown}, expected a YAML value after =; it {error}") from None
     *parents, last = key.split(".")
     inner: Any = data
     for depth, parent in enumerate(parents):
@@ -69,34 +74,70 @@ def _name_in(inner: dict[str, Any] | list[Any], name: str, override: str) -> Any
     return int(name)
 
 
-def _first_fault(cls: type[BaseModel], error: ValidationError) -> str:
+def _first_fault(cls: type[BaseModel], data: Any, error: ValidationError) -> str:
     faults = error.errors()
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    where = ".".join(str(part) for part in fault["loc"] if not _is_tag(part))
+    where = _key(fault, data)
     if fault["type"] == "extra_forbidden":
         return _unknown_key(cls, fault["loc"], where)
     if fault["type"] == "missing":
         return f"{where} is missing, expected a value"
-    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     if fault["type"] == "model_type":
         valid = _keys_at(cls, [part for part in fault["loc"] if isinstance(part, str)])
-        return f"{where}: got {fault['input']!r}, expected a mapping with keys such as {', '.join(valid)}"
+        return f"{where}: got {_short(fault['input'])}, expected a mapping with keys such as {', '.join(valid)}"
     if fault["type"] == "value_error":
+        message = _message(fault)
         return f"{where}: {message}" if where else message
-    return f"{where}: got {fault['input']!r}: {message[0].lower()}{message[1:]}"
+    # A value of several types is refused by each of them.
+    refused = [_message(f) for f in faults if f["type"] != "model_type" and _key(f, data) == where]
+    return f"{where}: got {_short(fault['input'])}: {', or '.join(dict.fromkeys(refused))}"
 
 
-def _is_tag(part: int | str) -> bool:
-    """Pydantic names the branch of a union in the location; a user has no such key."""
-    tags = {"int", "str", "tuple", *(_tag(cls) for cls in _TASKS)}
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in tags)
+def _message(fault: Any) -> str:
+    message: str = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return message if fault["type"] == "value_error" else f"{message[0].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _key(fault: Any, data: Any) -> str:
+    """The dotted key of a fault as the user's file has it: pydantic names types and branches in a location too."""
+    names, inside = [], data
+    for depth, part in enumerate(fault["loc"], 1):
+        lacking = fault["type"] == "missing" and depth == len(fault["loc"])
+        if isinstance(inside, dict) and (part in inside or lacking):
+            names.append(str(part))
+            inside = inside.get(part)
+        elif isinstance(inside, list) and isinstance(part, int) and (part < len(inside) or lacking):
+            names.append(str(part))
+            inside = None if lacking else inside[part]
+    return ".".join(names)
 
 
 def _unknown_key(cls: type[BaseModel], loc: tuple[int | str, ...], where: str) -> str:
     valid = _keys_at(cls, [part for part in loc[:-1] if isinstance(part, str)])
-    nearest = difflib.get_close_matches(str(loc[-1]), valid, n=1, cutoff=0.0)
-    hint = f"did you mean {nearest[0]}?" if nearest else ""
-    return f"unknown key {where}; {hint} Valid keys here: {', '.join(valid)}"
+    name = str(loc[-1])
+    elsewhere = {key: key.rpartition(".")[2] for key in _all_keys(cls)}
+    meant = nearest(name, valid)
+    if meant is None:
+        leaves = [name] if name in elsewhere.values() else [nearest(name, set(elsewhere.values()))]
+        meant = " or ".join(key for key, leaf in elsewhere.items() if leaf in leaves)
+    hint = f" did you mean {meant}?" if meant else ""
+    return f"unknown key {where};{hint} Valid keys here: {', '.join(valid)}"
+
+
+def _all_keys(cls: type[BaseModel], above: str = "") -> list[str]:
+    """Dotted keys of a class and of the classes inside it; of a list's item with its number left open."""
+    found: list[str] = []
+    for name, field in cls.model_fields.items():
+        found.append(above + name)
+        for inner in _config_classes(field.annotation):
+            many = "N." if "tuple" in str(field.annotation) else ""
+            found += _all_keys(inner, f"{above}{name}.{many}")
+    return list(dict.fromkeys(found))
 
 
 def _keys_at(cls: type[BaseModel], path: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Every error a user can meet, as one tree.
 
-KdcacheError               exit status 1: the work failed
+KdcacheError               exit status 1: the work failed; 2 for any of them that was raised with missing_path=True
 ├── CorpusError            a corpus file is missing, empty, not the format it claims, or lacks a field
 │   └── RowError           one row of it cannot be used
 ├── CacheError             a cache is unfinished, damaged, of a newer format, or not the one that was asked for
@@ -30,9 +30,17 @@ __all__ = [
 
 
 class KdcacheError(Exception):
-    """Base of all errors that kdcache raises on purpose; the CLI prints it as one line."""
+    """Base of all errors that kdcache raises on purpose; the CLI prints it as one line.
+
+    missing_path: whether what the command or its config names is not there, whoever finds out: exit status 2.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str = "", *, missing_path: bool = False) -> None:
+        super().__init__(message)
+        if missing_path:
+            self.exit_status = 2
 
 
 class CorpusError(KdcacheError):

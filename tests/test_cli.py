@@ -14,6 +14,7 @@ from helpers import kdcache, make_model, make_tokenizer, sentences, write_jsonl
 
 import kdcache as package
 from kdcache.cli import main
+from kdcache.report.evaluate import cautions
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -160,9 +161,8 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
     dump = dumped / "dump.yaml"
     refused(2, "does not exist", "dump-logits", tmp_path / "no.yaml")
     refused(2, "did you mean output", "dump-logits", dump, "-o", "outpt=x")
-    refused(2, "did you mean", "train", dump)
+    refused(2, "unknown key", "train", dump)
     refused(2, "expected both or neither", "dump-logits", dump, "--rank", 0)
-    refused(1, "does not exist", "dump-logits", dump, "-o", f"output={tmp_path}/x", "-o", f"corpus.paths={tmp_path}/no")
     refused(1, "was begun with seed 0, got 3", "dump-logits", dump, "-o", "seed=3")
     refused(1, "is not a cache", "inspect", tmp_path)
     refused(1, "is not a cache", "verify", tmp_path)
@@ -174,10 +174,94 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
     refused(2, "expected numbers", "cut", dumped / "teacher", "--layers", "a", "--out", tmp_path / "o")
 
 
+def test_a_path_that_is_not_there_is_always_2(run: Run, dumped: Path, tmp_path: Path) -> None:
+    no, dump, cache = tmp_path / "no", dumped / "dump.yaml", dumped / "cache"
+    train = tmp_path / "train.yaml"
+    settings = {"cache": str(cache), "output": str(tmp_path / "out"), "student": {"path": str(dumped / "teacher")}}
+    sizes = {"steps": 1, "global_batch": 4, "micro_batch": 2, "stream": {"lanes": 2}}
+    train.write_text(yaml.safe_dump(settings | sizes))
+    fresh = ("-o", f"output={tmp_path}/x")
+    commands: list[tuple[object, ...]] = [
+        ("dump-logits", no),
+        ("dump-logits", dump, *fresh, "-o", f"corpus.paths={no}"),
+        ("dump-logits", dump, *fresh, "-o", f"corpus.paths={no}/*.jsonl"),
+        ("dump-logits", dump, *fresh, "-o", f"teacher.path={no}"),
+        ("dump-logits", dump, *fresh, "-o", f"tokenizer={no}"),
+        ("dump-logits", dump, *fresh, "-o", "teacher=none", "-o", f"tokenizer={no}"),
+        ("train", no),
+        ("train", train, "-o", f"cache={no}"),
+        ("train", train, "-o", f"eval.cache={no}"),
+        ("train", train, "-o", f"student.path={no}"),
+        ("train", train, "-o", f"deepspeed={no}"),
+        ("eval", no, "--cache", cache),
+        ("eval", dumped / "teacher", "--cache", no),
+        ("eval", dumped / "teacher", "--cache", cache, "--teacher", no),
+        ("inspect", no),
+        ("inspect", f"file://{no}"),
+        ("inspect", "memory://no"),
+        ("verify", no),
+        ("convert", no, tmp_path / "y", "--to", "arrow"),
+        ("cut", no, "--layers", "0", "--out", tmp_path / "z"),
+    ]
+    for command in commands:
+        status, _, err = run(*command)
+        assert status == 2, (command, err)
+        assert err.strip().splitlines()[-1].startswith("kdcache: "), (command, err)
+        assert "Traceback" not in err
+
+
+def test_home_and_variables_in_paths_of_the_command_line(
+    run: Run, dumped: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(dumped))
+    monkeypatch.setenv("DUMPED", str(dumped))
+    monkeypatch.chdir(tmp_path)
+    for path in ("~/cache", "$DUMPED/cache", "${DUMPED}/cache"):
+        assert run("inspect", path)[0] == 0
+    assert "~" not in run("eval", "~/none", "--cache=~/cache")[2]
+    assert run("convert", "~/cache", "~/expanded", "--to", "arrow")[0] == 0
+    assert (dumped / "expanded" / "cache.json").exists()
+    status, _, err = run("inspect", "$NOT_SET/cache")
+    assert (status, "expected NOT_SET to be set in the environment" in err) == (2, True)
+    assert package.open_cache("~/cache").digest
+    assert not [*tmp_path.iterdir()]
+
+
+def test_inspect_of_a_cache_without_a_named_teacher(run: Run, tmp_path: Path) -> None:
+    from train.tiny import write_cache
+
+    write_cache(tmp_path / "own", examples=4)
+    write_cache(tmp_path / "labels", examples=4, record=None)
+    assert "teacher    not named" in run("inspect", tmp_path / "own")[1]
+    assert "teacher    none: labels only" in run("inspect", tmp_path / "labels")[1]
+
+
+def test_eval_on_what_the_student_has_seen_is_named(dumped: Path, tmp_path: Path) -> None:
+    cache = package.open_cache(dumped / "cache")
+    header = cache.manifest.header
+    assert cache.manifest.corpus is not None
+    assert header.teacher is not None
+    card = "Trained by kdcache\n| cache | `{}` |\n| corpus | `{}` |\n| teacher weights | `{}` |\n"
+    right = (cache.digest, cache.manifest.corpus.sha256, header.teacher.weights_sha256)
+    said = {
+        right: "was trained on the cache",
+        ("other", *right[1:]): "was trained on the corpus of",
+        ("other", "other", "other"): "had another teacher than",
+        ("other", "other", right[2]): "",
+    }
+    for facts, words in said.items():
+        (tmp_path / "README.md").write_text(card.format(*facts))
+        found = [*cautions(tmp_path, cache)]
+        assert len(found) == bool(words)
+        assert words in "".join(found)
+    (tmp_path / "README.md").unlink()
+    assert not [*cautions(tmp_path, cache)]
+
+
 def test_a_real_process_prints_the_line_and_exits(dumped: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     ran = kdcache("inspect", tmp_path / "nothing")
-    assert ran.returncode == 1
+    assert ran.returncode == 2
     assert ran.stderr.count("\n") == 1
     assert ran.stderr.startswith("kdcache: ")
     assert time.monotonic() - started < 60

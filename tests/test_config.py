@@ -108,3 +108,97 @@ def test_every_config_of_the_project_is_valid_and_says_how_to_run_it(path: Path)
     cls = TrainConfig if "\nstudent:" in text else DumpConfig
     load_config(cls, path)
     assert path.relative_to(REPO).as_posix() in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: {c: 1}\na: 2\n", r"has the key a twice in one section, in lines 1 and 3"),
+        ("optimizer:\n  eps: 1\n  learning_rate: 1e-3\n  eps: 2\n", r"the key eps twice .* in lines 2 and 4"),
+        ("a: {b: 1, b: 2}", r"the key b twice .* in lines 1 and 1"),
+        ("a: " + "[" * 900 + "]" * 900, r"is nested too deeply"),
+        ("a: " + "{a: " * 3000 + "}" * 3000, r"is nested too deeply"),
+        ("a: &x [*x]", r"has an alias inside its own anchor"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"{n}: &{n} [{','.join([f'*{m}'] * 9)}]\n" for m, n in zip("abcdefgh", "bcdefghi", strict=True)),
+            r"more than 100,000 values",
+        ),
+        ("a: 2025-02-30", r"holds a value that is none"),
+    ],
+)
+def test_yaml_that_would_mislead(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(TrainConfig, path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    value = text.partition(": ")[2] if text.startswith("a: ") and "\n" not in text else f"{{{text!r}: }}"
+    if value.startswith(("[", "{b")):
+        with pytest.raises(ConfigError, match=message):
+            load_config(TrainConfig, write(tmp_path, TRAIN), [f"student.config={value}"])
+
+
+def test_anchors_and_merged_keys_still_work(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = yaml.safe_dump(TRAIN) + "optimizer: &o {eps: 1.0e-6}\nschedule: {<<: {kind: constant}, warmup_steps: 3}\n"
+    path.write_text(text, encoding="utf-8")
+    config = load_config(TrainConfig, path)
+    assert (config.schedule.kind, config.schedule.warmup_steps) == ("constant", 3)
+
+
+@pytest.mark.parametrize(
+    ("cls", "base", "override", "words", "not_words"),
+    [
+        (TrainConfig, TRAIN, "learning_rate=1e-3", "did you mean optimizer.learning_rate?", "log_every?"),
+        (TrainConfig, TRAIN, "lanes=3", "did you mean stream.lanes?", ""),
+        (TrainConfig, TRAIN, "temperature=2", "did you mean terms.N.temperature?", ""),
+        (TrainConfig, TRAIN, "optimizer.lanes=2", "did you mean stream.lanes?", ""),
+        (TrainConfig, TRAIN, "qqqq=2", "unknown key qqqq; Valid keys here", "did you mean"),
+        (DumpConfig, DUMP, "sequence_lenght=3", "did you mean task.sequence_length?", ""),
+        (
+            DumpConfig,
+            DUMP,
+            "corpus.unit_rows=some",
+            "corpus.unit_rows: got 'some': input should be a valid",
+            "strained",
+        ),
+        (DumpConfig, DUMP, "corpus.unit_rows=some", "or input should be 'auto'", "literal"),
+        (DumpConfig, DUMP, "corpus.unit_rows=-1", "corpus.unit_rows: got -1: input should be greater than 0", "-int"),
+        (DumpConfig, DUMP, "record.exact_top_k=some", "record.exact_top_k: got 'some'", "constrained"),
+        (DumpConfig, DUMP, "task.name=summary", "task: got {'name': 'summary'", "tagged-union"),
+        (DumpConfig, DUMP, "record.features=[1]", "record.features: got", "literal["),
+        (TrainConfig, TRAIN, "deepspeed=[1]", "deepspeed: got [1]: input should be a valid string, or input", "dict["),
+        (TrainConfig, TRAIN, "optimizer.betas=[1]", "optimizer.betas.1 is missing", "tuple"),
+        (DumpConfig, DUMP, "task.date=soon", "task.date: got soon, expected a day such as 2025-01-31", "value error"),
+        (DumpConfig, DUMP, "task.date=20250131", "task.date: got 20250131, expected a day", ""),
+        (DumpConfig, DUMP, "task={turns: last, loss_on: all}", "got task.turns last with loss_on: all", ""),
+        (DumpConfig, DUMP, "output=$NOT_SET/x", "output: got path $NOT_SET/x, expected NOT_SET to be set", ""),
+        (DumpConfig, DUMP, "output=${NOT_SET}/x", "expected NOT_SET to be set", ""),
+        (DumpConfig, DUMP, "output=~nobody-here/x", "expected a home folder of that user", ""),
+    ],
+)
+def test_words_that_help(tmp_path: Path, cls: type, base: dict, override: str, words: str, not_words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(cls, write(tmp_path, base), [override])
+    assert words in str(caught.value)
+    assert not not_words or not_words not in str(caught.value)
+
+
+def test_home_and_variables_are_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/data")
+    paths = {"output": "~/a", "tokenizer": "$DATA/b", "corpus.paths": "[~/c, '${DATA}/d']", "teacher.path": "$HOME/e"}
+    dump = load_config(DumpConfig, write(tmp_path, DUMP), [f"{key}={value}" for key, value in paths.items()])
+    assert (dump.output, dump.tokenizer, dump.corpus.paths) == ("/home/me/a", "/data/b", ("/home/me/c", "/data/d"))
+    assert dump.teacher != "none"
+    assert dump.teacher.path == "/home/me/e"
+    keys = ("cache", "output", "student.path", "deepspeed", "eval.cache")
+    train = load_config(TrainConfig, write(tmp_path, TRAIN), [f"{key}=~/x" for key in keys])
+    assert train.eval is not None
+    found = (train.cache, train.output, train.student.path, train.deepspeed, train.eval.cache)
+    assert found == ("/home/me/x",) * 5
+    (tmp_path / "$odd").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config(DumpConfig, write(tmp_path, DUMP), ["output=$odd"]).output == "$odd"

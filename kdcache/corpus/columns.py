@@ -11,7 +11,6 @@ A label or a list that a row lacks is null where the column is optional, and ref
 text and json are left to the task.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 
 from kdcache.corpus.class_names import NO_CLASS
 from kdcache.errors import ConfigError, CorpusError, RowError
+from kdcache.near import nearest
 
 __all__ = ["Column", "Names", "Where", "check_columns", "conform", "is_text", "label", "lacks", "word_list"]
 
@@ -84,10 +84,10 @@ def check_columns(columns: Sequence[Column], files: Iterable[tuple[str, tuple[st
 def lacks(column: Column, fields: Iterable[str]) -> str:
     """What is wrong with a file or a row that has these fields and not the column."""
     names = list(fields)
-    nearest = difflib.get_close_matches(column.name, names, n=1, cutoff=0.0)
-    hint = f"; did you mean corpus.{column.setting}: {nearest[0]}?" if nearest else f"; set corpus.{column.setting}"
+    meant = nearest(column.name, names)
+    hint = f"; did you mean corpus.{column.setting}: {meant}?" if meant else f"; set corpus.{column.setting}"
     if not column.required:
-        hint += f" Without one, leave corpus.{column.setting} out" if nearest else " or leave it out"
+        hint += f"{' Without one' if meant else ', or'}{',' if meant else ''} leave corpus.{column.setting} out"
     listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return f"has no field {column.name}, it has {listed or 'none'}{hint}"
 

@@ -145,11 +145,13 @@ def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]
     if fs.isdir(root):
         return _inside(fs, root, path, format)
     if not any(sign in root for sign in "*?["):
-        raise CorpusError(f"got corpus path {path}, which does not exist; expected a file, folder, glob or URL")
+        raise CorpusError(
+            f"got corpus path {path}, which does not exist; expected a file, folder, glob or URL", missing_path=True
+        )
     matched = fs.glob(root, detail=True)
     files = [(name, int(info["size"])) for name, info in matched.items() if info["type"] == "file"]
     if not files:
-        raise CorpusError(f"got corpus glob {path}, which matches no file; expected at least one")
+        raise CorpusError(f"got corpus glob {path}, which matches no file; expected at least one", missing_path=True)
     return files
 
 

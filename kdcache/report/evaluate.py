@@ -11,7 +11,7 @@ example and the examples a second in batches, on this machine. For the teacher's
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from kdcache.store.cache import Cache, open_cache
 if TYPE_CHECKING:
     from kdcache.tasks.metrics import Predictions
 
-__all__ = ["aligned", "evaluate_students", "render", "render_classes"]
+__all__ = ["aligned", "cautions", "evaluate_students", "render", "render_classes"]
 
 Row = dict[str, Any]
 
@@ -66,6 +66,8 @@ def evaluate_students(
     folders = [str(model_folder(student, what="student", error=StudentError)) for student in students]
     for folder in folders:
         check_tokenizer(Path(folder), held_out)
+        for caution in cautions(Path(folder), held_out):
+            say(f"warning: {caution}")
     rows: list[Row] = []
     models = [(_name(student), folder, False) for student, folder in zip(students, folders, strict=True)]
     if untrained:
@@ -100,6 +102,22 @@ def _check_teacher(folder: str, held_out: Cache) -> None:
         raise TeacherError(
             f"the teacher {folder} is not {header.teacher.name}, whose records {held_out.root.url} holds"
         )
+
+
+def cautions(folder: Path, held_out: Cache) -> Iterator[str]:
+    """What the card that `kdcache train` wrote says against these figures; other folders have none."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    if "Trained by kdcache" not in text:
+        return
+    header, corpus = held_out.manifest.header, held_out.manifest.corpus
+    if held_out.digest in text:
+        yield f"{folder} was trained on the cache {held_out.root.url} itself: its figures are of text it has seen"
+    elif corpus is not None and corpus.sha256 in text:
+        yield f"{folder} was trained on the corpus of {held_out.root.url}: its figures are of text it has seen"
+    pin = header.teacher
+    if pin and pin.weights_sha256 and "| teacher weights | `" in text and pin.weights_sha256 not in text:
+        yield f"{folder} had another teacher than {held_out.root.url} ({pin.name}): KL and agreement are with that one"
 
 
 def _reads_other_tokens(held_out: Cache) -> bool:

@@ -65,7 +65,7 @@ def render(facts: dict[str, Any]) -> str:
     rows = [
         ("cache", f"{facts['path']} ({facts['backend']}, format {facts['format_version']}, {facts['digest'][:12]})"),
         ("task", _settings(facts["task"])),
-        ("teacher", _teacher(teacher) if teacher else "none: labels only"),
+        ("teacher", _teacher(teacher) if teacher else "not named" if record else "none: labels only"),
         ("record", _record(record) if record else "none"),
         ("classes", ", ".join(facts["labels"]) if facts["labels"] else f"{facts['num_classes']:,}"),
         ("examples", f"{totals['examples']:,} in {counted(totals['shards'], 'shard')}"),

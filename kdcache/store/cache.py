@@ -174,7 +174,8 @@ def read_manifest(root: Root) -> Manifest:
                 f"{root.url} is not finished: {units} units committed; run kdcache dump-logits again to go on"
             ) from None
         raise CacheError(
-            f"{root.url} is not a cache: it has no cache.json; expected a folder made by kdcache dump-logits"
+            f"{root.url} is not a cache: it has no cache.json; expected a folder made by kdcache dump-logits",
+            missing_path=not root.is_there(),
         ) from None
     manifest = parse(Manifest, data, f"{root.url}/cache.json")
     header_sha256 = manifest.header.digest()

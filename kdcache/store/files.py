@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from kdcache.errors import CacheError
+from kdcache.paths import expanded
 from kdcache.store.disk import FULL_DISK, Disk, is_temporary
 
 __all__ = ["Root", "check_name"]
@@ -43,7 +44,7 @@ class Root:
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
-        self.url = os.fspath(url).rstrip("/") or "/"
+        self.url = expanded(os.fspath(url)).rstrip("/") or "/"
         self.remote = False
         if "://" not in self.url:
             self._files: Files = Disk(self.url)
@@ -112,6 +113,10 @@ class Root:
             raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
         except OSError as error:
             raise CacheError(f"cannot read {self.url}/{name}: {_one_line(error)}") from None
+
+    def is_there(self) -> bool:
+        """Whether the folder itself is there; of a remote store, which has no folders, whether it holds shards."""
+        return self._files.folder.exists() if isinstance(self._files, Disk) else bool(self.list("shards"))
 
     def exists(self, name: str) -> bool:
         try:

@@ -21,6 +21,7 @@ from kdcache.errors import CacheError, ConfigError
 from kdcache.store.batch import Batch, concat
 from kdcache.store.cache import Cache
 from kdcache.stream.blocks import decoded_bytes, plan_reading
+from kdcache.stream.fitting import check_sizes
 from kdcache.stream.order import EpochPlan, rank_lanes, rank_samples, steps_per_epoch
 
 __all__ = ["Loader"]
@@ -75,15 +76,10 @@ class Loader(Iterator[list[Batch]]):
         epoch: int = 0,
         samples_seen: int = 0,
     ) -> None:
+        check_sizes(len(cache), global_batch=global_batch, micro_batch=micro_batch, lanes=lanes, world_size=world_size)
         self.steps_per_epoch = steps_per_epoch(len(cache), lanes=lanes, global_batch=global_batch)
         self._owned = rank_lanes(lanes, rank, world_size)
         self._share = global_batch // world_size
-        if self._share % micro_batch:
-            fitting = max(size for size in range(1, micro_batch + 1) if self._share % size == 0)
-            raise ConfigError(
-                f"got micro_batch {micro_batch} and {self._share} examples a step for each of {world_size} ranks "
-                f"(global_batch {global_batch}), expected micro_batch to divide them; set micro_batch to {fitting}"
-            )
         self._cache = cache
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._lanes, self._window, self._seed = lanes, window, seed

@@ -73,7 +73,7 @@ def steps_per_epoch(num_examples: int, *, lanes: int, global_batch: int) -> int:
     if steps == 0:
         raise ConfigError(
             f"got a cache of {num_examples} examples and global_batch {global_batch}, expected at least "
-            f"{global_batch} examples; set global_batch and stream.lanes to {max(num_examples, 1)} or less"
+            f"{global_batch} examples"
         )
     return steps
 
@@ -81,10 +81,9 @@ def steps_per_epoch(num_examples: int, *, lanes: int, global_batch: int) -> int:
 def rank_lanes(lanes: int, rank: int, world_size: int) -> range:
     """The contiguous lanes of a rank. Raises ConfigError unless world_size divides lanes."""
     if lanes % world_size:
-        multiple = -(-lanes // world_size) * world_size
         raise ConfigError(
             f"got world size {world_size} and {lanes} lanes, expected the world size to divide the lanes; "
-            f"set stream.lanes to a multiple of {world_size} that divides global_batch, e.g. {multiple}"
+            f"set stream.lanes to a multiple of {world_size} that divides global_batch"
         )
     each = lanes // world_size
     return range(rank * each, (rank + 1) * each)

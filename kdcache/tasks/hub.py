@@ -42,5 +42,6 @@ def model_folder(
     except Exception as fault:
         raise error(
             f"got {what} {path}, expected a folder with config.json and model.safetensors, or the name of a model on "
-            f"the hub: it is neither a folder nor a model that can be fetched ({type(fault).__name__})"
+            f"the hub: it is neither a folder nor a model that can be fetched ({type(fault).__name__})",
+            missing_path=True,
         ) from None

@@ -15,7 +15,13 @@ __all__ = ["first_targets", "warn"]
 
 def warn(config: TrainConfig, cache: Cache, held_out: Cache | None) -> None:
     """Say a line for each thing; nothing stops the run."""
-    for caution in (*_noise(config, cache), *_empty_classes(cache), *_shared_rows(cache, held_out)):
+    for caution in (
+        *_noise(config, cache),
+        *_empty_classes(cache),
+        *_not_held_out(cache, held_out),
+        *_another_teacher(cache, held_out),
+        *_shared_rows(cache, held_out),
+    ):
         say(f"warning: {caution}")
 
 
@@ -48,6 +54,38 @@ def _empty_classes(cache: Cache) -> Iterator[str]:
                 f"{cache.root.url} has no example of {', '.join(empty)}: a student can learn such a class from the "
                 "teacher alone"
             )
+
+
+def _not_held_out(cache: Cache, held_out: Cache | None) -> Iterator[str]:
+    """The training cache itself, a copy of it, or another dump of its corpus."""
+    if held_out is None:
+        return
+    ours, theirs = cache.manifest, held_out.manifest
+    shards = {shard.sha256 for shard in ours.shards}
+    if held_out.digest == cache.digest or any(shard.sha256 in shards for shard in theirs.shards):
+        yield (
+            f"eval.cache {held_out.root.url} holds shards of the training cache itself: its figures are of text that "
+            "the student has seen"
+        )
+    elif ours.corpus is not None and ours.corpus == theirs.corpus:
+        yield (
+            f"eval.cache {held_out.root.url} is made of the training cache's corpus: its figures are of text that the "
+            "student has seen"
+        )
+
+
+def _another_teacher(cache: Cache, held_out: Cache | None) -> Iterator[str]:
+    if held_out is None or cache.manifest.header.record is None or held_out.manifest.header.record is None:
+        return
+    ours, theirs = cache.manifest.header.teacher, held_out.manifest.header.teacher
+    if ours is None or theirs is None:
+        return
+    both = ours.weights_sha256 and theirs.weights_sha256
+    if (ours.weights_sha256 != theirs.weights_sha256) if both else (ours.name != theirs.name):
+        yield (
+            f"eval.cache {held_out.root.url} holds another teacher's records ({theirs.name}) than the training cache "
+            f"({ours.name}): its KL and agreement are with that one"
+        )
 
 
 def _shared_rows(cache: Cache, held_out: Cache | None) -> Iterator[str]:

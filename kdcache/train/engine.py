@@ -10,7 +10,6 @@ once a rank. AdamW is torch's on every device (no compiler needed), DeepSpeed's 
 Weight decay is for matrices only; biases and norm scales have none.
 """
 
-import difflib
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 
 from kdcache.config import TrainConfig
 from kdcache.errors import ConfigError, TrainError
+from kdcache.near import did_you_mean
 from kdcache.train.deepspeed_autos import answered, is_left_open, with_sizes, without_idle_offloading
 from kdcache.train.model import StudentWithLoss, head_width
 
@@ -118,8 +118,9 @@ def _check_key(key: str, where: str) -> None:
             f"got {key} in {where}, expected it only in the training config: remove it and set {OWNED[key]}"
         )
     if key not in (*PASSED_ON, *MONITORS):
-        nearest = difflib.get_close_matches(key, (*PASSED_ON, *MONITORS), n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown key {key} in {where}; did you mean {nearest}?")
+        known = (*PASSED_ON, *MONITORS)
+        listed = "" if (meant := did_you_mean(key, known)) else f"; expected one of {', '.join(known)}"
+        raise ConfigError(f"unknown key {key} in {where}{meant}{listed}")
 
 
 def _check_shape(settings: dict[str, Any], key: str, where: str) -> None:

@@ -44,10 +44,13 @@ def finished_early(config: TrainConfig, world_size: int) -> bool:
     from kdcache.train.export import check_folder
     from kdcache.train.run import is_finished, open_caches, open_loader
     from kdcache.train.settings import pinned_settings
+    from kdcache.train.student import student_folder
 
     check_folder(Path(config.output), "output")
     cache, _ = open_caches(config)
     pinned_settings(config, cache.digest)
+    if config.student.path is not None:
+        student_folder(config.student)
     open_loader(config, cache, World(0, world_size)).close()
     return is_finished(config, cache)
 

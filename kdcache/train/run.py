@@ -18,8 +18,9 @@ from kdcache.config import TrainConfig
 from kdcache.errors import CacheError, TrainError
 from kdcache.losses.bottleneck import Bottleneck, make_bottlenecks
 from kdcache.losses.terms import LossTerms
-from kdcache.progress import say
+from kdcache.progress import counted, say
 from kdcache.store.cache import Cache, open_cache
+from kdcache.stream.fitting import check_sizes
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
 from kdcache.train.balance import balancing_weight, warn_unbalanced
@@ -45,6 +46,13 @@ DONE = "done.json"
 def train(config: TrainConfig, world: World, device: str) -> None:
     """Train from the start or from the last checkpoint, evaluate, export. Raises KdcacheError."""
     cache, held_out = open_caches(config)
+    check_sizes(
+        len(cache),
+        global_batch=config.global_batch,
+        micro_batch=config.micro_batch,
+        lanes=config.stream.lanes,
+        world_size=world.size,
+    )
     if is_finished(config, cache):
         return
     output = Path(config.output)
@@ -56,6 +64,8 @@ def train(config: TrainConfig, world: World, device: str) -> None:
         check_unchanged(saved.settings, pinned, config.output)
     elif world.first:
         warn(config, cache, held_out)
+    if left_out := left_out_of_an_epoch(config, cache, total):
+        say(left_out)
 
     with open_loader(config, cache, world) as loader:
         student = make_student(config.student, cache, config.seed)
@@ -186,6 +196,18 @@ def open_loader(config: TrainConfig, cache: Cache, world: World) -> Loader:
 def total_steps(config: TrainConfig, cache: Cache) -> int:
     epoch = steps_per_epoch(len(cache), lanes=config.stream.lanes, global_batch=config.global_batch)
     return config.steps or math.ceil((config.epochs or 0) * epoch)
+
+
+def left_out_of_an_epoch(config: TrainConfig, cache: Cache, total: int) -> str:
+    """What to say of the examples that fill no step, if an epoch has some and the run has an epoch."""
+    steps = steps_per_epoch(len(cache), lanes=config.stream.lanes, global_batch=config.global_batch)
+    left = len(cache) - steps * config.global_batch
+    if not left or total < steps:
+        return ""
+    return (
+        f"an epoch is {counted(steps, 'step')} of {config.global_batch} examples: {left:,} of {len(cache):,} are left "
+        "out of it, others in each epoch"
+    )
 
 
 def is_finished(config: TrainConfig, cache: Cache) -> bool:

@@ -5,7 +5,6 @@ the folder written at the end has `student.dtype`. A student with more classes t
 ones have probability 0.
 """
 
-import difflib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from kdcache.config import StudentConfig
 from kdcache.errors import ConfigError, StudentError
+from kdcache.near import did_you_mean
 from kdcache.store.cache import Cache
 from kdcache.tasks.hub import model_folder
 from kdcache.tasks.inputs import check_packing, flattens
@@ -81,16 +81,14 @@ def _from_config(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> 
     settings = {"vocab_size": vocabulary, **class_settings(cache), **config.config}
     model_type = settings.pop("model_type")
     if model_type not in CONFIG_MAPPING:
-        nearest = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"got student.config.model_type {model_type}, which transformers does not know; did you mean {nearest}?"
-        )
+        hint = did_you_mean(model_type, CONFIG_MAPPING) or "; expected the model_type of a config.json"
+        raise ConfigError(f"got student.config.model_type {model_type}, which transformers does not know{hint}")
     config_class = CONFIG_MAPPING[model_type]
     valid = config_class()
     for key in settings:
-        typo_of = difflib.get_close_matches(key, list(valid.to_dict()), n=1, cutoff=0.8)
-        if typo_of and not hasattr(valid, key):
-            raise ConfigError(f"unknown key student.config.{key} for {model_type}; did you mean {typo_of[0]}?")
+        hint = did_you_mean(key, valid.to_dict())
+        if hint and not hasattr(valid, key):
+            raise ConfigError(f"unknown key student.config.{key} for {model_type}{hint}")
     generates = header.id2label is None
     settings |= config_ids(valid, config.config, tokenizer, settings["vocab_size"], generates=generates)
     try:

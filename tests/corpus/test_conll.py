@@ -153,7 +153,7 @@ def test_another_name_for_its_fields_is_refused(tmp_path):
     config = CorpusConfig(paths=str(tmp_path), format="conll")
     for required in (True, False):
         column = Column("ner", "tags_field", required, "words")
-        with pytest.raises(CorpusError, match=r"a\.conll has no field ner, it has tokens, tags; did you mean"):
+        with pytest.raises(CorpusError, match=r"a\.conll has no field ner, it has tokens, tags; set corpus"):
             open_corpus(config, (COLUMNS[0], column))
 
 

@@ -175,8 +175,8 @@ def test_a_missing_column_is_found_at_opening(tmp_path, format):
     else:
         with pa.ipc.new_file(path, rows.schema) as writer:
             writer.write_table(rows)
-    refused(path, format, f"a.{format} has no field text, it has content, id", "did you mean corpus.text_field")
-    refused(path, format, "has no field chat", "did you mean corpus.messages_field", messages_field="chat")
+    refused(path, format, f"a.{format} has no field text, it has content, id", "; set corpus.text_field")
+    refused(path, format, "has no field chat", "; set corpus.messages_field", messages_field="chat")
 
 
 def test_a_field_that_plain_text_cannot_have(tmp_path):

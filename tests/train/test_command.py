@@ -18,14 +18,16 @@ from helpers import kdcache, make_tokenizer
 from train.tiny import dropping_student, student_config, train_config, train_settings, write_cache
 
 import kdcache.train as kdcache_train
-from kdcache.config import TrainConfig
+from kdcache.config import StreamConfig, TrainConfig
 from kdcache.config_file import load_config
 from kdcache.errors import KdcacheError
 from kdcache.store.cache import open_cache
+from kdcache.store.manifest import CorpusPin
 from kdcache.targets.spec import CurveSpec, RecordSpec
 from kdcache.train.cautions import warn
 from kdcache.train.distributed import free_port
 from kdcache.train.launch import run_train
+from kdcache.train.run import left_out_of_an_epoch, total_steps
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -157,7 +159,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str
         1,
         "is not finished: 2 units committed",
     ),
-    "no cache": (lambda p: {"cache": str(p / "none")}, None, 1, "is not a cache"),
+    "no cache": (lambda p: {"cache": str(p / "none")}, None, 2, "is not a cache"),
     "tokenizer of the cache": (
         lambda p: {"cache": str(without_its_tokenizer(p / "tokenless"))},
         None,
@@ -307,3 +309,36 @@ def test_train_does_not_look_for_a_teacher(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "student")
     assert "A student of gone" in (tmp_path / "out" / "student" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "done.json").read_text())["steps"] == 2
+
+
+def said_of(tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: Path, held_out: Path) -> str:
+    capsys.readouterr()
+    config = train_config(cache, tmp_path / "out", eval={"cache": str(held_out)})
+    warn(config, open_cache(cache), open_cache(held_out))
+    return capsys.readouterr().err
+
+
+def test_a_held_out_cache_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = write_cache(tmp_path / "cache", examples=16, teacher="one")
+    copy = shutil.copytree(cache, tmp_path / "copy")
+    other = write_cache(tmp_path / "other", examples=16, seed=1, teacher="two")
+    fine = write_cache(tmp_path / "fine", examples=16, seed=1, teacher="one")
+    for same in (cache, copy):
+        assert "holds shards of the training cache itself" in said_of(tmp_path, capsys, cache, same)
+    assert "another teacher's records (two) than the training cache (one)" in said_of(tmp_path, capsys, cache, other)
+    assert said_of(tmp_path, capsys, cache, fine) == ""
+    pin = CorpusPin(sha256="a" * 64, files=1, rows=1, bytes=1)
+    ours = write_cache(tmp_path / "ours", examples=16, corpus=pin)
+    theirs = write_cache(tmp_path / "theirs", examples=16, seed=1, corpus=pin)
+    assert "is made of the training cache's corpus" in said_of(tmp_path, capsys, ours, theirs)
+
+
+def test_examples_that_an_epoch_leaves_out_are_counted(tmp_path: Path) -> None:
+    cache = open_cache(write_cache(tmp_path / "cache", examples=38))
+    settings = {"global_batch": 20, "micro_batch": 2, "stream": {"lanes": 20}, "steps": None}
+    config = train_config(Path(cache.root.url), tmp_path / "out", **settings, epochs=1)
+    words = left_out_of_an_epoch(config, cache, total_steps(config, cache))
+    assert words == "an epoch is 1 step of 20 examples: 18 of 38 are left out of it, others in each epoch"
+    whole = config.model_copy(update={"global_batch": 19, "stream": StreamConfig(lanes=19)})
+    assert left_out_of_an_epoch(whole, cache, 2) == ""
+    assert left_out_of_an_epoch(config, cache, 0) == ""

@@ -1,0 +1,28 @@
+"""Paths as a shell would read them: ~ and $NAME are expanded, so that no folder of such a name is made."""
+
+import os
+import re
+
+from kdcache.errors import ConfigError
+
+__all__ = ["expanded"]
+
+VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
+
+
+def expanded(path: str) -> str:
+    """With ~, ~user, $NAME and ${NAME} replaced. Raises ConfigError for a name that is not set.
+
+    A path that is there under its own name stays as it is.
+    """
+    if not path.startswith("~") and "$" not in path:
+        return path
+    if os.path.lexists(path):
+        return path
+    found = os.path.expandvars(os.path.expanduser(path))
+    if found.startswith("~"):
+        raise ConfigError(f"got path {path}, expected a home folder of that user")
+    unset = VARIABLE.search(found)
+    if unset:
+        raise ConfigError(f"got path {path}, expected {unset[1].strip('{}')} to be set in the environment")
+    return found

@@ -1,0 +1,66 @@
+"""Sizes of batches that go together, and which to set where they do not. Pure; searched only after an error."""
+
+import math
+
+from kdcache.errors import ConfigError
+
+__all__ = ["advice", "check_sizes"]
+
+
+def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes: int, world_size: int) -> None:
+    """Raises ConfigError, with settings that pass every check, unless an epoch has a step, lanes divide global_batch,
+    the world size divides lanes and micro_batch divides a rank's share of global_batch."""
+    share = global_batch // world_size
+    if num_examples // lanes * lanes < global_batch:
+        fault = (
+            f"got a cache of {num_examples} examples and global_batch {global_batch}, expected at least "
+            f"{global_batch} examples"
+        )
+    elif lanes % world_size:
+        fault = f"got world size {world_size} and {lanes} lanes, expected the world size to divide the lanes"
+    elif share % micro_batch:
+        fault = (
+            f"got micro_batch {micro_batch} and {share} examples a step for each of {world_size} ranks "
+            f"(global_batch {global_batch}), expected micro_batch to divide them"
+        )
+    else:
+        return
+    given = {"global_batch": global_batch, "stream.lanes": lanes, "micro_batch": micro_batch}
+    raise ConfigError(f"{fault}; {advice(given, num_examples=num_examples, world_size=world_size)}")
+
+
+def advice(given: dict[str, int], *, num_examples: int | None = None, world_size: int = 1) -> str:
+    """ "set stream.lanes to 32", the nearest settings that fit. given: global_batch, stream.lanes, micro_batch."""
+    batch, lanes, micro = given["global_batch"], given["stream.lanes"], given["micro_batch"]
+    most = 2 * max(batch, world_size) if num_examples is None else min(num_examples, 2 * max(batch, world_size))
+    found = None
+    for one_batch in range(world_size, most + 1, world_size):
+        fitting = [n for n in _divisors(one_batch) if n % world_size == 0 and _has_a_step(num_examples, one_batch, n)]
+        if not fitting:
+            continue
+        one_lanes = _nearest(lanes, fitting)
+        one_micro = max(n for n in _divisors(one_batch // world_size) if n <= micro)  # never more memory
+        cost = 4 * _far(one_batch, batch) + _far(one_lanes, lanes) + _far(one_micro, micro)
+        if found is None or cost < found[0]:
+            found = cost, {"global_batch": one_batch, "stream.lanes": one_lanes, "micro_batch": one_micro}
+    if found is None:
+        return f"take {world_size} examples or more, or fewer ranks"
+    changed = [f"{name} to {value}" for name, value in found[1].items() if value != given[name]]
+    return f"set {' and '.join(changed)}"
+
+
+def _has_a_step(num_examples: int | None, batch: int, lanes: int) -> bool:
+    return num_examples is None or num_examples // lanes * lanes >= batch
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def _nearest(number: int, numbers: list[int]) -> int:
+    return min(numbers, key=lambda other: _far(number, other))
+
+
+def _far(one: int, other: int) -> float:
+    return abs(math.log(one / other))
