@@ -250,6 +250,10 @@ class SequenceClassificationConfig(Config):
     """One class for a whole text, or for a pair of texts (corpus.text_pair_field).
 
     max_length: tokens of an example; longer texts are cut, and counted in the summary.
+    overlong: what of a longer text is read: its "head", its "tail", "middle_out" (its first and its last half), or
+        "windows", all of it in windows that overlap by a quarter: each is an example with the label of its text, and
+        the scores are of texts, by the mean of their windows' probabilities; loss and KL are of windows. By default
+        what the tokenizer's truncation side says, for most the head. Pairs have no middle_out and no windows.
     labels: names of the classes, in the order of their ids. By default those of the teacher; without a teacher, those
         that the corpus has, sorted.
     label_map: what the corpus calls a label -> what the class is called, e.g. {pos: positive, 0: negative}.
@@ -258,6 +262,7 @@ class SequenceClassificationConfig(Config):
 
     name: Literal["sequence_classification"]
     max_length: Annotated[int, Field(ge=3)] = 256
+    overlong: Literal["head", "tail", "middle_out", "windows"] | None = None
     labels: LabelNames = None
     label_map: LabelMapping = None
     rest_class: Name | None = None
@@ -385,6 +390,13 @@ class DumpConfig(Config):
                 raise ValueError(f"got corpus.{field} for {self.task.name}, expected {fitting or 'no labels'}")
         if self.corpus.label_names is not None and (fitting is None or getattr(self.corpus, fitting) is None):
             raise ValueError(f"got corpus.label_names without corpus.{fitting or 'label_field'}, expected both or none")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_cut_at_an_end(self) -> Self:
+        overlong = getattr(self.task, "overlong", None)
+        if self.corpus.text_pair_field is not None and overlong in ("middle_out", "windows"):
+            raise ValueError(f"got task.overlong {overlong} for pairs (corpus.text_pair_field), expected head or tail")
         return self
 
     @model_validator(mode="after")

@@ -51,6 +51,12 @@ def test_an_override_may_create_a_section(tmp_path: Path) -> None:
         (DumpConfig, DUMP, "record.logit_dtype=float64", r"record.logit_dtype: got 'float64'"),
         (DumpConfig, DUMP, "corpus.paths=", r"corpus.paths: got None: .*a list"),
         (DumpConfig, DUMP, "corpus.paths=''", r"corpus.paths: got '', expected a file, folder, glob or URL; the work"),
+        (
+            DumpConfig,
+            DUMP | {"task": {"name": "sequence_classification", "overlong": "windows"}},
+            "corpus.text_pair_field=b",
+            r"got task.overlong windows for pairs \(corpus.text_pair_field\), expected head or tail",
+        ),
         (DumpConfig, DUMP, "noequals", r"got -o noequals, expected -o key=value"),
         (TrainConfig, TRAIN, "epochs=2", r"expected exactly one of steps and epochs"),
         (TrainConfig, TRAIN, "student.config={model_type: llama}", r"exactly one of student.path and student.config"),

@@ -51,7 +51,7 @@ def load_classifier(
     if kind not in (None, "single_label_classification") or num_classes < 2:
         raise TeacherError(
             f"got a teacher for {kind or 'regression'} ({model.config.num_labels} outputs), expected one of two or "
-            "more classes that exclude each other"
+            "more classes that exclude each other: regression and several labels for a text are not built yet"
         )
     if model.config.num_labels != num_classes:
         raise TeacherError(f"got a teacher of {model.config.num_labels} classes, expected {num_classes} (task.labels)")

@@ -100,6 +100,11 @@ def own_tokens(
             )
         check_length(config.task, config.teacher, longest)
         return None
+    if getattr(config.task, "overlong", None) == "windows":
+        raise ConfigError(
+            "got task.overlong windows beside a tokenizer that is not the teacher's, whose windows are others; "
+            "expected head, tail or middle_out, or no tokenizer"
+        )
     length = wanted or min(config.task.max_length, longest or config.task.max_length)
     if longest is not None and length > longest:
         raise ConfigError(

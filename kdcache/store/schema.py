@@ -39,7 +39,6 @@ def task_fields(
     ]
     if name != "causal_lm":
         fields.append(Field("labels", "position", "int16" if num_classes < 1 << 15 else "int32"))
-    if name == "token_classification":
         fields.append(Field("continues", "example", "uint8"))
     if record is None:
         return tuple(fields)

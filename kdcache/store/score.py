@@ -46,8 +46,11 @@ def _score(header: Header, spec: RecordSpec, arrays: Mapping[str, np.ndarray]) -
     confusion: dict[int, dict[int, int]] | None = None if causal else {}
     batch = Batch(header.fields, dict(arrays), spec, header.num_classes)
     for part in _parts(batch):
-        known_P = part.labels != NO_LABEL
-        labels_P, (loss_P, predicted_P) = part.labels[known_P], _of_positions(part)
+        of_part, (loss_P, predicted_P) = part.labels, _of_positions(part)
+        if header.task.get("name") == "sequence_classification" and part.continues.any():
+            of_part, loss_P, predicted_P = _of_texts(part)
+        known_P = of_part != NO_LABEL
+        labels_P = of_part[known_P]
         labelled += len(labels_P)
         loss += float(loss_P[known_P].sum())
         if confusion is not None and predicted_P is not None:
@@ -101,6 +104,18 @@ def _of_positions(part: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     log_partition_P = relative_PC.logsumexp(-1).numpy()
     own_P = relative_PC.numpy()[np.arange(len(part.labels)), np.maximum(part.labels, 0)]
     return np.clip(log_partition_P - own_P, 0.0, MOST_NATS), relative_PC.argmax(-1).numpy()
+
+
+def _of_texts(part: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(label, −log p of it, likeliest class) of each text, by the mean of its windows' probabilities, [texts]."""
+    starts = np.flatnonzero(~part.continues | (np.arange(len(part)) == 0))
+    counts = np.diff(np.append(starts, len(part)))
+    probs_PC = part.targets().relative_PE.double().softmax(-1).numpy()
+    probs_RC = np.add.reduceat(probs_PC, starts) / counts[:, None]
+    labels_R = part.labels[starts]
+    own_R = probs_RC[np.arange(len(starts)), np.maximum(labels_R, 0)]
+    loss_R = np.clip(-np.log(np.maximum(own_R, np.finfo(np.float64).tiny)), 0.0, MOST_NATS)
+    return labels_R, loss_R, probs_RC.argmax(-1)
 
 
 def _count(

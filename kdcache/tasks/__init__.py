@@ -11,6 +11,7 @@ clock                    the day that a chat template reads
 turns                    which characters of a conversation are the assistant's
 sequence_classification  one class for a text or a pair of texts
 token_classification     a tag for each word
+windows                  long texts -> overlapping windows
 running_text             words -> the tokens of the text that they are
 labels                   the classes of a classification
 metrics                  what predictions of classes are worth

@@ -6,6 +6,7 @@ declares and makes it so.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,12 +19,16 @@ from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.task import Where, strings
+from kdcache.tasks.windows import Surroundings, window_starts
 
 __all__ = ["SequenceClassification"]
 
 
 class SequenceClassification:
-    """The task `sequence_classification`. Notes: texts "truncated", rows of each label, "unlabelled" rows."""
+    """The task `sequence_classification`.
+
+    Notes: texts "truncated" or "windowed" for their length, examples of each label, "unlabelled" ones.
+    """
 
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -71,42 +76,78 @@ class SequenceClassification:
         if self._pair is not None:
             texts.append(strings(table[self._pair], self._pair, where))
         ids = self._ids(table, where)
-        encoded, truncated = self._encode(texts)
-        tokens = encoded["input_ids"]
-        types = encoded.get("token_type_ids") or [None] * len(tokens)
-        for row, ids_of_row in enumerate(tokens):
-            if not ids_of_row:
+        notes = {"truncated": 0, "windowed": 0, "unlabelled": 0}
+        examples: list[Example] = []
+        for row, (windows, length) in enumerate(self._encode(texts)):
+            if not length:
                 raise RowError(where, row, ": the tokenizer makes no token of the text; leave such rows out")
-            if len(ids_of_row) > self._config.max_length:
+            if len(windows[0].tokens) > self._config.max_length:
                 raise ConfigError(
-                    f"got task.max_length {self._config.max_length}, expected at least {len(ids_of_row)}: the special "
-                    "tokens alone take so many"
+                    f"got task.max_length {self._config.max_length}, expected at least {len(windows[0].tokens)}: the "
+                    "special tokens alone take so many"
                 )
-        examples = [
-            Example(
-                np.asarray(row, np.int64),
-                np.zeros(1, np.int64),
-                np.array([label]),
-                np.array([len(row)]),
-                types=None if its_types is None else np.asarray(its_types, np.int64),
-            )
-            for row, its_types, label in zip(tokens, types, ids, strict=True)
-        ]
-        notes = {"truncated": truncated, "unlabelled": ids.count(NO_LABEL), **self.labels.counts(ids)}
-        return examples, {name: count for name, count in notes.items() if count}
+            notes["windowed" if len(windows) > 1 else "truncated"] += length > len(windows[0].tokens)
+            for number, window in enumerate(windows):
+                examples.append(
+                    Example(
+                        window.tokens,
+                        np.zeros(1, np.int64),
+                        np.array(ids[row : row + 1]),
+                        np.array([len(window.tokens)]),
+                        continues=number > 0,
+                        types=window.types,
+                    )
+                )
+        labels = [int(example.labels[0]) for example in examples]
+        counts = notes | {"unlabelled": labels.count(NO_LABEL)} | self.labels.counts(labels)
+        return examples, {name: count for name, count in counts.items() if count}
 
-    def _encode(self, texts: list[list[str]]) -> tuple[Any, int]:
-        """(what the tokenizer makes of the rows, token types only where it declares them; how many were cut)."""
-        encoded = self._tokenizer(
-            *texts,
-            truncation="longest_first",
-            max_length=self._config.max_length,
-            return_overflowing_tokens=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        whole = self._tokenizer(*texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
-        truncated = sum(
-            len(cut) < len(full) for cut, full in zip(encoded["input_ids"], whole["input_ids"], strict=True)
-        )
-        return encoded, truncated
+    def _encode(self, texts: list[list[str]]) -> Iterator[tuple[list["_Window"], int]]:
+        """(what is read of each row, how many tokens the whole row has), row by row."""
+        overlong = self._config.overlong
+        whole = self._call(texts)
+        if overlong in ("middle_out", "windows"):
+            surroundings = Surroundings.of(self._tokenizer)
+            for tokens, types in whole:
+                yield self._shortened(tokens, types, surroundings), len(tokens)
+            return
+        own_side = self._tokenizer.truncation_side
+        try:
+            self._tokenizer.truncation_side = {"head": "right", "tail": "left", None: own_side}[overlong]
+            cut = [*self._call(texts, truncation="longest_first", max_length=self._config.max_length)]
+        finally:
+            self._tokenizer.truncation_side = own_side
+        for read, (tokens, _) in zip(cut, whole, strict=True):
+            yield [_Window(*read)], len(tokens)
+
+    def _call(self, texts: list[list[str]], **settings: Any) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """(tokens, token types where the tokenizer declares them) of each row."""
+        encoded = self._tokenizer(*texts, return_attention_mask=False, verbose=False, **settings)
+        types = encoded.get("token_type_ids") or [None] * len(encoded["input_ids"])
+        for row, its_types in zip(encoded["input_ids"], types, strict=True):
+            yield np.asarray(row, np.int64), None if its_types is None else np.asarray(its_types, np.int64)
+
+    def _shortened(self, tokens: np.ndarray, types: np.ndarray | None, special: Surroundings) -> list["_Window"]:
+        """The middle left out of a long text, or its windows."""
+        room = self._config.max_length - len(special)
+        if room < 2:
+            raise ConfigError(
+                f"got task.max_length {self._config.max_length}, expected room for text beside {len(special)} special "
+                "tokens"
+            )
+        if len(tokens) <= self._config.max_length:
+            return [_Window(tokens, types)]
+        body = tokens[len(special.prefix) : len(tokens) - len(special.suffix)]
+        if self._config.overlong == "middle_out":
+            bodies = [np.concatenate([body[: room - room // 2], body[len(body) - room // 2 :]])]
+        else:
+            bodies = [body[start : start + room] for start in window_starts(len(body), room)]
+        return [_Window(special.around(part), special.types_around(len(part))) for part in bodies]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """tokens, types: int64 [L], types None where the tokenizer gives none."""
+
+    tokens: np.ndarray
+    types: np.ndarray | None

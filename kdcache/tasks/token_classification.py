@@ -9,7 +9,6 @@ the tokenizer makes nothing of stands as the unknown token, and is counted: its 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,11 +21,9 @@ from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels, is_whole_number
 from kdcache.tasks.running_text import encode_rows
 from kdcache.tasks.task import Where
+from kdcache.tasks.windows import OVERLAP, Surroundings, window_starts
 
-__all__ = ["TokenClassification", "check_bio", "window_starts"]
-
-OVERLAP = 4
-"""Windows overlap by one part in so many."""
+__all__ = ["TokenClassification", "check_bio"]
 
 
 class TokenClassification:
@@ -47,7 +44,7 @@ class TokenClassification:
                 f"got {type(tokenizer).__name__}, which does not tell which word a token is of, expected a tokenizer "
                 "with tokenizer.json"
             )
-        self._special = _Surroundings.of(tokenizer)
+        self._special = Surroundings.of(tokenizer)
         if self._room < 2:
             raise ConfigError(f"got task.max_length {config.max_length}, expected room for words beside special tokens")
 
@@ -143,28 +140,17 @@ class TokenClassification:
         return examples
 
 
-def window_starts(length: int, room: int) -> np.ndarray:
-    """Where windows of `room` sub-tokens begin, so that they cover `length` and overlap by a quarter."""
-    if length <= room:
-        return np.zeros(1, np.int64)
-    stride = room - room // OVERLAP
-    count = 1 + -(-(length - room) // stride)
-    return np.arange(count) * stride
-
-
 def check_bio(tags: list[str], row: int, where: Where) -> None:
     """Raises CorpusError for the first tag that is not BIO."""
     before = "O"
     for word, tag in enumerate(tags, 1):
         kind = tag[2:]
         if not (tag == "O" or (tag[:2] in ("B-", "I-") and kind)):
-            hint = "name integers in corpus.label_names" if is_whole_number(tag) else "set task.scheme: none for others"
-            raise RowError(
-                where,
-                row,
-                f": got tag {tag} for word {word}, expected O, B-X or I-X; {hint}",
-                settings=["corpus.label_names" if is_whole_number(tag) else "task.scheme: none"],
-            )
+            hint, setting = "set task.scheme: none for other tags, such as parts of speech", "task.scheme: none"
+            if is_whole_number(tag):
+                hint, setting = "name integers in corpus.label_names", "corpus.label_names"
+            words = f": got tag {tag} for word {word}, expected O, B-X or I-X; {hint}"
+            raise RowError(where, row, words, settings=[setting])
         if tag[:2] == "I-" and before not in (f"B-{kind}", f"I-{kind}"):
             raise RowError(
                 where,
@@ -181,38 +167,6 @@ def _fields(corpus: CorpusConfig) -> tuple[str, str | None]:
     if corpus.format == "conll":
         return "tokens", None if corpus.tags_field is None else "tags"
     return corpus.tokens_field or "tokens", corpus.tags_field
-
-
-@dataclass(frozen=True)
-class _Surroundings:
-    """The special tokens before and after a text, and the token types of these and of the text, where there are any."""
-
-    prefix: np.ndarray
-    suffix: np.ndarray
-    types: tuple[np.ndarray, int, np.ndarray] | None
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> Self:
-        bare, encoded = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")
-        full = encoded["input_ids"]
-        at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
-        end = at + len(bare)
-        given, types = encoded.get("token_type_ids"), None
-        if given is not None:
-            types = np.asarray(given[:at], np.int64), given[at] if bare else 0, np.asarray(given[end:], np.int64)
-        return cls(np.asarray(full[:at], np.int64), np.asarray(full[end:], np.int64), types)
-
-    def __len__(self) -> int:
-        return len(self.prefix) + len(self.suffix)
-
-    def around(self, body: np.ndarray) -> np.ndarray:
-        return np.concatenate([self.prefix, body, self.suffix])
-
-    def types_around(self, length: int) -> np.ndarray | None:
-        if self.types is None:
-            return None
-        before, inside, after = self.types
-        return np.concatenate([before, np.full(length, inside), after])
 
 
 def _placeholder(tokenizer: Any) -> int:

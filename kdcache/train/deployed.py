@@ -9,7 +9,7 @@ from typing import Any
 
 from kdcache.store.cache import Cache
 from kdcache.tasks.inputs import max_length
-from kdcache.tasks.token_classification import OVERLAP
+from kdcache.tasks.windows import OVERLAP
 from kdcache.train.collate import feeds_types
 
 __all__ = ["deployed_tokenizer", "pipeline_of", "usage"]
@@ -35,7 +35,9 @@ def deployed_tokenizer(student: Any, cache: Cache, tokenizer: Any) -> dict[str, 
     names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if feeds_types(student, cache):
         names.insert(1, "token_type_ids")
+    side = {"head": "right", "tail": "left"}.get(header.task.get("overlong") or "")
     return {
+        **({} if side is None else {"truncation_side": side}),
         "model_input_names": names,
         "model_max_length": min(limits, default=tokenizer.model_max_length),
         "padding_side": "right",
@@ -51,6 +53,11 @@ def usage(student: Any, cache: Cache) -> str:
     if header.task["name"] == "sequence_classification":
         settings, call = ", truncation=True", 'model("a text")'
         notes.append(f"Texts longer than {longest} tokens are cut." if longest else "")
+        if header.task.get("overlong") == "middle_out":
+            notes.append("In training their middle was cut out, here their end is: cut them yourself, or use kdcache.")
+        if header.task.get("overlong") == "windows":
+            room = f"windows of {longest} tokens that overlap by a quarter"
+            notes.append(f"In training they were {room}: for the same scores take the mean of theirs.")
     elif header.task["name"] == "token_classification":
         call = 'model("a text")'
         notes.append("The tag of a word is that of its first token.")

@@ -396,3 +396,33 @@ def test_names_that_are_nearly_one_are_told(make: Make, tmp_path: Path, capsys: 
     run_dump(make("sequence_classification", tmp_path / "b", **alone, task={"label_map": {"good ": "good"}}), Rank())
     assert "warning" not in capsys.readouterr().err
     assert public.open_cache(tmp_path / "b").manifest.header.id2label == {0: "bad", 1: "good"}
+
+
+def test_windows_of_a_long_text_are_scored_as_one(make: Make, teachers: dict, tmp_path: Path) -> None:
+    """By the mean of the teacher's probabilities of them, in the dump's summary, in the cache and in an evaluation."""
+    from kdcache.train.evaluate import evaluate_model, teacher_scores
+
+    rows = [{**row, "text": " ".join([row["text"]] * (1 + 5 * (i % 2)))} for i, row in enumerate(moods(20))]
+    paths = str(write_rows(tmp_path / "long.jsonl", rows))
+    task = {"max_length": 40, "overlong": "windows"}
+    record = {"logit_dtype": "float32"}
+    run_dump(
+        make("sequence_classification", tmp_path / "cache", corpus={"paths": paths}, task=task, record=record), Rank()
+    )
+    cache = public.open_cache(tmp_path / "cache")
+    batch = cache.read(0, len(cache))
+    assert len(cache) > len(rows) == (~batch.continues).sum()
+    teacher = AutoModelForSequenceClassification.from_pretrained(teachers["sequence_classification"]).eval()
+    texts = np.cumsum(~batch.continues) - 1
+    sums_RC = np.zeros((len(rows), 2))
+    for i in range(len(cache)):
+        with torch.no_grad():
+            sums_RC[texts[i]] += teacher(torch.from_numpy(batch.tokens(i))[None]).logits[0].softmax(-1).numpy()
+    right = sums_RC.argmax(1) == [[*MOODS].index(row["label"]) for row in rows]
+    assert teacher_scores(cache)["accuracy"] == pytest.approx(right.mean())
+    assert evaluate_model(teacher, cache, batch_examples=3)["accuracy"] == pytest.approx(right.mean())
+    score = cache.manifest.totals.score
+    assert score is not None
+    assert score.labelled == len(rows)
+    assert score.confusion is not None
+    assert sum(found.get(label, 0) for label, found in score.confusion.items()) == right.sum()

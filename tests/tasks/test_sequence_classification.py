@@ -5,7 +5,7 @@ import pytest
 from classes import DECLARED, TOKENIZERS, word_piece
 
 from kdcache.config import CorpusConfig, SequenceClassificationConfig
-from kdcache.errors import CorpusError
+from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.sequence_classification import SequenceClassification
@@ -15,9 +15,9 @@ def where(row: int) -> str:
     return f"rows.jsonl:{row + 1}"
 
 
-def make(max_length: int = 16, tokenizer: Any = None, **corpus: Any) -> SequenceClassification:
+def make(max_length: int = 16, tokenizer: Any = None, overlong: Any = None, **corpus: Any) -> SequenceClassification:
     columns = CorpusConfig(paths=("x",), format="jsonl", **{"label_field": "label", **corpus})
-    config = SequenceClassificationConfig(name="sequence_classification", max_length=max_length)
+    config = SequenceClassificationConfig(name="sequence_classification", max_length=max_length, overlong=overlong)
     return SequenceClassification(config, tokenizer or word_piece(), columns, Labels(["bright", "dark"]))
 
 
@@ -68,3 +68,43 @@ def test_a_text_of_no_tokens_is_named(gpt_tokenizer: Any) -> None:
     task = SequenceClassification(config, gpt_tokenizer, columns, Labels(["bright", "dark"]))
     with pytest.raises(CorpusError, match=r"rows.jsonl:2: the tokenizer makes no token of the text"):
         task.examples(pa.table({"text": ["a", ""]}), where)
+
+
+LONG = "sunny cache warm lane merry rank gold unit ash cold bitter gloomy " * 2
+
+
+def test_of_a_long_text_the_head_the_tail_or_both_are_read() -> None:
+    table = pa.table({"text": [LONG, "ash"], "label": ["dark", "bright"]})
+    whole = word_piece()(LONG)["input_ids"]
+    assert len(whole) > 20
+    expected = {
+        "head": [*whole[:15], 3],
+        "tail": [2, *whole[-15:]],
+        "middle_out": [*whole[:8], *whole[-8:]],
+    }
+    for overlong, tokens in expected.items():
+        examples, notes = make(overlong=overlong).examples(table, where)
+        assert examples[0].tokens.tolist() == tokens
+        assert notes["truncated"] == 1
+        assert word_piece().truncation_side == "right"
+
+
+@pytest.mark.parametrize("name", ["word_piece_declared", "byte_level", "characters"])
+def test_windows_of_a_long_text_hold_all_of_it(name: str) -> None:
+    tokenizer = (TOKENIZERS | DECLARED)[name]()
+    table = pa.table({"text": ["ash", LONG, "cold"], "label": ["dark", "bright", None]})
+    examples, notes = make(16, tokenizer, overlong="windows").examples(table, where)
+    assert notes["windowed"] == 1
+    assert [example.continues for example in examples] == [False, False, *[True] * (len(examples) - 3), False]
+    assert [example.labels.tolist() for example in examples] == [[1], *[[0]] * (len(examples) - 2), [NO_LABEL]]
+    body: list[int] = []
+    for number, example in enumerate(examples[1:-1]):
+        assert len(example.tokens) <= 16
+        assert (example.types is None) == (name == "byte_level")
+        body = body[: number * (14 - 14 // 4)] + example.tokens[1:-1].tolist()
+    assert body == tokenizer(LONG, add_special_tokens=False)["input_ids"]
+
+
+def test_lengths_without_room_for_text() -> None:
+    with pytest.raises(ConfigError, match=r"got task.max_length 3, expected room for text beside 2 special tokens"):
+        make(3, overlong="windows").examples(pa.table({"text": [LONG], "label": ["dark"]}), where)

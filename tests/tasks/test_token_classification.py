@@ -13,7 +13,8 @@ from kdcache.config import CorpusConfig, TokenClassificationConfig
 from kdcache.errors import CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.token_classification import TokenClassification, check_bio, window_starts
+from kdcache.tasks.token_classification import TokenClassification, check_bio
+from kdcache.tasks.windows import window_starts
 
 TOKENIZER = word_piece()
 
@@ -97,7 +98,7 @@ def test_rows_without_tags_or_words() -> None:
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        (["O", "PER"], "got tag PER for word 2, expected O, B-X or I-X"),
+        (["O", "PER"], "got tag PER for word 2, expected O, B-X or I-X; set task.scheme: none for .* parts of speech"),
         (["I-PER", "O"], "got tag I-PER for word 1 after O, expected B-PER or I-PER before it"),
         (["B-LOC", "I-PER"], "got tag I-PER for word 2 after B-LOC"),
         (["O"], "got 1 tags, expected 2, one a word"),

@@ -39,7 +39,7 @@ CLASSIFICATIONS = [
     ("sequence_classification", "word_piece_declared", "folder", {}),
     ("sequence_classification", "word_piece_declared", "cut", {}),
     ("sequence_classification", "characters", GPT2, {"max_length": 40}),
-    ("sequence_classification", "characters", BILSTM, {"max_length": 40}),
+    ("sequence_classification", "characters", BILSTM, {"max_length": 40, "overlong": "tail"}),
     ("sequence_classification", "word_piece", BAG, {"max_length": 12}),
     ("pair", "characters", BERT, {}),
     ("pair", "characters", ROBERTA, {}),
