@@ -152,6 +152,7 @@ def decode(
         tail="sampled" if spec.samples else "factored" if basis else spec.tail,
         coefficients_PR=_decode_coefficients(arrays["coefficients"]) if basis else None,
         basis=basis,
+        some_without_tail=bool(empty_P.any()),
     )
 
 

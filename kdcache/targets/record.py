@@ -31,7 +31,7 @@ class TeacherTargets:
     maximum_P too, None when every class is an entry. tail: what stands for the classes that are not
     certain entries: "sampled", the other entries; "ghost", one extra class with their exact mass; "renormalise",
     nothing; "factored", the logits that coefficients_PR, int8, stand for in the basis. With "sampled" those may be
-    there too.
+    there too. some_without_tail: whether a row may have no tail, known without asking the device.
     """
 
     ids_PE: Tensor
@@ -44,6 +44,7 @@ class TeacherTargets:
     tail: Literal["sampled", "ghost", "renormalise", "factored"] = "ghost"
     coefficients_PR: Tensor | None = None
     basis: Basis | None = None
+    some_without_tail: bool = False
 
     @property
     def num_positions(self) -> int:

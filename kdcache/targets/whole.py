@@ -65,8 +65,7 @@ def _tail_logits(targets: "TeacherTargets", temperature: float) -> Tensor:
 def _some_never(targets: "TeacherTargets") -> bool:
     """Whether some class is never given, or some tail has no class that is."""
     assert targets.basis is not None
-    assert targets.curve is not None
-    return targets.basis.never_V is not None or bool(targets.curve.empty_P.any())
+    return targets.basis.never_V is not None or targets.some_without_tail
 
 
 def _set_certain(targets: "TeacherTargets", values_PV: Tensor, new_PE: Tensor) -> Tensor:
