@@ -113,6 +113,21 @@ def test_records_are_the_same_whatever_tokenizer_the_students_have(
     assert max(len(second.tokens(i)) for i in range(len(second))) <= 16
 
 
+def test_rows_that_are_left_out_are_left_out_of_both_encodings(
+    home: Path, own: dict[str, Cache], tmp_path: Path
+) -> None:
+    task, rows = CLASSIFICATIONS[0], moods(30)
+    write_rows(tmp_path / "moods.jsonl", [*rows[:11], {"text": "cache", "label": "grey"}, *rows[11:]])
+    corpus = {"paths": str(tmp_path / "moods.jsonl"), "format": "jsonl", "label_field": "label", "unit_rows": 8}
+    skipping: dict = {"on_bad_row": "skip", "bad_rows_at_most": 0.1}
+    cache = dump(home, task, tmp_path / "cache", corpus=corpus, tokenizer="characters", **skipping)
+    assert cache.manifest.totals.notes["skipped"] == 1
+    first, second = own[task].read(0, 30), cache.read(0, 30)
+    torch.testing.assert_close(
+        second.targets().dense_log_probs(1.0), first.targets().dense_log_probs(1.0), rtol=0, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("task", CLASSIFICATIONS)
 def test_two_encodings_give_the_same_bytes_at_every_world_size(home: Path, tmp_path: Path, task: str) -> None:
     record = {"features": "pooled" if task == CLASSIFICATIONS[0] else "positions"}
@@ -288,5 +303,8 @@ def test_a_tokenizer_one_id_wider_than_the_teachers_rows(
         CorpusError, match=r"bad.jsonl:4 has the token <image> \(320\), expected ids below task.num_cla"
     ):
         run_dump(make_config(tmp_path / "bad", **settings, corpus=corpus), Rank())
+    skipping = {"on_bad_row": "skip", "bad_rows_at_most": 0.5}
+    run_dump(make_config(tmp_path / "skipped", **settings, **skipping, corpus=corpus), Rank())
+    assert public.open_cache(tmp_path / "skipped").manifest.totals.notes["skipped"] == 1
     with pytest.raises(ConfigError, match=r"got task.num_classes 322, expected at most the tokenizer's 321 ids"):
         run_dump(make_config(tmp_path / "bad", **settings | {"task": {"num_classes": 322}}, corpus=corpus), Rank())
