@@ -93,7 +93,10 @@ def lacks(column: Column, fields: Iterable[str]) -> str:
 
 
 def label(value: object, column: Column, row: int, where: Where) -> str | None:
-    """A label of JSON."""
+    """A label of JSON.
+
+    Scores and lists are no bad rows that may be left out: they say that the column is of another task.
+    """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int):
@@ -103,9 +106,9 @@ def label(value: object, column: Column, row: int, where: Where) -> str | None:
             return None
         if value.is_integer():
             return str(int(value))
-        raise RowError(where, row, f": {column.name} is the number {value}; {REGRESSION}")
+        raise CorpusError(f"{where(row)}: {column.name} is the number {value}; {REGRESSION}")
     if isinstance(value, list):
-        raise RowError(where, row, f": {column.name} is an array; {MULTI_LABEL}")
+        raise CorpusError(f"{where(row)}: {column.name} is an array; {MULTI_LABEL}")
     raise _wrong(value, column, row, where)
 
 
@@ -194,7 +197,7 @@ def _whole(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedA
     broken = pc.fill_null(pc.not_equal(pc.floor(values), values), False)
     if pc.any(broken).as_py():
         row = broken.to_pylist().index(True)
-        raise RowError(where, row, f": {column.name} is the number {values[row].as_py()}; {REGRESSION}")
+        raise CorpusError(f"{where(row)}: {column.name} is the number {values[row].as_py()}; {REGRESSION}")
     return values.cast(pa.int64())
 
 

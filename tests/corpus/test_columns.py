@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kdcache.config import CorpusConfig
 from kdcache.corpus import Column, Corpus, open_corpus
-from kdcache.errors import ConfigError, CorpusError
+from kdcache.errors import ConfigError, CorpusError, RowError
 
 TEXT = Column("text", "text_field")
 PAIR = Column("other", "text_pair_field")
@@ -414,3 +414,14 @@ def test_integers_without_names_are_labels_in_decimal(tmp_path: Path, kind: Kind
     format, write = kind
     (tmp_path / f"a.{format}").write_bytes(write([{"text": "a", "tags": [0, 2]}, {"text": "b", "tags": [1]}]))
     assert [row["tags"] for row in read_all(opened(tmp_path, format, (TEXT, NUMBERED)))] == [["0", "2"], ["1"]]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("other", [0.8, ["a", "b"]])
+def test_labels_of_another_task_are_no_bad_rows(tmp_path: Path, format: str, other: Any) -> None:
+    _, write = WRITERS[format]
+    column = [0.0, other, 4.0] if isinstance(other, float) else [other] * 3
+    (tmp_path / f"a.{format}").write_bytes(write([{"text": "a", "label": label} for label in column]))
+    with pytest.raises(CorpusError, match=r"is not built yet") as caught:
+        opened(tmp_path, format, (TEXT, LABEL)).read(0, skip=True)
+    assert not isinstance(caught.value, RowError)
