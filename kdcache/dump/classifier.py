@@ -18,6 +18,7 @@ from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
+from kdcache.tasks.heads import widen_head
 from kdcache.tasks.inputs import ModelInputs, at_last
 from kdcache.tasks.models import (
     HEADS,
@@ -85,6 +86,7 @@ class Classifier:
         self, model: Any, device: torch.device, num_classes: int, features: Literal["pooled", "positions"] | None = None
     ) -> None:
         self.model, self.device, self.num_classes = model, device, num_classes
+        widen_head(model)
         self.pad, self.types = model.config.pad_token_id or 0, _takes_types(model)
         self._last = reads_last_token(model)
         self._features = features

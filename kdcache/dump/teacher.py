@@ -2,9 +2,9 @@
 
 The body runs once a batch. Then the model's own forward is called again for each block of supervised positions with
 its body replaced by one that hands back their hidden states, so that whatever the model does after the body
-(soft-cap, logit scale, bias) is in the logits, and never more than a block of positions × V exists. At start this
-is compared with the model's plain forward; a model for which it does not hold gives whole batches of logits instead,
-and no hidden states.
+(soft-cap, logit scale, bias) is in the logits, and never more than a block of positions × V exists. From the output
+layer on all is float32, whatever the model's dtype. At start this is compared with the model's plain forward; a model
+for which it does not hold gives whole batches of logits instead, and no hidden states.
 
 B examples, L tokens, P positions, V classes, D hidden width.
 """
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.errors import ConfigError, TeacherError
+from kdcache.progress import say
 from kdcache.targets.calibration import OutputLayer
+from kdcache.tasks.heads import HALF, widen_head
 from kdcache.tasks.hub import model_folder
 from kdcache.tasks.inputs import Attention, ModelInputs, check_packing, flattens
 from kdcache.tasks.models import auto_class, load_whole
@@ -118,6 +120,15 @@ def _max_memory(config: TeacherConfig, devices: list[torch.device]) -> dict[int 
     return {index: free.get(index, 0) for index in range(torch.cuda.device_count())}
 
 
+def warn_of_rounding(model: Any, logits: Tensor) -> None:
+    """Say where a teacher's logits are rounded to half precision in spite of widen_head."""
+    if logits.dtype in HALF:
+        say(
+            f"warning: {type(model).__name__} gives its logits in {str(logits.dtype).removeprefix('torch.')}, rounded "
+            "before the softmax; set teacher.dtype: float32 to have them whole"
+        )
+
+
 class _Replay(nn.Module):
     """Stands in for a model's body and hands back given hidden states."""
 
@@ -145,6 +156,7 @@ class Teacher:
         self.model, self.device, self.flatten = model, device, flatten
         self.num_classes, self.block_positions = num_classes, block_positions
         self._replay = _Replay()
+        widen_head(model)
         self._split = self._head_can_be_replayed()
 
     @torch.inference_mode()
@@ -221,6 +233,7 @@ class Teacher:
         """Compare with the plain forward on eight tokens. Also checks the number of classes."""
         ids_1L = _PROBE.to(self.device)
         plain_LV = self.model(input_ids=ids_1L, use_cache=False).logits[0]
+        warn_of_rounding(self.model, plain_LV)
         if plain_LV.shape[1] < self.num_classes:
             raise TeacherError(
                 f"got a teacher with {plain_LV.shape[1]} classes, expected at least the tokenizer's "

@@ -2,10 +2,11 @@
 
 The forward pass computes each chunk's logits, turns them in place into their gradient (terms.py), and multiplies that
 into the gradients of hidden and weight at once, so that positions × classes never exists: the memory besides hidden
-and weight is one chunk of logits in float32 (in half precision half as much again, and 64 MB) and the two gradients.
+and weight is one chunk of logits in float32 (in half precision half as much again, and 128 MB) and the two gradients.
 The backward pass only scales them, by whatever the loss is divided by. Logits and their gradient are float32 for
-half-precision weights (the products themselves run in the weight's dtype, under torch.autocast in that of the hidden
-states), and the weight's gradient is summed over chunks in float32.
+half-precision weights (targets/product.py; under torch.autocast the weight is taken in the dtype of the hidden states).
+The gradient is rounded to the hidden states' dtype for the products that carry it on, and the weight's is summed over
+chunks in float32.
 
 The work happens inside the head's own forward, where ZeRO-3 has gathered the weight, and the weight is not kept for
 the backward pass, when it is gone. Same idea as the fused linear cross-entropy of Liger Kernel, for any LossTerms.
@@ -24,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
+from kdcache.targets.product import wide_product
 
 __all__ = ["FusedHead", "FusedLoss", "head_logits"]
 
@@ -114,11 +116,11 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def head_logits(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, out: Tensor) -> Tensor:
-    """hidden · weightᵀ + bias into `out` (float32 or wider); the product runs in the dtype of both."""
+    """hidden · weightᵀ + bias into `out` (float32 or wider), never rounded to the dtype of hidden and weight."""
     if out.dtype == weight_VD.dtype:
         torch.mm(hidden_PD, weight_VD.T, out=out)
     else:
-        out.copy_(hidden_PD @ weight_VD.T)
+        wide_product(hidden_PD, weight_VD, out)
     if bias_V is not None:
         out += bias_V
     return out

@@ -85,6 +85,7 @@ class FusedSums:
     @torch.no_grad()
     def __call__(self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> Tensor:
         vector = _zeros(hidden_PD)
+        weight_VD = weight_VD.to(hidden_PD.dtype)
         buffer_PV = hidden_PD.new_empty(min(self.chunk, len(hidden_PD)), len(weight_VD), dtype=torch.float32)
         for start in range(0, len(hidden_PD), self.chunk):
             rows = slice(start, start + self.chunk)

@@ -103,7 +103,8 @@ def _record(record: dict[str, Any]) -> str:
     """Its settings; of a dense one those that mean something."""
     if record["exact_top_k"] != "all":
         return _settings(record)
-    return "dense, every class exact: " + _settings({key: record.get(key) for key in ("logit_dtype", "features")})
+    exact = "exact" if record["logit_dtype"] == "float32" else f"rounded to {record['logit_dtype']}"
+    return f"dense, every class {exact}: " + _settings({key: record.get(key) for key in ("logit_dtype", "features")})
 
 
 def _number(value: float | None) -> str:

@@ -27,6 +27,7 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.progress import say
+from kdcache.tasks.heads import widen_head
 from kdcache.tasks.models import HEADS, classifier_head, inputs_of, reads_last_token
 from kdcache.tasks.modes import evaluating
 from kdcache.train.balance import balancing_loss
@@ -111,7 +112,9 @@ def with_loss(student: Any, *, chunk: int = 1024, bottlenecks: Sequence[Bottlene
     fused = generates(student) and fits_fused_head(student)
     if fused:
         student.get_output_embeddings().__class__ = FusedHead
-    elif generates(student):
+    else:
+        widen_head(student)
+    if generates(student) and not fused:
         say(
             f"warning: the head of {type(student).__name__} is more than a linear layer (soft-cap, scale); "
             "its logits are made whole, which takes micro_batch × length × classes × 4 bytes and more"

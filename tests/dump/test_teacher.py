@@ -17,8 +17,8 @@ from kdcache.errors import TeacherError
 from kdcache.tasks.inputs import flat_positions, model_inputs
 
 
-def teacher_of(folder: Path, **compute: object) -> Teacher:
-    config = TeacherConfig(path=str(folder), dtype="float32")
+def teacher_of(folder: Path, dtype: str = "float32", **compute: object) -> Teacher:
+    config = TeacherConfig.model_validate({"path": str(folder), "dtype": dtype})
     settings = ComputeConfig(device="cpu", block_positions=7, **compute)  # type: ignore[arg-type]
     return load_teacher(config, settings, Rank(), num_classes=320, attention="document")
 
@@ -41,6 +41,41 @@ def test_blocks_equal_the_plain_forward(family: str, tmp_path: Path) -> None:
         pieces = [teacher.model(torch.from_numpy(t[e - n : e])[None]).logits[0] for n, e in zip(d, ends, strict=True)]
         rows.append(torch.cat(pieces)[torch.from_numpy(p), :320].detach())
     torch.testing.assert_close(torch.cat(blocks), torch.cat(rows), rtol=1e-3, atol=1e-3)
+
+
+SOFT_CAPS = {"gemma2": 5.0}
+SCALES = {"granite": 1 / 3.0, "cohere": 0.25}
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["blocks", "whole"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_logits_of_a_half_precision_teacher_are_never_rounded_to_it(
+    family: str, split: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against cap(scale · (W h + b)) in float64 of the same bfloat16 weights and hidden states."""
+    teacher = teacher_of(saved(family, tmp_path), dtype="bfloat16")
+    teacher._split = split
+    assert "warning" not in capsys.readouterr().err
+    ids = torch.arange(3, 40)
+    inputs = model_inputs([ids.numpy()], [torch.tensor([37]).numpy()], "document")
+    hidden_PD = teacher.hidden(inputs, torch.arange(36))
+    head = teacher.model.get_output_embeddings()
+    assert hidden_PD.dtype is head.weight.dtype is torch.bfloat16
+    bias = None if head.bias is None else head.bias.double()
+    exact_PV = torch.nn.functional.linear(hidden_PD.double(), head.weight.double(), bias) * SCALES.get(family, 1.0)
+    if family in SOFT_CAPS:
+        exact_PV = SOFT_CAPS[family] * torch.tanh(exact_PV / SOFT_CAPS[family])
+    got_PV = torch.cat([logits_PV for _, logits_PV, _ in teacher.rows(inputs, torch.arange(36))])
+    assert got_PV.dtype is torch.float32
+    assert float((got_PV.double() - exact_PV[:, :320]).abs().max()) < 2e-6 * float(exact_PV.abs().max())
+
+
+def test_a_head_that_rounds_its_logits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = teacher_of(saved("llama", tmp_path), dtype="bfloat16").model
+    model.lm_head.register_forward_hook(lambda module, given, output: output.bfloat16())
+    Teacher(model, torch.device("cpu"), 320, 7)
+    said = capsys.readouterr().err
+    assert "warning: LlamaForCausalLM gives its logits in bfloat16, rounded before the softmax; set teacher.dty" in said
 
 
 def test_whole_batches_where_the_head_cannot_be_replayed(tmp_path: Path) -> None:
