@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdcache.errors import ConfigError, TeacherError
@@ -29,8 +30,8 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
 
     teacher_path: a folder, or the name of a model on the hub.
 
-    Raises ConfigError for layers that are not ascending or not there or an out folder in use, TeacherError when there
-    is no such model or it cannot be cut.
+    Raises ConfigError for layers that are not ascending or not there, or whose maths depends on their number, or an out
+    folder in use, TeacherError when there is no such model or it cannot be cut.
     """
     source, target = model_folder(teacher_path, what="teacher", error=TeacherError), Path(out)
     if not (source / "config.json").is_file():
@@ -54,6 +55,12 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
         )
     except (ValueError, RuntimeError) as error:
         raise TeacherError(f"{source} cannot be cut: {' '.join(str(error).split())[:300]}") from None
+    teacher.config.use_cache = False
+    try:
+        check_same_maths(teacher, _load(partial, trust_remote_code), prefix, layers)
+    except ConfigError:
+        shutil.rmtree(partial)
+        raise
     for pattern in TOKENIZER_GLOBS:
         for file in source.glob(pattern):
             shutil.copy2(file, partial / file.name)
@@ -73,6 +80,41 @@ def _load(source: Path, trust_remote_code: bool) -> Any:
     except Exception as error:
         words = " ".join(str(error).split())
         raise TeacherError(f"the teacher {source} does not load: {type(error).__name__}: {words}") from None
+
+
+@torch.no_grad()
+def check_same_maths(teacher: nn.Module, student: nn.Module, prefix: str, layers: Sequence[int]) -> None:
+    """Raises ConfigError where a layer gives other numbers in its new place, as one does that divides by its number.
+
+    Each is fed with what the teacher's layer is fed with on a few tokens.
+    """
+    old, new = teacher.get_submodule(prefix), student.get_submodule(prefix)
+    assert isinstance(old, nn.ModuleList)
+    assert isinstance(new, nn.ModuleList)
+    seen: dict[int, tuple[Any, Any, Any]] = {}
+    hooks = [
+        old[layer].register_forward_hook(
+            lambda _, given, named, output, layer=layer: seen.update({layer: (given, named, output)}), with_kwargs=True
+        )
+        for layer in layers
+    ]
+    teacher.eval()(input_ids=torch.arange(1, 17)[None])
+    for hook in hooks:
+        hook.remove()
+    for number, layer in enumerate(layers):
+        if layer in seen and number != layer:
+            given, named, output = seen[layer]
+            named = {key: value for key, value in named.items() if "past_key_value" not in key}
+            try:
+                got = new.eval()[number](*given, **named)
+            except Exception:  # a layer that cannot be run by itself cannot be compared
+                return
+            first, second = (x[0] if isinstance(x, tuple) else x for x in (got, output))
+            if not torch.allclose(first, second, rtol=1e-2, atol=1e-2 * float(second.abs().max())):
+                raise ConfigError(
+                    f"got layer {layer} of a {type(teacher).__name__} as layer {number}, where it gives other numbers: "
+                    "its maths depends on its number (see the model's config); keep the layers before it too"
+                )
 
 
 def _check_layers(layers: Sequence[int], total: int) -> None:

@@ -32,6 +32,16 @@ def make(folder: Path, name: str) -> Any:
         "gpt2": lambda: transformers.GPT2LMHeadModel(
             transformers.GPT2Config(vocab_size=320, n_embd=32, n_layer=4, n_head=4, initializer_range=0.3)
         ),
+        "gpt2 by number": lambda: transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(
+                vocab_size=320,
+                n_embd=32,
+                n_layer=4,
+                n_head=4,
+                initializer_range=0.5,
+                scale_attn_by_inverse_layer_idx=True,
+            )
+        ),
         "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**common, intermediate_size=64)),
     }
     model = makers[name]().eval()
@@ -114,6 +124,18 @@ def test_layers_that_cannot_be(tmp_path: Path, layers: list[int], message: str) 
     with pytest.raises(ConfigError, match=message):
         cut(tmp_path / "teacher", layers, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("layers", "refused"), [([0, 1], False), ([0, 3], True)])
+def test_a_layer_that_divides_by_its_number(tmp_path: Path, layers: list[int], refused: bool) -> None:
+    """GPT-2 with scale_attn_by_inverse_layer_idx."""
+    make(tmp_path / "teacher", "gpt2 by number")
+    if not refused:
+        cut(tmp_path / "teacher", layers, tmp_path / "out")
+        return
+    with pytest.raises(ConfigError, match="got layer 3 of a GPT2LMHeadModel as layer 1, where it gives other numbers"):
+        cut(tmp_path / "teacher", layers, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
