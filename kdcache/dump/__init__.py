@@ -8,6 +8,7 @@ teacher     load the teacher, logits in blocks of positions
 classifier  a teacher that classifies: a row of logits for each position
 resume      what of a begun cache still stands
 units       a unit's rows to its examples, bad rows left out
+trial       how the teacher is fed, so that no record depends on the neighbours
 calibrate   the basis of a factor, from the first positions of the corpus
 records     a unit's examples to the arrays of its shard
 background  write shards while the teacher works on

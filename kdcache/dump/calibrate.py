@@ -12,7 +12,6 @@ import torch
 
 from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus
-from kdcache.dump.records import teacher_inputs
 from kdcache.dump.resume import calibration_pin
 from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import remedies, unit_examples
@@ -41,7 +40,7 @@ def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) 
         units, made_under = unit + 1, made_under | settings
         if not batch:
             continue
-        hidden_PD = teacher.hidden(*teacher_inputs(batch, config.task.attention, teacher))
+        hidden_PD = torch.cat([teacher.hidden(*inputs) for inputs in teacher.feeding.passes(batch)])
         parts.append(hidden_PD[: wanted - count].float().cpu())
         count += len(parts[-1])
         if count == wanted:

@@ -6,7 +6,7 @@ those of a token classification are picked at the positions.
 B examples, L tokens, P positions, C classes, D hidden width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any, Literal
@@ -18,12 +18,15 @@ from kdcache.config import ComputeConfig, TeacherConfig
 from kdcache.dump.ranks import Rank
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
+from kdcache.tasks.example import Example
+from kdcache.tasks.feeding import Feeding
 from kdcache.tasks.heads import widen_head
 from kdcache.tasks.inputs import ModelInputs, at_last
 from kdcache.tasks.models import (
     HEADS,
     check_classifier,
     classifier_head,
+    find_last_by_mask,
     inputs_of,
     outputs_of,
     reads_last_token,
@@ -42,8 +45,10 @@ def load_classifier(
     features: Literal["pooled", "positions"] | None,
     vocab_size: int,
     padding: int,
+    examples: Sequence[Example],
 ) -> "Classifier":
-    """vocab_size, padding: of the tokenizer; a model without a padding token of its own gets this one.
+    """vocab_size, padding: of the tokenizer; a model without a padding token of its own gets this one. examples: some
+    of the run's own, to try the model out with.
 
     Raises TeacherError for a model that does not load, is not trained for the task, or has other classes.
     """
@@ -57,7 +62,10 @@ def load_classifier(
     if model.config.num_labels != num_classes:
         raise TeacherError(f"got a teacher of {model.config.num_labels} classes, expected {num_classes} (task.labels)")
     if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = padding
+        if reads_last_token(model):
+            find_last_by_mask(model)
+        else:
+            model.config.pad_token_id = padding
     if features is not None and model.base_model is model and classifier_head(model) is None:
         raise TeacherError(
             f"got record.features: {features} and a teacher, {type(model).__name__}, with neither a body (its "
@@ -66,7 +74,7 @@ def load_classifier(
     classifier = Classifier(model, device, num_classes, features)
     try:
         with classifier.hidden_states() as seen:
-            check_classifier(model, task, num_classes, vocab_size)
+            check_classifier(model, task, num_classes, vocab_size, classifier.feeding, examples)
     except ValueError as error:
         raise TeacherError(f"the teacher {config.path} cannot be used: {error}") from None
     if seen and seen[0].shape[-1] != (width := model.config.get_text_config().hidden_size):
@@ -80,14 +88,12 @@ def load_classifier(
 class Classifier:
     """`rows` as Teacher has it, in one block. hidden states: the features, None where none are asked for."""
 
-    flatten = False
-
     def __init__(
         self, model: Any, device: torch.device, num_classes: int, features: Literal["pooled", "positions"] | None = None
     ) -> None:
         self.model, self.device, self.num_classes = model, device, num_classes
         widen_head(model)
-        self.pad, self.types = model.config.pad_token_id or 0, _takes_types(model)
+        self.feeding = Feeding.of(model, "full", types=_takes_types(model))
         self._last = reads_last_token(model)
         self._features = features
 
@@ -102,7 +108,7 @@ class Classifier:
         hidden_PD = None
         if seen:
             last = self._last and logits.ndim == 2
-            hidden_PD = self._picked(seen[0], arguments["attention_mask"], flat_P, last)
+            hidden_PD = self._picked(seen[0], arguments, flat_P, last)
         yield slice(0, len(flat_P)), logits_PC.float(), hidden_PD
 
     def hidden_states(self) -> AbstractContextManager[list[Tensor]]:
@@ -119,15 +125,18 @@ class Classifier:
         assert head is not None  # load_classifier has looked
         return inputs_of(head)
 
-    def _picked(self, hidden: Tensor, mask_BL: Tensor, flat_P: Tensor, last: bool) -> Tensor:
+    def _picked(self, hidden: Tensor, arguments: dict[str, Tensor], flat_P: Tensor, last: bool) -> Tensor:
         """hidden: [B, L, D], or [B, D] of a head that reads a text's. last: at the last token of the position's
         example, the one that such a head reads.
         """
+        ids_BL, mask_BL = arguments["input_ids"], arguments["attention_mask"]
         example_P = flat_P // mask_BL.shape[1]
         if hidden.ndim == 2:
             return hidden[example_P]
         if self._features == "positions":
-            return at_last(hidden, mask_BL, flat_P) if last else hidden.flatten(0, 1)[flat_P]
+            if last:
+                return at_last(hidden, ids_BL, self.model.config.pad_token_id, flat_P)
+            return hidden.flatten(0, 1)[flat_P]
         weights_BL1 = mask_BL[:, :, None].to(hidden.dtype)
         return ((hidden * weights_BL1).sum(1) / weights_BL1.sum(1))[example_P]
 

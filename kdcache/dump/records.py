@@ -22,9 +22,8 @@ from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, record_arrays
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.never import usable_rows
 from kdcache.tasks.example import Example
-from kdcache.tasks.inputs import Attention, ModelInputs, flat_positions, model_inputs
 
-__all__ = ["longest_first", "teacher_inputs", "unit_arrays"]
+__all__ = ["longest_first", "unit_arrays"]
 
 
 def unit_arrays(
@@ -94,17 +93,6 @@ def _attached(
     return records | rows
 
 
-def teacher_inputs(
-    examples: Sequence[Example], attention: Attention, teacher: AnyTeacher
-) -> tuple[ModelInputs, Tensor]:
-    """(what the teacher is fed, where the supervised positions are among its tokens)."""
-    tokens = [e.tokens for e in examples]
-    documents = [e.documents for e in examples]
-    types = [e.types for e in examples if e.types is not None] if teacher.types else []
-    inputs = model_inputs(tokens, documents, attention, teacher.flatten, pad=teacher.pad, types=types or None)
-    return inputs, flat_positions([e.positions for e in examples], max(map(len, tokens)))
-
-
 def longest_first(examples: Sequence[Example], batch_examples: int) -> list[np.ndarray]:
     """Indices of the examples of each batch: longest first, equal lengths in order."""
     order = np.argsort([-len(example.tokens) for example in examples], kind="stable")
@@ -120,12 +108,11 @@ def _records(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The records of these examples' positions, block by block. numbers: the examples' numbers in the cache."""
     assert header.record is not None
-    inputs, flat_P = teacher_inputs(examples, header.task["attention"], teacher)
     positions = [e.positions for e in examples]
     labels_P = np.concatenate([e.labels for e in examples])
     numbers_P = np.repeat(numbers, [len(p) for p in positions])
     keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
-    for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P):
+    for part, logits_PV, hidden_PD in _blocks(teacher, examples):
         coefficients_PR = None
         if encoder is not None:
             assert hidden_PD is not None
@@ -139,6 +126,15 @@ def _records(
             assert hidden_PD is not None
             record["features"] = float16(hidden_PD)
         yield record
+
+
+def _blocks(teacher: AnyTeacher, examples: Sequence[Example]) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """`rows` of each forward pass over these examples; the slices are of the positions of all of them."""
+    done = 0
+    for inputs, flat_P in teacher.feeding.passes(examples):
+        for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P):
+            yield slice(done + part.start, done + part.stop), logits_PV, hidden_PD
+        done += len(flat_P)
 
 
 def float16(hidden_PD: Tensor) -> np.ndarray:

@@ -8,8 +8,10 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +27,7 @@ from kdcache.dump.records import unit_arrays
 from kdcache.dump.resume import basis_fault, standing, with_begun_units
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
 from kdcache.dump.tokenizers import OwnTokens, find_tokenizers, own_tokens
+from kdcache.dump.trial import begun_feeding, first_examples, pins_of, try_teacher
 from kdcache.dump.units import check_share, no_position, remedies, unit_examples
 from kdcache.errors import CacheError
 from kdcache.progress import Progress, counted, say, spoken_duration
@@ -38,6 +41,7 @@ from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task, task_columns
+from kdcache.tasks.example import Example
 from kdcache.tasks.registry import import_models
 from kdcache.tasks.tokenizer import gives_types, padding_id, save_tokenizer, tokenizing_libraries, vocabulary_size
 
@@ -90,12 +94,33 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             features=features,
             vocab_size=vocabulary_size(own.tokenizer if own else tokenizer),
             padding=padding_id(own.tokenizer if own else tokenizer),
+            examples=first(),
         )
+
+    @cache
+    def first() -> list[Example]:
+        return first_examples(corpus, own.task if own else task)
+
+    @cache
+    def feeding() -> dict[str, Any]:
+        """How the teacher is fed, as the header pins it."""
+        loaded = None if teacher is None else begun_feeding(root) or model()
+        if loaded is None or isinstance(loaded, dict):
+            return loaded or {}
+        lengths = config.task.model_dump()
+        longest = own.length if own else lengths.get("sequence_length") or lengths["max_length"]
+        return pins_of(try_teacher(config, loaded, first(), longest))
+
+    def fed() -> AnyTeacher | None:
+        loaded = model()
+        if loaded is not None:
+            loaded.feeding = replace(loaded.feeding, **feeding())
+        return loaded
 
     settings = remedies(config, task)
 
     def make_basis() -> tuple[Basis, CalibrationPin]:
-        loaded = model()
+        loaded = fed()
         assert isinstance(loaded, Teacher)
         return calibrate(config, corpus, task, loaded)
 
@@ -120,6 +145,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
                 "block_positions": config.compute.block_positions,
             },
         )
+        header = header.model_copy(update={"compute": header.compute | feeding()})
         writer = CacheWriter.from_header(
             config.output,
             header,
@@ -145,7 +171,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
         root.delete("cache.json")
     if todo:
         skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
-        _make_shards(config, rank, writer, corpus, task, own, model(), todo, skipped)
+        _make_shards(config, rank, writer, corpus, task, own, fed(), todo, skipped)
     _finish(config, rank, writer, corpus, settings, work)
 
 

@@ -10,6 +10,7 @@ B examples, L tokens, P positions, V classes, D hidden width.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from kdcache.dump.ranks import Rank
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.progress import say
 from kdcache.targets.calibration import OutputLayer
+from kdcache.tasks.feeding import Feeding
 from kdcache.tasks.heads import HALF, widen_head
 from kdcache.tasks.hub import model_folder
-from kdcache.tasks.inputs import Attention, ModelInputs, check_packing, flattens
+from kdcache.tasks.inputs import Attention, ModelInputs
 from kdcache.tasks.models import auto_class, load_whole
 
 __all__ = ["Teacher", "load_model", "load_teacher", "own_devices", "teacher_folder"]
@@ -60,12 +62,11 @@ def load_teacher(
 ) -> "Teacher":
     """Load, place and check a causal language model.
 
-    Raises TeacherError when it does not load, has fewer classes than num_classes, or mixes packed documents.
+    Raises TeacherError when it does not load or has fewer classes than num_classes.
     """
     model, device = load_model(config, compute, rank, "causal_lm")
-    flatten = flattens(model, attention)
-    check_packing(model, attention, flatten)
-    return Teacher(model, device, num_classes, compute.block_positions, flatten=flatten)
+    feeding = replace(Feeding.of(model, attention), pad=0)
+    return Teacher(model, device, num_classes, compute.block_positions, feeding=feeding)
 
 
 def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, task: str) -> tuple[Any, torch.device]:
@@ -145,15 +146,13 @@ class _Replay(nn.Module):
 class Teacher:
     """A placed model. `rows` gives rows of the first num_classes logits in float32.
 
-    flatten: whether its inputs are to be one row, see kdcache.tasks.inputs.flattens.
+    feeding: how it is fed.
     """
 
-    pad, types = 0, False
-
     def __init__(
-        self, model: Any, device: torch.device, num_classes: int, block_positions: int, *, flatten: bool = False
+        self, model: Any, device: torch.device, num_classes: int, block_positions: int, *, feeding: Feeding
     ) -> None:
-        self.model, self.device, self.flatten = model, device, flatten
+        self.model, self.device, self.feeding = model, device, feeding
         self.num_classes, self.block_positions = num_classes, block_positions
         self._replay = _Replay()
         widen_head(model)

@@ -19,6 +19,9 @@ models                   the Auto class of a task, loading a model whole, trying
 modes                    evaluating: eval mode for a while
 registry                 register_student: model classes of a user's own
 small_models             an embedding bag and a BiLSTM
+feeding                  how a model is fed with examples: in which passes, documents packed or apart
+neighbours               whether a model's logits depend on an example's neighbours
+probes                   the rows to try that with
 inputs                   examples -> the arguments of a model's forward, the same for teacher and student
 tokenizer                load, save and identify a tokenizer
 characters               a tokenizer of the corpus' own characters

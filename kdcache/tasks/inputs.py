@@ -1,10 +1,11 @@
 """Examples -> what a model is fed, the same for teacher and student.
 
-Causal models get no attention mask. With attention "document" position ids restart at each document, which is how
-transformers knows packed documents (its masks keep them apart under sdpa and eager; flash attention only in a batch of
-one row, so flatten there). Padding on the right is one more document; nothing before it sees it. With "causal"
-positions run on. With "full", an encoder's, every token sees its whole example: padding is masked, positions are the
-model's own, and token types are those that the tokenizer gives a user of transformers, or none.
+Causal models get no attention mask: padding stands on the right, where nothing before it sees it. Positions are the
+model's own, so that models which take no position ids are fed too; but where, with attention "document", a row holds
+several documents, position ids restart at each, which is how transformers knows packed documents (its masks keep them
+apart under sdpa and eager; flash attention only in a batch of one row, so flatten there). With "full", an encoder's,
+every token sees its whole example: padding is masked, and token types are those that the tokenizer gives a user of
+transformers, or none.
 
 B examples, L tokens of the longest, P positions.
 """
@@ -17,13 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.errors import KdcacheError
-from kdcache.tasks.modes import evaluating
-
 __all__ = [
     "ModelInputs",
     "at_last",
-    "check_packing",
     "counts_from_padding",
     "flat_positions",
     "flattens",
@@ -61,7 +58,8 @@ def model_inputs(
 ) -> ModelInputs:
     """Rows of tokens, padded on the right with token `pad`, and what tells the model which tokens see each other.
 
-    documents: token counts of the documents in each row, which sum to its tokens. flatten: see `flattens`.
+    documents: token counts of the documents in each row, which sum to its tokens. flatten: make one row of them where
+    some row is packed, see `flattens`.
     types: the token types of each row, for attention "full"; None for a model that is fed none.
     """
     lengths_B = np.array([len(row) for row in tokens])
@@ -70,17 +68,16 @@ def model_inputs(
     input_ids_BL = np.full((B, L), pad, np.int64)
     input_ids_BL[real_BL] = np.concatenate(tokens)
     arrays: dict[str, np.ndarray] = {"input_ids": input_ids_BL}
+    shape = (B, L)
     if attention == "full":
         arrays["attention_mask"] = real_BL
         if types is not None:
             arrays["token_type_ids"] = types_BL = np.zeros((B, L), np.int64)
             types_BL[real_BL] = np.concatenate(types)
-    elif attention == "document":
+    elif attention == "document" and any(len(row) > 1 for row in documents):
         pieces = _pieces(documents, L - lengths_B)
         arrays["position_ids"] = np.arange(B * L) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    else:
-        arrays["position_ids"] = np.tile(np.arange(L), (B, 1))
-    shape = (1, B * L) if flatten else (B, L)
+        shape = (1, B * L) if flatten else shape
     return ModelInputs(
         {name: torch.from_numpy(array.astype(np.int64, copy=False)).reshape(shape) for name, array in arrays.items()}
     )
@@ -98,10 +95,15 @@ def flat_positions(positions: Sequence[np.ndarray], width: int) -> Tensor:
     return torch.from_numpy(np.concatenate(positions).astype(np.int64) + offsets_P)
 
 
-def at_last(values: Tensor, mask_BL: Tensor, flat_P: Tensor) -> Tensor:
-    """Rows of [B, L, …] at the last token of each position's example, [P, …]. mask_BL: the attention mask."""
-    examples_P = flat_P // mask_BL.shape[1]
-    return values[examples_P, mask_BL.sum(1)[examples_P] - 1]
+def at_last(values: Tensor, input_ids_BL: Tensor, pad: int | None, flat_P: Tensor) -> Tensor:
+    """Rows of [B, L, …] at the last token of each position's example, [P, …], as heads of transformers have it.
+
+    Their last token is the rightmost that is not `pad`, the model's padding token, be it in the text or behind it.
+    """
+    is_token_BL = input_ids_BL != (-1 if pad is None else pad)
+    last_B = (is_token_BL * torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)).argmax(1)
+    examples_P = flat_P // input_ids_BL.shape[1]
+    return values[examples_P, last_B[examples_P]]
 
 
 def max_length(config: Any) -> int | None:
@@ -132,42 +134,3 @@ def takes_types(model: Any) -> bool:
 def flattens(model: Any, attention: Attention) -> bool:
     """Whether this model keeps documents apart only when the whole batch is one row: flash attention does."""
     return attention == "document" and "flash" in str(getattr(model.config, "_attn_implementation", ""))
-
-
-@torch.no_grad()
-def check_packing(model: Any, attention: Attention, flatten: bool = False) -> None:
-    """Two packed rows of two tiny documents through the model, against each document alone.
-
-    flatten as given to `model_inputs`. What the second document may differ by is a quarter of what it differs by when
-    the first is let in, or rounding. Raises KdcacheError when a model sees through the border, as recurrent ones do.
-    """
-    if attention != "document":
-        return
-    embeddings = model.get_input_embeddings().weight
-    ids = (7 * np.arange(11) + 3) % model.config.get_text_config().vocab_size
-    first, second = ids[:5], ids[5:]
-
-    def logits(tokens: list[np.ndarray], documents: list[list[int]]) -> Tensor:
-        inputs = model_inputs(tokens, [np.array(row) for row in documents], attention, flatten).to(embeddings.device)
-        out = model(**inputs.arguments, use_cache=False)
-        return out.logits.float().reshape(len(tokens), -1, out.logits.shape[-1])
-
-    try:
-        with evaluating(model):
-            alone = logits([second], [[6]])[0]
-            packed = logits([np.concatenate([first, second]), np.concatenate([second, first])], [[5, 6], [6, 5]])
-            joined = logits([np.concatenate([first, second])], [[11]])[0, 5:]
-        error = max((packed[0, 5:] - alone).abs().max().item(), (packed[1, :6] - alone).abs().max().item())
-    except TypeError as fault:
-        raise _mixes(model, f"it takes no position_ids: {fault}") from fault
-    leak = (joined - alone).abs().max().item()
-    rounding = (1e-4 if embeddings.dtype == torch.float32 else 2e-2) * alone.abs().max().item()
-    if error > max(leak / 4, rounding):
-        raise _mixes(model, f"a packed document's logits are off by {error:.2g}, expected at most {rounding:.2g}")
-
-
-def _mixes(model: Any, why: str) -> KdcacheError:
-    hint = "set task.attention: causal or task.packing: documents"
-    if flattens(model, "document"):
-        hint += ", or attention_implementation: sdpa"
-    return KdcacheError(f"{type(model).__name__} does not keep packed documents apart ({why}); {hint}")

@@ -3,17 +3,17 @@
 B examples, L tokens, C classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from kdcache.tasks.inputs import model_inputs, takes_types
+from kdcache.tasks.example import Example
+from kdcache.tasks.feeding import Feeding
 from kdcache.tasks.modes import evaluating
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "auto_class",
     "check_classifier",
     "classifier_head",
+    "find_last_by_mask",
     "inputs_of",
     "load_whole",
     "outputs_of",
@@ -87,32 +88,52 @@ def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, 
 
 
 @torch.no_grad()
-def check_classifier(model: Any, task: str, num_classes: int, vocab_size: int) -> None:
-    """Two short rows of unequal length through a classifier. Raises ValueError, in one line, for what it cannot be.
+def check_classifier(
+    model: Any, task: str, num_classes: int, vocab_size: int, feeding: Feeding, examples: Sequence[Example]
+) -> None:
+    """One of the run's own examples through a classifier. Raises ValueError, in one line, for what it cannot be.
 
-    vocab_size: of the tokenizer, whose ids all need an embedding.
+    vocab_size: of the tokenizer, whose ids all need an embedding. Nothing is run without an example.
     """
     embeddings = getattr(model.get_input_embeddings(), "num_embeddings", vocab_size)
     if embeddings < vocab_size:
         raise ValueError(f"it has embeddings of {embeddings} tokens, expected the {vocab_size} of the tokenizer")
-    tokens = [np.arange(1, 1 + length) % embeddings for length in (3, 5)]
-    pad = getattr(model.config, "pad_token_id", None) or 0
-    types = [np.zeros_like(row) for row in tokens] if takes_types(model) else None
-    inputs = model_inputs(tokens, [np.array([len(row)]) for row in tokens], "full", pad=pad, types=types)
-    try:
-        with evaluating(model):
-            logits = model(**inputs.to(next(model.parameters()).device).arguments).logits
-    except Exception as error:  # whatever a class of a user's own raises
-        words = " ".join(str(error).split())[:200]
-        raise ValueError(f"it cannot be run on input_ids and attention_mask: {type(error).__name__}: {words}") from None
-    got, expected = [*logits.shape], [2, num_classes] if task == "sequence_classification" else [2, 5, num_classes]
-    if got != expected:
-        raise ValueError(f"it gives logits {got} for two rows of up to 5 tokens, expected {expected} for {task}")
+    for inputs, _ in feeding.passes(examples[:1]) if examples else ():
+        try:
+            with evaluating(model):
+                logits = model(**inputs.to(next(model.parameters()).device).arguments).logits
+        except Exception as error:  # whatever a class of a user's own raises
+            words = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"it cannot be run on input_ids and attention_mask: {type(error).__name__}: {words}"
+            ) from None
+        length = inputs.arguments["input_ids"].shape[1]
+        rows = [1] if task == "sequence_classification" else [1, length]
+        if [*logits.shape] != [*rows, num_classes]:
+            raise ValueError(
+                f"it gives logits {[*logits.shape]} for an example of {length} tokens, expected "
+                f"{[*rows, num_classes]} for {task}"
+            )
 
 
 def reads_last_token(model: Any) -> bool:
     """Whether a sequence classifier takes its row of logits from the last token, as decoders' heads called score do."""
     return hasattr(model, "score")
+
+
+def find_last_by_mask(model: Any) -> None:
+    """Let such a head, of a model that names no padding token, find the last token by the attention mask.
+
+    Transformers' heads look for padding among the tokens, and a token of the text may be the one that pads. So the
+    config names what stands under the mask of each call, and where nothing does, no token.
+    """
+    model.config.pad_token_id = -1
+
+    def name_padding(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        padding = given["input_ids"][given["attention_mask"] == 0]
+        model.config.pad_token_id = int(padding[0]) if len(padding) else -1
+
+    model.register_forward_pre_hook(name_padding, with_kwargs=True)
 
 
 def classifier_head(model: Any) -> nn.Module | None:

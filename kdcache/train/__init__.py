@@ -8,6 +8,7 @@ cautions     what is worth a warning before a run
 student      the model from a config or a folder, and the checks that it fits the cache
 special_ids  the tokenizer's special ids in a student's configs
 balance      the balancing loss of a mixture of experts
+trial        whether neighbours in a batch or a packed example change what a student says
 model        StudentWithLoss: body, head and loss in one forward, so that the loss is computed inside the engine
 collate      Collator: a Batch of a cache -> the tensors of one forward pass
 engine       DeepSpeed's settings and initialize

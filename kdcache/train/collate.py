@@ -14,18 +14,17 @@ from kdcache.errors import StudentError
 from kdcache.losses.supervision import Supervision
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
+from kdcache.tasks.feeding import Feeding
 from kdcache.tasks.inputs import (
     Attention,
     ModelInputs,
     at_last,
     flat_positions,
-    flattens,
     max_length,
-    model_inputs,
     takes_types,
 )
 
-__all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeds_types"]
+__all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeding_of", "feeds_types"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class Inputs:
             return values[self.flat_P // self.model.arguments["input_ids"].shape[1]]
         return values.flatten(0, 1)[self.flat_P]
 
-    def at_last(self, values: Tensor) -> Tensor:
-        """Rows of [B, L, …] at the last token of each position's example, [P, …]."""
-        return at_last(values, self.model.arguments["attention_mask"], self.flat_P)
+    def at_last(self, values: Tensor, pad: int | None) -> Tensor:
+        """Rows of [B, L, …] at the last token of each position's example, [P, …]. pad: the model's padding token."""
+        return at_last(values, self.model.arguments["input_ids"], pad, self.flat_P)
 
     def without_positions(self) -> "Inputs":
         """The same tokens with nothing supervised: for a rank that has run out of batches."""
@@ -61,10 +60,7 @@ class Collator:
     """collator(batch) -> Inputs for this student. Raises StudentError for an example that is too long for it."""
 
     def __init__(self, student: Any, cache: Cache) -> None:
-        self.student, self.attention = student, attention_of(cache)
-        self.flatten = flattens(student, self.attention)
-        self.pad = getattr(student.config, "pad_token_id", None) or 0
-        self.types = feeds_types(student, cache)
+        self.student, self.feeding = student, feeding_of(student, cache)
 
     def __call__(self, batch: Batch) -> Inputs:
         examples = range(len(batch))
@@ -73,9 +69,8 @@ class Collator:
         check_length(self.student, longest)
         label_logits, features = batch.label_logits, batch.features
         documents = [batch.documents(i) for i in examples]
-        types = [row for i in examples if (row := batch.types(i)) is not None] if self.types else []
         return Inputs(
-            model_inputs(tokens, documents, self.attention, self.flatten, pad=self.pad, types=types or None),
+            self.feeding.inputs(tokens, documents, [batch.types(i) for i in examples]),
             flat_positions([batch.positions(i) for i in examples], longest),
             Supervision(
                 torch.from_numpy(batch.labels),
@@ -90,6 +85,11 @@ class Collator:
 def attention_of(cache: Cache) -> Attention:
     """How packed documents see each other; the cache pins it for teacher and student."""
     return cache.manifest.header.task.get("attention", "document")
+
+
+def feeding_of(student: Any, cache: Cache) -> Feeding:
+    """How a student of this cache is fed."""
+    return Feeding.of(student, attention_of(cache), types=feeds_types(student, cache))
 
 
 def feeds_types(student: Any, cache: Cache) -> bool:

@@ -14,6 +14,7 @@ import torch
 from kdcache.config import EvalConfig
 from kdcache.errors import CacheError
 from kdcache.losses.metrics import Sums
+from kdcache.progress import say
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header
@@ -23,6 +24,7 @@ from kdcache.train.collate import Collator, Inputs
 from kdcache.train.distributed import World
 from kdcache.train.model import with_loss
 from kdcache.train.student import cached_tokenizer_digest, check_fits
+from kdcache.train.trial import find_neighbours
 
 __all__ = [
     "EVALUATION_TEMPERATURE",
@@ -76,6 +78,12 @@ def evaluate_whole(
 ) -> tuple[dict[str, float], Predictions | None]:
     """The figures of `evaluate_model`, and of a classification the predictions that they are of."""
     check_fits(model, cache)
+    if (found := find_neighbours(model, cache, batch_examples)).batch is not None:
+        say(
+            f"{type(model).__name__} gives an example other logits beside others in its batch ({found.batch}): it is "
+            "scored on one after the other"
+        )
+        batch_examples = 1
     device = next(model.parameters()).device
     wrapped = with_loss(model, chunk=chunk)
     batches = _batches(cache, World(), model, batch_examples, max_examples)

@@ -76,7 +76,7 @@ class StudentWithLoss(nn.Module):
         if not self.bottlenecks:
             return loss, sums_K
         last = not causal and reads_last_token(self.student)
-        hidden_PD = inputs.at_last(seen[0]) if last else inputs.at_positions(seen[0])
+        hidden_PD = inputs.at_last(seen[0], self.student.config.pad_token_id) if last else inputs.at_positions(seen[0])
         return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
 
     def _with_balance(

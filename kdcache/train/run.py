@@ -68,7 +68,9 @@ def train(config: TrainConfig, world: World, device: str) -> None:
         say(left_out)
 
     with open_loader(config, cache, world) as loader:
-        student = make_student(config.student, cache, config.seed)
+        student = make_student(
+            config.student, cache, config.seed, batch_examples=most_in_a_batch(config), device=device
+        )
         warn_unbalanced(student)
         model = with_loss(
             student,
@@ -158,6 +160,11 @@ def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
     if held_out.manifest.header.record is not None:
         first_targets(held_out).log_partition(EVALUATION_TEMPERATURE)
     return cache, held_out
+
+
+def most_in_a_batch(config: TrainConfig) -> int:
+    """Examples of a forward pass of a rank, in training and in evaluations."""
+    return max(config.micro_batch, 1 if config.eval is None else config.eval.batch_examples)
 
 
 def bottlenecks_of(config: TrainConfig, student: Any, cache: Cache) -> list[Bottleneck]:

@@ -16,7 +16,6 @@ from kdcache.errors import ConfigError, StudentError
 from kdcache.near import did_you_mean
 from kdcache.store.cache import Cache
 from kdcache.tasks.hub import model_folder
-from kdcache.tasks.inputs import check_packing, flattens
 from kdcache.tasks.labels import is_whole_number
 from kdcache.tasks.models import ADAPTER, auto_class, check_classifier, load_whole
 from kdcache.tasks.registry import import_models
@@ -27,8 +26,9 @@ from kdcache.tasks.tokenizer import (
     tokenizer_difference,
     tokenizer_digest,
 )
-from kdcache.train.collate import attention_of, check_length
+from kdcache.train.collate import check_length, feeding_of
 from kdcache.train.special_ids import config_ids, free_padding, mend_ids, set_generation_ids
+from kdcache.train.trial import check_neighbours, first_examples
 
 __all__ = [
     "cached_tokenizer_digest",
@@ -39,12 +39,15 @@ __all__ = [
 ]
 
 
-def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
+def make_student(
+    config: StudentConfig, cache: Cache, seed: int, *, batch_examples: int = 8, device: str = "cpu"
+) -> Any:
     """A transformers model with the head of the cache's task, that fits the cache, in train mode whatever its source.
 
     Its special ids are those of the cache's tokenizer (special_ids.py).
     Raises ConfigError for an unknown model type or key; StudentError: it cannot be made, has fewer classes than the
-    cache, another tokenizer, too few positions, or a body that mixes the documents of a packed example.
+    cache, another tokenizer, too few positions, or logits that depend on an example's neighbours.
+    batch_examples, device: see `check_neighbours`.
     """
     from transformers.utils import logging
 
@@ -58,8 +61,7 @@ def make_student(config: StudentConfig, cache: Cache, seed: int) -> Any:
     else:
         student = _from_folder(config, cache, tokenizer)
     check_fits(student, cache)
-    attention = attention_of(cache)
-    check_packing(student, attention, flattens(student, attention))
+    check_neighbours(student, cache, batch_examples=batch_examples, device=device)
     if config.gradient_checkpointing:
         new_name = hasattr(student, "activation_checkpointing_enable")
         enable = student.activation_checkpointing_enable if new_name else student.gradient_checkpointing_enable
@@ -217,7 +219,8 @@ def check_fits(student: Any, cache: Cache) -> None:
         _check_names(student.config, header.id2label)
         try:
             vocabulary = 1 if header.tokenizer is None else header.tokenizer.vocab_size
-            check_classifier(student, header.task["name"], header.num_classes, vocabulary)
+            feeding, examples = feeding_of(student, cache), first_examples(cache)
+            check_classifier(student, header.task["name"], header.num_classes, vocabulary, feeding, examples)
         except ValueError as error:
             raise StudentError(f"{type(student).__name__} does not fit the cache: {error}") from None
     elif head.weight.shape[0] < header.num_classes:

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.config import CausalLMConfig
-from kdcache.errors import KdcacheError
 from kdcache.tasks.causal_lm import CausalLM
-from kdcache.tasks.inputs import check_packing, flat_positions, flattens, model_inputs
+from kdcache.tasks.inputs import flat_positions, flattens, model_inputs
 
 V = 512
 SMALL = {
@@ -64,7 +63,6 @@ def run(model, tokens, documents, attention, flatten=False):
 @pytest.mark.parametrize(("name", "attention"), MODELS)
 def test_packed_documents_are_as_if_alone(packed, name, attention):
     model = build(name, attention)
-    check_packing(model, "document")
     width = max(len(e.tokens) for e in packed)
     logits = run(model, [e.tokens for e in packed], [e.documents for e in packed], "document").view(
         len(packed), width, V
@@ -87,7 +85,6 @@ def test_one_flat_row_gives_the_same_logits(packed):
     tokens, documents = [e.tokens for e in packed], [e.documents for e in packed]
     flat = run(model, tokens, documents, "document", flatten=True)
     assert (flat - run(model, tokens, documents, "document")).abs().max() < 1e-4
-    check_packing(model, "document", flatten=True)
 
 
 def test_padding_changes_nothing_when_attention_is_causal(packed):
@@ -97,47 +94,6 @@ def test_padding_changes_nothing_when_attention_is_causal(packed):
     short = len(tokens[1])
     assert short < len(tokens[0])
     assert (both[1, :short] - run(model, tokens[1:], [], "causal")).abs().max() < 1e-4
-
-
-class Deaf(torch.nn.Module):
-    """A model that does not look at position_ids, or has none to look at."""
-
-    def __init__(self, model, takes_positions):
-        super().__init__()
-        self.model, self.config, self.takes_positions = model, model.config, takes_positions
-
-    def get_input_embeddings(self):
-        return self.model.get_input_embeddings()
-
-    def forward(self, input_ids, use_cache, **rest):
-        if not self.takes_positions and rest:
-            raise TypeError("got an unexpected keyword argument 'position_ids'")
-        return self.model(input_ids=input_ids, use_cache=use_cache)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("takes_positions", [True, False])
-def test_a_model_deaf_to_positions_is_refused(takes_positions, dtype):
-    model = Deaf(build("llama").to(dtype), takes_positions).train()
-    with pytest.raises(KdcacheError, match=r"Deaf does not keep packed documents apart .* set task.attention: causal"):
-        check_packing(model, "document")
-    assert model.training
-    check_packing(model, "causal")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_good_model_passes_in_any_dtype_and_keeps_its_mode(dtype):
-    model = build("llama").to(dtype).train()
-    check_packing(model, "document")
-    assert model.training
-
-
-def test_a_recurrent_model_is_refused():
-    config = transformers.MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2, state_size=4)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(KdcacheError, match="MambaForCausalLM does not keep packed documents apart"):
-        check_packing(model, "document")
-    check_packing(model, "causal")
 
 
 def test_flash_attention_wants_one_row():
@@ -158,16 +114,18 @@ def test_inputs_and_flat_positions(lengths, attention, flatten, data):
     documents = [np.array(row) for row in lengths]
     inputs = model_inputs(tokens, documents, attention, flatten)
     width = max(map(len, tokens))
-    assert inputs.arguments["input_ids"].shape == ((1, len(tokens) * width) if flatten else (len(tokens), width))
-    ids, places = inputs.arguments["input_ids"].view(-1, width), inputs.arguments["position_ids"].view(-1, width)
+    packed = attention == "document" and any(len(row) > 1 for row in lengths)
+    flat = packed and flatten
+    assert inputs.arguments["input_ids"].shape == ((1, len(tokens) * width) if flat else (len(tokens), width))
+    assert ("position_ids" in inputs.arguments) == packed
+    ids = inputs.arguments["input_ids"].view(-1, width)
+    places = inputs.arguments.get("position_ids", ids).view(-1, width)
     assert ids.dtype == places.dtype == torch.int64
     for number, row in enumerate(lengths):
         size = sum(row)
         assert ids[number].tolist() == [*tokens[number].tolist(), *[0] * (width - size)]
-        if attention == "document":
+        if packed:
             assert places[number].tolist() == [t for piece in [*row, width - size] for t in range(piece)]
-        else:
-            assert places[number].tolist() == list(range(width))
     positions = [np.array(sorted(data.draw(st.sets(st.integers(0, len(row) - 1)))), np.int64) for row in tokens]
     flat = flat_positions(positions, width)
     assert flat.dtype == torch.int64

@@ -1,0 +1,93 @@
+"""How the teacher is fed, found out before the first shard and pinned in the header's compute.
+
+A cache that has shards already says how they were made; another one is begun by trying the teacher out on the corpus'
+first examples (kdcache.tasks.neighbours). Rows that would be wrong together are run apart, and a line says how much
+longer it takes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from kdcache.config import DumpConfig
+from kdcache.corpus import Corpus
+from kdcache.dump.classifier import AnyTeacher
+from kdcache.dump.units import unit_examples
+from kdcache.errors import CorpusError, KdcacheError, TeacherError
+from kdcache.progress import say
+from kdcache.store.files import Root
+from kdcache.store.manifest import Header, parse
+from kdcache.tasks import Task
+from kdcache.tasks.example import Example
+from kdcache.tasks.feeding import Feeding
+from kdcache.tasks.neighbours import Findings, find_feeding, may_be_packed
+
+__all__ = ["begun_feeding", "first_examples", "pins_of", "try_teacher"]
+
+FIRST = 64
+"""Examples to choose from."""
+LONG = 4096
+"""Tokens of a check on a CPU that may take more than a moment."""
+WAYS = {
+    "equal": "examples of one length share a forward pass",
+    "one": "each example has a forward pass of its own",
+}
+
+
+def first_examples(corpus: Corpus, task: Task) -> list[Example]:
+    """The first with supervised positions, of sound rows: what is wrong with others the dump will say."""
+    found: list[Example] = []
+    for unit in range(corpus.num_units):
+        try:
+            examples = unit_examples(corpus, task, unit, skip=True).examples
+        except CorpusError:
+            continue
+        found += [example for example in examples if len(example.positions)]
+        if found:
+            break
+    return found[:FIRST]
+
+
+def begun_feeding(root: Root) -> dict[str, Any] | None:
+    """What the header of a cache with shards pins; None for one that is not begun."""
+    if not root.exists("header.json") or not root.list("shards"):
+        return None
+    compute = parse(Header, root.read("header.json"), f"{root.url}/header.json").compute
+    return {name: compute[name] for name in ("together", "apart") if name in compute}
+
+
+def pins_of(feeding: Feeding) -> dict[str, Any]:
+    return {"together": feeding.together, "apart": feeding.apart}
+
+
+def try_teacher(config: DumpConfig, teacher: AnyTeacher, examples: Sequence[Example], longest: int) -> Feeding:
+    """How to feed this teacher, said where it is not as usual. longest: tokens of an example at most.
+
+    Raises TeacherError for a teacher whose logits depend on what it has read before, or on what it shall predict.
+    """
+    feeding, batch = teacher.feeding, config.compute.batch_examples
+    packed = may_be_packed(config.task.model_dump(), examples)
+    if teacher.device.type == "cpu" and longest * 10 > LONG and (packed or batch > 1):
+        say(f"trying the teacher out on rows of {longest:,} tokens, packed, in batches and alone")
+    try:
+        found = find_feeding(teacher.model, feeding, examples, longest=longest, batch_examples=batch, packed=packed)
+    except KdcacheError as error:
+        raise TeacherError(f"the teacher cannot be used: {error}") from None
+    for line in _said(type(teacher.model).__name__, found):
+        say(line)
+    return replace(found.feeding, pad=feeding.pad)
+
+
+def _said(name: str, found: Findings) -> list[str]:
+    lines = []
+    if found.packing is not None:
+        lines.append(
+            f"{name} does not keep packed documents apart ({found.packing}): each is run as a row of its own, "
+            "which records the same and pads more; task.packing: documents or task.attention: causal has no such price"
+        )
+    if found.batch is not None:
+        lines.append(
+            f"{name} gives an example other logits beside others in its batch ({found.batch}): "
+            f"{WAYS[found.feeding.together]}, which takes up to {max(found.slower, 1):.1f} times as long here"
+        )
+    return lines
