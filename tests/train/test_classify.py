@@ -195,7 +195,7 @@ def test_students_of_several_kinds_from_one_cache_in_one_table(root: Path) -> No
     assert sum(one["support"] for one in by_name["bag"]["classes"]) == 30
     table = kdcache("eval", folders[1], "--cache", held_out, "--per-class").stdout.splitlines()
     assert "macro-F1" in table[0]
-    assert [line.split(" ")[1] for line in table[-4:]] == [*MOODS, *MOODS]
+    assert [line.split(": ")[1].split()[0] for line in table[-4:]] == [*MOODS, *MOODS]
     assert table[-1].startswith("bag: dark")
     assert "perplexity" not in table[0]
 
