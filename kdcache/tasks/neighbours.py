@@ -72,14 +72,13 @@ def find_feeding(
         return Findings(feeding)
     probes = make_probes(examples, longest=longest, rows=batch_examples, packed=packed, attention=feeding.attention)
     with evaluating(model), torch.no_grad():  # buffers that are made now are trained with later
-        return _Check(model, probes).findings(feeding, batch_examples)
+        return _Check(model, probes, feeding).findings(batch_examples)
 
 
 class _Check:
-    def __init__(self, model: Any, probes: Probes) -> None:
-        self.model, self.probes = model, probes
-        alone = Feeding.of(model, probes.attention)
-        self.alone = replace(alone, together="one", apart=True)
+    def __init__(self, model: Any, probes: Probes, feeding: Feeding) -> None:
+        self.model, self.probes, self.feeding = model, probes, feeding
+        self.alone = replace(feeding, together="one", apart=True)
         self.seconds_alone, expected, changed = 0.0, [], []
         for row in probes.rows:  # one straight after the other: what a model has read may change it
             expected.append(self._log_probs(self.alone, [row]))
@@ -90,8 +89,8 @@ class _Check:
         self.rounding = self._distances(changed_PC)
         self.limits = [TIMES_ROUNDING * size + LEAST.get(model.dtype, LEAST[torch.float32]) for size in self.rounding]
 
-    def findings(self, feeding: Feeding, batch_examples: int) -> Findings:
-        packing = batch = None
+    def findings(self, batch_examples: int) -> Findings:
+        feeding, packing, batch = self.feeding, None, None
         if self.probes.packed:
             packing = self._fault(replace(feeding, together="one"), self.probes.rows)
             feeding = replace(feeding, apart=packing is not None)

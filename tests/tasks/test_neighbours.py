@@ -1,6 +1,7 @@
 """What neighbours in a batch or a packed window do to models of many families, and how they are fed all the same."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -218,3 +219,11 @@ def test_passes_keep_the_order_of_positions_and_the_room_of_the_batch(together: 
         assert together != "one" or len(ids) == 1
         tokens += ids.flatten()[flat_P].tolist()
     assert tokens == np.concatenate([each.tokens for each in OTHERS]).tolist()
+
+
+def test_token_types_are_no_neighbours() -> None:
+    """A pair's second text is of another type, alone as in a batch."""
+    model = model_of(transformers.AutoModelForSequenceClassification, "bert", SEQUENCE["bert"][0])
+    pairs = [replace(text, types=(np.arange(len(text.tokens)) > 4).astype(np.int64)) for text in TEXTS]
+    feeding = Feeding.of(model, "full", types=True)
+    assert find_feeding(model, feeding, pairs, longest=64, batch_examples=8, packed=False) == Findings(feeding)
