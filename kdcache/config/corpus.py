@@ -1,0 +1,122 @@
+"""`corpus`: where the text is, and how its files say what a row holds."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, PositiveInt, field_validator, model_validator
+
+from kdcache.config.base import Config, Name, PathText
+
+__all__ = ["CONLLU", "CorpusConfig"]
+
+CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+"""The columns of CoNLL-U."""
+
+_DELIMITERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
+
+
+def _delimiter(value: object) -> object:
+    if isinstance(value, str) and len(found := _DELIMITERS.get(value, value)) == 1 and found not in '"\n\r':
+        return found
+    raise ValueError(f"got {value!r}, expected one character, or {', '.join(_DELIMITERS)}")
+
+
+def _numbered(value: object) -> object:
+    if not value or not isinstance(value, list | tuple | dict):
+        raise ValueError(f"got {value!r}, expected a list of names, or a mapping from integers to names")
+    return value if isinstance(value, dict) else dict(enumerate(value))
+
+
+def _comment(value: object) -> object:
+    """A # without quotes is a comment of YAML, and so nothing."""
+    if not value:
+        raise ValueError('got nothing, expected how comment lines begin, in quotes as "#"; leave it out for none')
+    return value
+
+
+class CorpusConfig(Config):
+    """Where the text is. `paths` are files, folders, globs or fsspec URLs; .gz, .bz2, .xz and .zst are decompressed.
+
+    Of plain text a file is a row; one above 64 KiB is cut at blank lines. Of conll a sentence is a row.
+
+    text_field, text_pair_field, messages_field, tokens_field: what a task reads: text or a pair of texts, a chat, the
+        words of a sentence.
+    label_field, tags_field: the label of a row and the tags of its words; rows without them may stand beside others.
+    tokens_field, tags_field of conll: the columns of the words and the tags: by default the first and the last; a
+        number, counted from 1, or from the end as -1; or a name of CoNLL-U: form, lemma, upos, xpos, feats, deprel ….
+        Such a name, or a file that ends in .conllu, says that the file is CoNLL-U: comments, ranges (1-2) and empty
+        nodes (1.1) are left out. tags_field: null reads no tags.
+    delimiter: of csv and conll, what parts columns: a character, or tab, space, comma, semicolon. By default a comma
+        (a TAB in .tsv files); of conll TABs, or in a line without one spaces.
+    comment: of conll, how lines begin that are comments, such as "#".
+    columns: of csv, the names of the columns, where files have no header.
+    label_names: names of the integers in label_field or tags_field: a list from 0 on, or a mapping such as {-1: bad, 1:
+        good}. Parquet and Arrow files that Hugging Face's datasets wrote have them. −1 is no label, if it has no name.
+    quotes: of csv, whether quotes hold together what has delimiters or line breaks in it; false where they are
+        characters like any others, as in many .tsv files.
+    unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 64 units, each of 256 KiB to 2 MiB of corpus,
+        so that a small corpus is one unit.
+        A dump that goes on keeps the units that it was begun with, however the corpus grew.
+    """
+
+    paths: tuple[PathText, ...]
+    format: Literal["jsonl", "parquet", "arrow", "csv", "conll", "text"]
+    text_field: str = "text"
+    text_pair_field: str | None = None
+    messages_field: str | None = None
+    label_field: str | None = None
+    tokens_field: Name | None = None
+    tags_field: Name | None = None
+    delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
+    comment: Annotated[str | None, BeforeValidator(_comment)] = None
+    columns: tuple[str, ...] | None = None
+    quotes: bool = True
+    label_names: Annotated[dict[int, str] | None, BeforeValidator(_numbered)] = None
+    unit_rows: PositiveInt | Literal["auto"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _conll_has_tokens_and_tags(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("format") == "conll":
+            data = {"tokens_field": "tokens", "tags_field": "tags"} | data
+            for setting in ("tokens_field", "tags_field"):
+                if str(data[setting]).lower() in CONLLU:
+                    data[setting] = data[setting].lower()
+        return data
+
+    @model_validator(mode="after")
+    def _settings_fit_the_format(self) -> Self:
+        given = {"delimiter": ("csv", "conll"), "comment": ("conll",), "columns": ("csv",), "quotes": ("csv",)}
+        for setting, formats in given.items():
+            default = type(self).model_fields[setting].default
+            if getattr(self, setting) != default and self.format not in formats:
+                raise ValueError(f"got {setting} for format {self.format}, expected it for {' or '.join(formats)} only")
+        if self.format == "conll":
+            _check_conll_column("tokens_field", self.tokens_field or "tokens", "tokens")
+            _check_conll_column("tags_field", self.tags_field or "tags", "tags")
+        return self
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("paths")
+    @classmethod
+    def _each_says_something(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        """What an unset variable leaves of a path would be the whole working directory, or the whole disk."""
+        for path in paths:
+            if path.strip() in ("", ".", "/"):
+                raise ValueError(f"got {path!r}, expected a file, folder, glob or URL; the working directory is ./")
+        if not paths:
+            raise ValueError("got none, expected at least one file, folder, glob or URL")
+        return paths
+
+
+def _check_conll_column(setting: str, column: str, default: str) -> None:
+    is_number = re.fullmatch(r"-?[1-9]\d*", column) is not None
+    if not (is_number or column in (default, *CONLLU)):
+        raise ValueError(
+            f"got {setting} {column} for format conll, expected {default}, the number of a column, counted from 1, or "
+            f"for CoNLL-U one of {', '.join(CONLLU)}"
+        )
