@@ -150,7 +150,13 @@ class Teacher:
     """
 
     def __init__(
-        self, model: Any, device: torch.device, num_classes: int, block_positions: int, *, feeding: Feeding
+        self,
+        model: Any,
+        device: torch.device,
+        num_classes: int,
+        block_positions: int,
+        *,
+        feeding: Feeding = Feeding("document"),  # noqa: B008  # frozen
     ) -> None:
         self.model, self.device, self.feeding = model, device, feeding
         self.num_classes, self.block_positions = num_classes, block_positions

@@ -319,7 +319,7 @@ def test_a_class_of_a_user_that_gives_a_row_for_each_token_is_refused(root: Path
     per_token = AutoModelForTokenClassification.from_config(
         make_student(config, open_cache(root / "sequence_classification"), 0).config
     )
-    with pytest.raises(StudentError, match=r"it gives logits \[2, 5, 2\] for two rows .*, expected \[2, 2\]"):
+    with pytest.raises(StudentError, match=r"it gives logits \[1, \d+, 2\] for an example of .*, expected \[1, 2\]"):
         evaluate_model(per_token, open_cache(root / "sequence_classification"))
 
 
