@@ -3,7 +3,8 @@
 Embeddings, final norm and head are copied; the chosen layers follow each other in their old order. The small model is
 made from the shortened config and takes the renamed weights, so layer numbers inside it are its own. Works for models
 with one list of num_hidden_layers layers: Llama, Qwen, Gemma (model.layers), GPT-2 (transformer.h), BERT
-(encoder.layer). Not for encoder-decoders, nor where a layer's shape depends on its number.
+(encoder.layer). Not for encoder-decoders, nor where a layer's maths depends on its number in a way that no list in the
+config says: the cut model is compared with the teacher, whose other layers are skipped, before it is written.
 """
 
 import copy
@@ -22,6 +23,10 @@ from kdcache.train.export import check_folder, write_model
 
 __all__ = ["cut"]
 
+NUMBERED = ("mlp_only_layers", "moe_layers")
+"""Of a config: numbers of layers."""
+FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers")
+"""Of a config: how many of the first layers are of another kind."""
 TOKENIZER_GLOBS = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja")
 
 
@@ -83,38 +88,62 @@ def _load(source: Path, trust_remote_code: bool) -> Any:
 
 
 @torch.no_grad()
-def check_same_maths(teacher: nn.Module, student: nn.Module, prefix: str, layers: Sequence[int]) -> None:
+def check_same_maths(teacher: Any, student: Any, prefix: str, layers: Sequence[int]) -> None:
     """Raises ConfigError where a layer gives other numbers in its new place, as one does that divides by its number.
 
-    Each is fed with what the teacher's layer is fed with on a few tokens.
+    The teacher runs with its other layers skipped, the cut model as it is, on tokens enough to leave a sliding window.
+    What comes after each kept layer has to be the same in both. Raises TeacherError where one cannot be run so.
     """
-    old, new = teacher.get_submodule(prefix), student.get_submodule(prefix)
-    assert isinstance(old, nn.ModuleList)
-    assert isinstance(new, nn.ModuleList)
-    seen: dict[int, tuple[Any, Any, Any]] = {}
+    ids_1L = torch.arange(_probe_length(teacher.config.get_text_config()))[None] % 29 + 1
+    try:
+        expected = _after_each(teacher, ids_1L, prefix, layers)
+        got = _after_each(student, ids_1L, prefix, range(len(layers)))
+    except Exception as error:
+        raise TeacherError(
+            f"got a {type(teacher).__name__}, which cannot be run with some layers skipped ({type(error).__name__}): "
+            "nothing tells whether its cut is right; expected a decoder or an encoder of like layers"
+        ) from None
+    for number, (layer, first, second) in enumerate(zip((*layers, None), got, expected, strict=True)):
+        if not torch.allclose(first, second, rtol=1e-2, atol=1e-2 * float(second.abs().max())):
+            which = "the head" if layer is None else f"layer {layer}"
+            place = "" if layer is None else f" as layer {number}"
+            raise ConfigError(
+                f"got {which} of a {type(teacher).__name__}{place}, where it gives other numbers: its maths depends on "
+                "its number or on how many layers there are (see the model's config); keep the layers before it too"
+            )
+
+
+def _after_each(model: Any, ids_1L: Tensor, prefix: str, kept: Sequence[int]) -> list[Tensor]:
+    """Hidden states after each kept layer and what the model gives at last, the other layers skipped."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, given: Any, named: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    def skip(module: nn.Module, given: Any, named: Any, output: Any) -> Any:
+        hidden = given[0] if given else named["hidden_states"]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    stack = model.get_submodule(prefix)
+    assert isinstance(stack, nn.ModuleList)
     hooks = [
-        old[layer].register_forward_hook(
-            lambda _, given, named, output, layer=layer: seen.update({layer: (given, named, output)}), with_kwargs=True
-        )
-        for layer in layers
+        layer.register_forward_hook(keep if number in kept else skip, with_kwargs=True)
+        for number, layer in enumerate(stack)
     ]
-    teacher.eval()(input_ids=torch.arange(1, 17)[None])
-    for hook in hooks:
-        hook.remove()
-    for number, layer in enumerate(layers):
-        if layer in seen and number != layer:
-            given, named, output = seen[layer]
-            named = {key: value for key, value in named.items() if "past_key_value" not in key}
-            try:
-                got = new.eval()[number](*given, **named)
-            except Exception:  # a layer that cannot be run by itself cannot be compared
-                return
-            first, second = (x[0] if isinstance(x, tuple) else x for x in (got, output))
-            if not torch.allclose(first, second, rtol=1e-2, atol=1e-2 * float(second.abs().max())):
-                raise ConfigError(
-                    f"got layer {layer} of a {type(teacher).__name__} as layer {number}, where it gives other numbers: "
-                    "its maths depends on its number (see the model's config); keep the layers before it too"
-                )
+    try:
+        found.append(model.eval()(input_ids=ids_1L)[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [states.float() for states in found]
+
+
+def _probe_length(config: Any) -> int:
+    """More tokens than a sliding window or a chunk of attention holds, where the model has one, up to 1,024."""
+    names = ("sliding_window", "attention_chunk_size", "window_size")
+    windows = [value for name in names if isinstance(value := getattr(config, name, None), int)]
+    longest = getattr(config, "max_position_embeddings", None) or 1024
+    return min(16 + max(windows, default=0), longest, 1024)
 
 
 def _check_layers(layers: Sequence[int], total: int) -> None:
@@ -140,13 +169,22 @@ def layer_list(model: nn.Module, total: int) -> str:
 
 
 def shortened(config: Any, layers: Sequence[int]) -> Any:
-    """The config of a model of these layers; per-layer lists such as layer_types lose the others."""
+    """The config of a model of these layers.
+
+    Lists with an item for each layer lose the others, lists of layers' numbers get the new ones, and of "the first so
+    many layers" those that are kept count.
+    """
     short = copy.deepcopy(config)
     text = short.get_text_config()
-    total = text.num_hidden_layers
+    total, new = text.num_hidden_layers, {layer: number for number, layer in enumerate(layers)}
     for key, value in vars(text).copy().items():
-        if "layer" in key and isinstance(value, list) and len(value) == total:
+        if key in NUMBERED and isinstance(value, list):
+            setattr(text, key, [new[layer] for layer in value if layer in new])
+        elif "layer" in key and isinstance(value, list) and len(value) == total:
             setattr(text, key, [value[layer] for layer in layers])
+    for key in FIRST_SO_MANY:
+        if isinstance(getattr(text, key, None), int):
+            setattr(text, key, sum(layer < getattr(text, key) for layer in layers))
     text.num_hidden_layers = len(layers)
     return short
 

@@ -8,7 +8,7 @@ import torch
 from helpers import make_tokenizer
 
 from kdcache.errors import ConfigError, TeacherError
-from kdcache.train.cut import cut
+from kdcache.train.cut import check_same_maths, cut
 
 IDS = torch.arange(1, 13)[None]
 
@@ -136,6 +136,17 @@ def test_a_layer_that_divides_by_its_number(tmp_path: Path, layers: list[int], r
     with pytest.raises(ConfigError, match="got layer 3 of a GPT2LMHeadModel as layer 1, where it gives other numbers"):
         cut(tmp_path / "teacher", layers, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_a_layer_with_the_window_of_another(tmp_path: Path) -> None:
+    """Masks are chosen outside the layers, by a list in the config."""
+    teacher = make(tmp_path / "teacher", "gemma3")
+    folder = cut(tmp_path / "teacher", [1, 2], tmp_path / "out")
+    student = load(folder)
+    check_same_maths(teacher, student, "model.layers", [1, 2])
+    student.config.layer_types = ["sliding_attention", "full_attention"]
+    with pytest.raises(ConfigError, match="got layer 1 of a Gemma3ForCausalLM as layer 0"):
+        check_same_maths(teacher, student, "model.layers", [1, 2])
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
