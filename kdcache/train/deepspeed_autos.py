@@ -3,7 +3,8 @@
 Accelerate and the Trainer of transformers fill "auto" in from their own arguments; DeepSpeed itself drops it, and its
 defaults are float32. Here each is answered from the training config, from the student's width, or refused by name:
 
-  batch sizes, clipping, an AdamW whose parameters are all "auto"     the training config's
+  batch sizes, clipping, an AdamW or a warm-up whose parameters       the training config's
+  are all "auto"
   bf16.enabled, fp16.enabled                                          student.dtype, where that is half precision
   reduce_bucket_size, stage3_prefetch_bucket_size,                    width², 0.9 width² and 10 width, as transformers
   stage3_param_persistence_threshold                                  has them
@@ -25,17 +26,19 @@ SIZES: dict[str, Callable[[int], int]] = {
     "stage3_param_persistence_threshold": lambda width: 10 * width,
 }
 """Keys of zero_optimization by the student's hidden width."""
+OPEN_TYPES = {"optimizer": ("AdamW",), "scheduler": ("WarmupLR", "WarmupDecayLR")}
+"""What files for the Trainer of transformers name, with parameters that are all "auto"."""
 OFFLOADING = ("offload_optimizer", "offload_param")
 
 
 def is_left_open(key: str, value: Any) -> bool:
-    """Whether the value of a key that the training config owns is left to it."""
-    if value == AUTO:
+    """Whether the value of a key that the training config owns is left to it, or decides nothing."""
+    if value == AUTO or key == "steps_per_print":
         return True
-    if key != "optimizer" or not isinstance(value, dict) or value.keys() - {"type", "params"}:
+    if key not in OPEN_TYPES or not isinstance(value, dict) or value.keys() - {"type", "params"}:
         return False
     params = value.get("params", {})
-    return value.get("type") == "AdamW" and isinstance(params, dict) and all(v == AUTO for v in params.values())
+    return value.get("type") in OPEN_TYPES[key] and isinstance(params, dict) and all(v == AUTO for v in params.values())
 
 
 def answered(settings: dict[str, Any], student_dtype: str, where: str) -> dict[str, Any]:

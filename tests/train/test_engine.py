@@ -67,6 +67,7 @@ def test_all_stages_are_shipped() -> None:
         ({"zero_optimization": {"offload_optimizer": {"device": "auto"}}}, "optimization.offload_optimizer.device"),
         ({"data_types": {"grad_accum_dtype": "auto"}}, 'got data_types.grad_accum_dtype "auto" in deepspeed'),
         ({"optimizer": {"type": "Adam", "params": {"lr": "auto"}}}, "got optimizer in deepspeed"),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 10}}}, "got scheduler in deepspeed"),
         ({"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}}, "got optimizer in deepspeed"),
         ({"bf17": {}}, "unknown key bf17 in deepspeed; did you mean bf16"),
     ],
@@ -86,6 +87,8 @@ OF_THE_TRAINER: dict[str, Any] = {
     "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16},
     "bf16": {"enabled": "auto"},
     "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+    "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": "auto", "warmup_num_steps": "auto"}},
+    "steps_per_print": 2000,
     "zero_optimization": {
         "stage": 3,
         "offload_optimizer": {"device": "none", "pin_memory": True},
