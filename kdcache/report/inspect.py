@@ -80,7 +80,8 @@ def render(facts: dict[str, Any]) -> str:
         rows.append(("entries", f"{facts['entries_per_position']:.1f} a position"))
     if facts["corpus"]:
         corpus = facts["corpus"]
-        rows.append(("corpus", f"{corpus['rows']:,} rows in {corpus['files']} files, sha256 {corpus['sha256'][:12]}"))
+        counts = f"{counted(corpus['rows'], 'row')} in {counted(corpus['files'], 'file')}"
+        rows.append(("corpus", f"{counts}, sha256 {corpus['sha256'][:12]}"))
     if totals["notes"]:
         rows.append(
             ("notes", ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in totals["notes"].items()))

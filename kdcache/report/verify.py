@@ -19,7 +19,7 @@ def verify_cache(path: str) -> None:
     if faults:
         files = len({fault.shard for fault in faults})
         raise CacheError(
-            f"{path}: {files} files are damaged, expected none; delete them and dump again, "
+            f"{path}: {counted(files, 'file')} damaged, expected none; delete them and dump again, "
             "or copy them again from where they came"
         )
     print(f"{path}: {counted(totals.shards, 'shard')}, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")

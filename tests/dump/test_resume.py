@@ -187,7 +187,7 @@ def test_bad_rows_are_skipped_counted_and_listed(make: MakeConfig, tmp_path: Pat
     listed = read_skipped(Root(tmp_path / "cache"))
     assert [unit * UNIT_ROWS + row for unit, row in listed] == [*places]
     assert [place for place, _ in listed.values()] == [f"corpus.jsonl:{row + 1}" for row in places]
-    assert listed[3, 0][1] == "has no field text, it has title; did you mean corpus.text_field: title?"
+    assert listed[3, 0][1] == "has no field text, it has title; set corpus.text_field"
     assert "6 skipped" in kdcache("inspect", tmp_path / "cache").stdout
     assert verify(tmp_path / "cache") == []
     before = times(tmp_path / "cache")
