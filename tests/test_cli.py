@@ -114,7 +114,7 @@ def test_verify_names_the_damaged_shard(run: Run, dumped: Path, tmp_path: Path) 
     assert status == 1
     assert "shards/000002.zarr.zip" in out
     assert "000001" not in out
-    assert "1 files are damaged" in err
+    assert "1 file damaged" in err
 
 
 def test_convert_there_and_back(run: Run, dumped: Path, tmp_path: Path) -> None:
