@@ -27,13 +27,6 @@ def _numbered(value: object) -> object:
     return value if isinstance(value, dict) else dict(enumerate(value))
 
 
-def _comment(value: object) -> object:
-    """A # without quotes is a comment of YAML, and so nothing."""
-    if not value:
-        raise ValueError('got nothing, expected how comment lines begin, in quotes as "#"; leave it out for none')
-    return value
-
-
 class CorpusConfig(Config):
     """Where the text is. `paths` are files, folders, globs or fsspec URLs; .gz, .bz2, .xz and .zst are decompressed.
 
@@ -68,7 +61,7 @@ class CorpusConfig(Config):
     tokens_field: Name | None = None
     tags_field: Name | None = None
     delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
-    comment: Annotated[str | None, BeforeValidator(_comment)] = None
+    comment: str | None = None
     columns: tuple[str, ...] | None = None
     quotes: bool = True
     label_names: Annotated[dict[int, str] | None, BeforeValidator(_numbered)] = None
@@ -92,6 +85,8 @@ class CorpusConfig(Config):
             if getattr(self, setting) != default and self.format not in formats:
                 raise ValueError(f"got {setting} for format {self.format}, expected it for {' or '.join(formats)} only")
         if self.format == "conll":
+            if not self.comment and "comment" in self.model_fields_set:  # a # without quotes is a comment of YAML
+                raise ValueError('got no comment, expected how comment lines begin, in quotes as "#", or no such key')
             _check_conll_column("tokens_field", self.tokens_field or "tokens", "tokens")
             _check_conll_column("tags_field", self.tags_field or "tags", "tags")
         return self

@@ -117,7 +117,7 @@ def test_a_fault_that_all_ranks_meet_is_told_once(root: Path, tmp_path: Path) ->
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "kdcache: got a student with 200 classes (vocab_size), expected at least the cache's 300; "
-        "a wider student is padded"
+        "a wider student learns that the others never occur"
     ]
     assert done.stdout == ""
 
