@@ -1,10 +1,11 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from kdcache.config import DumpConfig, TrainConfig
+from kdcache.config import Config, DumpConfig, TrainConfig
 from kdcache.config_file import load_config
 from kdcache.errors import ConfigError
 
@@ -208,3 +209,18 @@ def test_home_and_variables_are_expanded_in_every_path(tmp_path: Path, monkeypat
     (tmp_path / "$odd").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_config(DumpConfig, write(tmp_path, DUMP), ["output=$odd"]).output == "$odd"
+
+
+ROUND_TRIPS: list[tuple[type[Config], dict[str, Any]]] = [
+    *((DumpConfig, {"corpus": {"paths": "x", "format": format}}) for format in ("jsonl", "csv", "conll", "text")),
+    *((DumpConfig, {"task": {"name": name}}) for name in ("sequence_classification", "token_classification")),
+    (DumpConfig, {"record": {"samples": 0, "factor": {"rank": 8}}}),
+    (TrainConfig, {}),
+    (TrainConfig, {"terms": [{"name": "cross_entropy"}, {"name": "entropy"}, {"name": "bottleneck"}]}),
+]
+
+
+@pytest.mark.parametrize(("cls", "settings"), ROUND_TRIPS)
+def test_a_config_that_writes_out_its_defaults_is_the_same(cls: type[Config], settings: dict[str, Any]) -> None:
+    config = cls.model_validate({**(TRAIN if cls is TrainConfig else DUMP), **settings})
+    assert cls.model_validate(config.model_dump(mode="json")) == config

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from kdcache.config.base import Config, Name, PathText
 
@@ -22,6 +22,8 @@ def _delimiter(value: object) -> object:
 
 
 def _numbered(value: object) -> object:
+    if value is None:
+        return None
     if not value or not isinstance(value, list | tuple | dict):
         raise ValueError(f"got {value!r}, expected a list of names, or a mapping from integers to names")
     return value if isinstance(value, dict) else dict(enumerate(value))
@@ -41,7 +43,7 @@ class CorpusConfig(Config):
         nodes (1.1) are left out. tags_field: null reads no tags.
     delimiter: of csv and conll, what parts columns: a character, or tab, space, comma, semicolon. By default a comma
         (a TAB in .tsv files); of conll TABs, or in a line without one spaces.
-    comment: of conll, how lines begin that are comments, such as "#".
+    comment: of conll, how lines begin that are comments, in quotes as "#".
     columns: of csv, the names of the columns, where files have no header.
     label_names: names of the integers in label_field or tags_field: a list from 0 on, or a mapping such as {-1: bad, 1:
         good}. Parquet and Arrow files that Hugging Face's datasets wrote have them. −1 is no label, if it has no name.
@@ -61,7 +63,7 @@ class CorpusConfig(Config):
     tokens_field: Name | None = None
     tags_field: Name | None = None
     delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
-    comment: str | None = None
+    comment: Annotated[str, Field(min_length=1)] | None = None
     columns: tuple[str, ...] | None = None
     quotes: bool = True
     label_names: Annotated[dict[int, str] | None, BeforeValidator(_numbered)] = None
@@ -85,8 +87,6 @@ class CorpusConfig(Config):
             if getattr(self, setting) != default and self.format not in formats:
                 raise ValueError(f"got {setting} for format {self.format}, expected it for {' or '.join(formats)} only")
         if self.format == "conll":
-            if not self.comment and "comment" in self.model_fields_set:  # a # without quotes is a comment of YAML
-                raise ValueError('got no comment, expected how comment lines begin, in quotes as "#", or no such key')
             _check_conll_column("tokens_field", self.tokens_field or "tokens", "tokens")
             _check_conll_column("tags_field", self.tags_field or "tags", "tags")
         return self

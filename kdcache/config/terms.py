@@ -83,15 +83,14 @@ class TermConfig(Config):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = serialize(self)
+        used = {"name", *_TERM_FIELDS[self.name]}
         if self.weighting == "uniform":
-            values.pop("weighting", None)
-            values.pop("entropy_temperature", None)
-        if self.name != "bottleneck":
-            values.pop("width", None)
+            used -= {"weighting", "entropy_temperature"}
         if self.class_weights is None:
-            values.pop("class_weights", None)
-        return values
+            used.discard("class_weights")
+        if self.kind != "forward_kl":
+            used.discard("estimator")
+        return {key: value for key, value in serialize(self).items() if key in used}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

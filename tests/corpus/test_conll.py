@@ -253,7 +253,6 @@ def test_a_hash_may_be_a_word_and_an_index_is_of_its_settings(tmp_path: Path) ->
         ({"delimiter": "--"}, "expected one character, or tab, space"),
         ({"quotes": False}, "got quotes for format conll, expected it for csv only"),
         ({"comment": ""}, "comment"),
-        ({"comment": None}, 'got no comment, expected how comment lines begin, in quotes as "#"'),
         ({"label_names": 5}, "got 5, expected a list of names, or a mapping from integers to names"),
     ],
 )
