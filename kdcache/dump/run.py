@@ -81,8 +81,14 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             return None
         say(f"loading {teacher.path} ({teacher.dtype}, {teacher.placement}) on {', '.join(map(str, devices))}")
         if config.task.name == "causal_lm":
-            attention = config.task.attention
-            return load_teacher(teacher, config.compute, rank, num_classes=header.num_classes, attention=attention)
+            return load_teacher(
+                teacher,
+                config.compute,
+                rank,
+                num_classes=header.num_classes,
+                attention=config.task.attention,
+                features=config.record.features is not None,
+            )
         name, features = config.task.name, config.record.features
         classes = header.num_classes
         return load_classifier(

@@ -58,15 +58,27 @@ def teacher_folder(config: TeacherConfig, *, weights: bool = True) -> str:
 
 
 def load_teacher(
-    config: TeacherConfig, compute: ComputeConfig, rank: Rank, *, num_classes: int, attention: Attention
+    config: TeacherConfig,
+    compute: ComputeConfig,
+    rank: Rank,
+    *,
+    num_classes: int,
+    attention: Attention,
+    features: bool = False,
 ) -> "Teacher":
-    """Load, place and check a causal language model.
+    """Load, place and check a causal language model. features: whether its hidden states are recorded.
 
-    Raises TeacherError when it does not load or has fewer classes than num_classes.
+    Raises TeacherError when it does not load, has fewer classes than num_classes, or no hidden states to record.
     """
     model, device = load_model(config, compute, rank, "causal_lm")
     feeding = replace(Feeding.of(model, attention), pad=0)
-    return Teacher(model, device, num_classes, compute.block_positions, feeding=feeding)
+    teacher = Teacher(model, device, num_classes, compute.block_positions, feeding=feeding)
+    if features and not teacher.gives_hidden_states:
+        raise TeacherError(
+            f"got record.features and a teacher, {type(model).__name__}, whose head cannot be run apart from its body, "
+            "expected one whose hidden states can be told: drop record.features"
+        )
+    return teacher
 
 
 def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, task: str) -> tuple[Any, torch.device]:
@@ -163,6 +175,11 @@ class Teacher:
         self._replay = _Replay()
         widen_head(model)
         self._split = self._head_can_be_replayed()
+
+    @property
+    def gives_hidden_states(self) -> bool:
+        """Whether `rows` gives what the output layer is fed with."""
+        return self._split
 
     @torch.inference_mode()
     def rows(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:

@@ -14,6 +14,7 @@ B examples, L tokens, P positions, D hidden width, C classes.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -55,8 +56,8 @@ class StudentWithLoss(nn.Module):
 
     def forward(self, inputs: Inputs, terms: LossTerms | None = None, temperature: float = 1.0) -> Any:
         supervision = inputs.supervision
-        head = head_of(self.student)
         if self.fused:
+            head = head_of(self.student)
             out = self.student.base_model(**inputs.model.arguments, use_cache=False, **_routers_of(terms))
             hidden_PD = out.last_hidden_state.flatten(0, 1)[inputs.flat_P]
             if terms is None:
@@ -65,7 +66,7 @@ class StudentWithLoss(nn.Module):
             loss, sums_K = self._with_balance(loss, sums_K, terms, out, inputs)
             return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
         causal = {"use_cache": False} if generates(self.student) else {}
-        with inputs_of(head) as seen:
+        with self._inputs_of_head() as seen:
             out = self.student(**inputs.model.arguments, **causal, **_routers_of(terms))
             logits_PV = inputs.at_positions(out.logits)
         if terms is None:
@@ -78,6 +79,10 @@ class StudentWithLoss(nn.Module):
         last = not causal and reads_last_token(self.student)
         hidden_PD = inputs.at_last(seen[0], self.student.config.pad_token_id) if last else inputs.at_positions(seen[0])
         return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
+
+    def _inputs_of_head(self) -> AbstractContextManager[list[Tensor]]:
+        """Where bottlenecks want them; a classifier's head may have any name otherwise."""
+        return inputs_of(head_of(self.student)) if self.bottlenecks else nullcontext([])
 
     def _with_balance(
         self, loss: Tensor, sums_K: Tensor, terms: LossTerms, out: Any, inputs: Inputs

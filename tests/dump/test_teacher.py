@@ -158,3 +158,16 @@ def test_damaged_weights_are_one_line(
 def test_threads_beyond_reason_are_refused(make_config: Callable[..., DumpConfig], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"less than or equal to 1024"):
         make_config(tmp_path / "cache", compute={"threads": 10_000})
+
+
+def test_features_of_a_teacher_whose_head_cannot_be_run_apart(tmp_path: Path) -> None:
+    """Mamba's body calls its states otherwise."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    settings = {"vocab_size": 330, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 8}
+    MambaForCausalLM(MambaConfig(**settings)).save_pretrained(tmp_path)
+    config, compute = TeacherConfig(path=str(tmp_path), dtype="float32"), ComputeConfig(device="cpu")
+    given = {"num_classes": 320, "attention": "document"}
+    assert not load_teacher(config, compute, Rank(), **given).gives_hidden_states
+    with pytest.raises(TeacherError, match=r"got record.features and a teacher, MambaForCausalLM, whose head cannot"):
+        load_teacher(config, compute, Rank(), **given, features=True)

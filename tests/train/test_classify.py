@@ -231,6 +231,20 @@ def test_the_loss_is_that_of_each_example_alone(root: Path, task: str, config: d
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_student_whose_head_has_a_name_of_its_own(root: Path) -> None:
+    """XLNet's is called logits_proj; only a bottleneck has to find it."""
+    cache = open_cache(root / "sequence_classification")
+    config = {"model_type": "xlnet", "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}
+    student = make_student(StudentConfig(config=config), cache, seed=1, batch_examples=1).eval()
+    terms = LossTerms([TermConfig(name="cross_entropy")], cache.manifest.header.num_classes)
+    batch = cache.read(0, 1)
+    inputs = Collator(student, cache)(batch)
+    loss, _ = with_loss(student).eval()(inputs, terms)
+    logits = student(**inputs.model.arguments).logits
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(batch.labels))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(("task", "config"), [("sequence_classification", BILSTM), ("token_classification", BILSTM)])
 def test_small_students_load_as_they_were_saved(root: Path, tmp_path: Path, task: str, config: dict) -> None:
     cache = open_cache(root / f"{task}-held-out")
