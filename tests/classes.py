@@ -215,3 +215,12 @@ def make_classifier(
         "token_classification": transformers.BertForTokenClassification,
     }
     kinds[task](config).save_pretrained(folder)
+
+
+def teacher_scores(cache: Any) -> dict[str, float]:
+    """What the teacher of a classification's cache scores, from its records alone."""
+    from kdcache.tasks.metrics import scores
+    from kdcache.train.evaluate import teacher_predictions
+
+    header = cache.manifest.header
+    return scores(teacher_predictions(cache), header.class_names, header.task["name"])

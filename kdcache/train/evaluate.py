@@ -33,7 +33,6 @@ __all__ = [
     "evaluate_model",
     "evaluate_whole",
     "teacher_predictions",
-    "teacher_scores",
 ]
 
 EVALUATION_TEMPERATURE = 1.0
@@ -125,13 +124,6 @@ def check_held_out(held_out: Cache, cache: Cache) -> None:
 def _task(header: Header) -> str:
     names = ", ".join(header.class_names)
     return f"{header.task['name']} ({names})" if names else str(header.task["name"])
-
-
-def teacher_scores(cache: Cache, batch_examples: int = 256) -> dict[str, float]:
-    """What the teacher of a classification's cache scores, from its records alone."""
-    header = cache.manifest.header
-    assert header.id2label is not None
-    return scores(teacher_predictions(cache, batch_examples), header.class_names, header.task["name"])
 
 
 def teacher_predictions(cache: Cache, batch_examples: int = 256) -> Predictions:

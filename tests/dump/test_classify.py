@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from classes import MOODS, TAGS, make_classifier, moods, tagged, write_conll, write_rows
+from classes import MOODS, TAGS, make_classifier, moods, tagged, teacher_scores, write_conll, write_rows
 from helpers import files_of, kdcache
 from transformers import (
     AutoModelForSequenceClassification,
@@ -400,7 +400,7 @@ def test_names_that_are_nearly_one_are_told(make: Make, tmp_path: Path, capsys: 
 
 def test_windows_of_a_long_text_are_scored_as_one(make: Make, teachers: dict, tmp_path: Path) -> None:
     """By the mean of the teacher's probabilities of them, in the dump's summary, in the cache and in an evaluation."""
-    from kdcache.train.evaluate import evaluate_model, teacher_scores
+    from kdcache.train.evaluate import evaluate_model
 
     rows = [{**row, "text": " ".join([row["text"]] * (1 + 5 * (i % 2)))} for i, row in enumerate(moods(20))]
     paths = str(write_rows(tmp_path / "long.jsonl", rows))

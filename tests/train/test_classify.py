@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from classes import MOODS, TAGS, make_classifier, moods, tagged, write_conll, write_rows
+from classes import MOODS, TAGS, make_classifier, moods, tagged, teacher_scores, write_conll, write_rows
 from helpers import kdcache
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
@@ -24,7 +24,7 @@ from kdcache.store.cache import Cache, open_cache
 from kdcache.tasks.registry import import_models, register_student
 from kdcache.train.cautions import warn
 from kdcache.train.collate import Collator
-from kdcache.train.evaluate import check_held_out, evaluate_model, teacher_scores
+from kdcache.train.evaluate import check_held_out, evaluate_model
 from kdcache.train.model import with_loss
 from kdcache.train.student import make_student
 
