@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdcache.losses.divergence import distillation_loss
+    from kdcache.models.registry import register_student
     from kdcache.store.cache import Cache, open_cache
     from kdcache.store.writer import CacheWriter
     from kdcache.targets.compress import compress
     from kdcache.targets.record import TeacherTargets
     from kdcache.targets.spec import RecordSpec
-    from kdcache.tasks.registry import register_student
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,7 +35,7 @@ _HOME = {
     "compress": "kdcache.targets.compress",
     "distillation_loss": "kdcache.losses.divergence",
     "open_cache": "kdcache.store.cache",
-    "register_student": "kdcache.tasks.registry",
+    "register_student": "kdcache.models.registry",
 }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
+from kdcache.config.paths import expanded
 from kdcache.errors import KdcacheError
-from kdcache.paths import expanded
 
 __all__ = ["main"]
 
@@ -68,11 +68,11 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
     srun kdcache dump-logits configs/dump.yaml
     kdcache dump-logits configs/dump.yaml --rank 3 --world-size 16
     """
-    from kdcache.config import DumpConfig
-    from kdcache.config_file import load_config
-    from kdcache.dump.ranks import find_rank
+    from kdcache.config.file import load_config
+    from kdcache.dump.settings import DumpConfig
+    from kdcache.launcher import World, find_world
 
-    settings, process = load_config(DumpConfig, config, overrides), find_rank(rank, world_size)
+    settings, process = load_config(DumpConfig, config, overrides), find_world(rank, world_size) or World()
     if not check:
         from kdcache.dump.run import run_dump
 
@@ -96,9 +96,9 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
     kdcache train configs/train.yaml --nproc 8
     deepspeed --hostfile hosts --no_local_rank --module kdcache train configs/train.yaml
     """
-    from kdcache.config import TrainConfig
-    from kdcache.config_file import load_config
+    from kdcache.config.file import load_config
     from kdcache.train.launch import run_train
+    from kdcache.train.settings import TrainConfig
 
     settings = load_config(TrainConfig, config, overrides)
     sys.exit(run_train(settings, nproc=nproc, config_path=config, overrides=list(overrides)))
@@ -193,7 +193,7 @@ def cut(teacher: str, layers: str, out: str) -> None:
     \b
     kdcache cut models/SmolLM2-135M --layers 0,5,10,15,20,29 --out models/cut-6
     """
-    from kdcache.train.cut import cut as cut_layers
+    from kdcache.models.cut import cut as cut_layers
 
     try:
         numbers = [int(part) for part in layers.split(",")]

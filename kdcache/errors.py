@@ -26,6 +26,7 @@ __all__ = [
     "StudentError",
     "TeacherError",
     "TrainError",
+    "one_line",
 ]
 
 
@@ -97,3 +98,9 @@ class TrainError(KdcacheError):
 
 class ConfigError(KdcacheError):
     exit_status = 2
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """What another library's error says, without its line breaks; its class where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"

@@ -219,8 +219,8 @@ def make_classifier(
 
 def teacher_scores(cache: Any) -> dict[str, float]:
     """What the teacher of a classification's cache scores, from its records alone."""
+    from kdcache.students.scoring import teacher_predictions
     from kdcache.tasks.metrics import scores
-    from kdcache.train.evaluate import teacher_predictions
 
     header = cache.manifest.header
     return scores(teacher_predictions(cache), header.class_names, header.task["name"])

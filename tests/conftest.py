@@ -6,6 +6,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 from helpers import make_model, make_tokenizer
+from tokenizer_kit import any_tokenizer, chatml_tokenizer, gpt_tokenizer, kit, llama_tokenizer
+
+__all__ = ["any_tokenizer", "chatml_tokenizer", "gpt_tokenizer", "kit", "llama_tokenizer"]  # fixtures
 
 # Machines with other work on them are slow by chance.
 hypothesis.settings.register_profile("kdcache", deadline=None)

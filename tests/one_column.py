@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from kdcache.config import CausalLMConfig, CorpusConfig
 from kdcache.corpus import Corpus
 from kdcache.corpus import open_corpus as open_columns
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.tasks import task_columns
+from kdcache.tasks.settings import CausalLMConfig
 
 __all__ = ["open_corpus"]
 

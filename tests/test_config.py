@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import yaml
 
-from kdcache.config import Config, DumpConfig, TrainConfig
-from kdcache.config_file import load_config
+from kdcache.config.base import Config
+from kdcache.config.file import load_config
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import ConfigError
+from kdcache.train.settings import TrainConfig
 
 DUMP = {"output": "out", "corpus": {"paths": "a.jsonl", "format": "jsonl"}, "teacher": {"path": "t"}}
 TRAIN = {"cache": "c", "output": "out", "student": {"path": "s"}, "steps": 10}
@@ -174,7 +176,7 @@ def test_anchors_and_merged_keys_still_work(tmp_path: Path) -> None:
         (DumpConfig, DUMP, "corpus.unit_rows=some", "or input should be 'auto'", "literal"),
         (DumpConfig, DUMP, "corpus.unit_rows=-1", "corpus.unit_rows: got -1: input should be greater than 0", "-int"),
         (DumpConfig, DUMP, "record.exact_top_k=some", "record.exact_top_k: got 'some'", "constrained"),
-        (DumpConfig, DUMP, "task.name=summary", "task: got {'name': 'summary'", "tagged-union"),
+        (DumpConfig, DUMP, "task.name=summary", "task: got name summary; expected one of causal_lm", "tagged-union"),
         (DumpConfig, DUMP, "record.features=[1]", "record.features: got", "literal["),
         (TrainConfig, TRAIN, "deepspeed=[1]", "deepspeed: got [1]: input should be a valid string, or input", "dict["),
         (TrainConfig, TRAIN, "optimizer.betas=[1]", "optimizer.betas.1 is missing", "tuple"),

@@ -1,17 +1,38 @@
 """What every section of a config has: it is frozen, refuses unknown keys, and expands ~ and $NAME in paths."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from kdcache.config.paths import expanded
 from kdcache.errors import ConfigError
-from kdcache.paths import expanded
+from kdcache.registry import import_extensions
 
-__all__ = ["Config", "Name", "PathText"]
+__all__ = ["Config", "Name", "PathText", "Run"]
 
 
 class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(Config):
+    """What a whole settings file has.
+
+    module: a module of yours to import first, from the working directory or the installed packages. It registers
+        tasks, record kinds, divergences, backends or model classes of your own (kdcache.register_…).
+    """
+
+    module: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _import_module(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("module"), str):
+            try:
+                import_extensions(data["module"])
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return data
 
 
 def _expanded(path: str) -> str:

@@ -1,5 +1,6 @@
 """The corpus: rows of text in files anywhere fsspec reaches, cut into work units.
 
+settings  CorpusConfig: where the text is
 files     paths, globs and folders -> a sorted list of files
 compressed    plain copies of .gz, .bz2, .xz and .zst files
 index     what is known of a file before its rows are read: digest, rows, offsets; kept in a folder

@@ -20,7 +20,7 @@ from kdcache.corpus.columns import is_text
 from kdcache.corpus.files import CorpusFile, changed, explained
 from kdcache.corpus.index import FileIndex
 from kdcache.corpus.lines import chunks
-from kdcache.errors import CorpusError
+from kdcache.errors import CorpusError, one_line
 
 __all__ = ["feed", "index_arrow", "index_parquet", "read_arrow", "read_parquet"]
 
@@ -154,7 +154,7 @@ def _valid(file: CorpusFile, format: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        words = " ".join(str(error).split())
+        words = one_line(error)
         raise CorpusError(f"{file.name} is not {format}: {words}; set corpus.format or mend the file") from error
 
 

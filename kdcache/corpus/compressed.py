@@ -12,9 +12,7 @@ import gzip
 import hashlib
 import json
 import lzma
-import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.corpus.files import CorpusFile, explained
-from kdcache.errors import CorpusError
+from kdcache.disk import whole_file
+from kdcache.errors import CorpusError, one_line
 
 __all__ = ["COMMANDS", "plain_copy"]
 
@@ -58,20 +57,13 @@ def plain_copy(file: CorpusFile, folder: Path) -> CorpusFile:
 
 
 def _write(file: CorpusFile, suffix: str, copy: Path) -> None:
-    temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}")
-    try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with explained(file.name), temporary.open("wb") as target, file.open() as source:
-            try:
-                shutil.copyfileobj(READERS[suffix](source), target, CHUNK)
-            except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                words = " ".join(str(error).split())
-                raise CorpusError(
-                    f"{file.name} does not decompress: {words}; expected a whole {suffix} file: see "
-                    f"{COMMANDS[suffix]} {file.name}"
-                ) from error
-        os.replace(temporary, copy)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explained(file.name), whole_file(copy) as target, file.open() as source:
+        try:
+            shutil.copyfileobj(READERS[suffix](source), target, CHUNK)
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise CorpusError(
+                f"{file.name} does not decompress: {one_line(error)}; expected a whole {suffix} file: see "
+                f"{COMMANDS[suffix]} {file.name}"
+            ) from error

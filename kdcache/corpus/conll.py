@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from kdcache.config import CONLLU
 from kdcache.corpus.columns import WORDS
 from kdcache.corpus.layout import Layout
+from kdcache.corpus.settings import CONLLU
 from kdcache.errors import RowError
 
 __all__ = ["BETWEEN", "FIELDS", "SentenceScanner", "cells_of", "parse_conll", "ragged"]

@@ -9,9 +9,9 @@ import re
 from codecs import BOM_UTF8
 from collections import Counter
 
-from kdcache.config import CONLLU
 from kdcache.corpus.conll import BETWEEN, cells_of, ragged
 from kdcache.corpus.layout import Layout
+from kdcache.corpus.settings import CONLLU
 from kdcache.errors import CorpusError
 
 __all__ = ["check_shape"]

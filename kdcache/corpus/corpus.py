@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdcache.config import CorpusConfig
 from kdcache.corpus.columnar import feed, index_arrow, index_parquet, read_arrow, read_parquet
 from kdcache.corpus.columns import Column, Names, check_columns, conform
 from kdcache.corpus.compressed import plain_copy
@@ -31,8 +30,9 @@ from kdcache.corpus.files import CorpusFile, changed, find_files
 from kdcache.corpus.index import FileIndex, IndexFolder
 from kdcache.corpus.lines import index_lines, line_of, read_rows
 from kdcache.corpus.parse import parse_csv, parse_jsonl, parse_text
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.corpus.split import sound_parts
-from kdcache.errors import ConfigError, CorpusError, RowError
+from kdcache.errors import ConfigError, CorpusError, RowError, one_line
 
 __all__ = ["Corpus", "UnitRows", "open_corpus"]
 
@@ -294,7 +294,7 @@ def _joined(pieces: Sequence[pa.Table], name: str, unit: int) -> pa.ChunkedArray
     try:
         return pa.concat_tables([piece.select([name]) for piece in pieces], promote_options="permissive")[name]
     except pa.ArrowException as error:
-        words = " ".join(str(error).split())
+        words = one_line(error)
         raise CorpusError(f"{name} has different types in the files of unit {unit}: {words}") from error
 
 

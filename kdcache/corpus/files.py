@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.config import CorpusConfig
 from kdcache.corpus.layout import Layout, plain_name
+from kdcache.corpus.settings import CorpusConfig
+from kdcache.disk import fault
 from kdcache.errors import CorpusError
 
 __all__ = ["CorpusFile", "changed", "explained", "find_files", "format_of_name"]
@@ -83,12 +84,7 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CorpusError(f"cannot read corpus file {name}: {_words(error)}") from error
-
-
-def _words(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+        raise CorpusError(f"cannot read corpus file {name}: {fault(error)}") from error
 
 
 def find_files(config: CorpusConfig) -> list[CorpusFile]:
@@ -129,7 +125,7 @@ def _file_system(path: str) -> tuple[Any, str]:
     try:
         fs, root = url_to_fs(path)
     except (ImportError, ValueError) as error:
-        raise CorpusError(f"cannot open corpus path {path}: {_words(error)}") from error
+        raise CorpusError(f"cannot open corpus path {path}: {fault(error)}") from error
     return fs, os.path.normpath(root) if _is_local(fs) else root
 
 

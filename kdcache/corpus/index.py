@@ -8,8 +8,6 @@ and is only a hint: a page that is missing, damaged or of another version costs 
 
 import hashlib
 import json
-import os
-import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.corpus.files import CorpusFile
+from kdcache.disk import Disk
 
 __all__ = ["FileIndex", "IndexFolder", "Marks"]
 
@@ -126,19 +125,10 @@ def _write_page(folder: Path, indices: dict[str, FileIndex]) -> Path:
     page = {"version": VERSION, "marks_sha256": hashlib.sha256(marks.data).hexdigest(), "files": files}
     data = json.dumps(page, indent=1).encode()
     path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.index"
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(path.with_suffix(".marks"), marks.tobytes())
-    _replace(path, data)
+    disk = Disk(folder)
+    disk.write(path.with_suffix(".marks").name, marks.tobytes())
+    disk.write(path.name, data)
     return path
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_page(path: Path) -> dict[str, FileIndex]:

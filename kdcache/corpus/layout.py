@@ -12,7 +12,7 @@ form, upos …  by the standard names of CoNLL-U. These, or a name that ends in 
 from dataclasses import dataclass, replace
 from typing import Self
 
-from kdcache.config import CONLLU, CorpusConfig
+from kdcache.corpus.settings import CONLLU, CorpusConfig
 
 __all__ = ["COMPRESSED", "Layout", "plain_name"]
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from kdcache.corpus.columns import JSON_TYPES, WORDS, Column, Where, check_unicode, label, lacks, word_list
 from kdcache.corpus.layout import Layout
-from kdcache.errors import CorpusError, RowError
+from kdcache.errors import CorpusError, RowError, one_line
 
 __all__ = ["parse_csv", "parse_jsonl", "parse_text"]
 
@@ -80,7 +80,7 @@ def parse_csv(
             return table
         fault = "quotes do not pair up"
     except pa.ArrowInvalid as error:
-        fault = " ".join(str(error).split())
+        fault = one_line(error)
     stops = [*starts[1:].tolist(), len(data)]
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
         widths: list[int] = []
@@ -91,7 +91,7 @@ def parse_csv(
                 expected = f"expected {len(names)} ({', '.join(names)})"
                 raise RowError(where, row, f" has {widths[0]} values, {expected}") from None
             what = "is not UTF-8" if "UTF8" in str(error) else "is not CSV"
-            raise RowError(where, row, f" {what}: {' '.join(str(error).split())}") from None
+            raise RowError(where, row, f" {what}: {one_line(error)}") from None
         if rows != 1:
             raise RowError(
                 where,

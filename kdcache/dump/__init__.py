@@ -1,6 +1,6 @@
 """Dump: run the teacher over the corpus once and commit one shard per work unit.
 
-ranks       which process this is, under any launcher
+settings    DumpConfig: teacher, tokenizer, compute
 pins        what a dump fixes before it starts: the header of the cache
 prepare     what has to be known of teacher and corpus first: classes, widths
 tokenizers  whose tokens the cache holds and the teacher reads

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import torch
 
-from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.resume import calibration_pin
+from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import remedies, unit_examples
 from kdcache.errors import CorpusError

@@ -8,18 +8,18 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus, open_corpus
 from kdcache.dump.prepare import check_labels, find_labels, with_date
 from kdcache.dump.resume import with_begun_units
+from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import teacher_folder
 from kdcache.dump.tokenizers import find_tokenizers, own_tokens
 from kdcache.dump.units import most_bad_rows, no_position, unit_examples
 from kdcache.errors import CorpusError, RowError
+from kdcache.models.registry import register_small_models
 from kdcache.progress import Progress, counted
 from kdcache.store.files import Root
 from kdcache.tasks import make_task, task_columns
-from kdcache.tasks.registry import import_models
 
 __all__ = ["check_corpus"]
 
@@ -35,7 +35,7 @@ def check_corpus(config: DumpConfig) -> None:
     folder = None
     if config.teacher != "none":
         folder = teacher_folder(config.teacher, weights=False)
-        import_models(config.teacher.module)
+        register_small_models()
     corpus = open_corpus(with_begun_units(config.corpus, Root(config.output)), task_columns(config.task, config.corpus))
     lenient = config.model_copy(update={"on_bad_row": "skip"})
     tokenizers = find_tokenizers(lenient, corpus, folder)

@@ -14,15 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdcache.config import ComputeConfig, TeacherConfig
-from kdcache.dump.ranks import Rank
+from kdcache.dump.settings import ComputeConfig, TeacherConfig
 from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
-from kdcache.tasks.example import Example
-from kdcache.tasks.feeding import Feeding
-from kdcache.tasks.heads import widen_head
-from kdcache.tasks.inputs import ModelInputs, at_last
-from kdcache.tasks.models import (
+from kdcache.launcher import World
+from kdcache.models.feeding import Feeding
+from kdcache.models.head import widen_head
+from kdcache.models.inputs import ModelInputs, at_last
+from kdcache.models.loading import (
     HEADS,
     check_classifier,
     classifier_head,
@@ -31,6 +30,7 @@ from kdcache.tasks.models import (
     outputs_of,
     reads_last_token,
 )
+from kdcache.tasks.example import Example
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
 
@@ -38,7 +38,7 @@ __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
 def load_classifier(
     config: TeacherConfig,
     compute: ComputeConfig,
-    rank: Rank,
+    world: World,
     *,
     task: str,
     num_classes: int,
@@ -52,7 +52,7 @@ def load_classifier(
 
     Raises TeacherError for a model that does not load, is not trained for the task, or has other classes.
     """
-    model, device = load_model(config, compute, rank, task)
+    model, device = load_model(config, compute, world, task)
     kind = getattr(model.config, "problem_type", None)
     if kind not in (None, "single_label_classification") or num_classes < 2:
         raise TeacherError(

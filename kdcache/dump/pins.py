@@ -11,14 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kdcache.config import DumpConfig, TaskConfig, TeacherConfig
 from kdcache.corpus import Corpus
-from kdcache.errors import ConfigError, TeacherError
+from kdcache.dump.settings import DumpConfig, TeacherConfig
+from kdcache.errors import ConfigError, TeacherError, one_line
+from kdcache.models.inputs import max_length
 from kdcache.store.manifest import Header, TeacherPin, TokenizerPin
 from kdcache.store.schema import task_fields
 from kdcache.store.writer import library_versions
-from kdcache.tasks.inputs import max_length
 from kdcache.tasks.labels import Labels
+from kdcache.tasks.settings import TaskConfig
 from kdcache.tasks.task import task_class
 
 __all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config", "weights_digest"]
@@ -111,7 +112,7 @@ def read_model_config(config: TeacherConfig, folder: str) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"{folder}/config.json is not a model config: {' '.join(str(error).split())}") from None
+        raise TeacherError(f"{folder}/config.json is not a model config: {one_line(error)}") from None
 
 
 def longest_input(config: TeacherConfig, folder: str) -> int | None:
@@ -129,7 +130,7 @@ def count_parameters(folder: str) -> int:
             with safe_open(path, framework="numpy") as file:
                 count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            words = " ".join(str(error).split())
+            words = one_line(error)
             raise TeacherError(f"{path} is no whole safetensors file ({words}); copy it again") from None
     return count
 

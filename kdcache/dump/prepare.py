@@ -6,9 +6,9 @@ Classes that are not given anywhere are collected from the whole corpus, by ever
 from datetime import UTC, date, datetime
 from typing import Any
 
-from kdcache.config import LABEL_FIELDS, CausalLMConfig, ClassificationConfig, DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import read_model_config
+from kdcache.dump.settings import DumpConfig
 from kdcache.dump.units import labelled_rows
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.progress import say
@@ -18,6 +18,7 @@ from kdcache.tasks.characters import CHARACTERS
 from kdcache.tasks.clock import reads_clock
 from kdcache.tasks.label_map import LabelMap
 from kdcache.tasks.labels import Labels, near_twins, teacher_labels
+from kdcache.tasks.settings import LABEL_FIELDS, CausalLMConfig, ClassificationConfig
 from kdcache.tasks.task import Task, task_class
 
 __all__ = ["check_labels", "features_width", "find_labels", "made_of_corpus", "with_date"]

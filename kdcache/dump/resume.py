@@ -9,8 +9,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 
-from kdcache.config import CorpusConfig
 from kdcache.corpus import Corpus
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CacheError
 from kdcache.store.files import Root
 from kdcache.store.manifest import BasisPin, CalibrationPin, CommitRecord, Header, parse

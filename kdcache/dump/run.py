@@ -15,21 +15,22 @@ from typing import Any
 
 import torch
 
-from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus, open_corpus
 from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.classifier import AnyTeacher, load_classifier
 from kdcache.dump.pins import build_header, pin_teacher
 from kdcache.dump.prepare import check_labels, features_width, find_labels, made_of_corpus, with_date
-from kdcache.dump.ranks import Rank
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.resume import basis_fault, standing, with_begun_units
+from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import Teacher, load_teacher, own_devices, teacher_folder
 from kdcache.dump.tokenizers import OwnTokens, find_tokenizers, own_tokens
 from kdcache.dump.trial import begun_feeding, first_examples, pins_of, try_teacher
 from kdcache.dump.units import check_share, no_position, remedies, unit_examples
 from kdcache.errors import CacheError
+from kdcache.launcher import World
+from kdcache.models.registry import register_small_models
 from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
@@ -42,13 +43,12 @@ from kdcache.targets.calibration import Encoder
 from kdcache.targets.compress import method_on
 from kdcache.tasks import Task, make_task, task_columns
 from kdcache.tasks.example import Example
-from kdcache.tasks.registry import import_models
 from kdcache.tasks.tokenizer import gives_types, padding_id, save_tokenizer, tokenizing_libraries, vocabulary_size
 
 __all__ = ["run_dump"]
 
 
-def run_dump(config: DumpConfig, rank: Rank) -> None:
+def run_dump(config: DumpConfig, world: World) -> None:
     """Make this rank's shards, and the manifest if no unit is missing then.
 
     Raises ConfigError, CorpusError, TeacherError or CacheError; committed shards stay.
@@ -56,13 +56,13 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     teacher = None if config.teacher == "none" else config.teacher
     folder = None if teacher is None else teacher_folder(teacher)
     if teacher is not None and folder is not None:
-        import_models(teacher.module)
+        register_small_models()
     cores = len(os.sched_getaffinity(0))
     threads = config.compute.threads or cores
     if threads > cores:
         say(f"compute.threads {threads} is more than the {counted(cores, 'core')} here: slower than threads: {cores}")
     torch.set_num_threads(threads)
-    devices = [torch.device("cpu")] if teacher is None else own_devices(teacher, config.compute, rank)
+    devices = [torch.device("cpu")] if teacher is None else own_devices(teacher, config.compute, world)
 
     root = Root(config.output)
     work = None if root.remote else Path(config.output) / "work"
@@ -84,7 +84,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
             return load_teacher(
                 teacher,
                 config.compute,
-                rank,
+                world,
                 num_classes=header.num_classes,
                 attention=config.task.attention,
                 features=config.record.features is not None,
@@ -94,7 +94,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
         return load_classifier(
             teacher,
             config.compute,
-            rank,
+            world,
             task=name,
             num_classes=classes,
             features=features,
@@ -163,7 +163,7 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
     if writer.begun_anew:
         say(f"the corpus gives another {writer.begun_anew} than the cache was begun with: every shard is made again")
 
-    commits, mine = writer.commits(), set(rank.units(corpus.num_units))
+    commits, mine = writer.commits(), set(world.share(corpus.num_units))
     # Each rank compares its own shards, and the last one to finish all of them; a cache that seems done is read whole.
     looked_at = [c for c in commits if c.unit in mine or c.unit >= corpus.num_units]
     stand, reasons = standing(commits if root.exists("cache.json") else looked_at, corpus, settings)
@@ -179,8 +179,8 @@ def run_dump(config: DumpConfig, rank: Rank) -> None:
         root.delete("cache.json")
     if todo:
         skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
-        _make_shards(config, rank, writer, corpus, task, own, fed(), todo, skipped)
-    _finish(config, rank, writer, corpus, settings, work)
+        _make_shards(config, world, writer, corpus, task, own, fed(), todo, skipped)
+    _finish(config, world, writer, corpus, settings, work)
 
 
 def _is_finished(root: Root, writer: CacheWriter, commits: list[CommitRecord], corpus: Corpus) -> bool:
@@ -193,7 +193,7 @@ def _is_finished(root: Root, writer: CacheWriter, commits: list[CommitRecord], c
 
 def _make_shards(
     config: DumpConfig,
-    rank: Rank,
+    world: World,
     writer: CacheWriter,
     corpus: Corpus,
     task: Task,
@@ -206,11 +206,11 @@ def _make_shards(
     encoder = None
     if writer.basis is not None and isinstance(teacher, Teacher):
         encoder = Encoder(writer.basis, teacher.output_layer())
-    own = len(rank.units(corpus.num_units))
-    title = f"rank {rank.rank}" if rank.world_size > 1 else "dump"
+    own = len(world.share(corpus.num_units))
+    title = f"rank {world.rank}" if world.size > 1 else "dump"
     start, tokens = time.monotonic(), 0
     with (
-        Progress(own, "shards", title, done=own - len(todo), quiet=rank.rank > 0) as progress,
+        Progress(own, "shards", title, done=own - len(todo), quiet=world.rank > 0) as progress,
         Background() as background,
     ):
 
@@ -249,7 +249,7 @@ def _make_shards(
 
 
 def _finish(
-    config: DumpConfig, rank: Rank, writer: CacheWriter, corpus: Corpus, settings: dict[str, str], work: Path | None
+    config: DumpConfig, world: World, writer: CacheWriter, corpus: Corpus, settings: dict[str, str], work: Path | None
 ) -> None:
     """Finalize, if no other rank still has units to make. Raises CorpusError if the files changed meanwhile."""
     corpus.check_unchanged()
@@ -259,7 +259,7 @@ def _finish(
         missing = num_units - len(standing(commits, corpus, settings)[0])
     if missing:
         say(
-            f"rank {rank.rank} of {rank.world_size} is done; the other ranks still make {missing} of "
+            f"rank {world.rank} of {world.size} is done; the other ranks still make {missing} of "
             f"{counted(num_units, 'shard')} (if they were killed, run the same command again)"
         )
         return

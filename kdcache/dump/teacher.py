@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcache.config import ComputeConfig, TeacherConfig
-from kdcache.dump.ranks import Rank
-from kdcache.errors import ConfigError, TeacherError
+from kdcache.dump.settings import ComputeConfig, TeacherConfig
+from kdcache.errors import ConfigError, TeacherError, one_line
+from kdcache.launcher import World, find_device
+from kdcache.models.feeding import Feeding
+from kdcache.models.head import HALF, widen_head
+from kdcache.models.hub import model_folder
+from kdcache.models.inputs import Attention, ModelInputs
+from kdcache.models.loading import auto_class, load_whole
 from kdcache.progress import say
 from kdcache.targets.calibration import OutputLayer
-from kdcache.tasks.feeding import Feeding
-from kdcache.tasks.heads import HALF, widen_head
-from kdcache.tasks.hub import model_folder
-from kdcache.tasks.inputs import Attention, ModelInputs
-from kdcache.tasks.models import auto_class, load_whole
 
 __all__ = ["Teacher", "load_model", "load_teacher", "own_devices", "teacher_folder"]
 
@@ -60,7 +60,7 @@ def teacher_folder(config: TeacherConfig, *, weights: bool = True) -> str:
 def load_teacher(
     config: TeacherConfig,
     compute: ComputeConfig,
-    rank: Rank,
+    world: World,
     *,
     num_classes: int,
     attention: Attention,
@@ -70,7 +70,7 @@ def load_teacher(
 
     Raises TeacherError when it does not load, has fewer classes than num_classes, or no hidden states to record.
     """
-    model, device = load_model(config, compute, rank, "causal_lm")
+    model, device = load_model(config, compute, world, "causal_lm")
     feeding = replace(Feeding.of(model, attention), pad=0)
     teacher = Teacher(model, device, num_classes, compute.block_positions, feeding=feeding)
     if features and not teacher.gives_hidden_states:
@@ -81,9 +81,9 @@ def load_teacher(
     return teacher
 
 
-def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, task: str) -> tuple[Any, torch.device]:
+def load_model(config: TeacherConfig, compute: ComputeConfig, world: World, task: str) -> tuple[Any, torch.device]:
     """The model, placed, and the device of its inputs. Raises TeacherError when it does not load whole."""
-    devices = own_devices(config, compute, rank)
+    devices = own_devices(config, compute, world)
     folder = teacher_folder(config)
     try:
         model = load_whole(
@@ -97,23 +97,20 @@ def load_model(config: TeacherConfig, compute: ComputeConfig, rank: Rank, task: 
             max_memory=_max_memory(config, devices),
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise TeacherError(f"the teacher {config.path} does not load: {' '.join(str(error).split())}") from None
+        raise TeacherError(f"the teacher {config.path} does not load: {one_line(error)}") from None
     return model.eval().requires_grad_(False), devices[0]
 
 
-def own_devices(config: TeacherConfig, compute: ComputeConfig, rank: Rank) -> list[torch.device]:
+def own_devices(config: TeacherConfig, compute: ComputeConfig, world: World) -> list[torch.device]:
     """The devices of this rank: disjoint groups of gpus_per_replica on a node, or the CPU."""
-    kind = compute.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cpu":
+    if find_device(compute.device, "compute.device:") == "cpu":
         return [torch.device("cpu")]
     group = config.gpus_per_replica if config.placement == "device_map" else 1
-    first = rank.local_rank * group
+    first = world.local_rank * group
     available = torch.cuda.device_count()
     if first + group > available:
         raise ConfigError(
-            f"rank {rank.rank} needs GPUs {first} to {first + group - 1} of its node, which has {available}; "
+            f"rank {world.rank} needs GPUs {first} to {first + group - 1} of its node, which has {available}; "
             "expected ranks a node × teacher.gpus_per_replica to be at most the GPUs of a node"
         )
     return [torch.device("cuda", first + i) for i in range(group)]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdcache.config import DumpConfig, TeacherConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.pins import check_length, longest_input, read_model_config
+from kdcache.dump.settings import DumpConfig, TeacherConfig
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.progress import say
 from kdcache.tasks.characters import CHARACTERS, character_tokenizer

@@ -1,7 +1,7 @@
 """How the teacher is fed, found out before the first shard and pinned in the header's compute.
 
 A cache that has shards already says how they were made; another one is begun by trying the teacher out on the corpus'
-first examples (kdcache.tasks.neighbours). Rows that would be wrong together are run apart, and a line says how much
+first examples (kdcache.models.neighbours). Rows that would be wrong together are run apart, and a line says how much
 longer it takes.
 """
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.dump.classifier import AnyTeacher
+from kdcache.dump.settings import DumpConfig
 from kdcache.dump.units import unit_examples
 from kdcache.errors import CorpusError, KdcacheError, TeacherError
+from kdcache.models.feeding import Feeding
+from kdcache.models.neighbours import Findings, find_feeding, may_be_packed
 from kdcache.progress import say
 from kdcache.store.files import Root
 from kdcache.store.manifest import Header, parse
 from kdcache.tasks import Task
 from kdcache.tasks.example import Example
-from kdcache.tasks.feeding import Feeding
-from kdcache.tasks.neighbours import Findings, find_feeding, may_be_packed
 
 __all__ = ["begun_feeding", "first_examples", "pins_of", "try_teacher"]
 

@@ -7,9 +7,9 @@ tokenised once. Otherwise they are halved until the bad ones are known, and the 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kdcache.config import DumpConfig
 from kdcache.corpus import Corpus
 from kdcache.corpus.split import sound_parts
+from kdcache.dump.settings import DumpConfig
 from kdcache.dump.tokenizers import own_examples
 from kdcache.errors import CorpusError, RowError
 from kdcache.progress import counted

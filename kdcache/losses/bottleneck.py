@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdcache.config import TermConfig
+from kdcache.losses.settings import TermConfig
 
 __all__ = ["Bottleneck", "gaussian_kl", "gaussian_nll", "make_bottlenecks"]
 

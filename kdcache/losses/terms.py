@@ -23,11 +23,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from kdcache.config import TermConfig
 from kdcache.losses.divergence import divergence_of_kind
 from kdcache.losses.entropy import EntropyMatching, entropy_weights, student_entropy, teacher_entropy
 from kdcache.losses.forward_kl import ForwardKL, cross_entropy
 from kdcache.losses.reference import Divergence, Form, Pair, Reference, form_of
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.softmax import MASKED, SharedSoftmax
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.record import TeacherTargets

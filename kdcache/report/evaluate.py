@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcache.errors import ConfigError, StudentError, TeacherError
+from kdcache.errors import ConfigError, StudentError, TeacherError, one_line
 from kdcache.progress import Progress, say
 from kdcache.store.cache import Cache, open_cache
 
@@ -52,12 +52,14 @@ def evaluate_students(
     cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
     for a bad cache.
     """
-    from kdcache.tasks.hub import model_folder
-    from kdcache.tasks.registry import import_models
-    from kdcache.train.distributed import find_device
-    from kdcache.train.student import check_tokenizer
+    from kdcache.launcher import find_device
+    from kdcache.models.hub import model_folder
+    from kdcache.models.registry import register_small_models
+    from kdcache.registry import import_extensions
+    from kdcache.students.making import check_tokenizer
 
-    import_models(module)
+    register_small_models()
+    import_extensions(module)
     device = find_device(device, "--device")
     held_out = open_cache(cache)
     if teacher is not None:
@@ -136,7 +138,7 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
     import torch
     from transformers import AutoConfig
 
-    from kdcache.tasks.models import ADAPTER, auto_class, load_whole
+    from kdcache.models.loading import ADAPTER, auto_class, load_whole
 
     if not any((Path(folder) / name).is_file() for name in ("config.json", ADAPTER)):
         raise StudentError(f"got student {folder}, expected a folder with config.json and model.safetensors")
@@ -148,7 +150,7 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
         else:
             model = load_whole(model_class, Path(folder), dtype=torch.float32)
     except Exception as error:  # transformers raises a dozen classes for a broken folder
-        words = " ".join(str(error).split())[:300]
+        words = one_line(error, 300)
         raise StudentError(f"the model {folder} does not load: {type(error).__name__}: {words}") from None
     return model.to(device).eval()
 
@@ -156,7 +158,7 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
 def _figures(
     model: Any, held_out: Cache, batch_examples: int, temperature: float, progress: Progress
 ) -> "tuple[dict[str, float], Predictions | None]":
-    from kdcache.train.evaluate import evaluate_whole
+    from kdcache.students.scoring import evaluate_whole
 
     return evaluate_whole(
         model, held_out, batch_examples=batch_examples, temperature=temperature, progress=progress.advance
@@ -213,7 +215,7 @@ def _seconds(model: Any, held_out: Cache, start: int, stop: int) -> float:
     """One forward pass on these examples."""
     import torch
 
-    from kdcache.train.collate import Collator
+    from kdcache.students.collate import Collator
 
     device = next(model.parameters()).device
     inputs = Collator(model, held_out)(held_out.read(start, stop)).to(device)
@@ -240,8 +242,8 @@ def _teacher_row(held_out: Cache, loss: float | None) -> Row | None:
     if header.id2label is None:
         assert loss is not None
         return row | {"perplexity": math.exp(loss)}
+    from kdcache.students.scoring import teacher_predictions
     from kdcache.tasks.metrics import scores
-    from kdcache.train.evaluate import teacher_predictions
 
     predictions = teacher_predictions(held_out)
     found = scores(predictions, header.class_names, header.task["name"])

@@ -9,7 +9,7 @@ schema     which arrays a task's shards hold
 shard      one shard file and its commit record
 basis_file the basis of a factor, one file of the cache
 backend    flat arrays <-> one file: zarr_backend, arrow_backend
-files      a cache's folder, local or remote; disk: atomic local writes; local_copies: shards of remote caches
+files      a cache's folder, local or remote; local_copies: shards of remote caches
 convert    from one backend to the other
 verify     every digest and count of a cache
 

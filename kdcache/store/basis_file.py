@@ -9,7 +9,7 @@ header wins, and the others take the basis that it names.
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, one_line
 from kdcache.store.backend import backend, check_arrays
 from kdcache.store.files import Root
 from kdcache.store.manifest import BasisPin, CalibrationPin, Header
@@ -49,7 +49,7 @@ def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
         arrays = backend(header.backend).decode(fields, data)
         check_arrays(fields, arrays)
     except Exception as error:  # whatever the library raises for bytes that are not its format
-        raise CacheError(f"{root.url}/{header.basis.file} is damaged: {' '.join(str(error).split())}") from error
+        raise CacheError(f"{root.url}/{header.basis.file} is damaged: {one_line(error)}") from error
     if len(arrays["mean"]) != header.num_classes:
         raise CacheError(
             f"{root.url}/{header.basis.file} is damaged: got {len(arrays['mean'])} classes, expected "

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from kdcache.config.paths import expanded
+from kdcache.disk import FULL_DISK, Disk, fault, is_temporary
 from kdcache.errors import CacheError
-from kdcache.paths import expanded
-from kdcache.store.disk import FULL_DISK, Disk, is_temporary
 
 __all__ = ["Root", "check_name"]
 
@@ -55,7 +55,7 @@ class Root:
         try:
             filesystem, path = url_to_fs(self.url, use_listings_cache=False)
         except (ValueError, ImportError, OSError) as error:
-            raise CacheError(f"cannot open {self.url}: {_one_line(error)}") from None
+            raise CacheError(f"cannot open {self.url}: {fault(error)}") from None
         if isinstance(filesystem, LocalFileSystem):
             self._files = Disk(path)
         else:
@@ -73,7 +73,7 @@ class Root:
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
         except OSError as error:
-            raise CacheError(f"cannot read {self.url}/{name}: {_one_line(error)}") from None
+            raise CacheError(f"cannot read {self.url}/{name}: {fault(error)}") from None
 
     def create(self, name: str, data: bytes) -> bytes:
         """Create a file, atomically, unless it is there already; what is in it now.
@@ -93,7 +93,7 @@ class Root:
                     f"no room for {self.url}/{name} ({len(data) / 1e6:.3g} MB): free some space and run the same "
                     "command again; committed shards are kept"
                 ) from None
-            raise CacheError(f"cannot write {self.url}/{name}: {_one_line(error)}") from None
+            raise CacheError(f"cannot write {self.url}/{name}: {fault(error)}") from None
 
     def sizes(self, sub: str = "") -> dict[str, int]:
         """Name -> bytes of the files directly in a subfolder, sorted by name, without unfinished writes."""
@@ -112,7 +112,7 @@ class Root:
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
         except OSError as error:
-            raise CacheError(f"cannot read {self.url}/{name}: {_one_line(error)}") from None
+            raise CacheError(f"cannot read {self.url}/{name}: {fault(error)}") from None
 
     def is_there(self) -> bool:
         """Whether the folder itself is there; of a remote store, which has no folders, whether it holds shards."""
@@ -131,7 +131,7 @@ class Root:
             try:
                 self._files.delete(check_name(name))
             except OSError as error:
-                raise CacheError(f"cannot delete {self.url}/{name}: {_one_line(error)}") from None
+                raise CacheError(f"cannot delete {self.url}/{name}: {fault(error)}") from None
 
     def sweep(self, sub: str = "") -> None:
         """Delete what killed writers left in a subfolder."""
@@ -141,7 +141,7 @@ class Root:
         try:
             return self._files.sizes(check_name(sub) if sub else sub)
         except OSError as error:
-            raise CacheError(f"cannot list {self.url}/{sub}: {_one_line(error)}") from None
+            raise CacheError(f"cannot list {self.url}/{sub}: {fault(error)}") from None
 
 
 class Remote:
@@ -181,7 +181,3 @@ class Remote:
 
     def sweep(self, sub: str) -> None:
         """A remote write leaves nothing behind."""
-
-
-def _one_line(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

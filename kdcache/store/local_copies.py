@@ -10,8 +10,8 @@ import os
 import time
 from pathlib import Path
 
+from kdcache.disk import FULL_DISK, Disk, locked
 from kdcache.errors import CacheError
-from kdcache.store.disk import FULL_DISK, Disk, locked
 
 __all__ = ["LocalCopies", "default_folder"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdcache.errors import DamagedShardError
+from kdcache.errors import DamagedShardError, one_line
 from kdcache.store.backend import backend, check_arrays, level_sizes
 from kdcache.store.batch import Batch
 from kdcache.store.files import Root
@@ -53,7 +53,7 @@ def decode_shard(root: Root, header: Header, commit: CommitRecord, data: bytes) 
         arrays = backend(header.backend).decode(header.fields, data)
         check_arrays(header.fields, arrays)
     except Exception as error:  # whatever the library raises for bytes that are not its format
-        raise DamagedShardError(f"{where}: {' '.join(str(error).split())}; dump or copy this shard again") from error
+        raise DamagedShardError(f"{where}: {one_line(error)}; dump or copy this shard again") from error
     counts = _counts(header, arrays)
     for name, count in counts.items():
         if count != getattr(commit, name):

@@ -1,5 +1,6 @@
-"""Tasks: rows of a corpus -> examples with supervised positions, and examples -> what a model is fed.
+"""Tasks: rows of a corpus -> examples with supervised positions.
 
+settings                 what is asked of each row: a class of settings for each task
 example                  Example, one model input
 task                     Task, the protocol, and make_task, the registry
 causal_lm                next-token prediction on documents or chats
@@ -15,14 +16,6 @@ windows                  long texts -> overlapping windows
 running_text             words -> the tokens of the text that they are
 labels                   the classes of a classification
 metrics                  what predictions of classes are worth
-models                   the Auto class of a task, loading a model whole, trying a classifier out
-modes                    evaluating: eval mode for a while
-registry                 register_student: model classes of a user's own
-small_models             an embedding bag and a BiLSTM
-feeding                  how a model is fed with examples: in which passes, documents packed or apart
-neighbours               whether a model's logits depend on an example's neighbours
-probes                   the rows to try that with
-inputs                   examples -> the arguments of a model's forward, the same for teacher and student
 tokenizer                load, save and identify a tokenizer
 characters               a tokenizer of the corpus' own characters
 """

@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
-from kdcache.config import CausalLMConfig, CorpusConfig
 from kdcache.corpus import Column
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, RowError
 from kdcache.tasks.chat import Chats
 from kdcache.tasks.example import Example
 from kdcache.tasks.packing import Document, one_each, windows
+from kdcache.tasks.settings import CausalLMConfig
 from kdcache.tasks.task import Where, strings
 from kdcache.tasks.tokenizer import vocabulary_size
 
@@ -33,6 +34,7 @@ class CausalLM:
     """
 
     labels = None
+    Settings: ClassVar = CausalLMConfig
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {"overlong": ("truncated", "dropped")}
 
     def __init__(

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from kdcache.config import ClassificationConfig
 from kdcache.errors import ConfigError
+from kdcache.tasks.settings import ClassificationConfig
 
 __all__ = ["LabelMap"]
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, one_line
 
 __all__ = ["RowTokens", "encode_rows", "running_text"]
 
@@ -87,7 +87,7 @@ def _one_by_one(tokenizer: Any, rows: Sequence[Sequence[str]]) -> list[RowTokens
     try:
         found = _encoded(tokenizer, [[*words] for words in rows], is_split_into_words=True)
     except (AssertionError, ValueError) as error:
-        words = " ".join(str(error).split())
+        words = one_line(error)
         raise ConfigError(f"the tokenizer does not take single words, expected one that does: {words}") from None
     return [
         RowTokens(np.asarray(ids, np.int64), np.asarray(found.word_ids(row), np.int64), apart=True)

@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
-from kdcache.config import CorpusConfig, SequenceClassificationConfig
 from kdcache.corpus import Column
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, RowError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
+from kdcache.tasks.settings import SequenceClassificationConfig
 from kdcache.tasks.task import Where, strings
 from kdcache.tasks.windows import Surroundings, window_starts
 
@@ -30,6 +31,7 @@ class SequenceClassification:
     Notes: texts "truncated" or "windowed" for their length, examples of each label, "unlabelled" ones.
     """
 
+    Settings: ClassVar = SequenceClassificationConfig
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(

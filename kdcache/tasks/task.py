@@ -1,25 +1,20 @@
-"""Task: what turns rows of a corpus into supervised examples, and the registry of tasks by name."""
+"""Task: what turns rows of a corpus into supervised examples."""
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Any, ClassVar, Protocol, Self
 
 import pyarrow as pa
 
-from kdcache.config import CorpusConfig
+from kdcache.config.base import Config
 from kdcache.corpus import Column
 from kdcache.corpus.columns import Where
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError, RowError
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
+from kdcache.tasks.registry import TASKS
 
 __all__ = ["Task", "Where", "make_task", "strings", "task_class", "task_columns"]
-
-HOMES = {
-    "causal_lm": ("kdcache.tasks.causal_lm", "CausalLM"),
-    "sequence_classification": ("kdcache.tasks.sequence_classification", "SequenceClassification"),
-    "token_classification": ("kdcache.tasks.token_classification", "TokenClassification"),
-}
 
 
 class Task(Protocol):
@@ -29,6 +24,7 @@ class Task(Protocol):
     to no other rows than those that these notes of `examples` count.
     """
 
+    Settings: ClassVar[type[Config]]
     labels: Labels | None
     remedies: ClassVar[Mapping[str, tuple[str, ...]]]
 
@@ -64,8 +60,7 @@ class Task(Protocol):
 
 
 def task_class(name: str) -> type[Task]:
-    module, attribute = HOMES[name]
-    found: type[Task] = getattr(import_module(module), attribute)
+    found: type[Task] = TASKS[name]
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from kdcache.errors import RowError
+from kdcache.errors import RowError, one_line
 from kdcache.tasks.clock import at_date, date_string, reads_clock, reads_date_string
 from kdcache.tasks.messages import Messages, arguments_as, flattened, only_words, python_source
 from kdcache.tasks.task import Where
@@ -75,7 +75,7 @@ class ChatTemplate:
         try:
             return self._text(messages, prompt)
         except REFUSALS as error:
-            words = " ".join(str(error).split())
+            words = one_line(error)
             raise RowError(
                 where, row, f": the chat template does not take the first {len(messages)} messages: {words}"
             ) from error

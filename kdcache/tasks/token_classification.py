@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
-from kdcache.config import CorpusConfig, TokenClassificationConfig
 from kdcache.corpus import Column
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, RowError
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels, is_whole_number
 from kdcache.tasks.running_text import encode_rows
+from kdcache.tasks.settings import TokenClassificationConfig
 from kdcache.tasks.task import Where
 from kdcache.tasks.windows import OVERLAP, Surroundings, window_starts
 
@@ -33,6 +34,7 @@ class TokenClassification:
     "kept_apart" because the tokenizer joins some of them into one token, words of each tag, "unlabelled" words.
     """
 
+    Settings: ClassVar = TokenClassificationConfig
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, config: TokenClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels) -> None:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, one_line
 
 __all__ = [
     "gives_types",
@@ -53,7 +53,7 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: 
                 f"got tokenizer {path}, which is neither a folder nor one that can be fetched; "
                 "expected a folder with tokenizer.json, or a name"
             ) from error
-        words = " ".join(str(error).split()) or type(error).__name__
+        words = one_line(error)
         raise ConfigError(
             f"cannot load a tokenizer from {path}: {words[:200]}; expected a folder with tokenizer.json, or a name"
         ) from error

@@ -4,11 +4,11 @@ import hashlib
 import math
 from collections.abc import Iterator
 
-from kdcache.config import TrainConfig
 from kdcache.progress import say
 from kdcache.store.cache import Cache
 from kdcache.targets.noise import advice, worth_at
 from kdcache.targets.record import TeacherTargets
+from kdcache.train.settings import TrainConfig
 
 __all__ = ["first_targets", "warn"]
 

@@ -21,13 +21,15 @@ from typing import Any
 
 from torch import OutOfMemoryError, Tensor
 
-from kdcache.config import CheckpointConfig, TrainConfig
-from kdcache.errors import TrainError
+from kdcache.disk import Disk
+from kdcache.errors import TrainError, one_line
+from kdcache.launcher import World
 from kdcache.progress import say
-from kdcache.train.distributed import World, lost_a_peer, quiet_deepspeed
+from kdcache.train.distributed import lost_a_peer, quiet_deepspeed
 from kdcache.train.engine import own_settings, settings_of_groups, zero_stage
+from kdcache.train.settings import CheckpointConfig, TrainConfig
 
-__all__ = ["Checkpoints", "Saved", "replace_file"]
+__all__ = ["Checkpoints", "Saved"]
 
 STATE = "kdcache.json"
 LATEST = "latest"
@@ -69,7 +71,7 @@ class Checkpoints:
             raise self._damaged(name, error) from None
 
     def _damaged(self, name: str, error: Exception) -> TrainError:
-        words = " ".join(str(error).split())[:200]
+        words = one_line(error, 200)
         return TrainError(
             f"{self.folder / name} is damaged ({type(error).__name__}: {words}), expected a checkpoint; write the name "
             f"of another one into {self.folder / LATEST}, or start anew with another output"
@@ -144,7 +146,7 @@ class Checkpoints:
             if isinstance(error, RuntimeError) and not any(sign in str(error).lower() for sign in OF_FILES):
                 raise
             raise TrainError(
-                f"the checkpoint of step {step} cannot be written to {self.folder}: {' '.join(str(error).split())}; "
+                f"the checkpoint of step {step} cannot be written to {self.folder}: {one_line(error)}; "
                 "the previous one is kept; free some space and run the same command again"
             ) from None
         self.world.barrier()
@@ -154,7 +156,7 @@ class Checkpoints:
             (partial / STATE).write_text(json.dumps(state | {"libraries": libraries}, indent=1), encoding="utf-8")
             shutil.rmtree(self.folder / name, ignore_errors=True)
             partial.rename(self.folder / name)
-            replace_file(self.folder / LATEST, f"{name}\n")
+            Disk(self.folder).write(LATEST, f"{name}\n".encode())
             self._drop_old()
         self.world.barrier()
 
@@ -163,10 +165,3 @@ class Checkpoints:
         saved = [path for path in self.folder.glob("step-*") if not path.name.endswith(PARTIAL)]
         for path in sorted(saved, key=lambda path: path.stat().st_mtime_ns)[: -self.config.keep]:
             shutil.rmtree(path)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old one or the new one."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)

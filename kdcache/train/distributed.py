@@ -1,7 +1,6 @@
-"""World: which rank this process is, the few collectives of a run, and who speaks when ranks fail.
+"""How the ranks of a run meet, and who speaks when they fail.
 
-Ranks come from deepspeed or torchrun (RANK, WORLD_SIZE), from srun (SLURM_PROCID, with MASTER_ADDR set), or there is
-one. When a rank fails, the others fail too, on a broken connection; the first to reach the common store reports, the
+When a rank fails, the others fail too, on a broken connection; the first to reach the common store reports, the
 rest leave quietly with its exit status.
 """
 
@@ -11,17 +10,14 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from kdcache.errors import ConfigError
+from kdcache.launcher import World
 
 __all__ = [
-    "World",
+    "check_address",
     "connect",
     "disconnect",
-    "find_device",
-    "find_world",
     "first_to_fail",
     "free_port",
     "lost_a_peer",
@@ -34,78 +30,10 @@ STATUS = "kdcache/status"
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL", "Broken pipe")
 
 
-@dataclass(frozen=True)
-class World:
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
-
-    def sum(self, values: Any) -> Any:
-        """All-reduce a tensor in place; it is returned."""
-        import torch.distributed
-
-        if self.size > 1:
-            torch.distributed.all_reduce(values)
-        return values
-
-    def barrier(self) -> None:
-        import torch.distributed
-
-        if self.size > 1:
-            torch.distributed.barrier()
-
-    def all(self, value: Any) -> list[Any]:
-        """Every rank's value, everywhere, in the order of ranks; what pickle takes."""
-        import torch.distributed
-
-        found = [value] * self.size
-        if self.size > 1:
-            torch.distributed.all_gather_object(found, value)
-        return found
-
-    def from_first(self, value: Any) -> Any:
-        """Rank 0's value, everywhere: numbers, strings, lists and dicts of them."""
-        import torch.distributed
-
-        box = [value]
-        if self.size > 1:
-            torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
-
-
-def find_world(environment: Mapping[str, str] = os.environ) -> World | None:
-    """The rank that a launcher gave this process; None without a launcher. Raises ConfigError for srun half set up."""
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        rank = int(environment["RANK"])
-        return World(rank, int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", rank)))
-    # A batch script without srun sees SLURM_NTASKS too; only a job step has these.
-    size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if size == 1 or "SLURM_PROCID" not in environment:
-        return None
-    if "MASTER_ADDR" not in environment:
-        raise ConfigError(f"got {size} srun tasks without MASTER_ADDR, expected it to name the first node")
-    rank = int(environment["SLURM_PROCID"])
-    return World(rank, size, int(environment.get("SLURM_LOCALID", rank)))
-
-
-def find_device(asked: str, setting: str = "device:") -> str:
-    """ "cuda" or "cpu", of what is asked for: auto, cpu or cuda. Raises ConfigError for cuda without a GPU.
-
-    setting: what the user calls it.
-    """
-    if asked == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if asked == "cuda":
-        raise ConfigError(f"got {setting} cuda and no GPU that torch can use, expected {setting} cpu or auto here")
-    return "cpu"
+def check_address(world: World, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises ConfigError for ranks of srun that have not been told where to meet."""
+    if world.size > 1 and "MASTER_ADDR" not in environment and "RANK" not in environment:
+        raise ConfigError(f"got {world.size} srun tasks without MASTER_ADDR, expected it to name the first node")
 
 
 def free_port() -> int:
@@ -120,6 +48,7 @@ def connect(world: World, device: str) -> None:
     On a CPU DeepSpeed would first compile a shared-memory op (about 70 s, and it needs a compiler) that only its
     inference uses; an empty table of compatible ops keeps it from that. The ranks of a host share its cores.
     """
+    check_address(world)
     os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if world.size == 1:

@@ -17,11 +17,11 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from kdcache.config import TrainConfig
-from kdcache.errors import ConfigError, TrainError
+from kdcache.errors import ConfigError, TrainError, one_line
 from kdcache.near import did_you_mean
+from kdcache.students.loss import StudentWithLoss, head_width
 from kdcache.train.deepspeed_autos import answered, is_left_open, with_sizes, without_idle_offloading
-from kdcache.train.model import StudentWithLoss, head_width
+from kdcache.train.settings import TrainConfig
 
 __all__ = [
     "deepspeed_settings",
@@ -207,7 +207,7 @@ def make_monitor(config: TrainConfig) -> Any:
         raise _refused(error) from None
     except Exception as error:  # whatever such a service raises
         others = ", ".join(key for key in MONITORS if key in monitor_settings(config))
-        words = " ".join(str(error).split())[:300]
+        words = one_line(error, 300)
         raise TrainError(
             f"DeepSpeed's monitors ({others}) do not start: {type(error).__name__}: {words}; "
             "expected ones that do, or their keys taken out of deepspeed"
@@ -235,7 +235,7 @@ def make_engine(model: StudentWithLoss, config: TrainConfig, world_size: int, *,
     except ValidationError as error:
         raise _refused(error) from None
     except (DeepSpeedConfigError, ValueError, AssertionError) as error:
-        raise ConfigError(f"DeepSpeed refuses its settings: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"DeepSpeed refuses its settings: {one_line(error)}") from None
 
 
 def _refused(error: ValidationError) -> ConfigError:

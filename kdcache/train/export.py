@@ -8,7 +8,6 @@ peak is the whole model in float32 on rank 0's host and one weight on every rank
 name and renamed when it is complete.
 """
 
-import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdcache import __version__
-from kdcache.config import TrainConfig
-from kdcache.errors import ConfigError, TrainError
+from kdcache.launcher import World
+from kdcache.models.saving import write_model
 from kdcache.store.cache import Cache
+from kdcache.students.deployed import deployed_tokenizer, pipeline_of, usage
+from kdcache.students.making import student_folder
 from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, set_in_folder
-from kdcache.train.deployed import deployed_tokenizer, pipeline_of, usage
-from kdcache.train.distributed import World
 from kdcache.train.precision import spoken_precision
-from kdcache.train.student import student_folder
+from kdcache.train.settings import TrainConfig
 
-__all__ = ["check_folder", "export_student", "full_weights", "write_model", "write_student"]
+__all__ = ["export_student", "full_weights", "write_student"]
 
 STUDENT, BOTTLENECKS = "student.", "bottlenecks."
 BOTTLENECK_FILE = "bottleneck.safetensors"
-
-
-def check_folder(folder: Path, setting: str) -> None:
-    """Raises ConfigError where a file is in the way of a folder that is to be written. setting: what names it."""
-    in_the_way = next((path for path in (folder, *folder.parents) if path.is_file()), None)
-    if in_the_way is not None:
-        raise ConfigError(f"got {setting} {folder}, but {in_the_way} is a file; expected a new folder")
 
 
 def export_student(
@@ -109,28 +101,6 @@ def full_weights(engine: Any, world: World, prefix: str) -> dict[str, Tensor]:
         if world.first:
             weights[name.removeprefix(prefix)] = whole.detach().float().cpu().clone()
     return weights
-
-
-def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, dtype: torch.dtype, like: Any) -> int:
-    """Save a model of this config with these weights as safetensors; returns its number of parameters.
-
-    like: the model whose class and generation settings it has. A fresh model takes the weights, so that tied ones
-    and buffers are as transformers wants them. Raises TrainError when a weight is missing or left over.
-    """
-    model = type(like)(copy.deepcopy(model_config)).to(dtype)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = {*(model.all_tied_weights_keys or ())}
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if unexpected or (missing := [key for key in missing if key in parameters and key not in tied]):
-        raise TrainError(
-            f"{type(like).__name__} cannot be rebuilt from its config: {len(missing)} weights are missing and "
-            f"{len(unexpected)} left over, the first {[*missing, *unexpected][0]}"
-        )
-    model.tie_weights()
-    if model.can_generate():
-        model.generation_config = like.generation_config
-    model.save_pretrained(folder)
-    return sum(p.numel() for p in model.parameters())
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from kdcache.config import TrainConfig
-from kdcache.errors import ConfigError, KdcacheError, TrainError
-from kdcache.train.distributed import World, find_device, find_world, free_port, lost_a_peer
+from kdcache.errors import ConfigError, KdcacheError, TrainError, one_line
+from kdcache.launcher import World, find_device, find_world
+from kdcache.train.distributed import free_port, lost_a_peer
+from kdcache.train.settings import TrainConfig
 
 __all__ = ["run_train"]
 
@@ -41,10 +42,10 @@ def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overr
 
 def finished_early(config: TrainConfig, world_size: int) -> bool:
     """Check what can be known without a launch, and whether the run is done already. Raises KdcacheError."""
-    from kdcache.train.export import check_folder
+    from kdcache.models.saving import check_folder
+    from kdcache.students.making import student_folder
+    from kdcache.train.pinned import pinned_settings
     from kdcache.train.run import is_finished, open_caches, open_loader
-    from kdcache.train.settings import pinned_settings
-    from kdcache.train.student import student_folder
 
     check_folder(Path(config.output), "output")
     cache, _ = open_caches(config)
@@ -85,7 +86,7 @@ def in_words(error: Exception, world: World) -> Exception:
         )
     if _is_of_storage(error):
         return TrainError(
-            f"rank {world.rank} cannot read or write a file: {' '.join(str(error).split())}; the last checkpoint is "
+            f"rank {world.rank} cannot read or write a file: {one_line(error)}; the last checkpoint is "
             "kept: free some space or mend the path, and run the same command again"
         )
     if lost_a_peer(error):

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from kdcache.config import TrainConfig
 from kdcache.errors import TrainError
+from kdcache.launcher import World
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import Progress
 from kdcache.store.batch import Batch
-from kdcache.train.collate import Collator
-from kdcache.train.distributed import World
+from kdcache.students.collate import Collator
 from kdcache.train.schedule import learning_rate
+from kdcache.train.settings import TrainConfig
 
 __all__ = ["Log", "Trainer"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kdcache.config import TrainConfig
+from kdcache.train.settings import TrainConfig
 
 __all__ = ["precision_in_use", "spoken_precision"]
 

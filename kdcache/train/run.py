@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from kdcache.config import TrainConfig
+from kdcache.disk import Disk
 from kdcache.errors import CacheError, TrainError
+from kdcache.launcher import World
 from kdcache.losses.bottleneck import Bottleneck, make_bottlenecks
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import counted, say
@@ -23,20 +24,20 @@ from kdcache.store.cache import Cache, open_cache
 from kdcache.stream.fitting import check_sizes
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
-from kdcache.train.balance import balancing_weight, warn_unbalanced
+from kdcache.students.balance import balancing_weight, warn_unbalanced
+from kdcache.students.class_weights import class_weights
+from kdcache.students.collate import Collator
+from kdcache.students.loss import head_width, with_loss
+from kdcache.students.making import make_student
+from kdcache.students.scoring import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
 from kdcache.train.cautions import first_targets, warn
-from kdcache.train.checkpoint import Checkpoints, replace_file
-from kdcache.train.class_weights import class_weights
-from kdcache.train.collate import Collator
-from kdcache.train.distributed import World
+from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.engine import make_engine, make_monitor
-from kdcache.train.evaluate import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
 from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
-from kdcache.train.model import head_width, with_loss
+from kdcache.train.pinned import check_unchanged, pinned_settings
 from kdcache.train.precision import precision_in_use, spoken_precision
-from kdcache.train.settings import check_unchanged, pinned_settings
-from kdcache.train.student import make_student
+from kdcache.train.settings import TrainConfig
 
 __all__ = ["is_finished", "open_caches", "open_loader", "train"]
 
@@ -105,7 +106,14 @@ def train(config: TrainConfig, world: World, device: str) -> None:
         def evaluate() -> dict[str, float] | None:
             if held_out is None or config.eval is None:
                 return None
-            figures = evaluate_engine(engine, held_out, world, trainer.device, config.eval)
+            figures = evaluate_engine(
+                engine,
+                held_out,
+                world,
+                trainer.device,
+                batch_examples=config.eval.batch_examples,
+                max_examples=config.eval.max_examples,
+            )
             log.write(trainer.step, "eval", figures)
             return figures
 
@@ -120,7 +128,7 @@ def train(config: TrainConfig, world: World, device: str) -> None:
     folder = export_student(engine, config, cache, world, steps=trainer.step, figures=figures, precision=precision)
     if world.first:
         done = {"steps": total, "evaluation": figures, "precision": precision, "settings": pinned}
-        replace_file(output / DONE, json.dumps(done, indent=1))
+        Disk(output).write(DONE, json.dumps(done, indent=1).encode())
         say(f"wrote {folder}{spoken(figures)}")
 
 

@@ -5,7 +5,7 @@ Linear warm-up to the peak, then constant, linear or half-cosine decay to final_
 
 import math
 
-from kdcache.config import ScheduleConfig
+from kdcache.train.settings import ScheduleConfig
 
 __all__ = ["learning_rate"]
 

@@ -59,9 +59,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from kdcache.config import TermConfig
 from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.calibration import Encoder, OutputLayer, make_basis

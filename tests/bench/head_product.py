@@ -25,8 +25,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import kdcache
-from kdcache.config import TermConfig
 from kdcache.losses import fused
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.product import wide_product

@@ -65,7 +65,7 @@ from shards import shard_bytes
 from small_models import CLASSES, Learner, logits_of, make_student, make_teacher, make_text, scores
 from torch import Tensor
 
-from kdcache.config import TermConfig
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.calibration import Encoder, OutputLayer, make_basis

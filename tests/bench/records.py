@@ -56,7 +56,7 @@ from real_rows import token_windows, windows_of_rows
 from shards import Bytes, shard_bytes
 from torch import Tensor
 
-from kdcache.config import TermConfig
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.store.unit import record_arrays

@@ -119,7 +119,7 @@ def make_teacher(folder: Path, windows: Tensor, batch: int) -> Any:
 
 
 def _label_term() -> Any:
-    from kdcache.config import TermConfig
+    from kdcache.losses.settings import TermConfig
 
     return TermConfig(name="cross_entropy")
 

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from one_column import open_corpus
 
-from kdcache.config import CorpusConfig, TokenClassificationConfig
 from kdcache.corpus import open_corpus as open_columns
 from kdcache.corpus.files import CorpusFile
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.corpus.split import sound_parts
 from kdcache.errors import CorpusError, RowError
 from kdcache.tasks import task_columns
+from kdcache.tasks.settings import TokenClassificationConfig
 
 
 @given(count=st.integers(0, 300), bad=st.sets(st.integers(0, 299)))

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdcache.config import CorpusConfig
 from kdcache.corpus import Column, Corpus, open_corpus
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, CorpusError, RowError
 
 TEXT = Column("text", "text_field")

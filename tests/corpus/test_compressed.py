@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from one_column import open_corpus
 
-from kdcache.config import CorpusConfig
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.config import CorpusConfig
 from kdcache.corpus import Column, Corpus, open_corpus
 from kdcache.corpus import index as index_module
 from kdcache.corpus import lines as lines_module
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError
 
 COLUMNS = (

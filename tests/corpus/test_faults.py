@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from one_column import open_corpus
 
-from kdcache.config import CorpusConfig
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError
 
 GOOD = b'{"text": "good"}\n'

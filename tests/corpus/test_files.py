@@ -1,7 +1,7 @@
 import pytest
 from one_column import open_corpus
 
-from kdcache.config import CorpusConfig
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError
 
 ROW = b'{"text": "a"}\n'

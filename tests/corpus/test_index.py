@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from one_column import open_corpus
 
-from kdcache.config import CorpusConfig
 from kdcache.corpus import columnar, lines
 from kdcache.corpus.index import Marks
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError
 
 

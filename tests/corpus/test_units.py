@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from one_column import open_corpus
 
-from kdcache.config import CorpusConfig
 from kdcache.corpus import Corpus
 from kdcache.corpus import corpus as corpus_module
 from kdcache.corpus import index as index_module
 from kdcache.corpus import lines as lines_module
+from kdcache.corpus.settings import CorpusConfig
 
 SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

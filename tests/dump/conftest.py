@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import sentences, write_jsonl
 
-from kdcache.config import DumpConfig
+from kdcache.dump.settings import DumpConfig
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import yaml
 from helpers import files_of, sentences
 
 from kdcache.cli import main
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
+from kdcache.launcher import World
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 
@@ -63,7 +63,7 @@ def test_a_sound_corpus_is_counted_as_it_will_be_dumped(
 ) -> None:
     status, out, err = check(rows)
     assert status == 0, err
-    run_dump(make_config(tmp_path / "dumped", task={"packing": "documents"}), Rank())
+    run_dump(make_config(tmp_path / "dumped", task={"packing": "documents"}), World())
     totals = read_manifest(Root(tmp_path / "dumped")).totals
     assert f"rows       60 in {totals.shards} units of 10" in out
     for name in ("examples", "tokens", "positions"):

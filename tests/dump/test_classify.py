@@ -20,10 +20,10 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import kdcache as public
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import ConfigError, CorpusError, KdcacheError, TeacherError
+from kdcache.launcher import World
 from kdcache.targets.fields import NO_LABEL
 
 Make = Callable[..., DumpConfig]
@@ -74,7 +74,7 @@ def test_dense_records_are_the_teachers_at_every_temperature(make: Make, teacher
         logits_PC = teacher(**inputs).logits.double()
     for dtype in ("float32", "float16"):
         output = tmp_path / dtype
-        run_dump(make("sequence_classification", output, record={"logit_dtype": dtype}), Rank())
+        run_dump(make("sequence_classification", output, record={"logit_dtype": dtype}), World())
         cache = public.open_cache(output)
         assert cache.manifest.header.id2label == {0: "bright", 1: "dark"}
         batch = cache.read(0, len(cache))
@@ -89,7 +89,7 @@ def test_dense_records_are_the_teachers_at_every_temperature(make: Make, teacher
 
 
 def test_tags_of_long_rows_are_the_teachers_in_each_window(make: Make, teachers: dict, tmp_path: Path) -> None:
-    run_dump(make("token_classification", tmp_path / "cache", record={"logit_dtype": "float32"}), Rank())
+    run_dump(make("token_classification", tmp_path / "cache", record={"logit_dtype": "float32"}), World())
     cache = public.open_cache(tmp_path / "cache")
     batch = cache.read(0, len(cache))
     assert batch.continues.any()
@@ -114,14 +114,14 @@ def test_the_bytes_are_the_same_at_every_world_size(make: Make, tmp_path: Path, 
     for size in (1, 3):
         config = make(task, tmp_path / str(size), backend=backend, record={"features": features})
         for rank in range(size):
-            run_dump(config, Rank(rank, size))
+            run_dump(config, World(rank, size))
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
     assert kdcache("verify", tmp_path / "1").returncode == 0
 
 
 @pytest.mark.parametrize("features", ["pooled", "positions"])
 def test_features_are_the_teachers_hidden_states(make: Make, teachers: dict, tmp_path: Path, features: str) -> None:
-    run_dump(make("sequence_classification", tmp_path / "cache", record={"features": features}), Rank())
+    run_dump(make("sequence_classification", tmp_path / "cache", record={"features": features}), World())
     batch = public.open_cache(tmp_path / "cache").read(0, 6)
     teacher = AutoModelForSequenceClassification.from_pretrained(teachers["sequence_classification"]).eval()
     for i in range(6):
@@ -135,7 +135,7 @@ def test_features_are_the_teachers_hidden_states(make: Make, teachers: dict, tmp
 def test_features_of_a_language_model(teacher_folder: Path, make_config: Make, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    run_dump(make_config(tmp_path / "cache", record={"features": "positions"}, task={"attention": "causal"}), Rank())
+    run_dump(make_config(tmp_path / "cache", record={"features": "positions"}, task={"attention": "causal"}), World())
     batch = public.open_cache(tmp_path / "cache").read(0, 1)
     teacher = AutoModelForCausalLM.from_pretrained(teacher_folder).eval()
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_features_of_a_language_model(teacher_folder: Path, make_config: Make, t
 def test_without_a_teacher_labels_and_characters_come_from_the_corpus(make: Make, tmp_path: Path) -> None:
     config = make("sequence_classification", tmp_path / "cache", teacher="none", tokenizer="characters")
     for rank in range(2):
-        run_dump(config, Rank(rank, 2))
+        run_dump(config, World(rank, 2))
     cache = public.open_cache(tmp_path / "cache")
     assert cache.manifest.header.record is None
     assert cache.manifest.header.id2label == {0: "bright", 1: "dark"}
@@ -159,7 +159,7 @@ def test_without_a_teacher_labels_and_characters_come_from_the_corpus(make: Make
 def test_rows_without_labels_get_records(make: Make, tmp_path: Path) -> None:
     write_rows(tmp_path / "more.jsonl", [{"text": row["text"]} for row in moods(5, seed=9)])
     paths = [str(tmp_path / "moods.jsonl"), str(tmp_path / "more.jsonl")]
-    run_dump(make("sequence_classification", tmp_path / "cache", corpus={"paths": paths}), Rank())
+    run_dump(make("sequence_classification", tmp_path / "cache", corpus={"paths": paths}), World())
     cache = public.open_cache(tmp_path / "cache")
     assert (cache.read(0, len(cache)).labels == NO_LABEL).sum() == 5
     assert cache.manifest.totals.notes["unlabelled"] == 5
@@ -178,14 +178,14 @@ def test_settings_that_do_not_fit(
     make: Make, tmp_path: Path, name: str, sections: dict, error: type[KdcacheError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        run_dump(make(name, tmp_path / "cache", **sections), Rank())
+        run_dump(make(name, tmp_path / "cache", **sections), World())
     assert not (tmp_path / "cache" / "cache.json").exists()
 
 
 def test_labels_that_the_teacher_does_not_have_stop_at_their_row(make: Make, tmp_path: Path) -> None:
     write_rows(tmp_path / "moods.jsonl", [*moods(9), {"text": "cache", "label": "grey"}])
     with pytest.raises(CorpusError, match=r"moods.jsonl:10: got label grey, expected one of bright, dark"):
-        run_dump(make("sequence_classification", tmp_path / "cache"), Rank())
+        run_dump(make("sequence_classification", tmp_path / "cache"), World())
 
 
 def test_an_encoder_without_a_trained_head_is_no_teacher(make: Make, teachers: dict, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_an_encoder_without_a_trained_head_is_no_teacher(make: Make, teachers: d
     AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "encoder")
     message = r"lacks 2 of the weights of BertForSequenceClassification, the first classifier"
     with pytest.raises(TeacherError, match=message):
-        run_dump(make("sequence_classification", tmp_path / "c", teacher={"path": str(tmp_path / "encoder")}), Rank())
+        run_dump(make("sequence_classification", tmp_path / "c", teacher={"path": str(tmp_path / "encoder")}), World())
 
 
 def test_records_that_a_task_cannot_have(make: Make, tmp_path: Path) -> None:
@@ -221,13 +221,13 @@ def test_a_teacher_whose_outputs_are_no_classes_is_refused(
     if change is None:
         config = config.model_copy(update={"corpus": config.corpus.model_copy(update={"label_field": None})})
     with pytest.raises(TeacherError, match=f"got a teacher for {got}"):
-        run_dump(config, Rank())
+        run_dump(config, World())
 
 
 def test_a_misspelt_label_field_is_told_before_anything_is_made(make: Make, tmp_path: Path) -> None:
     config = make("sequence_classification", tmp_path / "c", corpus={"label_field": "lable"})
     with pytest.raises(CorpusError, match="no row of the corpus has a label in its field lable"):
-        run_dump(config, Rank())
+        run_dump(config, World())
     assert not (tmp_path / "c" / "header.json").exists()
     with pytest.raises(ValueError, match=r"got corpus.label_field for token_classification, expected tags_field"):
         make("token_classification", tmp_path / "c", corpus={"format": "jsonl", "label_field": "tags"})
@@ -238,10 +238,10 @@ def test_a_wrong_label_in_the_last_row_costs_no_shard(make: Make, tmp_path: Path
     write_rows(tmp_path / "moods.jsonl", [*rows[:-1], {**rows[-1], "label": "grey"}])
     config = make("sequence_classification", tmp_path / "c")
     with pytest.raises(CorpusError, match=r"moods.jsonl:40: got label grey, expected one of bright, dark"):
-        run_dump(config, Rank())
+        run_dump(config, World())
     assert not (tmp_path / "c" / "header.json").exists()
     write_rows(tmp_path / "moods.jsonl", rows)
-    run_dump(config, Rank())
+    run_dump(config, World())
 
 
 def test_features_of_a_decoder_are_of_the_token_that_its_head_reads(make: Make, tmp_path: Path) -> None:
@@ -257,9 +257,8 @@ def test_features_of_a_decoder_are_of_the_token_that_its_head_reads(make: Make, 
     model.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     record = {"features": "positions", "logit_dtype": "float32"}
-    run_dump(
-        make("sequence_classification", tmp_path / "c", teacher={"path": str(tmp_path / "gpt2")}, record=record), Rank()
-    )
+    teacher = {"path": str(tmp_path / "gpt2")}
+    run_dump(make("sequence_classification", tmp_path / "c", teacher=teacher, record=record), World())
     batch = public.open_cache(tmp_path / "c").read(0, 8)
     heads = model.score(torch.from_numpy(np.array(batch.features)).float()).log_softmax(-1)
     torch.testing.assert_close(heads, batch.targets().dense_log_probs(1.0), rtol=0, atol=2e-3)
@@ -315,7 +314,7 @@ def test_the_features_width_is_in_the_config_of_a_users_teacher(
             record={"features": features},
         )
         with pytest.raises(error, match=message) if error else nullcontext():
-            run_dump(config, Rank())
+            run_dump(config, World())
     if error is None:
         batch = public.open_cache(tmp_path / "pooled").read(0, 8)
         heads = model.classifier(torch.from_numpy(np.array(batch.features)).float()).log_softmax(-1)
@@ -352,8 +351,8 @@ def test_features_need_a_body_or_a_head_by_a_usual_name(make: Make, teachers: di
     tokenizer.save_pretrained(tmp_path / "bag")
     teacher = {"path": str(tmp_path / "bag"), "dtype": "float32"}
     with pytest.raises(TeacherError, match=r"a teacher, Headless, with neither a body .* nor a head called classifier"):
-        run_dump(make(task, tmp_path / "c", teacher=teacher, record={"features": "pooled"}), Rank())
-    run_dump(make(task, tmp_path / "d", teacher=teacher), Rank())
+        run_dump(make(task, tmp_path / "c", teacher=teacher, record={"features": "pooled"}), World())
+    run_dump(make(task, tmp_path / "d", teacher=teacher), World())
     assert public.open_cache(tmp_path / "d").num_positions == 40
 
 
@@ -372,9 +371,9 @@ def test_integers_with_names_and_tags_that_the_teacher_lacks(
     pq.write_table(rows.replace_schema_metadata(features), tmp_path / "a.parquet")
     corpus = {"paths": str(tmp_path / "a.parquet"), "format": "parquet", "tags_field": "ner_tags"}
     with pytest.raises(CorpusError, match=r"a.parquet row 1: got label B-PERSON, expected one of O.* task.rest_class"):
-        run_dump(make("token_classification", tmp_path / "cache", corpus=corpus), Rank())
+        run_dump(make("token_classification", tmp_path / "cache", corpus=corpus), World())
     task = {"label_map": {"PERSON": "PER", "GPE": "LOC"}, "rest_class": "O"}
-    run_dump(make("token_classification", tmp_path / "cache", corpus=corpus, task=task), Rank())
+    run_dump(make("token_classification", tmp_path / "cache", corpus=corpus, task=task), World())
     said = capsys.readouterr().err
     assert "18 labels became task.rest_class O: B-MISC 9, I-MISC 9" in said
     assert "warning: task.label_map names GPE, which no row of the corpus has" in said
@@ -389,25 +388,25 @@ def test_names_that_are_nearly_one_are_told(make: Make, tmp_path: Path, capsys: 
     rows = [{"text": "cache", "label": label} for label in ("good", "good ", "bad")]
     write_rows(tmp_path / "moods.jsonl", rows)
     alone = {"teacher": "none", "tokenizer": "characters"}
-    run_dump(make("sequence_classification", tmp_path / "a", **alone), Rank())
+    run_dump(make("sequence_classification", tmp_path / "a", **alone), World())
     said = capsys.readouterr().err
     assert "warning: the classes 'good', 'good ' differ in no more than white space" in said
     assert "set task.label_map: {'good ': 'good'}" in said
-    run_dump(make("sequence_classification", tmp_path / "b", **alone, task={"label_map": {"good ": "good"}}), Rank())
+    run_dump(make("sequence_classification", tmp_path / "b", **alone, task={"label_map": {"good ": "good"}}), World())
     assert "warning" not in capsys.readouterr().err
     assert public.open_cache(tmp_path / "b").manifest.header.id2label == {0: "bad", 1: "good"}
 
 
 def test_windows_of_a_long_text_are_scored_as_one(make: Make, teachers: dict, tmp_path: Path) -> None:
     """By the mean of the teacher's probabilities of them, in the dump's summary, in the cache and in an evaluation."""
-    from kdcache.train.evaluate import evaluate_model
+    from kdcache.students.scoring import evaluate_model
 
     rows = [{**row, "text": " ".join([row["text"]] * (1 + 5 * (i % 2)))} for i, row in enumerate(moods(20))]
     paths = str(write_rows(tmp_path / "long.jsonl", rows))
     task = {"max_length": 40, "overlong": "windows"}
     record = {"logit_dtype": "float32"}
     run_dump(
-        make("sequence_classification", tmp_path / "cache", corpus={"paths": paths}, task=task, record=record), Rank()
+        make("sequence_classification", tmp_path / "cache", corpus={"paths": paths}, task=task, record=record), World()
     )
     cache = public.open_cache(tmp_path / "cache")
     batch = cache.read(0, len(cache))

@@ -10,10 +10,10 @@ from families import FAMILIES, saved
 from helpers import files_of
 
 import kdcache
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import ConfigError, TeacherError
+from kdcache.launcher import World
 from kdcache.store.verify import verify
 
 MakeConfig = Callable[..., DumpConfig]
@@ -22,7 +22,7 @@ RECORD = {"exact_top_k": 8, "samples": 0, "factor": {"rank": "full"}}
 
 def dump(config: DumpConfig, world_size: int = 1) -> None:
     for rank in range(world_size):
-        run_dump(config, Rank(rank, world_size))
+        run_dump(config, World(rank, world_size))
 
 
 @pytest.mark.parametrize("backend", ["zarr", "arrow"])

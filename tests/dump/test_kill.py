@@ -17,8 +17,8 @@ import pytest
 import yaml
 from helpers import files_of, fork_rank, kdcache
 
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
+from kdcache.dump.settings import DumpConfig
+from kdcache.launcher import World
 from kdcache.store.files import Root
 
 KILLS = 10
@@ -31,13 +31,13 @@ def test_killed_ranks_and_changing_world_sizes(
 ) -> None:
     calm = make_config(tmp_path / "calm", backend=backend, corpus={"unit_rows": 3})
     started = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(calm, Rank()), 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(calm, World()), 0)[1]) == 0
     whole = time.monotonic() - started
     rough = make_config(tmp_path / "rough", backend=backend, corpus={"unit_rows": 3})
     rng, kills = random.Random(7), 0
     while kills < KILLS:
         world_size = rng.choice([1, 2, 3])
-        pids = [fork_rank(rough, Rank(r, world_size)) for r in range(world_size)]
+        pids = [fork_rank(rough, World(r, world_size)) for r in range(world_size)]
         time.sleep(rng.uniform(0.05, 0.35) * whole)
         victim = rng.choice(pids)
         os.kill(victim, signal.SIGKILL)
@@ -47,7 +47,7 @@ def test_killed_ranks_and_changing_world_sizes(
             for unit in rng.sample(range(40), 25):  # finished too early to be killed again: lose some shards
                 (tmp_path / "rough" / "shards" / f"{unit:06d}.json").unlink()
         kills += statuses[pids.index(victim)] == -signal.SIGKILL
-    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(rough, Rank()), 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(rough, World()), 0)[1]) == 0
     assert files_of(tmp_path / "rough") == files_of(tmp_path / "calm")
 
 

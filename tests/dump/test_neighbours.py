@@ -15,10 +15,10 @@ from many_models import BART, CAUSAL, SEQUENCE, T5, model_of
 from tokenizers import processors
 
 import kdcache
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import TeacherError
+from kdcache.launcher import World
 
 Make = Callable[..., DumpConfig]
 NAMES = dict(enumerate(MOODS))
@@ -53,7 +53,7 @@ def test_packed_documents_of_any_teacher_are_recorded_as_if_alone(
     record = {"exact_top_k": "all", "logit_dtype": "float32"}
     config = make_config(tmp_path / "c", teacher=language_teacher(tmp_path / "teacher", name), record=record)
     for rank in range(2):
-        run_dump(config, Rank(rank, 2))
+        run_dump(config, World(rank, 2))
     said = capfd.readouterr().err
     assert "does not keep packed documents apart (log-probabilities are off by" in said
     cache = kdcache.open_cache(tmp_path / "c")
@@ -63,7 +63,7 @@ def test_packed_documents_of_any_teacher_are_recorded_as_if_alone(
     torch.testing.assert_close(stored(cache), expected, rtol=0, atol=1e-4)
     before = files_of(tmp_path / "c")
     (tmp_path / "c" / "shards" / "000003.json").unlink()
-    run_dump(config, Rank())
+    run_dump(config, World())
     assert files_of(tmp_path / "c") == before
     assert "does not keep" not in capfd.readouterr().err, "what the header pins was found out again"
 
@@ -73,7 +73,7 @@ def test_nothing_is_asked_of_teachers_of_single_documents(
     make_config: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     task = {"packing": "documents", "overlong": "drop", "sequence_length": 128}
-    run_dump(make_config(tmp_path / "c", teacher=language_teacher(tmp_path / "t", name), task=task), Rank())
+    run_dump(make_config(tmp_path / "c", teacher=language_teacher(tmp_path / "t", name), task=task), World())
     assert "apart" not in capfd.readouterr().err
     compute = kdcache.open_cache(tmp_path / "c").manifest.header.compute
     assert (compute["together"], compute["apart"]) == ("any", False)
@@ -82,7 +82,7 @@ def test_nothing_is_asked_of_teachers_of_single_documents(
 def test_a_teacher_that_sees_the_next_token_is_refused(make_config: Make, tmp_path: Path) -> None:
     teacher = language_teacher(tmp_path / "t", "bert")
     with pytest.raises(TeacherError, match=r"BertLMHeadModel lets a token see those after it.* is_decoder: true"):
-        run_dump(make_config(tmp_path / "c", teacher=teacher), Rank())
+        run_dump(make_config(tmp_path / "c", teacher=teacher), World())
 
 
 def classification(tmp_path: Path, **changes: Any) -> DumpConfig:
@@ -130,7 +130,7 @@ def test_each_text_is_recorded_as_it_is_alone(
 ) -> None:
     """BART and T5 want the </s> that the run's own rows have; XLNet's padding on the right is not read."""
     model = classifier(tmp_path / "teacher", name, settings, end=True)
-    run_dump(classification(tmp_path, record={"logit_dtype": "float32"}), Rank())
+    run_dump(classification(tmp_path, record={"logit_dtype": "float32"}), World())
     cache = kdcache.open_cache(tmp_path / "c")
     batch = cache.read(0, 40)
     expected = torch.cat([model(input_ids=torch.from_numpy(batch.tokens(i))[None]).logits for i in range(40)])
@@ -152,7 +152,7 @@ def test_a_decoders_head_and_features_read_one_token_where_padding_is_a_real_one
         tmp_path / "teacher", name, settings, end=True, pad_token=None, eos_token="[SEP]", cls_token=None
     )
     assert model.config.pad_token_id == own_padding
-    run_dump(classification(tmp_path), Rank())
+    run_dump(classification(tmp_path), World())
     cache = kdcache.open_cache(tmp_path / "c")
     batch = cache.read(0, 40)
     assert all(batch.tokens(i)[-1] == 3 for i in range(40))
@@ -171,5 +171,5 @@ def test_units_with_refused_rows_do_not_hide_the_rest(make_config: Make, tmp_pat
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     task = {"packing": "documents", "sequence_length": 32}
     config = make_config(tmp_path / "c", corpus={"paths": str(corpus)}, task=task)
-    run_dump(config, Rank(1, 2))
+    run_dump(config, World(1, 2))
     assert (tmp_path / "c" / "shards" / "000001.json").exists()

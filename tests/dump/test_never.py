@@ -9,8 +9,8 @@ from helpers import make_tokenizer, sentences, write_jsonl
 from transformers import PhiConfig, PhiForCausalLM
 
 import kdcache
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.launcher import World
 
 BANNED = slice(1, 60, 2)
 
@@ -46,7 +46,7 @@ def banning(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_banned_classes_are_never_given(make_config: Callable, banning: Path, tmp_path: Path, record: dict) -> None:
     corpus = {"unit_rows": 40, "paths": str(write_jsonl(tmp_path / "some.jsonl", sentences(12)))}
     teacher = {"path": str(banning), "dtype": "float32"}
-    run_dump(make_config(tmp_path / "cache", teacher=teacher, record=record, corpus=corpus), Rank())
+    run_dump(make_config(tmp_path / "cache", teacher=teacher, record=record, corpus=corpus), World())
     cache = kdcache.open_cache(tmp_path / "cache")
     targets = cache.read(0, 1).targets()
     model = PhiForCausalLM.from_pretrained(banning).eval()

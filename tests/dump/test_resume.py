@@ -15,10 +15,10 @@ import pytest
 from classes import moods
 from helpers import files_of, fork_rank, kdcache, sentences
 
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError, CorpusError, KdcacheError, RowError
+from kdcache.launcher import World
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.skipped import read_skipped
@@ -34,7 +34,7 @@ def dump(config: DumpConfig, world_size: int = 1) -> None:
     errors = []
     for rank in range(world_size):
         try:
-            run_dump(config, Rank(rank, world_size))
+            run_dump(config, World(rank, world_size))
         except KdcacheError as error:
             errors.append(error)
     if errors:
@@ -115,7 +115,7 @@ def test_a_finished_cache_follows_its_corpus(
         digest = read_manifest(Root(tmp_path / "cache")).digest()
         capfd.readouterr()
         for rank in (2, 0, 1):
-            run_dump(make("cache", changed), Rank(rank, 3))
+            run_dump(make("cache", changed), World(rank, 3))
         assert words in capfd.readouterr().err
         assert remade(before, tmp_path / "cache") == expected
         assert read_manifest(Root(tmp_path / "cache")).digest() != digest
@@ -232,7 +232,7 @@ def test_classifications_without_a_teacher(
     capfd.readouterr()
     rows[20] = json.dumps({"text": "quiz quiz", "label": "odd"})
     for rank in (1, 0, 2):
-        run_dump(labelled(tmp_path, "cache", rows[:21], made_by), Rank(rank, 3))
+        run_dump(labelled(tmp_path, "cache", rows[:21], made_by), World(rank, 3))
     assert "than the cache was begun with: every shard is made again" in capfd.readouterr().err
     dump(labelled(tmp_path, "fresh2", rows[:21], made_by))
     assert files_of(tmp_path / "cache") == files_of(tmp_path / "fresh2")
@@ -282,7 +282,7 @@ def test_the_basis_of_a_factor_is_of_the_corpus_now(make: MakeConfig, tmp_path: 
 def test_killed_at_random_while_the_corpus_changes(make: MakeConfig, tmp_path: Path) -> None:
     rng, rows = random.Random(5), lines(texts(60))
     started = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(make("calm", rows), Rank()), 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(make("calm", rows), World()), 0)[1]) == 0
     whole = time.monotonic() - started
     kills = 0
     while kills < 6:
@@ -292,13 +292,13 @@ def test_killed_at_random_while_the_corpus_changes(make: MakeConfig, tmp_path: P
         settings = {"on_bad_row": "skip", "bad_rows_at_most": 0.5}
         world_size = rng.choice([1, 3])
         config = make("rough", changed[: rng.randint(40, 60)], **settings)
-        pids = [fork_rank(config, Rank(r, world_size)) for r in range(world_size)]
+        pids = [fork_rank(config, World(r, world_size)) for r in range(world_size)]
         time.sleep(rng.uniform(0.1, 0.6) * whole)
         victim = rng.choice(pids)
         os.kill(victim, signal.SIGKILL)
         statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         kills += statuses[pids.index(victim)] == -signal.SIGKILL
-    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(make("rough", rows), Rank()), 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(make("rough", rows), World()), 0)[1]) == 0
     assert files_of(tmp_path / "rough") == files_of(tmp_path / "calm")
     assert verify(tmp_path / "rough") == []
 

@@ -11,17 +11,17 @@ import torch
 from helpers import files_of, make_model, make_tokenizer, sentences, write_jsonl
 
 import kdcache
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError, ConfigError, CorpusError, TeacherError
+from kdcache.launcher import World
 
 MakeConfig = Callable[..., DumpConfig]
 
 
 def dump(config: DumpConfig, world_size: int = 1, ranks: list[int] | None = None) -> None:
     for rank in range(world_size) if ranks is None else ranks:
-        run_dump(config, Rank(rank, world_size))
+        run_dump(config, World(rank, world_size))
 
 
 @pytest.mark.parametrize("backend", ["zarr", "arrow"])
@@ -134,10 +134,10 @@ def test_records_made_by_other_means_are_not_mixed(
 ) -> None:
     """Another device's path adds in another order: its records may differ in their last bits."""
     config = make_config(tmp_path / "cache")
-    run_dump(config, Rank(0, 2))
+    run_dump(config, World(0, 2))
     monkeypatch.setattr("kdcache.dump.run.method_on", lambda device_type: "torch")
     with pytest.raises(CacheError, match=r"compute\.compression.*numba.*torch"):
-        run_dump(config, Rank(1, 2))
+        run_dump(config, World(1, 2))
 
 
 def test_settings_may_change_while_nothing_is_committed(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -9,18 +9,18 @@ import pytest
 import torch
 from families import FAMILIES, saved
 
-from kdcache.config import ComputeConfig, DumpConfig, TeacherConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import ComputeConfig, DumpConfig, TeacherConfig
 from kdcache.dump.teacher import Teacher, load_teacher
 from kdcache.errors import TeacherError
-from kdcache.tasks.inputs import flat_positions, model_inputs
+from kdcache.launcher import World
+from kdcache.models.inputs import flat_positions, model_inputs
 
 
 def teacher_of(folder: Path, dtype: str = "float32", **compute: object) -> Teacher:
     config = TeacherConfig.model_validate({"path": str(folder), "dtype": dtype})
     settings = ComputeConfig(device="cpu", block_positions=7, **compute)  # type: ignore[arg-type]
-    return load_teacher(config, settings, Rank(), num_classes=320, attention="document")
+    return load_teacher(config, settings, World(), num_classes=320, attention="document")
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -117,7 +117,7 @@ def test_device_map_on_a_machine_without_gpus_is_the_cpu(tmp_path: Path) -> None
     config = TeacherConfig(
         path=str(saved("llama", tmp_path)), dtype="float32", placement="device_map", gpus_per_replica=2
     )
-    teacher = load_teacher(config, ComputeConfig(device="cpu"), Rank(), num_classes=320, attention="causal")
+    teacher = load_teacher(config, ComputeConfig(device="cpu"), World(), num_classes=320, attention="causal")
     assert teacher.device.type == "cpu"
 
 
@@ -151,7 +151,7 @@ def test_damaged_weights_are_one_line(
     shutil.copytree(teacher_folder, tmp_path / "damaged")
     damage(tmp_path / "damaged")
     with pytest.raises(TeacherError, match=words) as caught:
-        run_dump(make_config(tmp_path / "cache", teacher={"path": str(tmp_path / "damaged")}), Rank())
+        run_dump(make_config(tmp_path / "cache", teacher={"path": str(tmp_path / "damaged")}), World())
     assert "\n" not in str(caught.value)
 
 
@@ -168,6 +168,6 @@ def test_features_of_a_teacher_whose_head_cannot_be_run_apart(tmp_path: Path) ->
     MambaForCausalLM(MambaConfig(**settings)).save_pretrained(tmp_path)
     config, compute = TeacherConfig(path=str(tmp_path), dtype="float32"), ComputeConfig(device="cpu")
     given = {"num_classes": 320, "attention": "document"}
-    assert not load_teacher(config, compute, Rank(), **given).gives_hidden_states
+    assert not load_teacher(config, compute, World(), **given).gives_hidden_states
     with pytest.raises(TeacherError, match=r"got record.features and a teacher, MambaForCausalLM, whose head cannot"):
-        load_teacher(config, compute, Rank(), **given, features=True)
+        load_teacher(config, compute, World(), **given, features=True)

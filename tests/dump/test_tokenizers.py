@@ -14,10 +14,10 @@ from helpers import WORDS, files_of, kdcache, make_model, make_tokenizer, senten
 from transformers import AutoTokenizer
 
 import kdcache as public
-from kdcache.config import DumpConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import ConfigError, CorpusError, TeacherError
+from kdcache.launcher import World
 from kdcache.store.cache import Cache
 from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest
 
@@ -72,7 +72,7 @@ def settings(home: Path, kind: str, output: Path, /, **changes: Any) -> dict[str
 
 def dump(home: Path, kind: str, output: Path, world_size: int = 1, /, **changes: Any) -> Cache:
     for rank in range(world_size):
-        run_dump(DumpConfig.model_validate(settings(home, kind, output, **changes)), Rank(rank, world_size))
+        run_dump(DumpConfig.model_validate(settings(home, kind, output, **changes)), World(rank, world_size))
     return public.open_cache(output)
 
 
@@ -218,13 +218,13 @@ def test_a_language_model_reads_one_vocabulary(
     with pytest.raises(
         ConfigError, match=r"not one vocabulary with that of the teacher .* \(token \d+, '[ab]', is \d+"
     ):
-        run_dump(make_config(tmp_path / "refused", tokenizer=str(swapped)), Rank())
+        run_dump(make_config(tmp_path / "refused", tokenizer=str(swapped)), World())
     with pytest.raises(ConfigError, match="got tokenizer characters with a teacher"):
-        run_dump(make_config(tmp_path / "refused", tokenizer="characters"), Rank())
+        run_dump(make_config(tmp_path / "refused", tokenizer="characters"), World())
     instructed = AutoTokenizer.from_pretrained(copied("instructed"))
     instructed.eos_token, instructed.chat_template = "<|im_end|>", "{{ messages[0].content }}"
     instructed.save_pretrained(tmp_path / "instructed")
-    run_dump(make_config(tmp_path / "cache", tokenizer=str(tmp_path / "instructed")), Rank())
+    run_dump(make_config(tmp_path / "cache", tokenizer=str(tmp_path / "instructed")), World())
     assert "the end of text of tokenizer" in capfd.readouterr().err
     tokens = public.open_cache(tmp_path / "cache").read(0, 5).arrays["tokens"]
     assert (tokens == instructed.eos_token_id).any()
@@ -237,15 +237,15 @@ def test_a_teacher_without_a_tokenizer_says_what_its_config_knows(
     shutil.copytree(teacher_folder, bare, ignore=lambda _, names: [n for n in names if "token" in n])
     teacher = {"path": str(bare)}
     with pytest.raises(ConfigError, match=r"got no tokenizer and a teacher, .*bare, whose folder has none"):
-        run_dump(make_config(tmp_path / "cache", teacher=teacher), Rank())
+        run_dump(make_config(tmp_path / "cache", teacher=teacher), World())
     other_end = AutoTokenizer.from_pretrained(copied("other"))
     other_end.eos_token = "<|im_end|>"
     other_end.save_pretrained(tmp_path / "other")
     with pytest.raises(
         ConfigError, match="whose token of end of text is 2, expected 0, the eos_token_id in the config"
     ):
-        run_dump(make_config(tmp_path / "cache", teacher=teacher, tokenizer=str(tmp_path / "other")), Rank())
-    run_dump(make_config(tmp_path / "cache", teacher=teacher, tokenizer=str(copied("own"))), Rank())
+        run_dump(make_config(tmp_path / "cache", teacher=teacher, tokenizer=str(tmp_path / "other")), World())
+    run_dump(make_config(tmp_path / "cache", teacher=teacher, tokenizer=str(copied("own"))), World())
     assert len(public.open_cache(tmp_path / "cache"))
 
 
@@ -291,8 +291,8 @@ def test_a_tokenizer_one_id_wider_than_the_teachers_rows(
     settings: dict = {"teacher": {"path": str(wide), "dtype": "float32"}, "task": {"num_classes": 320}}
     corpus = {"paths": str(write_jsonl(tmp_path / "texts.jsonl", sentences(12)))}
     with pytest.raises(TeacherError, match=r"expected at least the tokenizer's 321; .* or set task.num_classes: 320"):
-        run_dump(make_config(tmp_path / "refused", **settings | {"task": {}, "corpus": corpus}), Rank())
-    run_dump(make_config(tmp_path / "cache", **settings, corpus=corpus), Rank())
+        run_dump(make_config(tmp_path / "refused", **settings | {"task": {}, "corpus": corpus}), World())
+    run_dump(make_config(tmp_path / "cache", **settings, corpus=corpus), World())
     header = public.open_cache(tmp_path / "cache").manifest.header
     assert header.tokenizer is not None
     assert (header.num_classes, header.tokenizer.vocab_size) == (320, 321)
@@ -302,9 +302,9 @@ def test_a_tokenizer_one_id_wider_than_the_teachers_rows(
     with pytest.raises(
         CorpusError, match=r"bad.jsonl:4 has the token <image> \(320\), expected ids below task.num_cla"
     ):
-        run_dump(make_config(tmp_path / "bad", **settings, corpus=corpus), Rank())
+        run_dump(make_config(tmp_path / "bad", **settings, corpus=corpus), World())
     skipping = {"on_bad_row": "skip", "bad_rows_at_most": 0.5}
-    run_dump(make_config(tmp_path / "skipped", **settings, **skipping, corpus=corpus), Rank())
+    run_dump(make_config(tmp_path / "skipped", **settings, **skipping, corpus=corpus), World())
     assert public.open_cache(tmp_path / "skipped").manifest.totals.notes["skipped"] == 1
     with pytest.raises(ConfigError, match=r"got task.num_classes 322, expected at most the tokenizer's 321 ids"):
-        run_dump(make_config(tmp_path / "bad", **settings | {"task": {"num_classes": 322}}, corpus=corpus), Rank())
+        run_dump(make_config(tmp_path / "bad", **settings | {"task": {"num_classes": 322}}, corpus=corpus), World())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdcache.config import TermConfig
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.temperature import softmax_temperature
 from kdcache.losses.terms import LossTerms
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from kdcache.config import TermConfig, TrainConfig
 from kdcache.losses.bottleneck import Bottleneck, gaussian_kl, gaussian_nll, make_bottlenecks
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
+from kdcache.train.settings import TrainConfig
 
 P, D, Z, H = 6, 5, 3, 7
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdcache.config import TermConfig
 from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss

@@ -10,8 +10,8 @@ from losses.conftest import surplus_price
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdcache.config import TermConfig
 from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kdcache.config import TermConfig
 from kdcache.errors import ConfigError
 from kdcache.losses.divergence import distillation_loss, divergence_of_kind
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.kinds import Kind
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from kdcache.config import TermConfig
 from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead
 from kdcache.losses.metrics import FusedSums, Sums, measure
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.compress import compress

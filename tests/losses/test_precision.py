@@ -5,17 +5,17 @@ import torch
 from torch import Tensor
 
 import kdcache
-from kdcache.config import TermConfig
 from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, Sums, measure
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.models.head import WideLinear
 from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import FactorSpec, RecordSpec
-from kdcache.tasks.heads import WideLinear
 
 DENSE = RecordSpec(exact_top_k="all", logit_dtype="float32")
 

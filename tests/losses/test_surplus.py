@@ -6,10 +6,10 @@ from losses.conftest import surplus_price
 from losses.test_fused import Tiny
 from losses.test_kinds import CASES, plain, term
 
-from kdcache.config import TermConfig
 from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from kdcache.config import TermConfig
 from kdcache.errors import ConfigError
 from kdcache.losses.divergence import distillation_loss
 from kdcache.losses.reference import teacher_top
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.temperature import softmax_temperature
 from kdcache.losses.terms import LossTerms

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kdcache.disk import Disk, is_temporary
 from kdcache.errors import CacheError
-from kdcache.store.disk import Disk, is_temporary
 from kdcache.store.files import Root, check_name
 
 

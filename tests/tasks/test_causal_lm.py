@@ -4,10 +4,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdcache.config import CausalLMConfig, CorpusConfig
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.tasks import make_task
 from kdcache.tasks.causal_lm import CausalLM
+from kdcache.tasks.settings import CausalLMConfig
 
 
 def where(row: int) -> str:

@@ -7,10 +7,10 @@ from chats import chat, rows, spoken, where
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.config import CausalLMConfig
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.tasks.causal_lm import CausalLM
 from kdcache.tasks.chat import Chats
+from kdcache.tasks.settings import CausalLMConfig
 
 CASES = {
     "chatml": (lambda kit: kit.byte_level(kit.CHATML), "{}<|im_end|>"),

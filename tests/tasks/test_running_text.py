@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from classes import TAGS, TOKENIZERS
 
-from kdcache.config import CorpusConfig, TokenClassificationConfig
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.running_text import encode_rows, running_text
+from kdcache.tasks.settings import TokenClassificationConfig
 from kdcache.tasks.token_classification import TokenClassification
 
 ROW = ["killed", "teacher", "ada", "byron", "don't", "U.S.", "York"]

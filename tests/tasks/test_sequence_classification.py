@@ -4,11 +4,12 @@ import pyarrow as pa
 import pytest
 from classes import DECLARED, TOKENIZERS, word_piece
 
-from kdcache.config import CorpusConfig, SequenceClassificationConfig
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.sequence_classification import SequenceClassification
+from kdcache.tasks.settings import SequenceClassificationConfig
 
 
 def where(row: int) -> str:

@@ -9,10 +9,11 @@ from classes import TAGS, tagged, word_piece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.config import CorpusConfig, TokenClassificationConfig
+from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.labels import Labels
+from kdcache.tasks.settings import TokenClassificationConfig
 from kdcache.tasks.token_classification import TokenClassification, check_bio
 from kdcache.tasks.windows import window_starts
 

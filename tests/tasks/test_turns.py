@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from chats import chat, rows, spoken, where
 
-from kdcache.config import CausalLMConfig
 from kdcache.errors import CorpusError
 from kdcache.tasks.causal_lm import CausalLM
 from kdcache.tasks.chat import Chats
+from kdcache.tasks.settings import CausalLMConfig
 
 THOUGHT = "<think>\nhm\n</think>\n\n"
 TWO = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": THOUGHT + "4"}]

@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 from train.tiny import dropping_student, student_config, train_config
 
-from kdcache.config import TrainConfig
 from kdcache.errors import TrainError
+from kdcache.launcher import World, find_world
 from kdcache.losses.terms import LossTerms
-from kdcache.train.collate import Collator
-from kdcache.train.distributed import World, connect, find_world
+from kdcache.students.collate import Collator
+from kdcache.students.loss import with_loss
+from kdcache.students.making import make_student
+from kdcache.train.distributed import connect
 from kdcache.train.engine import make_engine
 from kdcache.train.loop import Trainer
-from kdcache.train.model import with_loss
 from kdcache.train.run import open_caches, open_loader, train
-from kdcache.train.student import make_student
+from kdcache.train.settings import TrainConfig
 
 STAGES = (0, 1, 2, 3)
 SHIPPED = Path(__file__).parents[2] / "configs" / "deepspeed"

@@ -15,18 +15,22 @@ from helpers import kdcache
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from kdcache.config import DumpConfig, StudentConfig, TermConfig, TrainConfig
-from kdcache.dump.ranks import Rank
 from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError, ConfigError, StudentError, TeacherError
+from kdcache.launcher import World
+from kdcache.losses.settings import TermConfig
 from kdcache.losses.terms import LossTerms
+from kdcache.models.registry import register_student
+from kdcache.registry import import_extensions
 from kdcache.store.cache import Cache, open_cache
-from kdcache.tasks.registry import import_models, register_student
+from kdcache.students.collate import Collator
+from kdcache.students.loss import with_loss
+from kdcache.students.making import make_student
+from kdcache.students.scoring import check_held_out, evaluate_model
+from kdcache.students.settings import StudentConfig
 from kdcache.train.cautions import warn
-from kdcache.train.collate import Collator
-from kdcache.train.evaluate import check_held_out, evaluate_model
-from kdcache.train.model import with_loss
-from kdcache.train.student import make_student
+from kdcache.train.settings import TrainConfig
 
 BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 0.2}
@@ -87,7 +91,7 @@ def dump(folder: Path, task: str, teacher: Path, count: int, seed: int, **sectio
         "task": {"name": task, "max_length": 32},
         "record": {"features": "positions"},
     }
-    run_dump(DumpConfig.model_validate(settings | sections), Rank())
+    run_dump(DumpConfig.model_validate(settings | sections), World())
     return open_cache(folder)
 
 
@@ -302,7 +306,7 @@ def test_classes_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ConfigError, match="got module not_there, which cannot be imported"):
-        import_models("not_there")
+        import_extensions("not_there")
     with pytest.raises(ConfigError, match="got task regression, expected some of causal_lm"):
         register_student(object, regression=object)
 
@@ -356,7 +360,7 @@ def test_classes_that_are_numbers_are_in_order_of_value_and_label_i_is_the_ith_o
         "tokenizer": "characters",
         "task": {"name": "sequence_classification", "max_length": 32},
     }
-    run_dump(DumpConfig.model_validate(settings), Rank())
+    run_dump(DumpConfig.model_validate(settings), World())
     cache = open_cache(tmp_path / "cache")
     assert cache.manifest.header.class_names == [str(i) for i in range(12)]
     assert cache.read(0, 36).labels.tolist() == [i % 12 for i in range(36)]
@@ -370,7 +374,7 @@ def test_classes_that_are_numbers_are_in_order_of_value_and_label_i_is_the_ith_o
             "labels": sorted(cache.manifest.header.class_names)
         },
     )
-    run_dump(DumpConfig.model_validate(settings), Rank())
+    run_dump(DumpConfig.model_validate(settings), World())
     with pytest.raises(StudentError, match="got a student whose class 2 is LABEL_2, expected 10"):
         evaluate_model(student, open_cache(tmp_path / "other"))
 
@@ -388,7 +392,7 @@ def test_more_than_ten_tags_are_scored_by_their_own_names(tmp_path: Path) -> Non
         "teacher": {"path": str(tmp_path / "teacher"), "dtype": "float32"},
         "task": {"name": "token_classification", "max_length": 32},
     }
-    run_dump(DumpConfig.model_validate(settings), Rank())
+    run_dump(DumpConfig.model_validate(settings), World())
     cache = open_cache(tmp_path / "cache")
     assert cache.manifest.header.class_names == [*tags]
     from seqeval.metrics import f1_score

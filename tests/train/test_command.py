@@ -18,16 +18,17 @@ from helpers import kdcache, make_tokenizer
 from train.tiny import dropping_student, student_config, train_config, train_settings, write_cache
 
 import kdcache.train as kdcache_train
-from kdcache.config import StreamConfig, TrainConfig
-from kdcache.config_file import load_config
+from kdcache.config.file import load_config
 from kdcache.errors import KdcacheError
 from kdcache.store.cache import open_cache
 from kdcache.store.manifest import CorpusPin
+from kdcache.stream.settings import StreamConfig
 from kdcache.targets.spec import CurveSpec, RecordSpec
 from kdcache.train.cautions import warn
 from kdcache.train.distributed import free_port
 from kdcache.train.launch import run_train
 from kdcache.train.run import left_out_of_an_epoch, total_steps
+from kdcache.train.settings import TrainConfig
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -286,7 +287,7 @@ def test_a_noisy_temperature_is_named(
 def test_training_knows_nothing_of_teachers_and_imports_deepspeed_late() -> None:
     package = Path(kdcache_train.__file__).parent
     assert not [path for path in package.glob("*.py") if "kdcache.dump" in path.read_text()]
-    look = "import sys, kdcache.train.run, kdcache.train.cut; print('deepspeed' in sys.modules)"
+    look = "import sys, kdcache.train.run, kdcache.models.cut; print('deepspeed' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -10,12 +10,12 @@ from helpers import make_model
 from train.tiny import train_settings, write_cache
 
 from kdcache import cli
-from kdcache.config import StudentConfig
 from kdcache.errors import StudentError
+from kdcache.launcher import World
 from kdcache.store.cache import open_cache
-from kdcache.train.distributed import World
+from kdcache.students.making import make_student
+from kdcache.students.settings import StudentConfig
 from kdcache.train.loop import Log
-from kdcache.train.student import make_student
 
 
 @pytest.fixture(scope="module")

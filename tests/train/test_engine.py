@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from train.tiny import train_config
 
-from kdcache.config import TrainConfig
 from kdcache.errors import ConfigError
 from kdcache.train.engine import deepspeed_settings, monitor_settings, read_deepspeed
-from kdcache.train.settings import check_unchanged, pinned_settings
+from kdcache.train.pinned import check_unchanged, pinned_settings
+from kdcache.train.settings import TrainConfig
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "deepspeed").glob("*.json"))
 

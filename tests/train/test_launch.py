@@ -6,19 +6,22 @@ import torch
 from train.tiny import train_config
 
 from kdcache.errors import ConfigError, TrainError
-from kdcache.train.distributed import World, find_world
+from kdcache.launcher import World, find_world
+from kdcache.train.distributed import check_address
 from kdcache.train.launch import find_device, in_words, run_train
 
 
 def test_ranks_come_from_a_launcher_or_srun_or_there_is_none() -> None:
-    assert find_world({}) is None
-    assert find_world({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(3, 8, 1)
-    assert find_world({"RANK": "0", "WORLD_SIZE": "1"}) == World(0, 1, 0)
+    assert find_world(environment={}) is None
+    assert find_world(environment={"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(3, 8, 1)
+    assert find_world(environment={"RANK": "0", "WORLD_SIZE": "1"}) == World(0, 1, 0)
+    with pytest.raises(ConfigError, match="got rank 5 of 4"):
+        find_world(environment={"RANK": "5", "WORLD_SIZE": "4"})
     srun = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
-    assert find_world(srun | {"MASTER_ADDR": "node0"}) == World(5, 8, 1)
-    assert find_world({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None
+    assert find_world(environment=srun | {"MASTER_ADDR": "node0"}) == World(5, 8, 1)
+    assert find_world(environment={"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None
     with pytest.raises(ConfigError, match="got 8 srun tasks without MASTER_ADDR"):
-        find_world(srun)
+        check_address(World(5, 8, 1), srun)
 
 
 def test_nproc_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from train.tiny import student_config, train_config
 
-from kdcache.config import TrainConfig
+from kdcache.launcher import World
 from kdcache.losses.divergence import distillation_loss
 from kdcache.store.cache import open_cache
-from kdcache.train.collate import Collator
-from kdcache.train.distributed import World
-from kdcache.train.evaluate import evaluate_model
+from kdcache.students.collate import Collator
+from kdcache.students.making import make_student
+from kdcache.students.scoring import evaluate_model
 from kdcache.train.run import open_loader
 from kdcache.train.schedule import learning_rate
-from kdcache.train.student import make_student
+from kdcache.train.settings import TrainConfig
 
 pytestmark = pytest.mark.launch
 

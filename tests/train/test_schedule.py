@@ -1,7 +1,7 @@
 import pytest
 
-from kdcache.config import ScheduleConfig
 from kdcache.train.schedule import learning_rate
+from kdcache.train.settings import ScheduleConfig
 
 
 def rates(total: int, **settings: object) -> list[float]:

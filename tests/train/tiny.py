@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kdcache import CacheWriter, RecordSpec
-from kdcache.config import TrainConfig
+from kdcache.train.settings import TrainConfig
 
 CLASSES = 300
 

@@ -1,0 +1,71 @@
+"""YAML -> plain values, stricter than YAML is: no key twice, no nesting or aliases that would not end.
+
+YAML lets the last of two equal keys win, so that a run trains with a rate that its author did not see.
+"""
+
+from typing import Any
+
+import yaml
+
+from kdcache.errors import one_line
+
+__all__ = ["YamlError", "read_yaml"]
+
+MOST_VALUES = 100_000
+"""Of a document with its aliases written out."""
+
+
+class YamlError(Exception):
+    """What is wrong with a text, to stand behind its name."""
+
+
+def read_yaml(text: str) -> Any:
+    """The value of one YAML document. Raises YamlError in one line."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise YamlError(f"is not YAML: {one_line(error)}") from None
+    except RecursionError:
+        raise YamlError("is nested too deeply, expected a few levels of settings") from None
+    except ValueError as error:  # a date such as 2025-02-30
+        raise YamlError(f"holds a value that is none: {error}") from None
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in lines:
+                    raise YamlError(
+                        f"has the key {key.value} twice in one section, in lines {lines[key.value]} and {line}, "
+                        "expected it once"
+                    )
+                lines[key.value] = line
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node, aliases written out. Raises YamlError for too many, or for a node inside itself."""
+    if id(node) in known:
+        if known[id(node)] == 0:
+            raise YamlError("has an alias inside its own anchor, expected values that end")
+        return known[id(node)]
+    known[id(node)] = 0
+    inside = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+    total = 1
+    for item in inside:
+        total += sum(_count(part, known) for part in (item if isinstance(item, tuple) else (item,)))
+        if total > MOST_VALUES:
+            raise YamlError(f"has more than {MOST_VALUES:,} values with its aliases written out, expected fewer")
+    known[id(node)] = total
+    return total

@@ -1,0 +1,127 @@
+"""A folder on a local or mounted disk: atomic writes that survive SIGKILL and power loss.
+
+A file is written under a hidden temporary name, fsynced and renamed, and then its folder is fsynced: a reader sees
+the whole file or none. A writer holds a lock (flock) on its temporary file, so that `sweep` can tell the leftovers
+of a killed process from a write in progress. Cost over a plain write: two fsyncs, 1–20 ms on a disk.
+"""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from kdcache.errors import one_line
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: nothing is locked, so nothing is swept
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FULL_DISK", "Disk", "fault", "is_temporary", "locked", "whole_file"]
+
+TEMPORARY = ".tmp"
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_temporary(name: str) -> bool:
+    """Whether this file name is that of an unfinished write."""
+    return name.startswith(".") and name.endswith(TEMPORARY)
+
+
+class Disk:
+    """Files under `folder`, by names relative to it. Raises OSError as the system does."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
+        """replace: False leaves a file that is there already as it is."""
+        with whole_file(self.folder / name, replace=replace) as file:
+            file.write(data)
+
+    def size(self, name: str) -> int:
+        return (self.folder / name).stat().st_size
+
+    def sizes(self, sub: str) -> dict[str, int]:
+        """Name -> bytes of the files directly in a subfolder, sorted by name; empty where there is no such folder."""
+        try:
+            entries = [*os.scandir(self.folder / sub)]
+        except FileNotFoundError:
+            return {}
+        sizes = {}
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            with contextlib.suppress(FileNotFoundError):  # another writer's temporary file, renamed meanwhile
+                if entry.is_file():
+                    sizes[entry.name] = entry.stat().st_size
+        return sizes
+
+    def delete(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+    def sweep(self, sub: str) -> None:
+        """Delete the temporary files in a subfolder whose writer is dead."""
+        for name in self.sizes(sub):
+            if is_temporary(name) and fcntl is not None:
+                path = self.folder / sub / name
+                with contextlib.suppress(OSError), open(path, "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """A file to write, which takes the target's place when the block ends well; nothing is left of it otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        with open(temporary, "xb") as file:
+            _lock(file.fileno())
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if replace:
+                os.replace(temporary, target)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary, target)
+                temporary.unlink()
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def fault(error: BaseException) -> str:
+    """What is wrong with a file, as the system says it, in one line."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file, waiting for whoever has it."""
+    with open(path, "wb") as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    """Some network file systems know no locks; the sweep then finds none to take either, and deletes nothing."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

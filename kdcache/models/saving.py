@@ -1,0 +1,41 @@
+"""Write a model as a plain Hugging Face folder."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcache.errors import ConfigError, StudentError
+
+__all__ = ["check_folder", "write_model"]
+
+
+def check_folder(folder: Path, setting: str) -> None:
+    """Raises ConfigError where a file is in the way of a folder that is to be written. setting: what names it."""
+    in_the_way = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if in_the_way is not None:
+        raise ConfigError(f"got {setting} {folder}, but {in_the_way} is a file; expected a new folder")
+
+
+def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, dtype: torch.dtype, like: Any) -> int:
+    """Save a model of this config with these weights as safetensors; returns its number of parameters.
+
+    like: the model whose class and generation settings it has. A fresh model takes the weights, so that tied ones
+    and buffers are as transformers wants them. Raises StudentError when a weight is missing or left over.
+    """
+    model = type(like)(copy.deepcopy(model_config)).to(dtype)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = {*(model.all_tied_weights_keys or ())}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if unexpected or (missing := [key for key in missing if key in parameters and key not in tied]):
+        raise StudentError(
+            f"{type(like).__name__} cannot be rebuilt from its config: {len(missing)} weights are missing and "
+            f"{len(unexpected)} left over, the first {[*missing, *unexpected][0]}"
+        )
+    model.tie_weights()
+    if model.can_generate():
+        model.generation_config = like.generation_config
+    model.save_pretrained(folder)
+    return sum(p.numel() for p in model.parameters())

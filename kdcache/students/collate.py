@@ -1,0 +1,107 @@
+"""Collator: a Batch of a cache -> the tensors of one forward pass of a student.
+
+B examples, L tokens (padded to the longest), P positions of all examples.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.errors import StudentError
+from kdcache.losses.supervision import Supervision
+from kdcache.models.feeding import Feeding
+from kdcache.models.inputs import (
+    Attention,
+    ModelInputs,
+    at_last,
+    flat_positions,
+    max_length,
+    takes_types,
+)
+from kdcache.store.batch import Batch
+from kdcache.store.cache import Cache
+
+__all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeding_of", "feeds_types"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """flat_P: where the supervised positions are among the B·L tokens, int64. real_BL: bool, False for padding."""
+
+    model: ModelInputs
+    flat_P: Tensor
+    supervision: Supervision
+    real_BL: Tensor
+
+    def to(self, device: torch.device | str) -> "Inputs":
+        return Inputs(
+            self.model.to(device), self.flat_P.to(device), self.supervision.to(device), self.real_BL.to(device)
+        )
+
+    def at_positions(self, values: Tensor) -> Tensor:
+        """Rows of [B, L, …] at the positions, [P, …]; of [B, …], one row an example, those of their examples."""
+        if values.ndim == 2:
+            return values[self.flat_P // self.model.arguments["input_ids"].shape[1]]
+        return values.flatten(0, 1)[self.flat_P]
+
+    def at_last(self, values: Tensor, pad: int | None) -> Tensor:
+        """Rows of [B, L, …] at the last token of each position's example, [P, …]. pad: the model's padding token."""
+        return at_last(values, self.model.arguments["input_ids"], pad, self.flat_P)
+
+    def without_positions(self) -> "Inputs":
+        """The same tokens with nothing supervised: for a rank that has run out of batches."""
+        return replace(self, flat_P=self.flat_P[:0], supervision=self.supervision[:0])
+
+
+class Collator:
+    """collator(batch) -> Inputs for this student. Raises StudentError for an example that is too long for it."""
+
+    def __init__(self, student: Any, cache: Cache) -> None:
+        self.student, self.feeding = student, feeding_of(student, cache)
+
+    def __call__(self, batch: Batch) -> Inputs:
+        examples = range(len(batch))
+        tokens = [batch.tokens(i) for i in examples]
+        longest = max(map(len, tokens))
+        check_length(self.student, longest)
+        label_logits, features = batch.label_logits, batch.features
+        documents = [batch.documents(i) for i in examples]
+        return Inputs(
+            self.feeding.inputs(tokens, documents, [batch.types(i) for i in examples]),
+            flat_positions([batch.positions(i) for i in examples], longest),
+            Supervision(
+                torch.from_numpy(batch.labels),
+                None if batch.record is None else batch.targets(),
+                None if label_logits is None else torch.from_numpy(label_logits),
+                None if features is None else torch.from_numpy(np.array(features)),
+            ),
+            torch.arange(longest) < torch.tensor([*map(len, tokens)])[:, None],
+        )
+
+
+def attention_of(cache: Cache) -> Attention:
+    """How packed documents see each other; the cache pins it for teacher and student."""
+    return cache.manifest.header.task.get("attention", "document")
+
+
+def feeding_of(student: Any, cache: Cache) -> Feeding:
+    """How a student of this cache is fed."""
+    return Feeding.of(student, attention_of(cache), types=feeds_types(student, cache))
+
+
+def feeds_types(student: Any, cache: Cache) -> bool:
+    """Whether a student of this cache is fed token types: where the tokenizer gives them and they mean something."""
+    return takes_types(student) and any(field.name == "token_types" for field in cache.manifest.header.fields)
+
+
+def check_length(student: Any, longest: int) -> None:
+    """Raises StudentError when an example of so many tokens does not fit."""
+    limit = max_length(student.config)
+    if limit is not None and longest > limit:
+        raise StudentError(
+            f"got a student of {limit} positions (max_position_embeddings), expected at least {longest}, "
+            "the length of the cache's examples"
+        )

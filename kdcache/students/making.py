@@ -1,0 +1,269 @@
+"""The student: made from a config (random, the same on every rank and at every world size) or loaded from a folder.
+
+It is made in float32 whatever the run's precision: DeepSpeed keeps float32 master weights and casts for itself, and
+the folder written at the end has `student.dtype`. A student with more classes than the cache is taught that the upper
+ones have probability 0.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcache.errors import ConfigError, StudentError, one_line
+from kdcache.models.hub import model_folder
+from kdcache.models.loading import ADAPTER, auto_class, check_classifier, load_whole
+from kdcache.models.registry import register_small_models
+from kdcache.near import did_you_mean
+from kdcache.store.cache import Cache
+from kdcache.students.collate import check_length, feeding_of
+from kdcache.students.settings import StudentConfig
+from kdcache.students.special_ids import config_ids, free_padding, mend_ids, set_generation_ids
+from kdcache.students.trial import check_neighbours, first_examples
+from kdcache.tasks.labels import is_whole_number
+from kdcache.tasks.tokenizer import (
+    has_tokenizer,
+    load_tokenizer,
+    padding_id,
+    tokenizer_difference,
+    tokenizer_digest,
+)
+
+__all__ = [
+    "cached_tokenizer_digest",
+    "check_fits",
+    "check_tokenizer",
+    "make_student",
+    "student_folder",
+]
+
+
+def make_student(
+    config: StudentConfig, cache: Cache, seed: int, *, batch_examples: int = 8, device: str = "cpu"
+) -> Any:
+    """A transformers model with the head of the cache's task, that fits the cache, in train mode whatever its source.
+
+    Its special ids are those of the cache's tokenizer (special_ids.py).
+    Raises ConfigError for an unknown model type or key; StudentError: it cannot be made, has fewer classes than the
+    cache, another tokenizer, too few positions, or logits that depend on an example's neighbours.
+    batch_examples, device: see `check_neighbours`.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    register_small_models()
+    torch.manual_seed(seed)
+    tokenizer = None if cache.manifest.header.tokenizer is None else cached_tokenizer(cache)
+    if config.config is not None:
+        student = _from_config(config, cache, tokenizer)
+    else:
+        student = _from_folder(config, cache, tokenizer)
+    check_fits(student, cache)
+    check_neighbours(student, cache, batch_examples=batch_examples, device=device)
+    if config.gradient_checkpointing:
+        new_name = hasattr(student, "activation_checkpointing_enable")
+        enable = student.activation_checkpointing_enable if new_name else student.gradient_checkpointing_enable
+        try:
+            enable({"use_reentrant": False})
+        except ValueError:
+            raise StudentError(
+                f"{type(student).__name__} has no gradient checkpointing; set student.gradient_checkpointing to false"
+            ) from None
+    return student.train()
+
+
+def _from_config(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    assert config.config is not None
+    header = cache.manifest.header
+    vocabulary = header.tokenizer.vocab_size if header.tokenizer and header.id2label else header.num_classes
+    settings = {"vocab_size": vocabulary, **class_settings(cache), **config.config}
+    model_type = settings.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        hint = did_you_mean(model_type, CONFIG_MAPPING) or "; expected the model_type of a config.json"
+        raise ConfigError(f"got student.config.model_type {model_type}, which transformers does not know{hint}")
+    config_class = CONFIG_MAPPING[model_type]
+    valid = config_class()
+    for key in settings:
+        hint = did_you_mean(key, valid.to_dict())
+        if hint and not hasattr(valid, key):
+            raise ConfigError(f"unknown key student.config.{key} for {model_type}{hint}")
+    generates = header.id2label is None
+    settings |= config_ids(valid, config.config, tokenizer, settings["vocab_size"], generates=generates)
+    try:
+        student = auto_class(header.task["name"]).from_config(
+            config_class(**settings),
+            dtype=torch.float32,
+            attn_implementation=config.attention_implementation,
+        )
+    except Exception as error:
+        raise StudentError(f"no {model_type} student can be made of student.config: {_one_line(error)}") from None
+    if generates or _pads_with_a_token(student.config, tokenizer):
+        free_padding(student, fresh=True)
+    set_generation_ids(student, tokenizer)
+    return student
+
+
+def _pads_with_a_token(config: Any, tokenizer: Any | None) -> bool:
+    """Whether padding is a token that means something else too, such as the end of text."""
+    if tokenizer is None or getattr(config, "pad_token_id", None) is None:
+        return False
+    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.sep_token_id)
+    return config.pad_token_id in (*named, tokenizer.cls_token_id, tokenizer.mask_token_id)
+
+
+def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> Any:
+    header, folder = cache.manifest.header, student_folder(config)
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
+        raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
+    check_tokenizer(folder, cache)
+    try:
+        student = load_whole(
+            auto_class(header.task["name"]),
+            folder,
+            new_head=header.id2label is not None,
+            dtype=torch.float32,
+            attn_implementation=config.attention_implementation,
+            trust_remote_code=config.trust_remote_code,
+            **_own_classes(folder, cache, config.trust_remote_code),
+        )
+    except StudentError:
+        raise
+    except Exception as error:
+        raise StudentError(f"the student {folder} does not load: {_one_line(error)}") from None
+    if tokenizer is not None:
+        mend_ids(student, tokenizer, str(folder))
+    if header.id2label is None or _pads_with_a_token(student.config, tokenizer):
+        free_padding(student, fresh=False)
+    set_generation_ids(student, tokenizer)
+    return student
+
+
+def student_folder(config: StudentConfig) -> Path:
+    """Of a student that is loaded; a hub name is fetched first. Raises StudentError where there is no such model."""
+    assert config.path is not None
+    return model_folder(
+        config.path,
+        what="student.path",
+        error=StudentError,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def class_settings(cache: Cache) -> dict[str, Any]:
+    """What a classification's cache says of a student's config: its classes' names, and the token of padding."""
+    header = cache.manifest.header
+    names = header.id2label
+    if names is None:
+        return {}
+    settings = {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+    return settings if header.tokenizer is None else settings | {"pad_token_id": padding_id(cached_tokenizer(cache))}
+
+
+def _own_classes(folder: Path, cache: Cache, trust_remote_code: bool) -> dict[str, Any]:
+    """The cache's, for a folder that names none. Raises StudentError where it names others."""
+    from transformers import AutoConfig
+
+    header = cache.manifest.header
+    if header.id2label is None:
+        return {}
+    own = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if all(name == f"LABEL_{i}" for i, name in own.id2label.items()):
+        return class_settings(cache)
+    _check_names(own, header.id2label)
+    return {}
+
+
+def check_tokenizer(folder: Path, cache: Cache) -> None:
+    """Raises StudentError for a student whose tokenizer is not one vocabulary with the cache's.
+
+    Chat templates and the names of special tokens may differ; a folder without one is taken to use the cache's.
+    """
+    if cache.manifest.header.tokenizer is None or not has_tokenizer(folder):
+        return
+    why = tokenizer_difference(cached_tokenizer(cache), load_tokenizer(folder))
+    if why is not None:
+        raise StudentError(
+            f"the tokenizer in {folder} is not the cache's: {why}; take a cache made with it, or remove it from the "
+            "folder if the student reads the cache's ids"
+        )
+
+
+def cached_tokenizer(cache: Cache) -> Any:
+    with tempfile.TemporaryDirectory() as copy:
+        cache.save_tokenizer(copy)
+        return load_tokenizer(copy)
+
+
+def cached_tokenizer_digest(cache: Cache) -> str:
+    """What the tokenizer in a cache is, whoever saved its files."""
+    return tokenizer_digest(cached_tokenizer(cache))
+
+
+def check_fits(student: Any, cache: Cache) -> None:
+    """Raises StudentError for weights that are no numbers, other classes, too few positions, or a classifier that
+    cannot be run."""
+    _check_finite(student)
+    header = cache.manifest.header
+    head = student.get_output_embeddings()
+    if (head is None) != (header.id2label is not None):
+        got, expected = ("no output layer", "one") if head is None else ("an output layer", "none")
+        raise StudentError(
+            f"{type(student).__name__} has {got} over a vocabulary, expected {expected} for {header.task['name']}"
+        )
+    if header.id2label is not None:
+        _check_names(student.config, header.id2label)
+        try:
+            vocabulary = 1 if header.tokenizer is None else header.tokenizer.vocab_size
+            feeding, examples = feeding_of(student, cache), first_examples(cache)
+            check_classifier(student, header.task["name"], header.num_classes, vocabulary, feeding, examples)
+        except ValueError as error:
+            raise StudentError(f"{type(student).__name__} does not fit the cache: {error}") from None
+    elif head.weight.shape[0] < header.num_classes:
+        raise StudentError(
+            f"got a student with {head.weight.shape[0]} classes (vocab_size), expected at least the cache's "
+            f"{header.num_classes}; a wider student learns that the others never occur"
+        )
+    longest = header.task.get("sequence_length", header.task.get("max_length"))
+    if longest is not None:
+        check_length(student, longest)
+
+
+def _check_finite(student: Any) -> None:
+    """Raises StudentError naming the first weight that is not finite."""
+    broken = [(name, weight) for name, weight in student.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        name, weight = broken[0]
+        count = int((~weight.isfinite()).sum())
+        raise StudentError(
+            f"got a student whose weight {name} holds NaN or infinity in {count:,} of its {weight.numel():,} numbers, "
+            f"and so for {len(broken)} of its weights, expected finite ones: the run that made it went wrong"
+        )
+
+
+def _check_names(config: Any, names: dict[int, str]) -> None:
+    """Raises StudentError where a student has other classes than the cache, or calls one otherwise.
+
+    LABEL_3 may be any name but another number.
+    """
+    theirs = {int(i): name for i, name in config.id2label.items()}
+    if len(theirs) != len(names):
+        raise StudentError(
+            f"got a student of {len(theirs)} classes ({', '.join(theirs.values())}), expected the cache's {len(names)} "
+            f"({', '.join(names.values())}); if the corpus lacks a class, dump it with task.labels"
+        )
+    for i, name in names.items():
+        unnamed = theirs.get(i) == f"LABEL_{i}" and (not is_whole_number(name) or name == str(i))
+        if theirs.get(i) != name and not unnamed:
+            raise StudentError(
+                f"got a student whose class {i} is {theirs.get(i)}, expected {name} as in the cache: its labels are "
+                "others, or in another order"
+            )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, 300)}"

@@ -1,0 +1,197 @@
+"""Held-out figures of a student, from a cache whose teacher is not needed any more.
+
+Batches are split into one stretch a rank. Under ZeRO-3 every forward gathers weights on all ranks, so all run the same
+number of them; a rank without a batch runs one example with nothing supervised.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcache.errors import CacheError
+from kdcache.launcher import World
+from kdcache.losses.metrics import Sums
+from kdcache.models.modes import evaluating
+from kdcache.progress import say
+from kdcache.store.batch import Batch
+from kdcache.store.cache import Cache
+from kdcache.store.manifest import Header
+from kdcache.students.collate import Collator, Inputs
+from kdcache.students.loss import with_loss
+from kdcache.students.making import cached_tokenizer_digest, check_fits
+from kdcache.students.trial import find_neighbours
+from kdcache.tasks.metrics import Predictions, scores
+
+__all__ = [
+    "EVALUATION_TEMPERATURE",
+    "check_held_out",
+    "evaluate_engine",
+    "evaluate_model",
+    "evaluate_whole",
+    "teacher_predictions",
+]
+
+EVALUATION_TEMPERATURE = 1.0
+
+
+def evaluate_model(
+    model: Any,
+    cache: Cache,
+    *,
+    batch_examples: int = 8,
+    max_examples: int | None = None,
+    temperature: float = EVALUATION_TEMPERATURE,
+    chunk: int = 1024,
+    progress: Callable[[int], None] = lambda examples: None,
+) -> dict[str, float]:
+    """Figures of a plain transformers model on its own device, in one process.
+
+    Keys: those of `Sums.means` (nats a position), and perplexity; of a classification those of tasks/metrics.py in its
+    place. temperature: of the KL to the teacher. progress is called with the number of examples after each batch.
+    Raises StudentError for a model that does not fit the cache, ConfigError for a temperature it does not store.
+    """
+    return evaluate_whole(
+        model,
+        cache,
+        batch_examples=batch_examples,
+        max_examples=max_examples,
+        temperature=temperature,
+        chunk=chunk,
+        progress=progress,
+    )[0]
+
+
+def evaluate_whole(
+    model: Any,
+    cache: Cache,
+    *,
+    batch_examples: int,
+    max_examples: int | None = None,
+    temperature: float = EVALUATION_TEMPERATURE,
+    chunk: int = 1024,
+    progress: Callable[[int], None] = lambda examples: None,
+) -> tuple[dict[str, float], Predictions | None]:
+    """The figures of `evaluate_model`, and of a classification the predictions that they are of."""
+    check_fits(model, cache)
+    if (found := find_neighbours(model, cache, batch_examples)).batch is not None:
+        say(
+            f"{type(model).__name__} gives an example other logits beside others in its batch ({found.batch}): it is "
+            "scored on one after the other"
+        )
+        batch_examples = 1
+    device = next(model.parameters()).device
+    wrapped = with_loss(model, chunk=chunk)
+    batches = _batches(cache, World(), model, batch_examples, max_examples)
+    return _figures(wrapped, batches, cache, World(), device, temperature, progress)
+
+
+def evaluate_engine(
+    engine: Any,
+    cache: Cache,
+    world: World,
+    device: torch.device,
+    *,
+    batch_examples: int = 8,
+    max_examples: int | None = None,
+) -> dict[str, float]:
+    """The same figures of the model inside an engine that wraps it, over all ranks; every rank calls it."""
+    batches = _batches(cache, world, engine.module.student, batch_examples, max_examples)
+    return _figures(engine, batches, cache, world, device, EVALUATION_TEMPERATURE, lambda examples: None)[0]
+
+
+def check_held_out(held_out: Cache, cache: Cache) -> None:
+    """Raises CacheError when a held-out cache does not go with the training cache."""
+    theirs, ours = held_out.manifest.header, cache.manifest.header
+    if (theirs.task["name"], theirs.id2label) != (ours.task["name"], ours.id2label):
+        raise CacheError(
+            f"eval.cache {held_out.root.url} is of {_task(theirs)}, expected {_task(ours)} as {cache.root.url}: "
+            "dump it with the same task and task.labels"
+        )
+    if theirs.num_classes != ours.num_classes:
+        raise CacheError(
+            f"eval.cache {held_out.root.url} has {theirs.num_classes} classes, expected the {ours.num_classes} of "
+            f"{cache.root.url}: dump it with the same tokenizer"
+        )
+    if held_out.num_positions == 0:
+        raise CacheError(f"eval.cache {held_out.root.url} has no supervised position, expected at least one")
+    if theirs.tokenizer is None or ours.tokenizer is None or theirs.tokenizer.files == ours.tokenizer.files:
+        return
+    if cached_tokenizer_digest(held_out) != cached_tokenizer_digest(cache):
+        raise CacheError(
+            f"eval.cache {held_out.root.url} was made with another tokenizer than {cache.root.url}, "
+            "expected the same: dump it again"
+        )
+
+
+def _task(header: Header) -> str:
+    names = ", ".join(header.class_names)
+    return f"{header.task['name']} ({names})" if names else str(header.task["name"])
+
+
+def teacher_predictions(cache: Cache, batch_examples: int = 256) -> Predictions:
+    """What the teacher of a classification's cache says of its positions."""
+    parts = []
+    for start in range(0, len(cache), batch_examples):
+        batch = cache.read(start, min(start + batch_examples, len(cache)))
+        log_probs_PC = batch.targets().dense_log_probs(1.0).numpy()
+        parts.append(Predictions(log_probs_PC, batch.labels, starts_of(batch)))
+    return Predictions.concat(parts)
+
+
+def starts_of(batch: Batch) -> np.ndarray:
+    """Whether each position is the first of a row of text, bool [P]."""
+    counts_B = batch.arrays["position_counts"].astype(np.int64)
+    starts_P = np.zeros(batch.num_positions, bool)
+    firsts_B = counts_B.cumsum() - counts_B
+    starts_P[firsts_B[~batch.continues & (counts_B > 0)]] = True
+    return starts_P
+
+
+def _batches(
+    cache: Cache, world: World, student: Any, batch_examples: int, max_examples: int | None
+) -> Iterator[tuple[Inputs, Batch | None]]:
+    """The inputs of this rank and what they are of, as many pairs as every rank has; None: of nothing."""
+    collate = Collator(student, cache)
+    total = len(cache) if max_examples is None else min(len(cache), max_examples)
+    starts = range(0, total, batch_examples)
+    each = -(-len(starts) // world.size)
+    for number in range(world.rank * each, (world.rank + 1) * each):
+        if number < len(starts):
+            start, stop = starts[number], min(starts[number] + batch_examples, total)
+            batch = cache.read(start, stop)
+            yield collate(batch), batch
+        else:
+            yield collate(cache.read(0, 1)).without_positions(), None
+
+
+@torch.no_grad()
+def _figures(
+    model: Any,
+    batches: Iterator[tuple[Inputs, Batch | None]],
+    cache: Cache,
+    world: World,
+    device: torch.device,
+    temperature: float,
+    progress: Callable[[int], None],
+) -> tuple[dict[str, float], Predictions | None]:
+    header = cache.manifest.header
+    vector = torch.zeros(len(Sums.names), dtype=torch.float64, device=device)
+    parts: list[Predictions] = []
+    with evaluating(model):
+        for inputs, batch in batches:
+            found = model(inputs.to(device), temperature=temperature)
+            if header.id2label is None:
+                vector += found
+            else:
+                vector += found[0]
+                if batch is not None:
+                    parts.append(Predictions(found[1].cpu().numpy(), batch.labels, starts_of(batch)))
+            progress(0 if batch is None else len(batch))
+    figures = Sums(world.sum(vector)).means()
+    if header.id2label is None:
+        return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}, None
+    whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
+    return figures | scores(whole, header.class_names, header.task["name"]), whole

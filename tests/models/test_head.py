@@ -1,0 +1,106 @@
+"""Last layers with float32 logits, against float64 ones of the same half-precision weights and hidden states."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdcache.models.head import WideLinear, widen_head
+from kdcache.models.loading import inputs_of
+
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_labels": 3,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_and_gradients(dtype: torch.dtype, bias: bool) -> None:
+    """Logits to float32; gradients to what half precision keeps of them."""
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 100, bias=bias, dtype=dtype)
+    exact = copy.deepcopy(layer).double()
+    layer.__class__ = WideLinear
+    hidden = torch.randn(2, 5, 48, dtype=dtype).requires_grad_()
+    wanted = torch.randn(2, 5, 100)
+    hidden_exact = hidden.detach().double().requires_grad_()
+    logits, logits_exact = layer(hidden), exact(hidden_exact)
+    assert logits.dtype is torch.float32
+    torch.testing.assert_close(logits.double(), logits_exact, rtol=1e-6, atol=1e-6)
+    (logits * wanted).sum().backward()
+    (logits_exact * wanted.double()).sum().backward()
+    pairs = [(hidden, hidden_exact), *zip(layer.parameters(), exact.parameters(), strict=True)]
+    for got, expected in pairs:
+        assert got.grad is not None
+        assert expected.grad is not None
+        assert got.grad.dtype is dtype
+        assert (got.grad.double() - expected.grad).norm() < 5e-3 * expected.grad.norm()
+
+
+def test_full_precision_is_left_alone() -> None:
+    layer, hidden = nn.Linear(8, 5), torch.randn(3, 8)
+    expected = layer(hidden)
+    layer.__class__ = WideLinear
+    assert torch.equal(layer(hidden), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(hidden).dtype is torch.bfloat16
+
+
+def test_a_forward_that_accelerate_has_taken_over() -> None:
+    """As for a model whose layers lie on several devices."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SMALL), dtype=torch.bfloat16)
+    add_hook_to_module(model.lm_head, ModelHook())
+    assert widen_head(model)
+    assert model(input_ids=torch.arange(1, 9)[None]).logits.dtype is torch.float32
+
+
+def of_class(task: str, model_type: str) -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **SMALL)
+    return getattr(transformers, f"AutoModelFor{task}").from_config(config, dtype=torch.bfloat16).eval()
+
+
+CLASSIFIERS = [
+    *(("SequenceClassification", name) for name in ("bert", "roberta", "distilbert", "electra", "llama", "deberta-v2")),
+    *(("TokenClassification", name) for name in ("bert", "roberta", "electra")),
+]
+
+
+@pytest.mark.parametrize(("task", "model_type"), CLASSIFIERS)
+def test_the_last_layer_of_a_classifier(task: str, model_type: str) -> None:
+    model = of_class(task, model_type)
+    assert widen_head(model)
+    (layer,) = [module for module in model.modules() if type(module) is WideLinear]
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad(), inputs_of(layer) as seen:
+        logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        given = seen[0].double()
+        exact = nn.functional.linear(given, layer.weight.double(), None if layer.bias is None else layer.bias.double())
+    if model_type == "llama":
+        exact = exact[:, -1]
+    assert logits.dtype is torch.float32
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_that_is_no_plain_linear_layer_is_left_alone() -> None:
+    class Mine(nn.Linear):
+        pass
+
+    model = of_class("CausalLM", "llama")
+    model.lm_head.__class__ = Mine
+    assert not widen_head(model)
+    assert type(model.lm_head) is Mine
