@@ -242,7 +242,7 @@ def test_bad_input(make_config: MakeConfig, teacher_folder: Path, tmp_path: Path
     unended = {"packing": "documents", "end_of_text": False}
     refused(CorpusError, "gives no supervised position", corpus={"paths": str(single)}, task=unended)
     if not torch.cuda.is_available():
-        refused(ConfigError, "needs GPUs 0 to 0 of its node, which has 0", compute={"device": "cuda"})
+        refused(ConfigError, "got compute.device: cuda and no GPU that torch can use", compute={"device": "cuda"})
 
 
 def test_a_resumed_dump_reads_the_day_on_which_it_began(

@@ -178,7 +178,7 @@ def test_students_of_several_kinds_from_one_cache_in_one_table(root: Path) -> No
         train(root, task, "hard", BAG, epochs=40, terms=[{"name": "cross_entropy"}]),
     ]
     settings = settings_of(root, task, "mine", {"model_type": "tiny_of_a_user"})
-    settings["student"]["module"] = "mine"
+    settings["module"] = "mine"
     (root / "mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     done = kdcache("train", root / "mine.yaml", cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
