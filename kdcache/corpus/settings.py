@@ -30,28 +30,36 @@ def _numbered(value: object) -> object:
 
 
 class CorpusConfig(Config):
-    """Where the text is. `paths` are files, folders, globs or fsspec URLs; .gz, .bz2, .xz and .zst are decompressed.
+    """Where the text is, and what a row of it holds.
 
-    Of plain text a file is a row; one above 64 KiB is cut at blank lines. Of conll a sentence is a row.
+    A row is a line of JSONL or CSV, a row of a Parquet or Arrow table, or a sentence of a CoNLL file. A file of plain
+    text is one row; a file above 64 KiB is cut at blank lines.
 
-    text_field, text_pair_field, messages_field, tokens_field: what a task reads: text or a pair of texts, a chat, the
-        words of a sentence.
-    label_field, tags_field: the label of a row and the tags of its words; rows without them may stand beside others.
-    tokens_field, tags_field of conll: the columns of the words and the tags: by default the first and the last; a
-        number, counted from 1, or from the end as -1; or a name of CoNLL-U: form, lemma, upos, xpos, feats, deprel ….
-        Such a name, or a file that ends in .conllu, says that the file is CoNLL-U: comments, ranges (1-2) and empty
-        nodes (1.1) are left out. tags_field: null reads no tags.
-    delimiter: of csv and conll, what parts columns: a character, or tab, space, comma, semicolon. By default a comma
-        (a TAB in .tsv files); of conll TABs, or in a line without one spaces.
-    comment: of conll, how lines begin that are comments, in quotes as "#".
-    columns: of csv, the names of the columns, where files have no header.
-    label_names: names of the integers in label_field or tags_field: a list from 0 on, or a mapping such as {-1: bad, 1:
-        good}. Parquet and Arrow files that Hugging Face's datasets wrote have them. −1 is no label, if it has no name.
-    quotes: of csv, whether quotes hold together what has delimiters or line breaks in it; false where they are
-        characters like any others, as in many .tsv files.
-    unit_rows: corpus rows per work unit, and so per shard; "auto" aims at 64 units, each of 256 KiB to 2 MiB of corpus,
-        so that a small corpus is one unit.
-        A dump that goes on keeps the units that it was begun with, however the corpus grew.
+    paths: files, folders, globs or fsspec URLs, one or a list; .gz, .bz2, .xz and .zst files are decompressed.
+    format: how the files are written.
+    text_field: the column of the text, where the task reads texts.
+    text_pair_field: the column of the second text, where the task reads pairs of texts.
+    messages_field: the column of the conversation, where the task reads chats.
+    label_field: the column of a row's label. Rows without a label may stand beside others.
+    tokens_field: the column of the words, where the task reads sentences of words. In a conll file it is a number
+        (columns are counted from 1, or from the end as -1) or a name of CoNLL-U (form, lemma, upos, xpos, feats,
+        deprel and so on), by default the first column. A name of CoNLL-U, or a file that ends in .conllu, says that
+        the file is CoNLL-U: its comments, ranges (1-2) and empty nodes (1.1) are left out.
+    tags_field: the column of the words' tags; null reads no tags. In a conll file it is given as tokens_field is, by
+        default the last column. Rows without tags may stand beside others.
+    delimiter: what stands between two columns of a csv or conll file: one character, or tab, space, comma or
+        semicolon. By default a csv file has commas (a .tsv file has TABs), and a conll file has TABs, or spaces in
+        lines that have no TAB.
+    comment: how the comment lines of a conll file begin; write it in quotes, as in "#".
+    columns: the names of the columns of csv files that have no header.
+    quotes: whether quotes in a csv file hold together a value that has delimiters or line breaks in it; false where
+        quotes are characters like any others, as in many .tsv files.
+    label_names: the names of integers in label_field or tags_field: a list that starts at 0, or a mapping such as
+        {-1: bad, 1: good}. Parquet and Arrow files that Hugging Face's datasets wrote have the names in them. A row
+        with -1 has no label, unless -1 has a name.
+    unit_rows: corpus rows per work unit, and so per shard. "auto" aims at 64 units, each of 256 KiB to 2 MiB of
+        corpus, so that a small corpus is one unit. A dump that goes on keeps the units that it was begun with, however
+        much the corpus has grown.
     """
 
     paths: tuple[PathText, ...]

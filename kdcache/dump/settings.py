@@ -13,13 +13,18 @@ __all__ = ["ComputeConfig", "DumpConfig", "TeacherConfig"]
 
 
 class TeacherConfig(Config):
-    """path: folder or hub name of a transformers model.
+    """The model whose logits are recorded.
 
-    max_length: tokens of an example as the teacher reads it, of a classification whose students have another tokenizer;
-        by default task.max_length, or as many as the teacher can read.
-    placement: "replicate", a whole copy on each rank's device, or "device_map", layers spread over
-        gpus_per_replica devices; ranks of one node own disjoint groups.
+    path: a folder, or a name on the Hugging Face hub, of a transformers model.
+    revision: the branch, tag or commit of a model on the hub.
+    max_length: how many tokens of an example the teacher reads, in a classification whose students have another
+        tokenizer; by default task.max_length, or as many as the teacher can read.
+    dtype: the precision in which the teacher computes. Records are computed in float32 from its logits.
+    placement: "replicate" puts a whole copy on each rank's device; "device_map" spreads the layers over
+        gpus_per_replica devices, and the ranks of one node own disjoint groups of devices.
+    gpus_per_replica: how many GPUs one copy of the teacher takes.
     attention_implementation: null leaves the choice to transformers.
+    trust_remote_code: whether code that comes with the model may run.
     """
 
     path: PathText
@@ -33,11 +38,13 @@ class TeacherConfig(Config):
 
 
 class ComputeConfig(Config):
-    """What else the bits of a logit depend on: pinned in the manifest, the same for every world size.
+    """What else the bits of a logit depend on. It is pinned in the manifest, and the same for every world size.
 
-    batch_examples: examples a forward pass. block_positions: rows of logits made and compressed at a time.
-    threads: CPU threads of each rank, at most 1,024; 0 takes every core. With several ranks on one machine without
-        GPUs, set it to cores / ranks.
+    device: "auto" takes a GPU where there is one.
+    batch_examples: examples per forward pass of the teacher.
+    block_positions: how many rows of logits are made and compressed at a time.
+    threads: CPU threads of each rank; 0 takes every core. With several ranks on one machine without GPUs, set it to
+        the number of cores divided by the number of ranks.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -47,19 +54,28 @@ class ComputeConfig(Config):
 
 
 class DumpConfig(Run):
-    """A `kdcache dump-logits` run.
+    """The settings of a dump. The same command goes on with a dump that was stopped.
 
-    tokenizer: a folder or a name, by default the teacher's; "characters" makes one of the corpus' own characters. Of a
-        language model it is the teacher's, with a template of its own perhaps. Of a classification it may be another,
-        that of the students: the cache holds its tokens, while the teacher reads its own of the same rows.
-    record: by default 8 largest logits and a sample for a language model, every class for a classification.
-    on_bad_row: what to do with a row that is not what the config says (not JSON, no text, too long, a chat that the
-        template refuses, a label that is none): "error" ends the dump, finished shards stay; "skip" leaves it out,
-        counts it, and lists it in skipped.jsonl of the cache.
-    bad_rows_at_most: the share of the corpus' rows that may be skipped; more end the dump.
+    on_bad_row, bad_rows_at_most and task.overlong may change in the middle of a dump: only shards whose rows are
+    concerned are made again.
 
-    on_bad_row, bad_rows_at_most and task.overlong may change in the middle of a dump: only shards whose rows they
-    matter to are made again.
+    output: the folder or URL of the cache.
+    corpus: where the text is.
+    teacher: the model whose logits are recorded, or "none" for a cache of labels alone.
+    tokenizer: a folder or a name on the hub, by default the teacher's; "characters" makes a tokenizer of the corpus'
+        own characters. For a language model it is the teacher's tokenizer, perhaps with another chat template. For a
+        classification it may be the tokenizer of the students: the cache holds its tokens, while the teacher reads
+        its own tokens of the same rows.
+    task: what is asked of each row, and how rows become examples.
+    record: what is kept of each distribution of the teacher. By default a language model's record keeps the 8 largest
+        logits and a sample of the others, and a classification's record keeps every class.
+    backend: how shards are written: as Zarr groups (.zarr.zip) or Arrow files (.arrow).
+    compute: device, sizes of batches, threads.
+    seed: of the draws of sampled records.
+    on_bad_row: what to do with a row that is not what the settings say (it is not JSON, has no text, is too long, is a
+        chat that the template refuses, has an unknown label). "error" ends the dump, and the finished shards stay;
+        "skip" leaves the row out, counts it, and lists it in the cache's skipped.jsonl.
+    bad_rows_at_most: the share of the corpus' rows that may be skipped; more of them end the dump.
     """
 
     output: PathText

@@ -8,9 +8,11 @@ __all__ = ["StreamConfig"]
 
 
 class StreamConfig(Config):
-    """The order of examples. lanes divides global_batch; the world size divides lanes.
+    """The order of examples, which is the same at every world size.
 
-    window: a lane shuffles its examples inside windows of so many. memory_gb: shards kept open by a rank.
+    lanes: fixed streams of examples. The number of lanes divides global_batch, and the world size divides it.
+    window: a lane shuffles its examples inside windows of so many examples.
+    memory_gb: how many GB (10⁹ bytes) a rank gives to shards being read and examples read ahead.
     """
 
     lanes: PositiveInt = 64

@@ -10,14 +10,19 @@ __all__ = ["StudentConfig"]
 
 
 class StudentConfig(Config):
-    """Either `config`, a transformers model config to initialise at random (with model_type), or `path`, a folder or
-    the name of a model on the Hugging Face hub, at `revision`.
+    """What the student is made from: exactly one of path and config.
 
-    config: its vocab_size and special ids (end of text, padding, …) are the cache's unless it names them. A mixture of
-        experts adds its balancing loss where output_router_logits is true, times router_aux_loss_coef.
-    path: a folder keeps its special ids where they are special tokens of the cache's tokenizer.
-    dtype: of the folder that is written. The precision of the run is DeepSpeed's, e.g. bf16.enabled; where its file
-        says "auto", bfloat16 or float16 here answers it.
+    path: a folder, or the name of a model on the Hugging Face hub. Special ids of a folder stay as they are where they
+        are special tokens of the cache's tokenizer.
+    revision: the branch, tag or commit of a model on the hub.
+    config: a transformers model config, with its model_type, of a student with random weights. Its vocab_size and
+        special ids (end of text, padding and so on) are the cache's unless it names them. A mixture of experts adds its
+        balancing loss where output_router_logits is true, times router_aux_loss_coef.
+    dtype: of the weights in the folder that is written. The precision of the run is DeepSpeed's, such as bf16.enabled;
+        where its file says "auto", bfloat16 or float16 here answers it.
+    attention_implementation: null leaves the choice to transformers.
+    gradient_checkpointing: compute activations again in the backward pass, to save memory.
+    trust_remote_code: whether code that comes with the model may run.
     """
 
     path: PathText | None = None

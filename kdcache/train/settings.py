@@ -20,9 +20,14 @@ __all__ = [
 
 
 class ScheduleConfig(Config):
-    """Learning rate: linear warm-up, then constant, linear or cosine decay, to final_fraction of the peak at the end.
+    """The learning rate: a linear warm-up to its peak, then kind, down to final_fraction of the peak at the last step.
 
-    So a run that goes on with other steps or epochs goes on with another rate, unless it is constant.
+    A run that goes on with more steps or epochs than it was begun with goes on with another rate, unless the rate is
+    constant.
+
+    kind: the shape of the decay.
+    warmup_steps: steps of the linear warm-up.
+    final_fraction: the rate of the last step, as a fraction of the peak.
     """
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
@@ -31,7 +36,14 @@ class ScheduleConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """AdamW."""
+    """AdamW.
+
+    learning_rate: the peak of the schedule.
+    betas: the decay rates of the two moments.
+    eps: added to the denominator.
+    weight_decay: decoupled from the gradient; norms and biases have none.
+    clip_norm: the largest norm of the whole gradient; 0 does not clip.
+    """
 
     learning_rate: PositiveFloat = 5e-4
     betas: tuple[float, float] = (0.9, 0.95)
@@ -41,14 +53,24 @@ class OptimizerConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """every: steps between checkpoints, 0 for one at the end only. keep: how many of the newest stay."""
+    """When a run saves what it needs to go on.
+
+    every: steps between two checkpoints; 0 saves one at the end only.
+    keep: how many of the newest checkpoints stay.
+    """
 
     every: NonNegativeInt = 500
     keep: PositiveInt = 2
 
 
 class EvalConfig(Config):
-    """cache: a held-out cache. every: steps between evaluations, 0 for one at the end only."""
+    """Evaluation on held-out text during a run.
+
+    cache: a cache of text that the training cache does not hold, with the same task, tokenizer and classes.
+    every: steps between two evaluations; 0 evaluates at the end only.
+    batch_examples: examples per forward pass of a rank.
+    max_examples: how many of the cache's examples are read, by default all.
+    """
 
     cache: PathText
     every: NonNegativeInt = 0
@@ -57,12 +79,28 @@ class EvalConfig(Config):
 
 
 class TrainConfig(Run):
-    """A `kdcache train` run. One of steps and epochs says how long.
+    """The settings of a training run. Exactly one of steps and epochs says how long it is.
 
-    deepspeed: path of a DeepSpeed JSON file, or its settings here; what the other keys say is not repeated in it, and
-        "auto" is answered as kdcache/train/deepspeed_autos.py says.
-    loss_chunk: positions whose logits exist at one time in the fused LM head and loss.
-    export_bottleneck: write what bottleneck terms trained beside the student, as bottleneck.safetensors.
+    cache: the folder or URL of the cache to learn from.
+    output: the folder of the run: logs, checkpoints, and at the end student/, a Hugging Face folder.
+    student: what the student is made from.
+    deepspeed: the path of a DeepSpeed JSON file, or its settings here. What the other keys of this file say is not
+        repeated in it, and "auto" is answered as kdcache/train/deepspeed_autos.py says.
+    terms: the loss, a weighted sum of terms.
+    global_batch: examples per step, over all ranks.
+    micro_batch: examples per forward pass of a rank.
+    steps: the length of the run in steps.
+    epochs: the length of the run in passes over the cache; it may be a fraction.
+    optimizer: AdamW and its settings.
+    schedule: how the learning rate changes.
+    stream: the order of examples.
+    checkpoint: when the run saves what it needs to go on.
+    eval: a held-out cache to evaluate on.
+    loss_chunk: for how many positions the fused output layer and loss hold logits at one time.
+    log_every: steps between two lines of the log.
+    export_bottleneck: write what the bottleneck terms trained beside the student, as bottleneck.safetensors.
+    seed: of the order of examples, the student's first weights and dropout.
+    device: "auto" takes a GPU where there is one.
     """
 
     cache: PathText
