@@ -25,7 +25,7 @@ from kdcache.models.hub import model_folder
 from kdcache.models.inputs import Attention, ModelInputs
 from kdcache.models.loading import auto_class, load_whole
 from kdcache.progress import say
-from kdcache.targets.calibration import OutputLayer
+from kdcache.targets.output_layer import OutputLayer
 
 __all__ = ["Teacher", "load_model", "load_teacher", "own_devices", "teacher_folder"]
 

@@ -48,7 +48,8 @@ from kdcache.targets.spec import RecordSpec
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
-    from kdcache.targets.calibration import Encoder, OutputLayer
+    from kdcache.targets.calibration import Encoder
+    from kdcache.targets.output_layer import OutputLayer
 
     MakeBasis = Callable[[], tuple[Basis, CalibrationPin | None]]
 
@@ -84,7 +85,7 @@ class CacheWriter:
     the record has some. tokenizer: a folder from
     save_pretrained, copied into the cache. teacher: a name, or a TeacherPin with more. seed: of the records' random
     draws. resume: go on with a cache of the same settings; False refuses any existing one. output_layer: with a factor,
-    a pair (weight, bias), or an OutputLayer of kdcache.targets.calibration where there is a soft-cap or a scale.
+    a pair (weight, bias), or an OutputLayer of kdcache.targets.output_layer where there is a soft-cap or a scale.
     calibration: with a factor, hidden states [N, D] of typical text, N about 8 D, or a function that gives them; not
     asked for where the cache is begun already.
     Raises CacheError where the folder holds shards of other settings, naming the first that differs.
@@ -455,7 +456,7 @@ class CacheWriter:
 def _layer(given: "OutputLayer | tuple[Any, Any]", num_classes: int) -> "OutputLayer":
     import torch
 
-    from kdcache.targets.calibration import OutputLayer
+    from kdcache.targets.output_layer import OutputLayer
 
     layer = given
     if isinstance(layer, tuple):

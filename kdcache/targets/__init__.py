@@ -4,6 +4,7 @@ spec          RecordSpec, the settings
 record        TeacherTargets, the public type
 curve         the tail's log-partition and mean at any temperature
 basis         Basis, what a factored tail's coefficients stand for        whole    its whole distribution
+output_layer  OutputLayer: the layer that makes logits, and what a model does to them after it
 calibration   OutputLayer and hidden states -> Basis and Encoder
 fields        the arrays that stand for records (and examples) on disk, and how they nest
 compress      teacher logits -> arrays -> TeacherTargets

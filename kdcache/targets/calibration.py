@@ -19,8 +19,6 @@ Time: three products of V × D × D and two eigenvalue problems of size D: 3 s f
 N calibration rows, P positions, V classes, D hidden width, R directions.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,74 +26,15 @@ from torch import Tensor
 
 from kdcache.errors import ConfigError, TeacherError
 from kdcache.targets.basis import Basis
-from kdcache.targets.never import is_never, with_stand_ins
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.precision import full_precision
 
-__all__ = ["Encoder", "OutputLayer", "make_basis"]
+__all__ = ["Encoder", "make_basis"]
 
-_CHUNK = 16384
 _LEAST = 1e-10
 _MAX = 127
 _REACH = 6.0
 _NOISE, _NOISE_SHARE = 0.05, 0.2
-TOLERANCE = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class OutputLayer:
-    """A teacher's last layer: logits = cap(scale · (W h + b)), cap(x) = c tanh(x / c) for a soft-cap c, else x.
-
-    weight_VD, bias_V: of at least num_classes rows. soft_cap: as Gemma 2's; scale: as Cohere's logit_scale.
-    """
-
-    weight_VD: Tensor
-    bias_V: Tensor | None = None
-    soft_cap: float | None = None
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        shape, bias = [*self.weight_VD.shape], self.bias_V
-        if len(shape) != 2 or (bias is not None and [*bias.shape] != shape[:1]):
-            got = "" if bias is None else f" and bias {[*bias.shape]}"
-            raise ConfigError(f"got an output layer of weight {shape}{got}, expected [classes, hidden] and [classes]")
-
-    @property
-    def hidden(self) -> int:
-        return self.weight_VD.shape[1]
-
-    def logits(self, hidden_PD: Tensor) -> Tensor:
-        """float32 [P, rows of the weight]."""
-        logits_PV = (hidden_PD.to(self.weight_VD) @ self.weight_VD.T).float()
-        if self.bias_V is not None:
-            logits_PV = logits_PV + self.bias_V.float()
-        logits_PV = logits_PV * self.scale
-        if self.soft_cap is None:
-            return logits_PV
-        return (self.soft_cap * (logits_PV / self.soft_cap).tanh()).masked_fill(logits_PV.isneginf(), -torch.inf)
-
-    def check(self, hidden_PD: Tensor, logits_PV: Tensor) -> None:
-        """Raises TeacherError where these hidden states do not give these logits."""
-        logits_PV = logits_PV.float()
-        got_PV = self.logits(hidden_PD)[:, : logits_PV.shape[1]]
-        got_PV, logits_PV = with_stand_ins(got_PV), with_stand_ins(logits_PV)
-        never_PV = is_never(got_PV) & is_never(logits_PV)
-        got_PV, logits_PV = got_PV.masked_fill(never_PV, 0.0), logits_PV.masked_fill(never_PV, 0.0)
-        error = float((got_PV - logits_PV).norm() / logits_PV.norm().clamp(min=1e-30))
-        if not error <= TOLERANCE:
-            raise TeacherError(
-                f"the teacher's logits are not its output layer's of its hidden states (they differ by {error:.0%}), "
-                "expected cap(scale · (W h + b)): its records cannot have a factor; drop record.factor"
-            )
-
-    def rows(self, num_classes: int, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(which classes, scaled weight, scaled bias) in float64, chunk by chunk."""
-        for start in range(0, num_classes, _CHUNK):
-            part = slice(start, min(start + _CHUNK, num_classes))
-            weight_CD = self.weight_VD[part].to(device, torch.float64) * self.scale
-            bias_C = weight_CD.new_zeros(len(weight_CD))
-            if self.bias_V is not None:
-                bias_C = self.bias_V[part].to(device, torch.float64) * self.scale
-            yield part, weight_CD, bias_C
 
 
 @torch.no_grad()

@@ -34,9 +34,10 @@ from shards import shard_bytes
 from torch import Tensor
 
 from kdcache.store.unit import record_arrays
-from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.codec import decode
 from kdcache.targets.fields import Field, record_fields
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.spec import FactorSpec, RecordSpec
 
 TEMPERATURES = (1.0, 2.0, 4.0)

@@ -64,8 +64,9 @@ from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
-from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.spec import FactorSpec, RecordSpec
 
 LABELS = TermConfig(name="cross_entropy")

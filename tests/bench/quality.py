@@ -68,10 +68,11 @@ from torch import Tensor
 from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
-from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.codec import decode
 from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.fields import Field, record_fields
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import CurveSpec, FactorSpec, RecordSpec
 

@@ -13,7 +13,8 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.models.head import WideLinear
-from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.calibration import Encoder, make_basis
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import FactorSpec, RecordSpec
 

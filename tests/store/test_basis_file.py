@@ -15,7 +15,7 @@ from kdcache.store.convert import convert
 from kdcache.store.files import Root
 from kdcache.store.manifest import canonical
 from kdcache.store.verify import verify
-from kdcache.targets.calibration import OutputLayer
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.spec import FactorSpec
 
 CLASSES, HIDDEN = 60, 12

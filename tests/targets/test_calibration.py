@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import ConfigError, TeacherError
-from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.calibration import Encoder, make_basis
+from kdcache.targets.output_layer import OutputLayer
 
 V, D = 400, 24
 HEADS = {

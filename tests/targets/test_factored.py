@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import ConfigError
-from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.fields import record_fields
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import CurveSpec, FactorSpec, RecordSpec
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kdcache.errors import TeacherError
 from kdcache.losses.divergence import distillation_loss
-from kdcache.targets.calibration import Encoder, OutputLayer, make_basis
+from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.spec import RecordSpec
 
