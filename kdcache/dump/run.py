@@ -135,7 +135,7 @@ def run_dump(config: DumpConfig, world: World) -> None:
         header = build_header(
             config,
             corpus=corpus,
-            tokenizer=pin_tokenizer(copy),
+            tokenizer=pin_tokenizer(copy, tokenizer),
             teacher=None
             if teacher is None or folder is None
             else pin_teacher(teacher, folder, **({} if own is None else own.pins)),

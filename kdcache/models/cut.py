@@ -20,6 +20,7 @@ from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.models.hub import model_folder
 from kdcache.models.loading import load_whole
 from kdcache.models.saving import check_folder, write_model
+from kdcache.tasks.tokenizer import tokenizer_files
 
 __all__ = ["cut"]
 
@@ -27,7 +28,6 @@ NUMBERED = ("mlp_only_layers", "moe_layers")
 """Of a config: numbers of layers."""
 FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers")
 """Of a config: how many of the first layers are of another kind."""
-TOKENIZER_GLOBS = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja")
 
 
 def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, trust_remote_code: bool = False) -> Path:
@@ -66,9 +66,8 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
     except ConfigError:
         shutil.rmtree(partial)
         raise
-    for pattern in TOKENIZER_GLOBS:
-        for file in source.glob(pattern):
-            shutil.copy2(file, partial / file.name)
+    for file in tokenizer_files(source):
+        shutil.copy2(file, partial / file.name)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target

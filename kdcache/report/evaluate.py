@@ -56,7 +56,7 @@ def evaluate_students(
     from kdcache.models.hub import model_folder
     from kdcache.models.registry import register_small_models
     from kdcache.registry import import_extensions
-    from kdcache.students.making import check_tokenizer
+    from kdcache.students.same_tokenizer import check_tokenizer
 
     register_small_models()
     import_extensions(module)

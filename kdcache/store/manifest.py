@@ -75,10 +75,10 @@ class Model(BaseModel):
 
 
 class TokenizerPin(Model):
-    """fingerprint: of the tokenizer, whatever its folder. vocab_size: highest id + 1. files: name -> sha256 of the
-    copies under tokenizer/."""
+    """behaviour_sha256: its identity, `tokenizer_digest` of kdcache.tasks.tokenizer, whatever its folder. vocab_size:
+    highest id + 1. files: name -> sha256 of the copies under tokenizer/."""
 
-    fingerprint: Sha256
+    behaviour_sha256: Sha256
     vocab_size: PositiveInt
     files: dict[FileName, Sha256]
 

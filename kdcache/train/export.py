@@ -123,7 +123,7 @@ def model_card(
         "made from": "a config, at random" if config.student.path is None else f"`{Path(config.student.path).name}`",
         "cache": f"`{cache.digest}` ({len(cache):,} examples, {cache.num_positions:,} positions)",
         "corpus": f"`{corpus.sha256}`" if corpus else "not recorded",
-        "tokenizer": f"`{header.tokenizer.fingerprint}`" if header.tokenizer else "not recorded",
+        "tokenizer": f"`{header.tokenizer.behaviour_sha256}`" if header.tokenizer else "not recorded",
         "record": f"`{header.record.model_dump_json()}`" if header.record else "labels only",
         "steps": f"{steps:,} of {config.global_batch} examples",
         "terms": ", ".join(f"`{term.model_dump_json(exclude_none=True)}`" for term in config.terms),

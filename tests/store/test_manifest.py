@@ -122,7 +122,7 @@ def test_paths_that_leave_the_cache_are_refused(name: str) -> None:
     with pytest.raises(CacheError, match=r"damaged: shards.0.file: .*expected a relative path inside the cache"):
         parse(Manifest, json.dumps(values).encode(), "cache.json")
     with pytest.raises(ValidationError, match="expected a relative path inside the cache"):
-        TokenizerPin(fingerprint=SHA, vocab_size=5, files={name: SHA})
+        TokenizerPin(behaviour_sha256=SHA, vocab_size=5, files={name: SHA})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from kdcache.store.schema import task_fields
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import Unit, record_arrays
 from kdcache.targets.compress import compress_to_arrays
+from kdcache.tasks.tokenizer import tokenizer_digest
 
 SPECS = [RecordSpec(exact_top_k=5), RecordSpec(exact_top_k="all", logit_dtype="float16"), None]
 
@@ -447,9 +448,9 @@ def test_a_tokenizer_is_the_same_whatever_its_folder(tmp_path: Path) -> None:
     config.write_text(config.read_text() + "\n")
     one, two = pin_tokenizer(tmp_path / "one"), pin_tokenizer(tmp_path / "two")
     assert one.files != two.files
-    assert one.fingerprint == two.fingerprint
+    assert one.behaviour_sha256 == two.behaviour_sha256 == tokenizer_digest(tokenizer)
     tokenizer.add_tokens(["quux"])
     tokenizer.save_pretrained(tmp_path / "three")
     three = pin_tokenizer(tmp_path / "three")
-    assert three.fingerprint != one.fingerprint
+    assert three.behaviour_sha256 != one.behaviour_sha256
     assert three.vocab_size == one.vocab_size + 1 == 321

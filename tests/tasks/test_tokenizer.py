@@ -6,7 +6,14 @@ import pytest
 from tokenizers import normalizers, processors
 
 from kdcache.errors import ConfigError
-from kdcache.tasks.tokenizer import load_tokenizer, save_tokenizer, tokenizer_difference, tokenizer_digest
+from kdcache.tasks.tokenizer import (
+    has_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_difference,
+    tokenizer_digest,
+    tokenizer_files,
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -104,3 +111,14 @@ def test_tokens_that_are_drawn_by_chance_are_refused(kit, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"with BPE dropout 0.1, which gives other tokens each time; set"):
         load_tokenizer(tmp_path)
+
+
+def test_the_files_of_a_tokenizer_are_told_from_a_models(tmp_path):
+    names = ["merges.txt", "spm.model", "tokenizer.json", "vocab.bpe", "added_tokens.json", "chat_template.jinja"]
+    for name in (*names, "config.json", "generation_config.json", "model.safetensors", "README.md"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "vocabularies").mkdir()
+    assert [file.name for file in tokenizer_files(tmp_path)] == sorted(names)
+    assert has_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    assert not has_tokenizer(tmp_path)

@@ -1,0 +1,54 @@
+"""Whether a folder's tokenizer, or another cache's, is the one that made a cache's tokens.
+
+Both are told by `tokenizer_digest`, which a cache has pinned. The cache's own tokenizer is loaded only to say what
+differs, and so that digests which another version of the libraries computed refuse nobody.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import CacheError, StudentError
+from kdcache.store.cache import Cache
+from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, tokenizer_difference, tokenizer_digest
+
+__all__ = ["cached_tokenizer", "check_same_tokenizer", "check_tokenizer"]
+
+
+def cached_tokenizer(cache: Cache) -> Any:
+    """The tokenizer whose files a cache holds. Raises CacheError where it holds none."""
+    with tempfile.TemporaryDirectory() as copy:
+        cache.save_tokenizer(copy)
+        return load_tokenizer(copy)
+
+
+def check_tokenizer(folder: Path, cache: Cache) -> None:
+    """Raises StudentError for a student whose tokenizer is not one vocabulary with the cache's.
+
+    Chat templates and the names of special tokens may differ; a folder without one is taken to use the cache's.
+    """
+    pin = cache.manifest.header.tokenizer
+    if pin is None or not has_tokenizer(folder):
+        return
+    own = load_tokenizer(folder)
+    if tokenizer_digest(own) == pin.behaviour_sha256:
+        return
+    why = tokenizer_difference(cached_tokenizer(cache), own)
+    if why is not None:
+        raise StudentError(
+            f"the tokenizer in {folder} is not the cache's: {why}; take a cache made with it, or remove it from the "
+            "folder if the student reads the cache's ids"
+        )
+
+
+def check_same_tokenizer(held_out: Cache, cache: Cache) -> None:
+    """Raises CacheError for a held-out cache of another tokenizer's tokens; a cache that has none goes with any."""
+    theirs, ours = held_out.manifest.header.tokenizer, cache.manifest.header.tokenizer
+    if theirs is None or ours is None or theirs.behaviour_sha256 == ours.behaviour_sha256:
+        return
+    why = tokenizer_difference(cached_tokenizer(cache), cached_tokenizer(held_out))
+    if why is not None:
+        raise CacheError(
+            f"eval.cache {held_out.root.url} was made with another tokenizer than {cache.root.url} ({why}), "
+            "expected the same: dump it again"
+        )
