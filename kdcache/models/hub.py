@@ -42,6 +42,18 @@ def model_folder(
     except Exception as fault:
         raise error(
             f"got {what} {path}, expected a folder with config.json and model.safetensors, or the name of a model on "
-            f"the hub: it is neither a folder nor a model that can be fetched ({type(fault).__name__})",
+            f"the hub: it is neither a folder nor a model that can be fetched{_why(fault, path, revision)}",
             missing_path=True,
         ) from None
+
+
+def _why(fault: Exception, path: str | Path, revision: str | None) -> str:
+    """What the hub's client found, and what helps where only the network is missing."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not isinstance(fault, LocalEntryNotFoundError | ConnectionError):
+        return f" ({type(fault).__name__})"
+    network = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    which = f"{path}" if revision is None else f"{path} --revision {revision}"
+    return f" ({network}): run `hf download {which}` where there is a network, with this machine's HF_HOME"

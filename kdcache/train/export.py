@@ -22,11 +22,12 @@ from kdcache.models.saving import write_model
 from kdcache.store.cache import Cache
 from kdcache.students.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.students.making import student_folder
+from kdcache.students.settings import StudentConfig
 from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, set_in_folder
 from kdcache.train.precision import spoken_precision
 from kdcache.train.settings import TrainConfig
 
-__all__ = ["export_student", "full_weights", "write_student"]
+__all__ = ["export_student", "full_weights", "made_from", "write_student"]
 
 STUDENT, BOTTLENECKS = "student.", "bottlenecks."
 BOTTLENECK_FILE = "bottleneck.safetensors"
@@ -107,6 +108,15 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
     load_tokenizer(str(source)).save_pretrained(target)
 
 
+def made_from(config: StudentConfig) -> str:
+    """What a card calls it: a folder's own name, or a hub model's whole name and the commit that was fetched."""
+    if config.path is None:
+        return "a config, at random"
+    if Path(config.path).is_dir():
+        return f"`{Path(config.path).name}`"
+    return f"`{config.path}`, revision {student_folder(config).name}"
+
+
 def model_card(
     config: TrainConfig,
     cache: Cache,
@@ -120,7 +130,7 @@ def model_card(
     header, corpus = cache.manifest.header, cache.manifest.corpus
     rows = {
         "parameters": f"{parameters:,}",
-        "made from": "a config, at random" if config.student.path is None else f"`{Path(config.student.path).name}`",
+        "made from": made_from(config.student),
         "cache": f"`{cache.digest}` ({len(cache):,} examples, {cache.num_positions:,} positions)",
         "corpus": f"`{corpus.sha256}`" if corpus else "not recorded",
         "tokenizer": f"`{header.tokenizer.behaviour_sha256}`" if header.tokenizer else "not recorded",

@@ -15,6 +15,7 @@ from kdcache.report.evaluate import evaluate_students
 from kdcache.store.cache import Cache, open_cache
 from kdcache.students.making import make_student
 from kdcache.students.settings import StudentConfig
+from kdcache.train.export import made_from
 
 NAME = "someone/small"
 
@@ -49,6 +50,13 @@ def test_a_student_by_its_name(cache: Cache) -> None:
     assert make_student(StudentConfig(path=NAME, revision="v1"), cache, 0).config.num_hidden_layers == 1
     with pytest.raises(StudentError, match=r"got student.path someone/none, expected a folder .* nor a model that can"):
         make_student(StudentConfig(path="someone/none"), cache, 0)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_card_names_the_commit_that_the_student_was_made_from(home: Path) -> None:
+    assert made_from(StudentConfig(path=NAME)) == f"`{NAME}`, revision {'a' * 40}"
+    assert made_from(StudentConfig(path=NAME, revision="v1")) == f"`{NAME}`, revision {'b' * 40}"
+    assert made_from(StudentConfig(path=str(home / "hub"))) == "`hub`"
 
 
 @pytest.mark.usefixtures("hub")
