@@ -1,31 +1,125 @@
-"""The README quotes what the tests run, and names what is there."""
+"""The README and the pages it leads to quote what the tests run, and name what is there."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from helpers import kdcache, make_model, make_tokenizer, sentences, write_jsonl
 
 from kdcache.cli import cli
+from kdcache.config.base import Config
+from kdcache.config.file import load_config
+from kdcache.dump.settings import DumpConfig
+from kdcache.train.settings import TrainConfig
 
 REPO = Path(__file__).parent.parent
-README = (REPO / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (REPO / name).read_text(encoding="utf-8")
+    for name in (
+        "README.md",
+        "configs/README.md",
+        "configs/SETTINGS.md",
+        "configs/TASKS.md",
+        "kdcache/store/READING.md",
+        "kdcache/targets/RECORDS.md",
+        "launch/CLUSTER.md",
+        "tests/bench/RESULTS.md",
+    )
+}
+SETTINGS: dict[str, type[Config]] = {"dump-logits": DumpConfig, "train": TrainConfig}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
 @pytest.mark.parametrize("name", ["plain_zarr.py", "plain_pandas.py"])
 def test_snippets_are_the_tested_ones(name: str) -> None:
-    assert f"```python\n{(REPO / 'tests' / 'store' / name).read_text().strip()}\n```" in README
+    snippet = (REPO / "tests" / "store" / name).read_text().strip()
+    assert f"```python\n{snippet}\n```" in PAGES["kdcache/store/READING.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_on_a_page_are_loaded(page: str, tmp_path: Path) -> None:
+    """A block of YAML is a settings file; its first line is the command that runs it."""
+    for block in blocks(page, "yaml"):
+        command = shlex.split(block.splitlines()[0].lstrip("# "))
+        assert command[0] == "kdcache", block
+        (tmp_path / command[2]).write_text(block, encoding="utf-8")
+        load_config(SETTINGS[command[1]], tmp_path / command[2])
+
+
+def test_the_readme_has_a_dump_and_a_training_run_in_about_twenty_lines() -> None:
+    of_commands = {block.split()[2]: block for block in blocks("README.md", "yaml")}
+    assert of_commands.keys() == SETTINGS.keys()
+    assert len("".join(of_commands.values()).splitlines()) <= 20
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_options_on_a_page_exist(page: str) -> None:
+    for name, arguments in re.findall(r"\bkdcache ([a-z-]+)((?: [^\s`|#]+)*)", PAGES[page]):
+        if name not in cli.commands:
+            assert not arguments.startswith(" -"), f"kdcache {name}{arguments}"
+            continue
+        known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        used = {word.rstrip(",.];:") for word in re.findall(r"(?<!\S)\[?(-{1,2}[a-z][a-z-]*)", arguments)}
+        assert used <= known, f"kdcache {name}{arguments}"
 
 
 def test_every_command_and_config_is_named() -> None:
     for command in cli.commands:
-        assert f"kdcache {command}" in README
+        assert f"kdcache {command}" in PAGES["README.md"]
     for path in (REPO / "configs").glob("**/*.yaml"):
-        assert path.name in README, path
+        assert path.name in PAGES["configs/README.md"], path
     for path in (REPO / "launch").glob("*.slurm"):
-        assert path.name in README, path
+        assert path.name in PAGES["launch/CLUSTER.md"], path
 
 
-def test_paths_that_it_names_exist() -> None:
-    words = {word.strip("`(),:;.|") for word in README.split()}
-    named = {w for w in words if w.startswith(("launch/", "configs/", "kdcache/")) and "*" not in w and "…" not in w}
-    assert len(named) > 5
-    assert [name for name in sorted(named) if not (REPO / name).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_on_a_page_exist(page: str) -> None:
+    words = {word.strip("`(),:;.|[]") for word in re.split(r"[\s`()]+", PAGES[page])}
+    places = ("launch/", "configs/", "kdcache/", "tests/")
+    named = {word for word in words if word.startswith(places) and not {*word} & {*"*…<"}}
+    assert [name for name in sorted(named) if not (REPO / name.partition("::")[0]).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_on_a_page_lead_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", PAGES[page]) if "://" not in link]
+    assert [link for link in links if not (REPO / page).parent.joinpath(link).exists()] == []
+    if page != "README.md":
+        assert f"({page})" in PAGES["README.md"], "the README leads to every page"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 200
+
+
+@pytest.mark.launch
+def test_the_readmes_own_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files and its commands as they stand there, with a small teacher and student in place of the real ones."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("teacher", 0), ("student", 1)):
+        make_tokenizer(tmp_path / name)
+        make_model(tmp_path / name, vocab_size=330, seed=seed)
+    write_jsonl(tmp_path / "texts.jsonl", sentences(120))
+    write_jsonl(tmp_path / "heldout.jsonl", sentences(20, 1))
+    for block in blocks("README.md", "yaml"):
+        (tmp_path / block.split()[3]).write_text(block, encoding="utf-8")
+    small = {
+        "dump-logits": ["teacher.path=teacher", "teacher.dtype=float32", "task.sequence_length=64"],
+        "train": ["student.path=student", "deepspeed={}", "global_batch=8", "micro_batch=4", "stream.lanes=8"],
+    }
+    commands = [shlex.split(line, comments=True) for line in blocks("README.md", "bash")[0].splitlines()]
+    assert ["kdcache", "train", "train.yaml", "--nproc", "8"] in commands
+    for _, command, *arguments in commands:
+        arguments += [word for setting in small.get(command, []) for word in ("-o", setting)]
+        if command == "train":
+            ran = kdcache(command, *[word if word != "8" else "1" for word in arguments], cwd=tmp_path)
+            assert ran.returncode == 0, ran.stderr
+        else:
+            cli.main([command, *arguments], standalone_mode=False)
+    assert "KL to teacher" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A shard opens without kdcache: the snippets of the README, in processes of their own that never import it."""
+"""A shard opens without kdcache: the snippets of READING.md, in processes of their own that never import it."""
 
 import subprocess
 import sys
