@@ -18,7 +18,9 @@ from kdcache.errors import KdcacheError
 
 __all__ = ["main"]
 
-OVERRIDE_HELP = "Replace a setting of the config, e.g. -o output=runs/cache -o task.sequence_length=512. Repeatable."
+OVERRIDE_HELP = (
+    "Replace a setting of the file, e.g. -o output=runs/cache -o task.sequence_length=512. May be given several times."
+)
 
 
 class _Path(click.ParamType):
@@ -36,37 +38,50 @@ PATH = _Path()
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="kdcache")
 def cli() -> None:
-    """Run a teacher once over a corpus, keep its logits, and train many students from them.
+    """Run a teacher once over a corpus, keep its logits in a cache, and train many students from the cache.
 
     \b
-    kdcache dump-logits configs/dump.yaml     teacher + corpus -> cache
-    kdcache verify runs/cache                 is every byte what it should be?
-    kdcache train configs/train.yaml          cache -> student; the teacher is not needed any more
+    kdcache dump-logits dump.yaml      makes a cache of a teacher and a corpus
+    kdcache verify runs/cache          checks that every byte is what it should be
+    kdcache train train.yaml           trains a student from a cache; the teacher is not needed any more
     kdcache eval runs/student/student --cache runs/held-out
+
+    The settings files are YAML. README.md has a pair of them to start from, and configs/SETTINGS.md every setting.
     """
 
 
 @cli.command("dump-logits")
 @click.argument("config", type=PATH)
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
-@click.option("--rank", type=click.IntRange(min=0), help="This process's number, where no launcher sets RANK.")
-@click.option("--world-size", type=click.IntRange(min=1), help="How many processes share the work.")
-@click.option("--check", is_flag=True, help="Only look at every row of the corpus, without the teacher's weights.")
+@click.option(
+    "--rank", type=click.IntRange(min=0), help="The number of this process, counted from 0, if no launcher sets RANK."
+)
+@click.option(
+    "--world-size",
+    type=click.IntRange(min=1),
+    help="How many processes share the work, if no launcher sets WORLD_SIZE.",
+)
+@click.option(
+    "--check", is_flag=True, help="Look at every row of the corpus without loading the teacher; write nothing."
+)
 def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world_size: int | None, check: bool) -> None:
-    """Run the teacher of CONFIG over its corpus and write its logits to a cache.
+    """Run the teacher that the settings file CONFIG names over its corpus, and write its logits to a cache.
 
-    Interrupt it at any time and run it again: finished shards are kept, and the number of ranks may change. So may the
-    corpus: only shards whose rows changed are made again. --check finds bad rows before the teacher is loaded, says
-    which settings would help, and writes nothing; exit status 1 where they would end the dump.
+    You may interrupt it at any time and run it again: finished shards are kept. The number of ranks may change between
+    the runs, and so may the corpus: only shards whose rows changed are made again.
+
+    With --check it looks at every row of the corpus before the teacher is loaded, names bad rows and the settings that
+    would help, and writes nothing. The exit status is 1 if the bad rows would end the dump.
+
     Ranks do not talk to each other, so they may be started by any launcher or by hand:
 
     \b
-    kdcache dump-logits configs/dump.yaml --check
-    kdcache dump-logits configs/dump.yaml
-    deepspeed --num_gpus 8 --no_local_rank --module kdcache dump-logits configs/dump.yaml
-    torchrun --nproc-per-node 8 -m kdcache dump-logits configs/dump.yaml
-    srun kdcache dump-logits configs/dump.yaml
-    kdcache dump-logits configs/dump.yaml --rank 3 --world-size 16
+    kdcache dump-logits dump.yaml --check
+    kdcache dump-logits dump.yaml
+    deepspeed --num_gpus 8 --no_local_rank --module kdcache dump-logits dump.yaml
+    torchrun --nproc-per-node 8 -m kdcache dump-logits dump.yaml
+    srun kdcache dump-logits dump.yaml
+    kdcache dump-logits dump.yaml --rank 3 --world-size 16
     """
     from kdcache.config.file import load_config
     from kdcache.dump.settings import DumpConfig
@@ -86,15 +101,17 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
 @cli.command()
 @click.argument("config", type=PATH)
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
-@click.option("--nproc", type=click.IntRange(min=1), help="Start the deepspeed launcher with so many local ranks.")
+@click.option(
+    "--nproc", type=click.IntRange(min=1), help="Start the deepspeed launcher with this many ranks on this machine."
+)
 def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
-    """Train the student of CONFIG from a cache, with DeepSpeed.
+    """Train the student that the settings file CONFIG names from a cache, with DeepSpeed.
 
-    Run the same command again to go on from the last checkpoint; the number of ranks may change.
+    Run the same command again to go on from the last checkpoint. The number of ranks may change between the runs.
 
     \b
-    kdcache train configs/train.yaml --nproc 8
-    deepspeed --hostfile hosts --no_local_rank --module kdcache train configs/train.yaml
+    kdcache train train.yaml --nproc 8
+    deepspeed --hostfile hosts --no_local_rank --module kdcache train train.yaml
     """
     from kdcache.config.file import load_config
     from kdcache.train.launch import run_train
@@ -107,21 +124,41 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
 @cli.command("eval")
 @click.argument("students", nargs=-1, required=True, type=PATH)
 @click.option(
-    "--cache", required=True, type=PATH, help="A held-out cache: its text, and the teacher's logits to compare with."
+    "--cache", required=True, type=PATH, help="A held-out cache: the text to score on, and the teacher's logits."
 )
-@click.option("--untrained", is_flag=True, help="Add a row for the first student with fresh random weights.")
-@click.option("--batch-examples", default=8, show_default=True, type=click.IntRange(min=1))
-@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--teacher", type=PATH, help="The teacher's folder, to time it beside the students.")
+@click.option("--untrained", is_flag=True, help="Add a row for the first student's architecture with random weights.")
+@click.option(
+    "--batch-examples",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many examples one forward pass takes.",
+)
+@click.option(
+    "--temperature",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="The temperature of the KL to the teacher.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="auto takes a GPU if there is one.",
+)
+@click.option("--teacher", type=PATH, help="The teacher's folder, to measure its speed beside the students'.")
 @click.option("--module", help="Module of yours to import first, which registers the class of a student.")
-@click.option("--per-class", is_flag=True, help="Add the scores of each class, or of each type of entity.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has the scores of classes.")
+@click.option("--per-class", is_flag=True, help="Add a table with the scores of each class, or of each type of entity.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has the scores of each class too."
+)
 def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **options: Any) -> None:
     """Compare STUDENTS (model folders, or names on the hub) with the teacher on a held-out cache, in one table.
 
-    Held-out loss, perplexity, KL to the teacher, top-1 agreement; of a classification accuracy, macro-F1 or entity F1,
-    calibration error, size and speed. The teacher's own figures come from the cache.
+    The table has held-out loss, perplexity, KL to the teacher and top-1 agreement. For a classification it has
+    accuracy, macro-F1 or entity F1, calibration error, size and speed. The teacher's own figures come from the cache.
 
     \b
     kdcache eval runs/a/student runs/b/student --cache runs/held-out
@@ -142,14 +179,15 @@ def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **option
     "temperatures",
     multiple=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="Say what the records are worth at this temperature. Repeatable.",
+    help="Say what the records are worth at this temperature. May be given several times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
-    """Say what is in CACHE: task, teacher, corpus, record, shards, bytes a position.
+    """Say what is in CACHE: task, teacher, corpus, record, shards, bytes per position.
 
-    With --temperature, before a run is wasted: how much probability the kept classes hold there, how many equal draws
-    stand for the rest, and how noisy a forward-KL gradient is (below 0.5 is harmless), from the first shard.
+    With --temperature it also says, from the first shard, how much probability the certain classes hold at that
+    temperature, how many equal draws the sample of the others is worth, and how noisy a forward-KL gradient is (below
+    0.5 the noise is harmless). Ask before a run is wasted.
 
     \b
     kdcache inspect runs/cache --temperature 1 --temperature 2
@@ -163,9 +201,9 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
 @cli.command()
 @click.argument("cache", type=PATH)
 def verify(cache: str) -> None:
-    """Check every byte of CACHE: manifest, counts, sizes and sha256 of each shard.
+    """Check every byte of CACHE: the manifest, and the counts, size and sha256 of each shard.
 
-    Exit status 1, and the names of the damaged shards, if anything is wrong.
+    If anything is wrong, it prints the names of the damaged shards and the exit status is 1.
     """
     from kdcache.report.verify import verify_cache
 
@@ -177,7 +215,7 @@ def verify(cache: str) -> None:
 @click.argument("target", type=PATH)
 @click.option("--to", "backend", required=True, type=click.Choice(["zarr", "arrow"]), help="Backend of TARGET.")
 def convert(source: str, target: str, backend: str) -> None:
-    """Write cache SOURCE as cache TARGET with another storage backend, shard by shard."""
+    """Write the cache SOURCE as the cache TARGET with another storage backend, shard by shard."""
     from kdcache.report.convert import convert_cache
 
     convert_cache(source, target, backend)
@@ -185,10 +223,10 @@ def convert(source: str, target: str, backend: str) -> None:
 
 @cli.command()
 @click.argument("teacher", type=PATH)
-@click.option("--layers", required=True, metavar="0,4,8,…", help="Layers to keep, counted from 0.")
-@click.option("--out", required=True, type=PATH, help="Folder of the new model.")
+@click.option("--layers", required=True, metavar="0,4,8,…", help="The layers to keep, counted from 0.")
+@click.option("--out", required=True, type=PATH, help="The folder of the new model.")
 def cut(teacher: str, layers: str, out: str) -> None:
-    """Make a student from some of TEACHER's layers: embeddings, chosen layers, final norm and head.
+    """Make a student from some of TEACHER's layers; embeddings, final norm and head stay as they are.
 
     \b
     kdcache cut models/SmolLM2-135M --layers 0,5,10,15,20,29 --out models/cut-6

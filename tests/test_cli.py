@@ -55,7 +55,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran = kdcache("dump-logits", folder / "dump.yaml")
     assert ran.returncode == 0, ran.stderr
     assert "4 shards" in ran.stdout
-    assert "bytes a position" in ran.stdout
+    assert "bytes per position" in ran.stdout
     return folder
 
 

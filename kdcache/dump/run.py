@@ -275,7 +275,7 @@ def _finish(
     print(
         f"{config.output}: {counted(totals.shards, 'shard')}, {counted(totals.examples, 'example')}, "
         f"{counted(totals.positions, 'position')}, "
-        f"{totals.bytes / 1e6:,.2f} MB, {totals.bytes / totals.positions:.1f} bytes a position{notes}"
+        f"{totals.bytes / 1e6:,.2f} MB, {totals.bytes / totals.positions:.1f} bytes per position{notes}"
     )
     verdict = teacher_verdict(manifest)
     if verdict is not None:

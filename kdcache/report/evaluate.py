@@ -261,7 +261,7 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "perplexity": ("perplexity", lambda v: f"{v:,.1f}"),
     "kl": ("KL to teacher", lambda v: f"{v:.3f}"),
     "agreement": ("top-1 agreement", lambda v: f"{v:.1%}"),
-    "milliseconds": ("ms an example", lambda v: f"{v:.2f}"),
+    "milliseconds": ("ms per example", lambda v: f"{v:.2f}"),
     "examples_per_second": ("examples/s", lambda v: f"{v:,.0f}"),
 }
 

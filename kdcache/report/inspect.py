@@ -73,7 +73,7 @@ def render(facts: dict[str, Any]) -> str:
         ("positions", f"{totals['positions']:,} supervised"),
         (
             "size",
-            f"{totals['bytes'] / 1e6:,.2f} MB, {facts['bytes_per_position']:.1f} bytes a position, tokens included",
+            f"{totals['bytes'] / 1e6:,.2f} MB, {facts['bytes_per_position']:.1f} bytes per position, tokens included",
         ),
     ]
     if record and record["exact_top_k"] != "all":
