@@ -1,5 +1,27 @@
 """kdcache: run the teacher once, train many students from the cache.
 
+The rooms, in the order in which they may import each other. Each room's own docstring names its files.
+
+    registry     kinds of one thing by name, a user's own among them
+    config       settings files: YAML -> frozen settings
+    launcher     which rank, which world, which device, for both commands
+    targets      records: what is kept of the teacher's distribution at one position, and what it answers
+    corpus       rows of text in files, cut into work units
+    tasks        rows -> examples: what is supervised, labels, scores
+    models       loading models of transformers, feeding them, their output heads, cutting and saving
+    store        the cache on disk: shards, backends, manifest, reading and writing
+    stream       cache -> micro-batches: the order of examples
+    losses       what a student's logits are compared with, and the gradient
+    students     a student made, fed, its loss and its scores, for any trainer
+    dump         `kdcache dump-logits`: teacher + corpus -> cache
+    train        `kdcache train`: cache -> student, with DeepSpeed
+    report       `kdcache inspect`, `verify`, `convert`, `eval`
+    cli          the command line, which only calls the rooms
+
+Every section of a settings file is a class in the settings.py of the room that reads it. A new task, record,
+divergence, backend or student class is one file and one registration: the docstrings of tasks, targets, losses, store
+and models say how, and tests/extending/ has examples.
+
 The public names load on first use, so that `import kdcache` stays cheap.
 """
 

@@ -1,4 +1,4 @@
-"""One table a task: what `kdcache eval --json` found, runs that differ in their seed alone put together.
+"""One table for each task: what `kdcache eval --json` found, runs that differ in their seed alone put together.
 
     python launch/task_table.py runs/tasks/spam/scores.json
 

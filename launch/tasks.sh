@@ -5,7 +5,7 @@
 #   bash launch/tasks.sh spam ner-zh     some of: spam sentiment-en sentiment-zh ner-zh
 #   SEEDS="0" bash launch/tasks.sh spam  one seed in place of three
 #
-# Stop it anywhere and run it again: what is done stays done. The last lines are a table a task.
+# Stop it anywhere and run it again: what is done stays done. The last lines are one table for each task.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh

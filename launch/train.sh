@@ -4,7 +4,7 @@
 #   bash launch/train.sh configs/cluster/train.yaml 8 [-o key=value …]
 #   HOSTFILE=hosts bash launch/train.sh configs/cluster/train.yaml 8 [-o key=value …]
 #
-# The second argument is the number of ranks a node. Run it again to go on from the last checkpoint, with any number
+# The second argument is the number of ranks per node. Run it again to go on from the last checkpoint, with any number
 # of ranks that divides stream.lanes.
 set -euo pipefail
 config=${1:?usage: bash launch/train.sh CONFIG RANKS_PER_NODE [-o key=value …]}

@@ -1,10 +1,11 @@
-"""How a settings file becomes frozen settings. The settings themselves live beside what reads them: */settings.py.
+"""How a settings file becomes frozen settings. The settings themselves stand beside what reads them: */settings.py.
 
-base       Config, what every section has: frozen, unknown keys refused, ~ and $NAME expanded in paths
-chosen     Chosen, a setting whose class is told by one of its keys
-file       load_config: YAML and the command line's overrides -> settings, or their first fault in one line
+base       Config, what every section has: it is frozen, refuses unknown keys, and expands ~ and $NAME in paths
+chosen     Chosen: a setting whose class is told by one of its keys, such as `record: {kind: sampled}`
+file       load_config: a YAML file and the command line's overrides -> settings, or their first fault in one line
 yaml_text  YAML that refuses what a user cannot mean, such as a key given twice
-paths      ~ and $NAME
+paths      expands ~ and $NAME
 
-Every class names its defaults in itself and nowhere else. Relative paths are relative to the working directory.
+Every class names its own defaults, and nothing else does. Relative paths are relative to the working directory. The
+docstring of a class of settings has an entry for each setting: configs/SETTINGS.md is printed from them.
 """

@@ -1,20 +1,21 @@
-"""The corpus: rows of text in files anywhere fsspec reaches, cut into work units.
+"""The corpus: rows of text in files anywhere fsspec reaches, cut into work units. It knows nothing of tokens.
 
-settings  CorpusConfig: where the text is
-files     paths, globs and folders -> a sorted list of files
-compressed    plain copies of .gz, .bz2, .xz and .zst files
-index     what is known of a file before its rows are read: digest, rows, offsets; kept in a folder
-layout    which columns, parted by what, of a file by its name and the settings
-lines     index and ranges of JSONL, CSV, CoNLL and plain text
-conll     sentences of words and tags, a word a line; conll_shape refuses what is none
-parse     bytes of JSONL, CSV and text -> tables
-columnar  index and ranges of Parquet and Arrow IPC
-columns   Column: what a task reads, and the type it comes in
-class_names   names of the integers in a column of labels
-split     the bad rows among many, found by halving
-corpus    open_corpus, Corpus: work units, digests, places for messages
+settings       CorpusConfig, the section `corpus` of a settings file
+files          paths, globs and folders -> a sorted list of files
+compressed     plain copies of .gz, .bz2, .xz and .zst files
+index          what is known of a file before its rows are read (digest, rows, offsets), kept in a folder
+layout         how a file's rows are laid out: its columns and delimiters, by its name and the settings
+lines          the index and the ranges of rows of JSONL, CSV, CoNLL and plain text
+parse          bytes of JSONL, CSV and plain text -> tables
+conll          CoNLL files: sentences of words and tags, one word per line
+conll_shape    refuses files that are not CoNLL, and says what they are
+columnar       the index and the ranges of rows of Parquet and Arrow IPC
+columns        Column: a column that a task reads, and the type that it needs
+class_names    names of the integers in a column of labels
+split          finds the bad rows among many by halving
+corpus         open_corpus and Corpus: work units, their digests, places of rows for messages
 
-A corpus knows nothing of tokens.
+A new file format is a class of files in `lines` (or `columnar`), a parser in `parse`, and a word in `settings`.
 """
 
 from kdcache.corpus.columns import Column

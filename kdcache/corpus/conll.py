@@ -1,11 +1,11 @@
-"""CoNLL files: a word a line with its tag, a blank line between sentences.
+"""CoNLL files: one word per line with its tag, a blank line between sentences.
 
 A row is a sentence, with its words as `tokens` and its tags as `tags`, null where no word of it has one; which columns
 these are kdcache.corpus.layout says. Columns are parted by the delimiter, by default by TABs, or where a line has none
 by spaces. A line whose word is -DOCSTART- ends a sentence like a blank one; a comment belongs to no sentence.
 
 The scan does 50 MB/s: numpy finds line breaks, and only lines whose first byte leaves it open are looked at one by one.
-Parsing does 0.4 million words a second.
+Parsing does 0.4 million words per second.
 """
 
 import re

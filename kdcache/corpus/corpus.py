@@ -1,7 +1,7 @@
 """open_corpus: columns of files as rows, cut into work units that depend on the corpus alone.
 
 The rows of all files, in sorted order of their names, make one line; unit i is rows i·unit_rows … of it, so a unit may
-end in the next file. Opening reads every file once (index and sha256, 0.3 to 0.5 GB/s a core, CSV 0.15) unless
+end in the next file. Opening reads every file once (index and sha256, 0.3 to 0.5 GB/s per core, CSV 0.15) unless
 `index_folder` knows it; ranks that open the same corpus at once take the files in different orders and share what
 they find there.
 """
@@ -299,7 +299,7 @@ def _joined(pieces: Sequence[pa.Table], name: str, unit: int) -> pa.ChunkedArray
 
 
 def _unit_rows(rows: int, size: int) -> int:
-    """2 MiB of corpus a unit, fewer where that would leave fewer than 64 units, but at least 256 KiB and a row.
+    """2 MiB of corpus per unit, fewer where that would leave fewer than 64 units, but at least 256 KiB and a row.
 
     A shard costs 16 kB beside its records, its last window is half empty: of 32 KiB of text, 80 units of two rows take
     232 bytes per position, one unit 73. At 256 KiB that is below a hundredth.

@@ -216,11 +216,11 @@ def _check_start(file: CorpusFile, chunk: bytes) -> None:
     if named is not None:
         raise CorpusError(f"{file.name} is {named} by its name, expected plain text; set corpus.format: {named}")
     if format != "jsonl" and _is_jsonl(chunk):
-        raise CorpusError(f"{file.name} holds a JSON object a line, expected {format}; set corpus.format: jsonl")
+        raise CorpusError(f"{file.name} holds one JSON object per line, expected {format}; set corpus.format: jsonl")
     begin = chunk.removeprefix(BOM).lstrip()[:1]
     if format == "jsonl" and begin not in (b"{", b""):
         got = "a JSON array" if begin == b"[" else repr(begin.decode("latin-1"))
-        raise CorpusError(f"{file.name} begins with {got}, expected JSONL: one JSON object a line")
+        raise CorpusError(f"{file.name} begins with {got}, expected JSONL: one JSON object per line")
 
 
 def _is_jsonl(chunk: bytes) -> bool:

@@ -1,6 +1,6 @@
 """Bytes of JSONL, CSV and text rows -> tables of the wanted columns.
 
-JSONL goes through Python's json, line by line, about 95 MB/s (22 ms a unit, a hundredth of its tokenisation):
+JSONL goes through Python's json, line by line, about 95 MB/s (22 ms per unit, a hundredth of its tokenisation):
 pyarrow 26's reader, given a schema, crashes the process where the first line is null; without one it takes dates for
 timestamps and gives up where an unrelated column changes its type. CSV goes through pyarrow, a whole range at once,
 and row by row only to find the row at fault.
@@ -39,7 +39,7 @@ def _document(line: bytes, row: int, where: Where) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RowError(where, row, f" is not UTF-8: {error.reason} at byte {error.start} of the line") from None
     except (ValueError, RecursionError) as error:
-        raise RowError(where, row, f" is not JSON: {error}; expected one JSON object a line") from None
+        raise RowError(where, row, f" is not JSON: {error}; expected one JSON object per line") from None
     if not isinstance(document, dict):
         raise RowError(where, row, f" is {JSON_TYPES[type(document)]}, expected a JSON object")
     return document

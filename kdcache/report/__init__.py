@@ -1,7 +1,8 @@
-"""Report: what is in a cache, whether it is sound, and how students compare.
+"""Reports: what is in a cache, whether it is sound, and how students compare.
 
-inspect    describe a cache from its manifest alone
-verify     every byte against its digest, as the command prints it
-convert    the other storage backend, with progress
-evaluate   students and teacher in one table
+inspect    `kdcache inspect`: describes a cache from its manifest, and its records at a temperature
+verify     `kdcache verify`: checks every byte against its digest
+convert    `kdcache convert`: writes a cache with the other storage backend
+evaluate   `kdcache eval`: students and teacher in one table. The scores themselves are computed in `kdcache.students`
+           (scoring), `kdcache.losses` (metrics) and `kdcache.tasks` (scores of a task and their columns)
 """

@@ -1,8 +1,9 @@
 """Cache -> micro-batches: which example comes when, and reading it in time.
 
-settings StreamConfig
-order    pure: lanes, shard permutation, window shuffle; the same global batches at every valid world size
-fitting  pure: sizes of batches that go together, and which to set where they do not
-blocks   pure: how many steps are read as one block, for a given amount of memory
-loader   Loader: threads read whole shards ahead of use, within the memory it is given
+settings   StreamConfig, the section `stream` of a settings file
+order      the order of examples: lanes, the permutation of shards, the shuffle inside windows. Pure functions, with the
+           same global batches at every valid world size
+fitting    which sizes of batches go together, and which settings to change where they do not. Pure functions
+blocks     how many steps are read as one block within a given amount of memory. Pure functions
+loader     Loader: threads read whole shards ahead of use, within the memory that they are given
 """

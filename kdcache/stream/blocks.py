@@ -43,7 +43,7 @@ def plan_reading(memory: int, *, read_bytes: int, step_bytes: int, steps_per_epo
 
 
 def decoded_bytes(fields: Sequence[Field], counts: CommitRecord | Totals) -> int:
-    """Memory of these examples as a Batch; documents, which no record counts, as one an example."""
+    """Memory of these examples as a Batch; documents, which no record counts, as one per example."""
     number = {
         "example": counts.examples,
         "token": counts.tokens,

@@ -20,7 +20,7 @@ def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes
         fault = f"got world size {world_size} and {lanes} lanes, expected the world size to divide the lanes"
     elif share % micro_batch:
         fault = (
-            f"got micro_batch {micro_batch} and {share} examples a step for each of {world_size} ranks "
+            f"got micro_batch {micro_batch} and {share} examples per step for each of {world_size} ranks "
             f"(global_batch {global_batch}), expected micro_batch to divide them"
         )
     else:

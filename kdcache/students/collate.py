@@ -42,7 +42,7 @@ class Inputs:
         )
 
     def at_positions(self, values: Tensor) -> Tensor:
-        """Rows of [B, L, …] at the positions, [P, …]; of [B, …], one row an example, those of their examples."""
+        """Rows of [B, L, …] at the positions, [P, …]; of [B, …], one row per example, those of their examples."""
         if values.ndim == 2:
             return values[self.flat_P // self.model.arguments["input_ids"].shape[1]]
         return values.flatten(0, 1)[self.flat_P]

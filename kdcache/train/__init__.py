@@ -1,18 +1,20 @@
-"""Cache -> student: the DeepSpeed engine around a transformers model, and nothing of the teacher.
+"""Cache -> student: the DeepSpeed engine around a transformers model. It knows nothing of the teacher.
 
-launch       run_train: one process, ranks of a launcher, or starting the launcher; one error line whoever fails
-distributed  how ranks meet, and who speaks when they fail
-run          the story of a run: cache, student, engine, resume, steps, evaluation, export
-cautions     what is worth a warning before a run
-engine       DeepSpeed's settings and initialize
-deepspeed_autos  what other trainers leave open in a DeepSpeed file
-precision    the dtypes that a run really has
-schedule     pure: the learning rate of a step
-loop         the steps
-checkpoint   save, resume, change of world size
-settings     TrainConfig
-pinned       which settings a resumed run may not change
-export       the plain Hugging Face folder and its model card
+settings         TrainConfig, the settings of a training run
+launch           run_train: one process, a rank of a launcher, or the process that starts the launcher; one error line
+                 whoever fails
+distributed      how ranks meet, and which of them speaks when they fail
+run              the story of a run: cache, student, engine, resume, steps, evaluation, export
+cautions         what is worth a warning before a run
+engine           DeepSpeed's settings, and making its engine
+deepspeed_autos  what "auto" in a DeepSpeed file means here
+precision        the dtypes that a run really has
+schedule         the learning rate of a step, a pure function
+loop             the steps, and what the log says of them
+checkpoint       saving, resuming, and changing the world size
+pinned           which settings a resumed run may not change
+export           the Hugging Face folder of the student and its model card
 
-Only this package imports deepspeed, inside functions.
+Only this package imports deepspeed, and only inside functions. Other trainers (plain PyTorch, Accelerate, Hugging
+Face's) do not need it: they take their batches from `kdcache.stream` and their loss from `kdcache.students`.
 """

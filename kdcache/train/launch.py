@@ -154,5 +154,5 @@ def _devices(nproc: int, device: str) -> list[int | str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices: list[int | str] = [*visible.split(",")] if visible else list(range(torch.cuda.device_count()))
     if len(devices) < nproc:
-        raise ConfigError(f"got --nproc {nproc} and {len(devices)} GPUs, expected at most one rank a GPU")
+        raise ConfigError(f"got --nproc {nproc} and {len(devices)} GPUs, expected at most one rank per GPU")
     return devices[:nproc]

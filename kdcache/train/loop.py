@@ -155,7 +155,7 @@ class _Window:
         self.tokens += tokens
 
     def close(self, world: World, terms: LossTerms) -> dict[str, float]:
-        """Mean loss and terms a position, and tokens a second, over all ranks; starts the next window."""
+        """Mean loss and terms per position, and tokens per second, over all ranks; starts the next window."""
         tokens = self.sums_K.new_tensor([self.tokens])
         totals = world.sum(torch.cat([self.sums_K, tokens]))
         means_K = totals[:-1] / max(self.positions, 1)

@@ -32,7 +32,7 @@ def refused(path: Path, format: str, *words: str, **more: object) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b'{"text": "a"', ["bad.jsonl:3 is not JSON", "one JSON object a line"]),
+        (b'{"text": "a"', ["bad.jsonl:3 is not JSON", "one JSON object per line"]),
         (b'{"text": "a"} {"text": "b"}', ["bad.jsonl:3 is not JSON", "Extra data"]),
         (b'["text"]', ["bad.jsonl:3 is an array, expected a JSON object"]),
         (b"null", ["bad.jsonl:3 is null"]),
@@ -87,7 +87,7 @@ def test_data_is_no_plain_text_by_its_name(tmp_path, name):
 def test_lines_of_json_are_jsonl_whatever_they_are_called(tmp_path, format):
     (tmp_path / "a.txt").write_bytes(GOOD + b"\n" + GOOD)
     refused(
-        tmp_path / "a.txt", format, f"a.txt holds a JSON object a line, expected {format}; set corpus.format: jsonl"
+        tmp_path / "a.txt", format, f"a.txt holds one JSON object per line, expected {format}; set corpus.format: jsonl"
     )
 
 

@@ -224,7 +224,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str
         2,
         "with alpha + beta above 1 on sparse records",
     ),
-    "micro-batch": (lambda p: {"micro_batch": 3}, 2, 2, "got micro_batch 3 and 4 examples a step for each of 2 ranks"),
+    "micro-batch": (
+        lambda p: {"micro_batch": 3},
+        2,
+        2,
+        "got micro_batch 3 and 4 examples per step for each of 2 ranks",
+    ),
     "lanes": (lambda p: {}, 3, 2, "expected the world size to divide the lanes"),
     "DeepSpeed key of ours": (
         lambda p: {"deepspeed": {"train_batch_size": 8}},
