@@ -1,12 +1,12 @@
 """`kdcache eval`: students and teacher on a held-out cache, in one table.
 
-The teacher's row comes from the cache, so the teacher is not loaded: a language model's loss comes from the stored logit
-of each label, a classifier's scores from the dense records. Loss is in nats per position. KL is that of the teacher from
-the student at the asked temperature; where the cache's records are sparse it is taken on the certain classes and all
-others as one, which is a lower bound.
+The teacher's row comes from the cache, so the teacher is not loaded: a language model's loss comes from the stored
+logit of each label, a classifier's scores from the dense records. Loss is in nats per position. KL is that of the
+teacher from the student at the asked temperature; where the cache's records are sparse it is taken on the certain
+classes and all others as one, which is a lower bound.
 
-For classifications the table also says what a model costs: its parameters, the size of its files, the median time of one
-example, and the examples per second in batches, on this machine. To measure the teacher's too, give its folder.
+For classifications the table also says what a model costs: its parameters, the size of its files, the median time of
+one example, and the examples per second in batches, on this machine. To measure the teacher's too, give its folder.
 """
 
 import math

@@ -51,8 +51,8 @@ def evaluate_model(
     """Figures of a plain transformers model on its own device, in one process.
 
     Keys: those of `Sums.means` (nats per position), and perplexity; of a classification those of tasks/metrics.py
-    in its place. temperature: of the KL to the teacher. progress is called with the number of examples after each batch.
-    Raises StudentError for a model that does not fit the cache, ConfigError for a temperature it does not store.
+    in its place. temperature: of the KL to the teacher. progress is called with the number of examples after each
+    batch. Raises StudentError for a model that does not fit the cache, ConfigError for a temperature it does not store.
     """
     return evaluate_whole(
         model,
