@@ -20,7 +20,7 @@ from kdcache.launcher import World
 from kdcache.store.cache import open_cache
 from kdcache.students.making import make_student
 from kdcache.train.launch import finished_early
-from kdcache.train.run import most_in_a_batch
+from kdcache.train.plan import plan
 from kdcache.train.settings import TrainConfig
 
 REPO = Path(__file__).parent.parent
@@ -99,11 +99,10 @@ def test_a_training_run_starts(
     path: Path, home: Path, caches: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPO)
-    config = load_config(TrainConfig, path, train_overrides(path, home, caches, tmp_path / "run"))
-    assert not finished_early(config, 1)
-    student = make_student(
-        config.student, open_cache(config.cache), config.seed, batch_examples=most_in_a_batch(config), device="cpu"
-    )
+    run = plan(load_config(TrainConfig, path, train_overrides(path, home, caches, tmp_path / "run")))
+    assert not finished_early(run, 1)
+    cache = open_cache(run.cache)
+    student = make_student(run.student, cache, run.seed, batch_examples=run.most_in_a_batch, device="cpu")
     assert sum(parameter.numel() for parameter in student.parameters()) > 0
 
 
@@ -116,7 +115,7 @@ def test_a_student_of_the_hub_is_one_line_without_a_network(
     path = REPO / "configs" / "cluster" / "train.yaml"
     overrides = [o for o in train_overrides(path, home, caches, tmp_path / "run") if "student" not in o]
     with pytest.raises(StudentError) as caught:
-        finished_early(load_config(TrainConfig, path, overrides), 1)
+        finished_early(plan(load_config(TrainConfig, path, overrides)), 1)
     text = str(caught.value)
     assert "\n" not in text
     assert "got student.path Qwen/Qwen2.5-1.5B" in text

@@ -2,21 +2,21 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from kdcache.losses.settings import TermConfig
 from kdcache.progress import say
 from kdcache.store.cache import Cache
 from kdcache.targets.noise import advice, worth_at
 from kdcache.targets.record import TeacherTargets
-from kdcache.train.settings import TrainConfig
 
 __all__ = ["first_targets", "warn"]
 
 
-def warn(config: TrainConfig, cache: Cache, held_out: Cache | None) -> None:
+def warn(terms: Sequence[TermConfig], cache: Cache, held_out: Cache | None) -> None:
     """Say a line for each thing; nothing stops the run."""
     for caution in (
-        *_noise(config, cache),
+        *_noise(terms, cache),
         *_empty_classes(cache),
         *_not_held_out(cache, held_out),
         *_another_teacher(cache, held_out),
@@ -31,12 +31,12 @@ def first_targets(cache: Cache) -> TeacherTargets:
     return cache.read(0, min(examples, len(cache))).targets()
 
 
-def _noise(config: TrainConfig, cache: Cache) -> Iterator[str]:
+def _noise(terms: Sequence[TermConfig], cache: Cache) -> Iterator[str]:
     """For each divergence term that these records answer badly."""
     if cache.manifest.header.record is None:
         return
     targets = first_targets(cache)
-    for term in config.terms:
+    for term in terms:
         if term.name == "divergence" and term.softmax_temperature is not None and term.weight:
             sampled = targets.tail == "sampled" and term.kind == "forward_kl"
             found = advice(worth_at(targets, term.softmax_temperature), sampled=sampled)

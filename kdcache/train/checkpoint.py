@@ -26,8 +26,8 @@ from kdcache.errors import TrainError, one_line
 from kdcache.launcher import World
 from kdcache.progress import say
 from kdcache.train.distributed import lost_a_peer, quiet_deepspeed
-from kdcache.train.engine import own_settings, settings_of_groups, zero_stage
-from kdcache.train.settings import CheckpointConfig, TrainConfig
+from kdcache.train.engine import settings_of_groups
+from kdcache.train.settings import CheckpointConfig
 
 __all__ = ["Checkpoints", "Saved"]
 
@@ -77,9 +77,9 @@ class Checkpoints:
             f"of another one into {self.folder / LATEST}, or start anew with another output"
         )
 
-    def needs_conversion(self, saved: Saved, config: TrainConfig) -> bool:
-        """Whether this world size needs a universal checkpoint, and so an engine made to load one."""
-        return saved.world_size != self.world.size and zero_stage(own_settings(config)) > 0
+    def needs_conversion(self, saved: Saved | None, stage: int) -> bool:
+        """Whether this world size needs a universal checkpoint at this ZeRO stage: an engine made to load one."""
+        return saved is not None and saved.world_size != self.world.size and stage > 0
 
     def load(self, engine: Any, saved: Saved, *, convert: bool) -> None:
         groups = settings_of_groups(engine)

@@ -11,6 +11,7 @@ Weight decay is for matrices only; biases and norm scales have none.
 """
 
 import json
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -21,17 +22,9 @@ from kdcache.errors import ConfigError, TrainError, one_line
 from kdcache.near import did_you_mean
 from kdcache.students.loss import StudentWithLoss, head_width
 from kdcache.train.deepspeed_autos import answered, is_left_open, with_sizes, without_idle_offloading
-from kdcache.train.settings import TrainConfig
+from kdcache.train.settings import OptimizerConfig
 
-__all__ = [
-    "deepspeed_settings",
-    "make_engine",
-    "micro_batches",
-    "own_settings",
-    "read_deepspeed",
-    "settings_of_groups",
-    "zero_stage",
-]
+__all__ = ["EngineSettings", "make_engine", "make_monitor", "read_deepspeed", "settings_of_groups"]
 
 OWNED = {
     "train_batch_size": "global_batch",
@@ -66,9 +59,61 @@ PASSED_ON = (
 )
 
 
-def own_settings(config: TrainConfig) -> dict[str, Any]:
-    """The DeepSpeed settings of a training config. Raises ConfigError as read_deepspeed does."""
-    return read_deepspeed(config.deepspeed, config.student.dtype)
+@dataclass(frozen=True)
+class EngineSettings:
+    """What decides an engine: the user's DeepSpeed settings, read and checked, and what a step of the run is.
+
+    own: as read_deepspeed gives them.
+    """
+
+    own: dict[str, Any]
+    optimizer: OptimizerConfig
+    global_batch: int
+    micro_batch: int
+
+    @property
+    def stage(self) -> int:
+        return int(zero_stage(self.own))
+
+    @property
+    def half_precision(self) -> str | None:
+        """ "bf16", "fp16" or None."""
+        return half_precision(self.own)
+
+    def for_deepspeed(self, world_size: int, *, universal: bool = False, width: int | None = None) -> dict[str, Any]:
+        """All of DeepSpeed's settings.
+
+        universal: the engine will load a universal checkpoint. width: of the student, for sizes that are left open.
+        """
+        own = with_sizes(self.own, width)
+        accumulation = max(1, self.global_batch // world_size // self.micro_batch)
+        optimizer = self.optimizer
+        zero = own.get("zero_optimization", {})
+        offloaded = "offload_optimizer" in zero or bool(zero.get("cpu_offload"))
+        return {
+            **{key: value for key, value in own.items() if key not in MONITORS},
+            "train_micro_batch_size_per_gpu": self.micro_batch,
+            "gradient_accumulation_steps": accumulation,
+            "train_batch_size": self.micro_batch * accumulation * world_size,
+            "gradient_clipping": optimizer.clip_norm,
+            "steps_per_print": 1 << 62,
+            "optimizer": {
+                "type": "AdamW",
+                "params": {
+                    "lr": optimizer.learning_rate,
+                    "betas": list(optimizer.betas),
+                    "eps": optimizer.eps,
+                    "weight_decay": optimizer.weight_decay,
+                    "torch_adam": not offloaded,
+                },
+            },
+            "checkpoint": {"load_universal": universal},
+        }
+
+    def for_monitors(self, output: Path) -> dict[str, Any]:
+        """TensorBoard in OUTPUT/tensorboard, and whatever monitors the user's JSON has."""
+        tensorboard = {"enabled": True, "output_path": str(output), "job_name": "tensorboard"}
+        return {"tensorboard": tensorboard, **{key: self.own[key] for key in MONITORS if key in self.own}}
 
 
 def read_deepspeed(source: str | dict[str, Any], student_dtype: str = "float32") -> dict[str, Any]:
@@ -148,53 +193,10 @@ def half_precision(settings: dict[str, Any]) -> str | None:
     return next((name for name in ("bf16", "fp16") if settings.get(name, {}).get("enabled")), None)
 
 
-def micro_batches(config: TrainConfig, world_size: int) -> int:
-    """Micro-batches of a rank in a step, its gradient accumulation."""
-    return max(1, config.global_batch // world_size // config.micro_batch)
-
-
-def deepspeed_settings(
-    config: TrainConfig, world_size: int, *, universal: bool = False, width: int | None = None
-) -> dict[str, Any]:
-    """All of DeepSpeed's settings.
-
-    universal: the engine will load a universal checkpoint. width: of the student, for sizes that are left open.
-    """
-    own = with_sizes(own_settings(config), width)
-    accumulation = micro_batches(config, world_size)
-    optimizer = config.optimizer
-    zero = own.get("zero_optimization", {})
-    offloaded = "offload_optimizer" in zero or bool(zero.get("cpu_offload"))
-    return {
-        **{key: value for key, value in own.items() if key not in MONITORS},
-        "train_micro_batch_size_per_gpu": config.micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "train_batch_size": config.micro_batch * accumulation * world_size,
-        "gradient_clipping": optimizer.clip_norm,
-        "steps_per_print": 1 << 62,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": optimizer.learning_rate,
-                "betas": list(optimizer.betas),
-                "eps": optimizer.eps,
-                "weight_decay": optimizer.weight_decay,
-                "torch_adam": not offloaded,
-            },
-        },
-        "checkpoint": {"load_universal": universal},
-    }
-
-
-def monitor_settings(config: TrainConfig) -> dict[str, Any]:
-    """TensorBoard in OUTPUT/tensorboard, and whatever monitors the user's JSON has."""
-    own = own_settings(config)
-    tensorboard = {"enabled": True, "output_path": config.output, "job_name": "tensorboard"}
-    return {"tensorboard": tensorboard, **{key: own[key] for key in MONITORS if key in own}}
-
-
-def make_monitor(config: TrainConfig) -> Any:
+def make_monitor(settings: dict[str, Any]) -> Any:
     """DeepSpeed's monitor, apart from the engine: the engine would log its scaled loss. Rank 0 writes.
+
+    settings: as EngineSettings.for_monitors gives them.
 
     Raises ConfigError for settings it refuses, TrainError where a service of the user's does not answer.
     """
@@ -202,11 +204,11 @@ def make_monitor(config: TrainConfig) -> Any:
     from deepspeed.monitor.monitor import MonitorMaster
 
     try:
-        return MonitorMaster(get_monitor_config(monitor_settings(config)))
+        return MonitorMaster(get_monitor_config(settings))
     except ValidationError as error:
         raise _refused(error) from None
     except Exception as error:  # whatever such a service raises
-        others = ", ".join(key for key in MONITORS if key in monitor_settings(config))
+        others = ", ".join(key for key in MONITORS if key in settings)
         words = one_line(error, 300)
         raise TrainError(
             f"DeepSpeed's monitors ({others}) do not start: {type(error).__name__}: {words}; "
@@ -214,23 +216,22 @@ def make_monitor(config: TrainConfig) -> Any:
         ) from None
 
 
-def make_engine(model: StudentWithLoss, config: TrainConfig, world_size: int, *, universal: bool = False) -> Any:
+def make_engine(model: StudentWithLoss, settings: EngineSettings, world_size: int, *, universal: bool = False) -> Any:
     """A DeepSpeed engine that trains all parameters of the model. Raises ConfigError for settings it refuses."""
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfigError
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.optimizer.weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.optimizer.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     width = getattr(model.student.config, "hidden_size", None) or head_width(model.student)
-    settings = deepspeed_settings(config, world_size, universal=universal, width=width)
     try:
         return deepspeed.initialize(
             model=model,
             model_parameters=cast(Any, [group for group in groups if group["params"]]),
-            config=settings,
+            config=settings.for_deepspeed(world_size, universal=universal, width=width),
         )[0]
     except ValidationError as error:
         raise _refused(error) from None

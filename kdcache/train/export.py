@@ -24,8 +24,8 @@ from kdcache.students.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.students.making import student_folder
 from kdcache.students.settings import StudentConfig
 from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, set_in_folder
+from kdcache.train.plan import Run
 from kdcache.train.precision import spoken_precision
-from kdcache.train.settings import TrainConfig
 
 __all__ = ["export_student", "full_weights", "made_from", "write_student"]
 
@@ -35,7 +35,7 @@ BOTTLENECK_FILE = "bottleneck.safetensors"
 
 def export_student(
     engine: Any,
-    config: TrainConfig,
+    run: Run,
     cache: Cache,
     world: World,
     *,
@@ -44,15 +44,15 @@ def export_student(
     precision: dict[str, str],
 ) -> Path:
     """Write OUTPUT/student; every rank calls it. figures: of the held-out evaluation. precision: of the run."""
-    folder = Path(config.output) / "student"
+    folder = run.output / "student"
     weights = full_weights(engine, world, STUDENT)
-    of_bottlenecks = full_weights(engine, world, BOTTLENECKS) if config.export_bottleneck else {}
+    of_bottlenecks = full_weights(engine, world, BOTTLENECKS) if run.export_bottleneck else {}
     if world.first:
         partial = folder.with_name("student.partial")
         shutil.rmtree(partial, ignore_errors=True)
         student = engine.module.student
-        write_student(partial, config, cache, student, weights, steps=steps, figures=figures, precision=precision)
-        if config.export_bottleneck:
+        write_student(partial, run, cache, student, weights, steps=steps, figures=figures, precision=precision)
+        if run.export_bottleneck:
             save_file(of_bottlenecks, folder.with_name(BOTTLENECK_FILE))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -62,7 +62,7 @@ def export_student(
 
 def write_student(
     folder: Path,
-    config: TrainConfig,
+    run: Run,
     cache: Cache,
     student: Any,
     weights: dict[str, Tensor],
@@ -75,14 +75,14 @@ def write_student(
 
     student: the model that was trained, whose weights are these.
     """
-    parameters = write_model(student.config, weights, folder, dtype=getattr(torch, config.student.dtype), like=student)
+    parameters = write_model(student.config, weights, folder, dtype=getattr(torch, run.student.dtype), like=student)
     if cache.manifest.header.tokenizer is not None:
         cache.save_tokenizer(folder)
-    elif config.student.path is not None and has_tokenizer(source := student_folder(config.student)):
+    elif run.student.path is not None and has_tokenizer(source := student_folder(run.student)):
         _copy_tokenizer(source, folder)
     if has_tokenizer(folder):
         set_in_folder(folder, **deployed_tokenizer(student, cache, load_tokenizer(folder)))
-    card = model_card(config, cache, parameters=parameters, steps=steps, figures=figures, precision=precision)
+    card = model_card(run, cache, parameters=parameters, steps=steps, figures=figures, precision=precision)
     (folder / "README.md").write_text(card + usage(student, cache), encoding="utf-8")
 
 
@@ -118,7 +118,7 @@ def made_from(config: StudentConfig) -> str:
 
 
 def model_card(
-    config: TrainConfig,
+    run: Run,
     cache: Cache,
     *,
     parameters: int,
@@ -130,16 +130,16 @@ def model_card(
     header, corpus = cache.manifest.header, cache.manifest.corpus
     rows = {
         "parameters": f"{parameters:,}",
-        "made from": made_from(config.student),
+        "made from": made_from(run.student),
         "cache": f"`{cache.digest}` ({len(cache):,} examples, {cache.num_positions:,} positions)",
         "corpus": f"`{corpus.sha256}`" if corpus else "not recorded",
         "tokenizer": f"`{header.tokenizer.behaviour_sha256}`" if header.tokenizer else "not recorded",
         "record": f"`{header.record.model_dump_json()}`" if header.record else "labels only",
-        "steps": f"{steps:,} of {config.global_batch} examples",
-        "terms": ", ".join(f"`{term.model_dump_json(exclude_none=True)}`" for term in config.terms),
-        "optimizer": f"AdamW, `{config.optimizer.model_dump_json()}`, schedule `{config.schedule.model_dump_json()}`",
+        "steps": f"{steps:,} of {run.batches.global_batch} examples",
+        "terms": run.told["terms"],
+        "optimizer": run.told["optimizer"],
         "precision": spoken_precision(precision),
-        "seed": str(config.seed),
+        "seed": str(run.seed),
         "kdcache": __version__,
     }
     if header.teacher is not None:

@@ -11,13 +11,17 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from kdcache.errors import ConfigError, KdcacheError, TrainError, one_line
 from kdcache.launcher import World, find_device, find_world
 from kdcache.train.distributed import free_port, lost_a_peer
 from kdcache.train.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from kdcache.train.plan import Run
 
 __all__ = ["run_train"]
 
@@ -33,37 +37,41 @@ def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overr
         raise ConfigError(
             f"got --nproc {nproc} under a launcher that started {world.size} ranks, expected one or the other"
         )
+    from kdcache.train.plan import plan
+
     if world is not None:
-        return _train_as(world, config)
-    if finished_early(config, nproc or 1):
+        return _train_as(world, config.device, lambda: plan(config))
+    run = plan(config)
+    if finished_early(run, nproc or 1):
         return 0
-    return _train_as(World(), config) if nproc is None else _launch(nproc, config, config_path, overrides)
+    if nproc is None:
+        return _train_as(World(), run.device, lambda: run)
+    return _launch(nproc, run.device, config_path, overrides)
 
 
-def finished_early(config: TrainConfig, world_size: int) -> bool:
+def finished_early(run: "Run", world_size: int) -> bool:
     """Check what can be known without a launch, and whether the run is done already. Raises KdcacheError."""
     from kdcache.models.saving import check_folder
     from kdcache.students.making import student_folder
-    from kdcache.train.pinned import pinned_settings
-    from kdcache.train.run import is_finished, open_caches, open_loader
+    from kdcache.train.run import is_finished, open_caches
 
-    check_folder(Path(config.output), "output")
-    cache, _ = open_caches(config)
-    pinned_settings(config, cache.digest)
-    if config.student.path is not None:
-        student_folder(config.student)
-    open_loader(config, cache, World(0, world_size)).close()
-    return is_finished(config, cache)
+    check_folder(run.output, "output")
+    cache, _ = open_caches(run)
+    if run.student.path is not None:
+        student_folder(run.student)
+    run.batches.loader(cache, World(0, world_size)).close()
+    return is_finished(run, cache)
 
 
-def _train_as(world: World, config: TrainConfig) -> int:
+def _train_as(world: World, wanted: str, planned: "Callable[[], Run]") -> int:
+    """wanted: the device of the settings. planned: gives the run; what is wrong with it is told by one rank alone."""
     from kdcache.train.distributed import connect, disconnect, first_to_fail, status_of_first_failure
     from kdcache.train.run import train
 
-    device = find_device(config.device)
+    device = find_device(wanted)
     connect(world, device)
     try:
-        train(config, world, device)
+        train(planned(), world, device)
         disconnect()
         return 0
     except KdcacheError as error:
@@ -105,10 +113,10 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, SafetensorError) and "os error" in str(error)
 
 
-def _launch(nproc: int, config: TrainConfig, config_path: str, overrides: list[str]) -> int:
+def _launch(nproc: int, wanted: str, config_path: str, overrides: list[str]) -> int:
     """Start the launcher in a session of its own, hand signals on to it, return its exit status."""
     environment = dict(os.environ)
-    device = find_device(config.device)
+    device = find_device(wanted)
     environment["DS_ACCELERATOR"] = device
     hosts = json.dumps({"localhost": _devices(nproc, device)})
     command = [

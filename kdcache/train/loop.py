@@ -8,6 +8,7 @@ the gradient is the same whatever the world size, micro-batch and accumulation. 
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from kdcache.progress import Progress
 from kdcache.store.batch import Batch
 from kdcache.students.collate import Collator
 from kdcache.train.schedule import learning_rate
-from kdcache.train.settings import TrainConfig
+from kdcache.train.settings import ScheduleConfig
 
-__all__ = ["Log", "Trainer"]
+__all__ = ["Log", "Pace", "Trainer"]
 
 
 class Log:
@@ -55,48 +56,64 @@ def _stays(line: bytes, step: int) -> bool:
         return not line.startswith(b'{"step": ')
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many steps there are, and what of them depends on their number alone.
+
+    peak: the learning rate that the schedule reaches. seed: of dropout, by step and rank. log_every: steps.
+    """
+
+    total_steps: int
+    peak: float
+    schedule: ScheduleConfig
+    seed: int
+    log_every: int
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(step, total_steps=self.total_steps, peak=self.peak, schedule=self.schedule)
+
+    def is_reported(self, step: int) -> bool:
+        """Whether a line is logged after so many steps."""
+        return step % self.log_every == 0 or step == self.total_steps
+
+
 class Trainer:
     """Takes steps with an engine; `step` counts those that are done."""
 
     def __init__(
         self,
         engine: Any,
-        config: TrainConfig,
+        pace: Pace,
         terms: LossTerms,
         collate: Collator,
         world: World,
         *,
         device: str,
-        total_steps: int,
         step: int,
     ) -> None:
-        self.engine, self.config, self.terms, self.collate, self.world = engine, config, terms, collate, world
+        self.engine, self.pace, self.terms, self.collate, self.world = engine, pace, terms, collate, world
         self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
-        self.total_steps, self.step = total_steps, step
+        self.step = step
         self._norm: Any = 0.0
         self._window = _Window(len(terms.names), self.device)
 
     def run(self, batches: Iterator[list[Batch]], log: Log, after: Callable[[int], None]) -> None:
         """All steps that are left; after(step) follows each. Raises TrainError for a loss that is not a number."""
-        with Progress(self.total_steps, "steps", "train", done=self.step, quiet=not self.world.first) as progress:
-            while self.step < self.total_steps:
+        total = self.pace.total_steps
+        with Progress(total, "steps", "train", done=self.step, quiet=not self.world.first) as progress:
+            while self.step < total:
                 self._window.add(*self.take_step(next(batches)))
-                if self.step % self.config.log_every == 0 or self.step == self.total_steps:
+                if self.pace.is_reported(self.step):
                     self._report(log, progress)
                 progress.advance()
                 after(self.step)
 
     def take_step(self, micro_batches: list[Batch]) -> tuple[torch.Tensor, int, int]:
         """One update. Returns the terms' sums over this rank's positions, their global number, this rank's tokens."""
-        rate = learning_rate(
-            self.step,
-            total_steps=self.total_steps,
-            peak=self.config.optimizer.learning_rate,
-            schedule=self.config.schedule,
-        )
+        rate = self.pace.learning_rate(self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(_dropout_seed(self.config.seed, self.step, self.world.rank))
+        torch.manual_seed(_dropout_seed(self.pace.seed, self.step, self.world.rank))
         own = sum(batch.num_positions for batch in micro_batches)
         positions = int(self.world.sum(torch.tensor(own, device=self.device)))
         scale = self.world.size * len(micro_batches) / max(positions, 1)
@@ -130,7 +147,7 @@ class Trainer:
         """At stage 0 the engine clips without keeping the norm, and drops the gradients."""
         if self.engine.zero_optimization_stage() > 0 or not self.engine.is_gradient_accumulation_boundary():
             return 0.0
-        if (self.step + 1) % self.config.log_every and self.step + 1 != self.total_steps:
+        if not self.pace.is_reported(self.step + 1):
             return 0.0
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)

@@ -3,37 +3,36 @@
 Free to change: steps or epochs, micro_batch, loss_chunk, log_every, checkpoint, eval, stream.memory_gb, device, paths.
 """
 
+from pathlib import Path
 from typing import Any
 
 from kdcache.errors import ConfigError
-from kdcache.train.engine import half_precision, own_settings, zero_stage
+from kdcache.train.engine import EngineSettings
 from kdcache.train.settings import TrainConfig
 
 __all__ = ["check_unchanged", "pinned_settings"]
 
 
-def pinned_settings(config: TrainConfig, cache_digest: str) -> dict[str, Any]:
-    """Dotted key -> JSON value."""
+def pinned_settings(config: TrainConfig, engine: EngineSettings) -> dict[str, Any]:
+    """Dotted key -> JSON value; the digest of the cache is to be added."""
     settings = config.model_dump(mode="json")
-    own = own_settings(config)
     for free in ("path", "gradient_checkpointing", "attention_implementation", "trust_remote_code"):
         settings["student"].pop(free)
     return {
-        "cache": cache_digest,
         "seed": config.seed,
         "global_batch": config.global_batch,
         "terms": settings["terms"],
         "stream.lanes": config.stream.lanes,
         "stream.window": config.stream.window,
-        "deepspeed.zero_optimization.stage": zero_stage(own),
-        "deepspeed precision": half_precision(own) or "fp32",
+        "deepspeed.zero_optimization.stage": engine.stage,
+        "deepspeed precision": engine.half_precision or "fp32",
         **{f"student.{key}": value for key, value in settings["student"].items()},
         **{f"optimizer.{key}": value for key, value in settings["optimizer"].items()},
         **{f"schedule.{key}": value for key, value in settings["schedule"].items()},
     }
 
 
-def check_unchanged(saved: dict[str, Any], now: dict[str, Any], output: str) -> None:
+def check_unchanged(saved: dict[str, Any], now: dict[str, Any], output: str | Path) -> None:
     """Raises ConfigError naming the first setting that differs from the checkpoint's."""
     for key in sorted(saved.keys() | now.keys()):
         if saved.get(key) != now.get(key):

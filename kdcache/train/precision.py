@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from kdcache.train.settings import TrainConfig
-
 __all__ = ["precision_in_use", "spoken_precision"]
 
 
-def precision_in_use(engine: Any, config: TrainConfig) -> dict[str, str]:
-    """Names of dtypes by what has them.
+def precision_in_use(engine: Any, student_dtype: str) -> dict[str, str]:
+    """Names of dtypes by what has them. student_dtype: of the folder that is written.
 
     Keys: parameters (of forward and backward), gradients (the sum over micro-batches), master_weights (what the
     optimizer updates), student (the folder that is written). At stage 0 the optimizer updates the parameters.
@@ -20,9 +18,7 @@ def precision_in_use(engine: Any, config: TrainConfig) -> dict[str, str]:
         "gradients": getattr(optimizer, "gradient_accumulation_dtype", parameters),
         "master_weights": getattr(optimizer, "master_weights_and_grads_dtype", parameters),
     }
-    return {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()} | {
-        "student": config.student.dtype
-    }
+    return {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()} | {"student": student_dtype}
 
 
 def spoken_precision(precision: dict[str, str]) -> str:

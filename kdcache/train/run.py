@@ -8,7 +8,7 @@ OUTPUT/done.json      steps, held-out figures, precision and pinned settings; wr
 """
 
 import json
-import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,8 @@ from kdcache.errors import CacheError, TrainError
 from kdcache.launcher import World
 from kdcache.losses.bottleneck import Bottleneck, make_bottlenecks
 from kdcache.losses.terms import LossTerms
-from kdcache.progress import counted, say
+from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
-from kdcache.stream.fitting import check_sizes
-from kdcache.stream.loader import Loader
-from kdcache.stream.order import steps_per_epoch
 from kdcache.students.balance import balancing_weight, warn_unbalanced
 from kdcache.students.class_weights import class_weights
 from kdcache.students.collate import Collator
@@ -35,152 +32,142 @@ from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.engine import make_engine, make_monitor
 from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
-from kdcache.train.pinned import check_unchanged, pinned_settings
+from kdcache.train.pinned import check_unchanged
+from kdcache.train.plan import Run
 from kdcache.train.precision import precision_in_use, spoken_precision
-from kdcache.train.settings import TrainConfig
+from kdcache.train.settings import EvalConfig
 
-__all__ = ["is_finished", "open_caches", "open_loader", "train"]
+__all__ = ["is_finished", "open_caches", "train"]
 
 DONE = "done.json"
 
 
-def train(config: TrainConfig, world: World, device: str) -> None:
+def train(run: Run, world: World, device: str) -> None:
     """Train from the start or from the last checkpoint, evaluate, export. Raises KdcacheError."""
-    cache, held_out = open_caches(config)
-    check_sizes(
-        len(cache),
-        global_batch=config.global_batch,
-        micro_batch=config.micro_batch,
-        lanes=config.stream.lanes,
-        world_size=world.size,
-    )
-    if is_finished(config, cache):
+    cache, held_out = open_caches(run)
+    run.batches.check(len(cache), world.size)
+    if is_finished(run, cache):
         return
-    output = Path(config.output)
-    total = total_steps(config, cache)
-    pinned = pinned_settings(config, cache.digest)
-    checkpoints = Checkpoints(output, config.checkpoint, world)
+    pace, pinned = run.pace(len(cache)), run.pinned_with(cache)
+    checkpoints = Checkpoints(run.output, run.checkpoint, world)
     saved = checkpoints.latest()
     if saved is not None:
-        check_unchanged(saved.settings, pinned, config.output)
+        check_unchanged(saved.settings, pinned, run.output)
     elif world.first:
-        warn(config, cache, held_out)
-    if left_out := left_out_of_an_epoch(config, cache, total):
+        warn(run.terms, cache, held_out)
+    if left_out := run.batches.left_out(len(cache), pace.total_steps):
         say(left_out)
 
-    with open_loader(config, cache, world) as loader:
-        student = make_student(
-            config.student, cache, config.seed, batch_examples=most_in_a_batch(config), device=device
-        )
+    with run.batches.loader(cache, world) as loader:
+        student = make_student(run.student, cache, run.seed, batch_examples=run.most_in_a_batch, device=device)
         warn_unbalanced(student)
-        model = with_loss(
-            student,
-            chunk=config.loss_chunk,
-            bottlenecks=bottlenecks_of(config, student, cache),
-        )
-        convert = saved is not None and checkpoints.needs_conversion(saved, config)
-        engine = make_engine(model, config, world.size, universal=convert)
-        precision = precision_in_use(engine, config)
+        model = with_loss(student, chunk=run.loss_chunk, bottlenecks=bottlenecks_of(run, student, cache))
+        convert = checkpoints.needs_conversion(saved, run.engine.stage)
+        engine = make_engine(model, run.engine, world.size, universal=convert)
+        precision = precision_in_use(engine, run.student.dtype)
         say(f"precision: {spoken_precision(precision)}")
         if saved is not None:
             checkpoints.load(engine, saved, convert=convert)
             loader.load_state(saved.loader)
-            say(f"going on from step {saved.step} of {total}")
-        trainer = Trainer(
-            engine,
-            config,
-            LossTerms(
-                config.terms,
-                cache.manifest.header.num_classes,
-                class_weights(config.terms, cache),
-                balance=balancing_weight(student),
-            ),
-            Collator(student, cache),
-            world,
-            device=device,
-            total_steps=total,
-            step=0 if saved is None else saved.step,
+            say(f"going on from step {saved.step} of {pace.total_steps}")
+        terms = LossTerms(
+            run.terms,
+            cache.manifest.header.num_classes,
+            class_weights(run.terms, cache),
+            balance=balancing_weight(student),
         )
-        log = Log(output, make_monitor(config), world, trainer.step)
-
-        def evaluate() -> dict[str, float] | None:
-            if held_out is None or config.eval is None:
-                return None
-            figures = evaluate_engine(
-                engine,
-                held_out,
-                world,
-                trainer.device,
-                batch_examples=config.eval.batch_examples,
-                max_examples=config.eval.max_examples,
-            )
-            log.write(trainer.step, "eval", figures)
-            return figures
+        step = 0 if saved is None else saved.step
+        trainer = Trainer(engine, pace, terms, Collator(student, cache), world, device=device, step=step)
+        log = Log(run.output, make_monitor(run.engine.for_monitors(run.output)), world, step)
+        evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 
         def after(step: int) -> None:
-            if step < total and config.eval is not None and is_due(step, config.eval.every):
-                evaluate()
-            if step == total or is_due(step, config.checkpoint.every):
+            if evaluation is not None and step < pace.total_steps and evaluation.is_due(step):
+                evaluation.take()
+            if step == pace.total_steps or is_due(step, run.checkpoint.every):
                 checkpoints.save(engine, step, loader.state(), pinned)
 
         trainer.run(loader, log, after)
-    figures = evaluate()
-    folder = export_student(engine, config, cache, world, steps=trainer.step, figures=figures, precision=precision)
+    figures = None if evaluation is None else evaluation.take()
+    folder = export_student(engine, run, cache, world, steps=trainer.step, figures=figures, precision=precision)
     if world.first:
-        done = {"steps": total, "evaluation": figures, "precision": precision, "settings": pinned}
-        Disk(output).write(DONE, json.dumps(done, indent=1).encode())
+        done = {"steps": pace.total_steps, "evaluation": figures, "precision": precision, "settings": pinned}
+        Disk(run.output).write(DONE, json.dumps(done, indent=1).encode())
         say(f"wrote {folder}{spoken(figures)}")
 
 
-def open_caches(config: TrainConfig) -> tuple[Cache, Cache | None]:
+@dataclass(frozen=True)
+class Evaluation:
+    """The student of a run on its held-out cache; every rank takes part."""
+
+    trainer: Trainer
+    held_out: Cache
+    settings: EvalConfig
+    log: Log
+
+    def is_due(self, step: int) -> bool:
+        """Whether the run is to be evaluated between two steps."""
+        return is_due(step, self.settings.every)
+
+    def take(self) -> dict[str, float]:
+        """The figures as the trainer's step left the student, which are logged."""
+        trainer = self.trainer
+        figures = evaluate_engine(
+            trainer.engine,
+            self.held_out,
+            trainer.world,
+            trainer.device,
+            batch_examples=self.settings.batch_examples,
+            max_examples=self.settings.max_examples,
+        )
+        self.log.write(trainer.step, "eval", figures)
+        return figures
+
+
+def open_caches(run: Run) -> tuple[Cache, Cache | None]:
     """The training cache and the held-out one. Raises CacheError or ConfigError for one that cannot be used."""
-    cache = open_cache(config.cache)
+    cache = open_cache(run.cache)
     if cache.num_positions == 0:
         raise CacheError(
-            f"{config.cache} has no supervised position in its {len(cache)} examples, expected at least one: "
+            f"{run.cache} has no supervised position in its {len(cache)} examples, expected at least one: "
             "look at the loss mask of its task"
         )
     if cache.manifest.header.tokenizer is not None:
         cache.check_tokenizer()
     unlabelled = cache.manifest.totals.notes.get("unlabelled", 0) if cache.manifest.header.id2label else 0
-    if unlabelled == cache.num_positions and all(term.name == "cross_entropy" for term in config.terms):
+    if unlabelled == cache.num_positions and all(term.name == "cross_entropy" for term in run.terms):
         raise CacheError(
-            f"{config.cache} has no label, expected some for a cross_entropy term: dump it with corpus.label_field or "
+            f"{run.cache} has no label, expected some for a cross_entropy term: dump it with corpus.label_field or "
             "corpus.tags_field"
         )
-    asking = next((term for term in config.terms if term.needs_teacher), None)
+    asking = next((term for term in run.terms if term.needs_teacher), None)
     if cache.manifest.header.record is None and asking is not None:
         article = "an" if asking.name == "entropy" or asking.weighting == "entropy" else "a"
         what = f"{article} {'entropy-weighted ' if asking.weighting == 'entropy' else ''}{asking.name}"
         raise CacheError(
-            f"{config.cache} holds labels and no teacher, expected one for {what} term: "
+            f"{run.cache} holds labels and no teacher, expected one for {what} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
-    class_weights(config.terms, cache)
-    if any(term.name == "bottleneck" for term in config.terms):
+    class_weights(run.terms, cache)
+    if any(term.name == "bottleneck" for term in run.terms):
         feature_width(cache)
     if cache.manifest.header.record is not None:
-        LossTerms(config.terms, cache.manifest.header.num_classes).check(first_targets(cache))
-    if config.eval is None:
+        LossTerms(run.terms, cache.manifest.header.num_classes).check(first_targets(cache))
+    if run.eval is None:
         return cache, None
-    held_out = open_cache(config.eval.cache)
+    held_out = open_cache(run.eval.cache)
     check_held_out(held_out, cache)
     if held_out.manifest.header.record is not None:
         first_targets(held_out).log_partition(EVALUATION_TEMPERATURE)
     return cache, held_out
 
 
-def most_in_a_batch(config: TrainConfig) -> int:
-    """Examples of a forward pass of a rank, in training and in evaluations."""
-    return max(config.micro_batch, 1 if config.eval is None else config.eval.batch_examples)
-
-
-def bottlenecks_of(config: TrainConfig, student: Any, cache: Cache) -> list[Bottleneck]:
-    """Those of the config's terms, the same on every rank and at every world size."""
-    if all(term.name != "bottleneck" for term in config.terms):
+def bottlenecks_of(run: Run, student: Any, cache: Cache) -> list[Bottleneck]:
+    """Those of the run's terms, the same on every rank and at every world size."""
+    if all(term.name != "bottleneck" for term in run.terms):
         return []
-    torch.manual_seed(config.seed)
-    return make_bottlenecks(config.terms, head_width(student), feature_width(cache))
+    torch.manual_seed(run.seed)
+    return make_bottlenecks(run.terms, head_width(student), feature_width(cache))
 
 
 def feature_width(cache: Cache) -> int:
@@ -194,48 +181,16 @@ def feature_width(cache: Cache) -> int:
     )
 
 
-def open_loader(config: TrainConfig, cache: Cache, world: World) -> Loader:
-    return Loader(
-        cache,
-        global_batch=config.global_batch,
-        micro_batch=config.micro_batch,
-        lanes=config.stream.lanes,
-        window=config.stream.window,
-        seed=config.seed,
-        rank=world.rank,
-        world_size=world.size,
-        memory_gb=config.stream.memory_gb,
-    )
-
-
-def total_steps(config: TrainConfig, cache: Cache) -> int:
-    epoch = steps_per_epoch(len(cache), lanes=config.stream.lanes, global_batch=config.global_batch)
-    return config.steps or math.ceil((config.epochs or 0) * epoch)
-
-
-def left_out_of_an_epoch(config: TrainConfig, cache: Cache, total: int) -> str:
-    """What to say of the examples that fill no step, if an epoch has some and the run has an epoch."""
-    steps = steps_per_epoch(len(cache), lanes=config.stream.lanes, global_batch=config.global_batch)
-    left = len(cache) - steps * config.global_batch
-    if not left or total < steps:
-        return ""
-    return (
-        f"an epoch is {counted(steps, 'step')} of {config.global_batch} examples: {left:,} of {len(cache):,} are left "
-        "out of it, others in each epoch"
-    )
-
-
-def is_finished(config: TrainConfig, cache: Cache) -> bool:
+def is_finished(run: Run, cache: Cache) -> bool:
     """Whether OUTPUT holds this very run, done; says so. Raises ConfigError where it holds another."""
-    output = Path(config.output)
-    if not ((output / DONE).is_file() and (output / "student" / "config.json").is_file()):
+    if not ((run.output / DONE).is_file() and (run.output / "student" / "config.json").is_file()):
         return False
-    steps, settings = read_done(output / DONE)
-    check_unchanged(settings, pinned_settings(config, cache.digest), config.output)
-    total = total_steps(config, cache)
+    steps, settings = read_done(run.output / DONE)
+    check_unchanged(settings, run.pinned_with(cache), run.output)
+    total = run.pace(len(cache)).total_steps
     if steps != total:
         return False
-    say(f"{output} is finished: {total} of {total} steps; the student is in {output / 'student'}")
+    say(f"{run.output} is finished: {total} of {total} steps; the student is in {run.output / 'student'}")
     return True
 
 

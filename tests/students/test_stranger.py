@@ -24,6 +24,7 @@ from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
 from kdcache.train.export import write_student
+from kdcache.train.plan import plan
 from kdcache.train.settings import TrainConfig
 
 WIDTHS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -78,7 +79,7 @@ def finished(folder: Path, cache: Cache, student: dict[str, Any] | Path) -> Path
         optimizer.zero_grad()
     precision = dict.fromkeys(("parameters", "gradients", "master_weights", "student"), "float32")
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    write_student(folder, config, cache, model, weights, steps=6, figures=None, precision=precision)
+    write_student(folder, plan(config), cache, model, weights, steps=6, figures=None, precision=precision)
     return folder
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,11 +22,17 @@ from kdcache.students.making import make_student
 from kdcache.train.distributed import connect
 from kdcache.train.engine import make_engine
 from kdcache.train.loop import Trainer
-from kdcache.train.run import open_caches, open_loader, train
+from kdcache.train.plan import plan
+from kdcache.train.run import open_caches
+from kdcache.train.run import train as train_run
 from kdcache.train.settings import TrainConfig
 
 STAGES = (0, 1, 2, 3)
 SHIPPED = Path(__file__).parents[2] / "configs" / "deepspeed"
+
+
+def train(config: TrainConfig, world: World, device: str) -> None:
+    train_run(plan(config), world, device)
 
 
 def ten_steps(root: Path, output: str, stage: int, **changes: object) -> TrainConfig:
@@ -56,7 +63,7 @@ def alone(root: Path, world: World) -> None:
 def sources(root: Path, world: World) -> None:
     """One student with dropout from a config and from a folder, evaluated in between and not, and resumed."""
     folder = root / "student"
-    cache, _ = open_caches(train_config(root / "cache", root / "unused"))
+    cache, _ = open_caches(plan(train_config(root / "cache", root / "unused")))
     config = train_config(root / "cache", root / "unused", student=dropping_student())
     make_student(config.student, cache, config.seed).save_pretrained(folder)
     never = {"cache": str(root / "held-out"), "every": 0, "batch_examples": 4}
@@ -122,17 +129,17 @@ def gradients(root: Path, world: World) -> None:
         config = train_config(
             root / "sparse", root / "unused", stage=0, micro_batch=micro_batch, optimizer={"clip_norm": 0}
         )
-        cache, _ = open_caches(config)
-        student = make_student(config.student, cache, 0)
-        engine = make_engine(with_loss(student, chunk=3), config, world.size)
+        run = plan(config)
+        cache, _ = open_caches(run)
+        student = make_student(run.student, cache, 0)
+        engine = make_engine(with_loss(student, chunk=3), run.engine, world.size)
         trainer = Trainer(
             engine,
-            config,
-            LossTerms(config.terms, 300),
+            replace(run.pace(len(cache)), total_steps=3),
+            LossTerms(run.terms, 300),
             Collator(student, cache),
             world,
             device="cpu",
-            total_steps=3,
             step=0,
         )
         found: list[dict[str, torch.Tensor]] = []
@@ -145,7 +152,7 @@ def gradients(root: Path, world: World) -> None:
 
         engine.step = look
         fewest = 1 << 30
-        with open_loader(config, cache, world) as loader:
+        with run.batches.loader(cache, world) as loader:
             for _ in range(3):
                 micro_batches = next(loader)
                 own = sum(batch.num_positions for batch in micro_batches)

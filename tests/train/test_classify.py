@@ -294,11 +294,11 @@ def test_a_class_without_examples_and_shared_rows_are_told(
     held_out = dump(tmp_path / "held-out", "sequence_classification", tmp_path / "teacher", 6, 5)
     capsys.readouterr()
     config = TrainConfig.model_validate(settings_of(root, "sequence_classification", "unused", BAG))
-    warn(config, cache, held_out)
+    warn(config.terms, cache, held_out)
     said = capsys.readouterr().err
     assert "has no example of grey" in said
     assert "6 of the 6 examples of eval.cache" in said
-    warn(config, cache, None)
+    warn(config.terms, cache, None)
     assert "eval.cache" not in capsys.readouterr().err
 
 
@@ -403,15 +403,16 @@ def test_more_than_ten_tags_are_scored_by_their_own_names(tmp_path: Path) -> Non
 
 
 def test_labels_alone_need_labels(root: Path, tmp_path: Path) -> None:
+    from kdcache.train.plan import plan
     from kdcache.train.run import open_caches
 
     make_classifier(tmp_path / "teacher", "sequence_classification", tuple(MOODS))
     corpus = {"paths": str(write_rows(tmp_path / "rows", [{"text": r["text"]} for r in moods(20)])), "format": "jsonl"}
     dump(tmp_path / "cache", "sequence_classification", tmp_path / "teacher", 20, 5, corpus=corpus)
     settings = settings_of(root, "sequence_classification", "x", BAG, cache=str(tmp_path / "cache"), eval=None)
-    open_caches(TrainConfig.model_validate(settings))
+    open_caches(plan(TrainConfig.model_validate(settings)))
     with pytest.raises(CacheError, match="has no label, expected some for a cross_entropy term"):
-        open_caches(TrainConfig.model_validate(settings | {"terms": [{"name": "cross_entropy"}]}))
+        open_caches(plan(TrainConfig.model_validate(settings | {"terms": [{"name": "cross_entropy"}]})))
 
 
 def test_bottlenecks_of_a_decoder_read_what_its_head_reads(root: Path) -> None:

@@ -27,7 +27,7 @@ from kdcache.targets.spec import CurveSpec, RecordSpec
 from kdcache.train.cautions import warn
 from kdcache.train.distributed import free_port
 from kdcache.train.launch import run_train
-from kdcache.train.run import left_out_of_an_epoch, total_steps
+from kdcache.train.plan import plan
 from kdcache.train.settings import TrainConfig
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -284,7 +284,7 @@ def test_a_noisy_temperature_is_named(
 ) -> None:
     cache = write_cache(tmp_path / "cache", examples=16, record=RecordSpec(exact_top_k=2, samples=3))
     terms = ({"name": "divergence", "temperature": temperature}, {"name": "cross_entropy"})
-    warn(train_config(cache, tmp_path / "out", terms=terms), open_cache(cache), None)
+    warn(train_config(cache, tmp_path / "out", terms=terms).terms, open_cache(cache), None)
     said = capsys.readouterr().err
     assert ("warning: at temperature 8 sampling adds noise" in said) == warned
 
@@ -320,7 +320,7 @@ def test_train_does_not_look_for_a_teacher(tmp_path: Path) -> None:
 def said_of(tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: Path, held_out: Path) -> str:
     capsys.readouterr()
     config = train_config(cache, tmp_path / "out", eval={"cache": str(held_out)})
-    warn(config, open_cache(cache), open_cache(held_out))
+    warn(config.terms, open_cache(cache), open_cache(held_out))
     return capsys.readouterr().err
 
 
@@ -343,8 +343,9 @@ def test_examples_that_an_epoch_leaves_out_are_counted(tmp_path: Path) -> None:
     cache = open_cache(write_cache(tmp_path / "cache", examples=38))
     settings = {"global_batch": 20, "micro_batch": 2, "stream": {"lanes": 20}, "steps": None}
     config = train_config(Path(cache.root.url), tmp_path / "out", **settings, epochs=1)
-    words = left_out_of_an_epoch(config, cache, total_steps(config, cache))
+    run = plan(config)
+    words = run.batches.left_out(len(cache), run.pace(len(cache)).total_steps)
     assert words == "an epoch is 1 step of 20 examples: 18 of 38 are left out of it, others in each epoch"
     whole = config.model_copy(update={"global_batch": 19, "stream": StreamConfig(lanes=19)})
-    assert left_out_of_an_epoch(whole, cache, 2) == ""
-    assert left_out_of_an_epoch(config, cache, 0) == ""
+    assert plan(whole).batches.left_out(len(cache), 2) == ""
+    assert run.batches.left_out(len(cache), 0) == ""

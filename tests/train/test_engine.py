@@ -3,11 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train.tiny import train_config
+from train.tiny import train_config, write_cache
 
+from kdcache import open_cache
 from kdcache.errors import ConfigError
-from kdcache.train.engine import deepspeed_settings, monitor_settings, read_deepspeed
-from kdcache.train.pinned import check_unchanged, pinned_settings
+from kdcache.train.engine import EngineSettings, read_deepspeed
+from kdcache.train.pinned import check_unchanged
+from kdcache.train.plan import plan
 from kdcache.train.settings import TrainConfig
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "deepspeed").glob("*.json"))
@@ -17,8 +19,16 @@ def config(**changes: Any) -> TrainConfig:
     return train_config(Path("cache"), Path("out"), **changes)
 
 
+def engine(**changes: Any) -> EngineSettings:
+    return plan(config(**changes)).engine
+
+
+def pinned(settings: TrainConfig) -> dict[str, Any]:
+    return plan(settings).pinned
+
+
 def test_what_a_run_means_comes_from_the_training_config() -> None:
-    settings = deepspeed_settings(config(global_batch=64, micro_batch=4, stream={"lanes": 8}), 4)
+    settings = engine(global_batch=64, micro_batch=4, stream={"lanes": 8}).for_deepspeed(4)
     assert settings["train_micro_batch_size_per_gpu"] == 4
     assert settings["gradient_accumulation_steps"] == 4
     assert settings["train_batch_size"] == 64
@@ -29,13 +39,13 @@ def test_what_a_run_means_comes_from_the_training_config() -> None:
 
 def test_an_offloaded_optimizer_is_deepspeeds_own() -> None:
     offload = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
-    assert deepspeed_settings(config(deepspeed=offload), 1)["optimizer"]["params"]["torch_adam"] is False
+    assert engine(deepspeed=offload).for_deepspeed(1)["optimizer"]["params"]["torch_adam"] is False
 
 
 def test_monitors_stay_out_of_the_engine() -> None:
     mine = {"csv_monitor": {"enabled": True, "output_path": "x"}}
-    assert "csv_monitor" not in deepspeed_settings(config(deepspeed=mine), 1)
-    assert monitor_settings(config(deepspeed=mine)).keys() == {"tensorboard", "csv_monitor"}
+    assert "csv_monitor" not in engine(deepspeed=mine).for_deepspeed(1)
+    assert engine(deepspeed=mine).for_monitors(Path("out")).keys() == {"tensorboard", "csv_monitor"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -109,7 +119,7 @@ OF_THE_TRAINER: dict[str, Any] = {
 def test_the_file_of_another_trainer_is_answered_from_our_settings() -> None:
     """Sizes as transformers makes them of hidden_size."""
     student = {"config": {"model_type": "llama"}, "dtype": "bfloat16"}
-    settings = deepspeed_settings(config(deepspeed=OF_THE_TRAINER, student=student), 1, width=40)
+    settings = engine(deepspeed=OF_THE_TRAINER, student=student).for_deepspeed(1, width=40)
     assert settings["bf16"] == {"enabled": True}
     assert settings["fp16"] == {"enabled": False, "loss_scale": 0, "initial_scale_power": 16}
     assert settings["optimizer"]["params"]["torch_adam"] is True
@@ -155,7 +165,7 @@ def test_half_precision_left_open_is_never_float32(
 @pytest.mark.parametrize("idle", [{"device": "none"}, {"device": None}, {"pin_memory": True}, None])
 def test_offloading_to_nothing_is_none(idle: dict[str, Any] | None) -> None:
     zero = {"stage": 3, "offload_optimizer": idle, "offload_param": idle}
-    settings = deepspeed_settings(config(deepspeed={"zero_optimization": zero}), 1)
+    settings = engine(deepspeed={"zero_optimization": zero}).for_deepspeed(1)
     assert settings["zero_optimization"] == {"stage": 3}
     assert settings["optimizer"]["params"]["torch_adam"] is True
 
@@ -185,12 +195,14 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
 )
 def test_a_changed_setting_that_matters_is_named(change: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"got {key} .*, expected .* as in the checkpoints of out"):
-        check_unchanged(pinned_settings(config(), "digest"), pinned_settings(config(**change), "digest"), "out")
+        check_unchanged(pinned(config()), pinned(config(**change)), "out")
 
 
-def test_another_cache_is_named() -> None:
-    with pytest.raises(ConfigError, match="got cache other, expected digest"):
-        check_unchanged(pinned_settings(config(), "digest"), pinned_settings(config(), "other"), "out")
+def test_another_cache_is_named(tmp_path: Path) -> None:
+    run, held = plan(config()), [open_cache(write_cache(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    check_unchanged(run.pinned_with(held[0]), run.pinned_with(held[0]), "out")
+    with pytest.raises(ConfigError, match=f"got cache {held[1].digest}, expected {held[0].digest}"):
+        check_unchanged(run.pinned_with(held[0]), run.pinned_with(held[1]), "out")
 
 
 def test_settings_that_do_not_decide_a_step_may_change() -> None:
@@ -204,4 +216,4 @@ def test_settings_that_do_not_decide_a_step_may_change() -> None:
         checkpoint={"every": 3},
         eval={"cache": "held-out"},
     )
-    check_unchanged(pinned_settings(config(), "digest"), pinned_settings(now, "digest"), "out")
+    check_unchanged(pinned(config()), pinned(now), "out")

@@ -16,7 +16,7 @@ from kdcache.store.cache import open_cache
 from kdcache.students.collate import Collator
 from kdcache.students.making import make_student
 from kdcache.students.scoring import evaluate_model
-from kdcache.train.run import open_loader
+from kdcache.train.plan import plan
 from kdcache.train.schedule import learning_rate
 from kdcache.train.settings import TrainConfig
 
@@ -56,7 +56,7 @@ def plain_training(config: TrainConfig) -> tuple[dict[str, Tensor], list[dict[st
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
     lines = []
     collate = Collator(student, cache)
-    with open_loader(config, cache, World()) as loader:
+    with plan(config).batches.loader(cache, World()) as loader:
         for step in range(10):
             loss, positions = torch.zeros(()), 0
             for batch in next(loader):

@@ -1,0 +1,153 @@
+"""What a run is, decided once before it starts: the settings taken apart into what each part of the run needs.
+
+Nothing after this knows TrainConfig. DeepSpeed's settings are read here and nowhere else; no cache is opened.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcache.launcher import World
+from kdcache.losses.settings import TermConfig
+from kdcache.progress import counted
+from kdcache.store.cache import Cache
+from kdcache.stream.fitting import check_sizes
+from kdcache.stream.loader import Loader
+from kdcache.stream.order import steps_per_epoch
+from kdcache.stream.settings import StreamConfig
+from kdcache.students.settings import StudentConfig
+from kdcache.train.engine import EngineSettings, read_deepspeed
+from kdcache.train.loop import Pace
+from kdcache.train.pinned import pinned_settings
+from kdcache.train.settings import CheckpointConfig, EvalConfig, ScheduleConfig, TrainConfig
+
+__all__ = ["Batches", "Length", "Run", "plan"]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which examples are in which step, whatever the world size."""
+
+    global_batch: int
+    micro_batch: int
+    seed: int
+    stream: StreamConfig
+
+    def check(self, examples: int, world_size: int) -> None:
+        """Raises ConfigError where a cache of so many examples cannot be shared out so."""
+        check_sizes(
+            examples,
+            global_batch=self.global_batch,
+            micro_batch=self.micro_batch,
+            lanes=self.stream.lanes,
+            world_size=world_size,
+        )
+
+    def steps_per_epoch(self, examples: int) -> int:
+        return steps_per_epoch(examples, lanes=self.stream.lanes, global_batch=self.global_batch)
+
+    def left_out(self, examples: int, total_steps: int) -> str:
+        """What to say of the examples that fill no step, if an epoch has some and the run has an epoch."""
+        steps = self.steps_per_epoch(examples)
+        left = examples - steps * self.global_batch
+        if not left or total_steps < steps:
+            return ""
+        return (
+            f"an epoch is {counted(steps, 'step')} of {self.global_batch} examples: {left:,} of {examples:,} are left "
+            "out of it, others in each epoch"
+        )
+
+    def loader(self, cache: Cache, world: World) -> Loader:
+        """This rank's part of every step."""
+        return Loader(
+            cache,
+            global_batch=self.global_batch,
+            micro_batch=self.micro_batch,
+            lanes=self.stream.lanes,
+            window=self.stream.window,
+            seed=self.seed,
+            rank=world.rank,
+            world_size=world.size,
+            memory_gb=self.stream.memory_gb,
+        )
+
+
+@dataclass(frozen=True)
+class Length:
+    """In steps or in epochs, one of them; how the learning rate changes meanwhile, and how often it is told."""
+
+    steps: int | None
+    epochs: float | None
+    peak: float
+    schedule: ScheduleConfig
+    log_every: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. engine: what decides DeepSpeed's engine. pinned: what a resumed run may not change.
+
+    told: what the student's card says of the settings, by name.
+    """
+
+    cache: str
+    output: Path
+    student: StudentConfig
+    terms: tuple[TermConfig, ...]
+    batches: Batches
+    length: Length
+    engine: EngineSettings
+    checkpoint: CheckpointConfig
+    eval: EvalConfig | None
+    loss_chunk: int
+    export_bottleneck: bool
+    seed: int
+    device: str
+    pinned: dict[str, Any]
+    told: dict[str, str]
+
+    @property
+    def most_in_a_batch(self) -> int:
+        """Examples of a forward pass of a rank, in training and in evaluations."""
+        return max(self.batches.micro_batch, 1 if self.eval is None else self.eval.batch_examples)
+
+    def pace(self, examples: int) -> Pace:
+        """Of a run over a cache of so many examples."""
+        length = self.length
+        total = length.steps or math.ceil((length.epochs or 0) * self.batches.steps_per_epoch(examples))
+        return Pace(total, length.peak, length.schedule, self.seed, length.log_every)
+
+    def pinned_with(self, cache: Cache) -> dict[str, Any]:
+        """What a checkpoint and a finished run keep to be compared with."""
+        return {"cache": cache.digest, **self.pinned}
+
+
+def plan(config: TrainConfig) -> Run:
+    """Take the settings apart. Raises ConfigError for DeepSpeed settings that cannot be, as read_deepspeed does."""
+    own = read_deepspeed(config.deepspeed, config.student.dtype)
+    engine = EngineSettings(own, config.optimizer, config.global_batch, config.micro_batch)
+    return Run(
+        cache=config.cache,
+        output=Path(config.output),
+        student=config.student,
+        terms=config.terms,
+        batches=Batches(config.global_batch, config.micro_batch, config.seed, config.stream),
+        length=Length(config.steps, config.epochs, config.optimizer.learning_rate, config.schedule, config.log_every),
+        engine=engine,
+        checkpoint=config.checkpoint,
+        eval=config.eval,
+        loss_chunk=config.loss_chunk,
+        export_bottleneck=config.export_bottleneck,
+        seed=config.seed,
+        device=config.device,
+        pinned=pinned_settings(config, engine),
+        told=_told(config),
+    )
+
+
+def _told(config: TrainConfig) -> dict[str, str]:
+    return {
+        "terms": ", ".join(f"`{term.model_dump_json(exclude_none=True)}`" for term in config.terms),
+        "optimizer": f"AdamW, `{config.optimizer.model_dump_json()}`, schedule `{config.schedule.model_dump_json()}`",
+    }
