@@ -1,7 +1,7 @@
 """Which process this is, among how many, and on which device: the one answer for every command.
 
-Ranks come from the command line, from deepspeed or torchrun (RANK, WORLD_SIZE), or from srun (SLURM_PROCID, …). The
-ranks of a dump never talk to each other; those of a training run have the few collectives of World.
+Ranks come from the command line, from deepspeed or torchrun (RANK, WORLD_SIZE), or from srun (SLURM_PROCID and its
+like). The ranks of a dump never talk to each other; those of a training run have the few collectives of World.
 """
 
 import os
@@ -33,7 +33,7 @@ class World:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """This rank's of so many units: rank, rank + size, …"""
+        """Which of `count` units are this rank's: every size-th one, from number rank on."""
         return range(self.rank, count, self.size)
 
     def sum(self, values: Any) -> Any:

@@ -12,7 +12,7 @@ from kdcache.errors import one_line
 __all__ = ["YamlError", "read_yaml"]
 
 MOST_VALUES = 100_000
-"""Of a document with its aliases written out."""
+"""The most values that a document may have with its aliases written out."""
 
 
 class YamlError(Exception):

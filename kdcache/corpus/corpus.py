@@ -1,9 +1,9 @@
 """open_corpus: columns of files as rows, cut into work units that depend on the corpus alone.
 
-The rows of all files, in sorted order of their names, make one line; unit i is rows i·unit_rows … of it, so a unit may
-end in the next file. Opening reads every file once (index and sha256, 0.3 to 0.5 GB/s per core, CSV 0.15) unless
-`index_folder` knows it; ranks that open the same corpus at once take the files in different orders and share what
-they find there.
+The rows of all files, in sorted order of the files' names, are one sequence. Unit i is the unit_rows rows of it from
+row i · unit_rows on, so a unit may end in the next file. Opening reads every file once (index and sha256, 0.3 to 0.5
+GB/s per core, CSV 0.15) unless `index_folder` knows it; ranks that open the same corpus at once take the files in
+different orders and share what they find there.
 """
 
 import hashlib

@@ -1,10 +1,10 @@
 """Layout: how the bytes of a file are parted into rows and columns, from the settings and the file's name.
 
-The columns of CoNLL files are words and tags by number or by name:
+The settings name the columns of CoNLL files, for words and tags, in one of three ways:
 
-tokens, tags  the first and the last: a word and its tag
-1, 2 … −1     by number, counted from 1, or from the end
-form, upos …  by the standard names of CoNLL-U. These, or a name that ends in .conllu, say that the file is CoNLL-U:
+tokens, tags  the first column and the last one: a word and its tag
+2, -1         by number, counted from 1, or from the end
+form, upos    by the standard names of CoNLL-U. These, or a name that ends in .conllu, say that the file is CoNLL-U:
               ten columns parted by TABs, comments after #, and lines that stand for no word of their own (the range
               1-2 of a contraction, the empty node 1.1), which are left out
 """

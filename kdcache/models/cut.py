@@ -25,9 +25,9 @@ from kdcache.tasks.tokenizer import tokenizer_files
 __all__ = ["cut"]
 
 NUMBERED = ("mlp_only_layers", "moe_layers")
-"""Of a config: numbers of layers."""
+"""Settings of a model config that list layers by their numbers."""
 FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers")
-"""Of a config: how many of the first layers are of another kind."""
+"""Settings of a model config that say how many of the first layers are of another kind."""
 
 
 def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, trust_remote_code: bool = False) -> Path:

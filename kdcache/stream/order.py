@@ -90,7 +90,7 @@ def rank_lanes(lanes: int, rank: int, world_size: int) -> range:
 
 
 def rank_samples(first: int, *, global_batch: int, lanes: int, owned: range) -> np.ndarray:
-    """Of the global batch first … first + global_batch − 1, the samples of the owned lanes, ascending, int64.
+    """The samples of the owned lanes in the global batch that begins at sample `first`, ascending, int64.
 
     first is a multiple of lanes, and lanes divides global_batch.
     """

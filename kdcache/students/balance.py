@@ -54,7 +54,7 @@ def balancing_loss(student: Any, routers: Sequence[Tensor], real_BL: Tensor) -> 
 
 
 def _can_be_had(student: Any) -> bool:
-    """Of language models whose module has the function, and whose config says how many experts a token takes."""
+    """Whether it is a language model whose module has the function and whose config says how many experts it takes."""
     generates = student.get_output_embeddings() is not None
     return generates and _function(student) is not None and _chosen(student) is not None
 

@@ -131,7 +131,7 @@ def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> 
 
 
 def student_folder(config: StudentConfig) -> Path:
-    """Of a student that is loaded; a hub name is fetched first. Raises StudentError where there is no such model."""
+    """The folder that a student is loaded from; a hub name is fetched first. Raises StudentError if there is none."""
     assert config.path is not None
     return model_folder(
         config.path,

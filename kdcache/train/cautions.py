@@ -89,7 +89,7 @@ def _another_teacher(cache: Cache, held_out: Cache | None) -> Iterator[str]:
 
 
 def _shared_rows(cache: Cache, held_out: Cache | None) -> Iterator[str]:
-    """Of a classification, whose caches are small: both are read once."""
+    """Rows that both caches hold. Only a classification's caches are read for it: they are small."""
     if held_out is None or cache.manifest.header.id2label is None:
         return
     ours = set(_digests(cache))

@@ -1,7 +1,7 @@
 """The student as a plain Hugging Face folder: config.json, model.safetensors, tokenizer and a model card.
 
-What trained it and is no part of it stays behind; with export_bottleneck OUTPUT/bottleneck.safetensors has the state
-of the bottlenecks, numbered in the order of their terms: 0.mean.weight, …
+What trained it and is no part of it stays behind. With export_bottleneck, OUTPUT/bottleneck.safetensors has the state
+of the bottlenecks, numbered in the order of their terms: 0.mean.weight and so on.
 
 Weights are the float32 master weights, rounded to student.dtype. Under ZeRO-3 they are gathered one at a time, so the
 peak is the whole model in float32 on rank 0's host and one weight on every rank. The folder is written under another

@@ -154,7 +154,7 @@ def _launch(nproc: int, wanted: str, config_path: str, overrides: list[str]) -> 
 
 
 def _devices(nproc: int, device: str) -> list[int | str]:
-    """The GPUs of the local ranks: the first of CUDA_VISIBLE_DEVICES, else 0, 1, …. Raises ConfigError for too few."""
+    """The GPUs of the local ranks: the first of CUDA_VISIBLE_DEVICES, or those from 0 on. Raises ConfigError."""
     if device == "cpu":
         return list(range(nproc))
     import torch

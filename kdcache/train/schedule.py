@@ -11,7 +11,7 @@ __all__ = ["learning_rate"]
 
 
 def learning_rate(step: int, *, total_steps: int, peak: float, schedule: ScheduleConfig) -> float:
-    """The rate of step 0, 1, …, total_steps − 1."""
+    """The rate of a step, which is counted from 0 to total_steps − 1."""
     if step < schedule.warmup_steps:
         return peak * (step + 1) / schedule.warmup_steps
     if schedule.kind == "constant":
