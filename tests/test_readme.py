@@ -92,6 +92,17 @@ def test_links_on_a_page_lead_somewhere(page: str) -> None:
         assert f"({page})" in PAGES["README.md"], "the README leads to every page"
 
 
+def test_a_table_that_stands_twice_says_the_same() -> None:
+    results = PAGES["tests/bench/RESULTS.md"]
+    quickstart = next(fenced for fenced in PAGES["README.md"].split("```")[1::2] if "perplexity" in fenced)
+    assert quickstart in results
+    measured = PAGES["kdcache/targets/RECORDS.md"].partition("## What each one measured")[2].partition("\n**")[0]
+    rows = [line for line in measured.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 8
+    for row in rows:
+        assert row.replace("(RS-KD)", "(RS-KD, arXiv 2503.16870)") in results, row
+
+
 def test_the_readme_is_short() -> None:
     assert len(PAGES["README.md"].splitlines()) <= 200
 
