@@ -1,5 +1,15 @@
 """kdcache: run the teacher once, train many students from the cache.
 
+Write a cache     CacheWriter, compress; `kdcache dump-logits`
+Read it           open_cache, Cache, Batch, TeacherTargets; the manifest's types Manifest, Header, CommitRecord
+Train from it     Loader, Collator, make_student, with_loss, LossTerms; distillation_loss on logits that exist;
+                  tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
+Score a student   evaluate_model
+Add kinds         register_backend, register_student
+Errors            KdcacheError and those below it
+
+The names load on first use, so that `import kdcache` stays cheap; none of them needs DeepSpeed.
+
 The rooms, in the order in which they may import each other. Each room's own docstring names its files.
 
     registry     kinds of one thing by name, a user's own among them
@@ -21,47 +31,121 @@ The rooms, in the order in which they may import each other. Each room's own doc
 Every section of a settings file is a class in the settings.py of the room that reads it. A new task, record,
 divergence, backend or student class is one file and one registration: the docstrings of tasks, targets, losses, store
 and models say how, and tests/extending/ has examples.
-
-The public names load on first use, so that `import kdcache` stays cheap.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdcache.errors import (
+        CacheError,
+        ConfigError,
+        CorpusError,
+        DamagedShardError,
+        KdcacheError,
+        RowError,
+        StudentError,
+        TeacherError,
+        TrainError,
+    )
     from kdcache.losses.divergence import distillation_loss
+    from kdcache.losses.settings import TermConfig
+    from kdcache.losses.supervision import Supervision
+    from kdcache.losses.terms import LossTerms
     from kdcache.models.registry import register_student
+    from kdcache.store.arrow_backend import from_arrow, to_arrow
+    from kdcache.store.backend import array_fields, register_backend
+    from kdcache.store.batch import Batch
     from kdcache.store.cache import Cache, open_cache
+    from kdcache.store.manifest import CommitRecord, Header, Manifest, TeacherPin, TokenizerPin
     from kdcache.store.writer import CacheWriter
+    from kdcache.stream.loader import Loader
+    from kdcache.students.collate import Collator, Inputs
+    from kdcache.students.loss import StudentWithLoss, with_loss
+    from kdcache.students.making import make_student
+    from kdcache.students.scoring import evaluate_model
+    from kdcache.students.settings import StudentConfig
     from kdcache.targets.compress import compress
+    from kdcache.targets.fields import Field
     from kdcache.targets.record import TeacherTargets
     from kdcache.targets.spec import RecordSpec
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
     "Cache",
+    "CacheError",
     "CacheWriter",
+    "Collator",
+    "CommitRecord",
+    "ConfigError",
+    "CorpusError",
+    "DamagedShardError",
+    "Field",
+    "Header",
+    "Inputs",
+    "KdcacheError",
+    "Loader",
+    "LossTerms",
+    "Manifest",
     "RecordSpec",
+    "RowError",
+    "StudentConfig",
+    "StudentError",
+    "StudentWithLoss",
+    "Supervision",
+    "TeacherError",
+    "TeacherPin",
     "TeacherTargets",
+    "TermConfig",
+    "TokenizerPin",
+    "TrainError",
+    "array_fields",
     "compress",
     "distillation_loss",
+    "evaluate_model",
+    "from_arrow",
+    "make_student",
     "open_cache",
+    "register_backend",
     "register_student",
+    "to_arrow",
+    "with_loss",
 ]
 
-_HOME = {
-    "Cache": "kdcache.store.cache",
-    "CacheWriter": "kdcache.store.writer",
-    "RecordSpec": "kdcache.targets.spec",
-    "TeacherTargets": "kdcache.targets.record",
-    "compress": "kdcache.targets.compress",
-    "distillation_loss": "kdcache.losses.divergence",
-    "open_cache": "kdcache.store.cache",
-    "register_student": "kdcache.models.registry",
+_HOMES = {
+    "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError "
+    "RowError StudentError TeacherError TrainError",
+    "kdcache.losses.divergence": "distillation_loss",
+    "kdcache.losses.settings": "TermConfig",
+    "kdcache.losses.supervision": "Supervision",
+    "kdcache.losses.terms": "LossTerms",
+    "kdcache.models.registry": "register_student",
+    "kdcache.store.arrow_backend": "from_arrow to_arrow",
+    "kdcache.store.backend": "array_fields register_backend",
+    "kdcache.store.batch": "Batch",
+    "kdcache.store.cache": "Cache open_cache",
+    "kdcache.store.manifest": "CommitRecord Header Manifest TeacherPin TokenizerPin",
+    "kdcache.store.writer": "CacheWriter",
+    "kdcache.stream.loader": "Loader",
+    "kdcache.students.collate": "Collator Inputs",
+    "kdcache.students.loss": "StudentWithLoss with_loss",
+    "kdcache.students.making": "make_student",
+    "kdcache.students.scoring": "evaluate_model",
+    "kdcache.students.settings": "StudentConfig",
+    "kdcache.targets.compress": "compress",
+    "kdcache.targets.fields": "Field",
+    "kdcache.targets.record": "TeacherTargets",
+    "kdcache.targets.spec": "RecordSpec",
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

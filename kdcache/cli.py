@@ -23,6 +23,9 @@ OVERRIDE_HELP = (
 )
 
 
+MODULE_HELP = "Module of yours to import first, which registers what the cache or a student is made of."
+
+
 class _Path(click.ParamType):
     """A path or URL, with ~ and $NAME expanded: a shell does not expand them after an equals sign."""
 
@@ -33,6 +36,17 @@ class _Path(click.ParamType):
 
 
 PATH = _Path()
+
+
+def _import_first(ctx: click.Context, param: click.Parameter, module: str | None) -> None:
+    from kdcache.registry import import_extensions
+
+    import_extensions(module)
+
+
+with_module = click.option(
+    "--module", help=MODULE_HELP, callback=_import_first, expose_value=False, is_eager=True, metavar="MODULE"
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -149,7 +163,7 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
     help="auto takes a GPU if there is one.",
 )
 @click.option("--teacher", type=PATH, help="The teacher's folder, to measure its speed beside the students'.")
-@click.option("--module", help="Module of yours to import first, which registers the class of a student.")
+@with_module
 @click.option("--per-class", is_flag=True, help="Add a table with the scores of each class, or of each type of entity.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has the scores of each class too."
@@ -174,6 +188,7 @@ def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **option
 
 @cli.command()
 @click.argument("cache", type=PATH)
+@with_module
 @click.option(
     "--temperature",
     "temperatures",
@@ -200,6 +215,7 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
 
 @cli.command()
 @click.argument("cache", type=PATH)
+@with_module
 def verify(cache: str) -> None:
     """Check every byte of CACHE: the manifest, and the counts, size and sha256 of each shard.
 
@@ -213,7 +229,8 @@ def verify(cache: str) -> None:
 @cli.command()
 @click.argument("source", type=PATH)
 @click.argument("target", type=PATH)
-@click.option("--to", "backend", required=True, type=click.Choice(["zarr", "arrow"]), help="Backend of TARGET.")
+@click.option("--to", "backend", required=True, help="Backend of TARGET: zarr, arrow, or one that --module registers.")
+@with_module
 def convert(source: str, target: str, backend: str) -> None:
     """Write the cache SOURCE as the cache TARGET with another storage backend, shard by shard."""
     from kdcache.report.convert import convert_cache

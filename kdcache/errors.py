@@ -45,7 +45,7 @@ class KdcacheError(Exception):
 
 
 class CorpusError(KdcacheError):
-    pass
+    """A corpus file is missing, empty, not the format it claims, or lacks a field."""
 
 
 class RowError(CorpusError):
@@ -77,26 +77,28 @@ class RowError(CorpusError):
 
 
 class CacheError(KdcacheError):
-    pass
+    """A cache is unfinished, damaged, of a newer format, or not the one that was asked for."""
 
 
 class DamagedShardError(CacheError):
-    pass
+    """A shard's bytes do not match its commit record."""
 
 
 class TeacherError(KdcacheError):
-    pass
+    """The teacher cannot be loaded, or gave logits that cannot be stored."""
 
 
 class StudentError(KdcacheError):
-    pass
+    """The student does not fit the cache."""
 
 
 class TrainError(KdcacheError):
-    pass
+    """Training cannot go on."""
 
 
 class ConfigError(KdcacheError):
+    """The command or its config was wrong."""
+
     exit_status = 2
 
 

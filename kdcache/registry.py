@@ -33,12 +33,16 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """Raises ConfigError for a name that none has."""
         if name not in self:
-            meant = did_you_mean(name, self) or f"; expected one of {', '.join(self)}"
-            raise ConfigError(f"got {self.what} {name!r}, which is not known{meant}")
+            raise ConfigError(self.unknown(name))
         if name not in self._found:
             module, _, attribute = self._homes[name].partition(":")
             self._found[name] = getattr(importlib.import_module(module), attribute)
         return self._found[name]
+
+    def unknown(self, name: str) -> str:
+        """What to say of a name that none has."""
+        meant = did_you_mean(name, self) or f"; expected one of {', '.join(self)}"
+        return f"got {self.what} {name!r}, which is not known{meant}"
 
     def __contains__(self, name: object) -> bool:
         return name in self._homes or name in self._found

@@ -1,30 +1,71 @@
 """What `import kdcache` promises, and what it does not pull in."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import kdcache
 
+PUBLIC = """
+    Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field Header
+    Inputs KdcacheError Loader LossTerms Manifest RecordSpec RowError StudentConfig StudentError StudentWithLoss
+    Supervision TeacherError TeacherPin TeacherTargets TermConfig TokenizerPin TrainError array_fields compress
+    distillation_loss evaluate_model from_arrow make_student open_cache register_backend register_student to_arrow
+    with_loss
+"""
+
+
+def run(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
 
 def test_the_public_names() -> None:
-    assert kdcache.__all__ == [
-        "Cache",
-        "CacheWriter",
-        "RecordSpec",
-        "TeacherTargets",
-        "compress",
-        "distillation_loss",
-        "open_cache",
-        "register_student",
-    ]
+    assert kdcache.__all__ == PUBLIC.split()
+    assert set(kdcache.__all__) <= set(dir(kdcache))
     assert all(getattr(kdcache, name).__doc__ for name in kdcache.__all__)
 
 
+def test_editors_and_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(kdcache.__file__).read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert homes == kdcache._HOME
+    assert sorted(homes) == kdcache.__all__
+    assert Path(kdcache.__file__).with_name("py.typed").is_file()
+
+
 def test_import_is_light() -> None:
-    code = "import sys, kdcache; print({'torch', 'zarr', 'pyarrow', 'transformers', 'deepspeed'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    loaded = run("import sys, kdcache; print(*sys.modules)").split()
+    assert not {"torch", "zarr", "pyarrow", "numpy", "pydantic", "transformers", "deepspeed"} & set(loaded)
 
 
-def test_only_train_imports_deepspeed_and_only_dump_loads_teachers() -> None:
-    code = "import sys, kdcache.dump.run, kdcache.report.evaluate; print('deepspeed' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+READ = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[2:]:
+            raise ImportError(f"{name} is not to be imported")
+sys.meta_path.insert(0, Refuse())
+import kdcache
+cache = kdcache.open_cache(sys.argv[1])
+batch = cache.read(0, len(cache))
+with kdcache.Loader(cache, global_batch=2) as loader:
+    (micro_batch,) = next(loader)
+print(batch.tokens(0).tolist(), batch.labels.tolist(), len(micro_batch), "torch" in sys.modules)
+print(batch.targets().num_positions if "torch" not in sys.argv else 4)
+"""
+
+
+def test_a_cache_is_read_without_what_trains(tmp_path: Path) -> None:
+    with kdcache.CacheWriter(tmp_path, num_classes=6) as writer:
+        for tokens in ([3, 1, 2], [5, 4, 0]):
+            writer.add(tokens, [[0.0, 1, 2, 3, 4, 5]] * 2)
+    for refused in (("deepspeed", "transformers"), ("deepspeed", "transformers", "torch", "numba")):
+        assert run(READ, tmp_path, *refused) == "[3, 1, 2] [1, 2, 4, 0] 2 False\n4\n"
+
+
+def test_nothing_but_training_with_deepspeed_imports_it() -> None:
+    code = "import sys, kdcache, kdcache.dump.run, kdcache.report.evaluate\nfor name in kdcache.__all__:\n"
+    assert run(code + "    getattr(kdcache, name)\nprint('deepspeed' in sys.modules)") == "False\n"

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from kdcache.config.base import Config, PathText, Run
 from kdcache.corpus.settings import CorpusConfig
+from kdcache.store.backend import BackendName
 from kdcache.targets.spec import RecordSpec
 from kdcache.tasks.settings import LABEL_FIELDS, CausalLMConfig, TaskConfig
 
@@ -84,7 +85,7 @@ class DumpConfig(Run):
     tokenizer: PathText | None = None
     task: TaskConfig = CausalLMConfig()
     record: RecordSpec = RecordSpec()
-    backend: Literal["zarr", "arrow"] = "zarr"
+    backend: BackendName = "zarr"
     compute: ComputeConfig = ComputeConfig()
     seed: NonNegativeInt = 0
     on_bad_row: Literal["error", "skip"] = "error"

@@ -1,6 +1,4 @@
-"""`kdcache convert`: a cache in the other storage backend, with progress."""
-
-from typing import Literal, cast
+"""`kdcache convert`: a cache in another storage backend, with progress."""
 
 from kdcache.progress import Progress, counted
 from kdcache.store.cache import read_manifest
@@ -14,7 +12,7 @@ def convert_cache(source: str, target: str, backend: str) -> None:
     """Writes target and says how its size compares. Raises CacheError as kdcache.store.convert does."""
     before = read_manifest(Root(source)).totals
     with Progress(before.shards, "shards", "convert") as progress:
-        manifest = convert(source, target, cast(Literal["zarr", "arrow"], backend), progress.advance)
+        manifest = convert(source, target, backend, progress.advance)
     after = manifest.totals
     print(
         f"{target}: {counted(after.shards, 'shard')}, {after.bytes / 1e6:,.2f} MB "

@@ -39,7 +39,6 @@ def evaluate_students(
     batch_examples: int = 8,
     temperature: float = 1.0,
     device: str = "auto",
-    module: str | None = None,
     teacher: str | None = None,
 ) -> list[Row]:
     """Rows: the teacher, the untrained student if asked for, then each student.
@@ -47,8 +46,7 @@ def evaluate_students(
     Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
     or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second, and
     classes: precision, recall, f1 and support of each class or type of entity.
-    students: folders or names on the hub. module: to import first, where students are of a user's own class. teacher:
-    its folder or name, to time it.
+    students: folders or names on the hub. teacher: its folder or name, to time it.
     Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
     cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
     for a bad cache.
@@ -56,11 +54,9 @@ def evaluate_students(
     from kdcache.launcher import find_device
     from kdcache.models.hub import model_folder
     from kdcache.models.registry import register_small_models
-    from kdcache.registry import import_extensions
     from kdcache.students.same_tokenizer import check_tokenizer
 
     register_small_models()
-    import_extensions(module)
     device = find_device(device, "--device")
     held_out = open_cache(cache)
     if teacher is not None:

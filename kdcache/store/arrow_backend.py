@@ -21,30 +21,59 @@ import pyarrow as pa
 
 from kdcache.targets.fields import COUNTS, PARENT, Field, Level, levels_of
 
-__all__ = ["decode", "encode", "suffix"]
-
-suffix = ".arrow"
+__all__ = ["ARROW", "ArrowBackend", "from_arrow", "to_arrow"]
 
 ZSTD_LEVEL = 2
 
 
-def encode(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
+class ArrowBackend:
+    suffix = ".arrow"
+    libraries = ("pyarrow",)
+
+    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
+        batch = to_arrow(fields, arrays)
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", ZSTD_LEVEL))
+        with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
+            writer.write_batch(batch)
+        return sink.getvalue().to_pybytes()
+
+    def decode(self, fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
+        return from_arrow(fields, pa.ipc.open_file(pa.BufferReader(data)).get_batch(0))
+
+
+ARROW = ArrowBackend()
+
+
+def to_arrow(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> pa.RecordBatch:
+    """The arrays of a shard as one row per example, nested as above.
+
+    Args:
+        fields: What the arrays are.
+        arrays: {field.name: flat array}, and the counts.
+
+    Returns:
+        A record batch with a column for each field, for any format that takes Arrow's data.
+    """
     offsets = {level: _offsets(arrays[COUNTS[level]]) for level in levels_of(fields)}
     columns = [_column(field, arrays[field.name], offsets) for field in fields]
     schema = pa.schema(
         pa.field(field.name, column.type, metadata=_metadata(field))
         for field, column in zip(fields, columns, strict=True)
     )
-    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", ZSTD_LEVEL))
-    with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def decode(fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
-    batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+def from_arrow(fields: Sequence[Field], batch: pa.RecordBatch) -> dict[str, np.ndarray]:
+    """The arrays of a shard, counts included, of the record batch that `to_arrow` made of them.
+
+    Args:
+        fields: What the arrays are.
+        batch: A whole one, not a slice of another.
+
+    Returns:
+        {field.name: flat array}, and the counts. They may be read-only.
+    """
     counts: dict[str, np.ndarray] = {}
     arrays: dict[str, np.ndarray] = {}
     for field in fields:

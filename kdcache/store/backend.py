@@ -1,36 +1,111 @@
 """Backend: the flat arrays of a shard <-> the bytes of one file.
 
-Two of them, zarr_backend.py (the default: smallest) and arrow_backend.py (one row per example, for analysis with
-pandas, polars or DuckDB). Both promise: the same arrays give the same bytes; what is read is what was written,
-dtypes and empty arrays included; the file opens with its own library and no kdcache.
+Two are built in: zarr_backend.py (the default: smallest) and arrow_backend.py (one row per example, for analysis with
+pandas, polars or DuckDB). To add one, write a class with the attributes and methods of `Backend`, give an object of it
+to `register_backend`, and name it as `backend` in the settings of a dump, or in `kdcache convert --to`.
+tests/extending/parquet.py does so in one file.
+
+Every backend promises: the same arrays give the same bytes; what is read is what was written, dtypes and empty arrays
+included; the file opens with its own library and no kdcache.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Protocol, cast
+from importlib.metadata import version
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import AfterValidator
 
+from kdcache.registry import Registry
 from kdcache.targets.fields import COUNTS, PARENT, Field, Level, levels_of
 
-__all__ = ["Backend", "array_fields", "backend", "check_arrays", "level_sizes"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendName",
+    "array_fields",
+    "backend",
+    "backend_versions",
+    "check_arrays",
+    "level_sizes",
+    "register_backend",
+]
 
 
 class Backend(Protocol):
-    """suffix: of a shard's file name."""
+    """A storage format of shards.
 
-    suffix: str
+    Attributes:
+        suffix: How the names of its files end, such as ".arrow".
+        libraries: The installed distributions whose versions decide the bytes of a file; a cache's header keeps them.
+    """
+
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def libraries(self) -> Sequence[str]: ...
 
     def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
-        """One file of these arrays: {field.name: flat array} and the counts of `levels_of(fields)`."""
+        """One file of the arrays of a shard.
+
+        Args:
+            fields: What the arrays are; `array_fields(fields)` adds the arrays of counts.
+            arrays: {field.name: flat array}, for each of `array_fields(fields)`.
+
+        Returns:
+            The bytes of the file, a function of the arguments and nothing else.
+        """
+        ...
 
     def decode(self, fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
-        """The arrays that `encode` was given. They may be read-only."""
+        """The arrays that `encode` was given with these fields. They may be read-only.
+
+        Raises:
+            Exception: Any one, for bytes that are not such a file; the reader makes a DamagedShardError of it.
+        """
+        ...
+
+
+BACKENDS: Registry[Backend] = Registry(
+    "backend", {"zarr": "kdcache.store.zarr_backend:ZARR", "arrow": "kdcache.store.arrow_backend:ARROW"}
+)
+
+
+def register_backend(name: str, backend: Backend) -> None:
+    """Let caches be stored in a format of your own.
+
+    Put the call in a module and name that module as `module` in the settings of a dump or a run, and in the --module
+    option of the other commands.
+
+    Args:
+        name: What the settings and the header of a cache call it.
+        backend: An object that encodes and decodes.
+
+    Raises:
+        ConfigError: Another backend has this name.
+    """
+    BACKENDS.register(name, backend)
 
 
 def backend(name: str) -> Backend:
-    """The backend of this name; its library is imported only now."""
-    return cast(Backend, import_module(f"kdcache.store.{name}_backend"))
+    """The backend of this name; its library is imported only now. Raises ConfigError for an unknown one."""
+    return BACKENDS[name]
+
+
+def backend_versions(name: str) -> dict[str, str]:
+    """Installed versions of what a backend's bytes depend on. Raises ConfigError for an unknown one."""
+    return {library: version(library) for library in backend(name).libraries}
+
+
+def _known(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(BACKENDS.unknown(name))
+    return name
+
+
+BackendName = Annotated[str, AfterValidator(_known)]
+"""The name of a registered backend, as a setting."""
 
 
 def array_fields(fields: Sequence[Field]) -> list[Field]:

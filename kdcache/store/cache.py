@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdcache.errors import CacheError
+from kdcache.store.backend import BACKENDS
 from kdcache.store.basis_file import decode_basis
 from kdcache.store.batch import Batch, concat
 from kdcache.store.files import Root
@@ -42,7 +43,8 @@ def open_cache(
     path: a folder or any fsspec URL. verify: compare the sha256 of every shard that is read. local_cache: folder for
     copies of whole shards, at most local_cache_gb (10⁹ bytes) of them; by default ~/.cache/kdcache/shards for a
     remote URL and none for a local path. local_cache_gb=0 keeps none.
-    Raises CacheError for a folder that is no cache, an unfinished cache, a newer format version or a damaged basis.
+    Raises CacheError for a folder that is no cache, an unfinished cache, a newer format version, a backend that nobody
+    registered, or a damaged basis.
     """
     root = Root(path)
     manifest = read_manifest(root)
@@ -178,6 +180,11 @@ def read_manifest(root: Root) -> Manifest:
             missing_path=not root.is_there(),
         ) from None
     manifest = parse(Manifest, data, f"{root.url}/cache.json")
+    if manifest.header.backend not in BACKENDS:
+        raise CacheError(
+            f"{root.url} is stored with the backend {manifest.header.backend}, which is not known here; import the "
+            "module that registers it: `module` in the settings of a dump or a run, --module of the other commands"
+        )
     header_sha256 = manifest.header.digest()
     for index, shard in enumerate(manifest.shards):
         if (shard.unit, shard.header_sha256) != (index, header_sha256):

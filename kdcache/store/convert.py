@@ -1,39 +1,38 @@
-"""Convert a cache from one backend to the other: same examples, same records, another file format."""
+"""Convert a cache from one backend to another: same examples, same records, another file format."""
 
 import os
 from collections.abc import Callable
-from importlib.metadata import version
-from typing import Literal
 
 from kdcache.errors import CacheError
+from kdcache.store.backend import backend_versions
 from kdcache.store.cache import open_cache
 from kdcache.store.files import Root
 from kdcache.store.manifest import Manifest
 from kdcache.store.skipped import read_skipped
-from kdcache.store.writer import LIBRARIES, CacheWriter
+from kdcache.store.writer import CacheWriter
 
 __all__ = ["convert"]
-
-STORAGE_LIBRARIES = {name for names in LIBRARIES.values() for name in names}
 
 
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    backend: Literal["zarr", "arrow"],
+    backend: str,
     progress: Callable[[int], object] | None = None,
 ) -> Manifest:
     """Write the cache at `source` to `target` with this backend, shard by shard; both may be URLs.
 
     An interrupted conversion goes on where it was. progress: called with 1 after each shard.
-    Raises CacheError where target is a finished cache, DamagedShardError for a bad shard of the source.
+    Raises CacheError where target is a finished cache, ConfigError for an unknown backend, DamagedShardError for a bad
+    shard of the source.
     """
     cache = open_cache(source, local_cache_gb=0)
     header = cache.manifest.header
     if Root(target).exists("cache.json"):
         raise CacheError(f"{os.fspath(target)} already holds a finished cache, expected a new folder")
-    libraries = {name: number for name, number in header.libraries.items() if name not in STORAGE_LIBRARIES}
-    libraries |= {name: version(name) for name in LIBRARIES[backend]}
+    of_source = backend_versions(header.backend)
+    libraries = {name: number for name, number in header.libraries.items() if name not in of_source}
+    libraries |= backend_versions(backend)
     header = header.settings.model_copy(update={"backend": backend, "libraries": libraries})
     pin = cache.manifest.header.basis
     writer = CacheWriter.from_header(

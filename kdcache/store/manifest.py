@@ -128,12 +128,13 @@ class BasisPin(Model):
 class Header(Model):
     """record: None for a label-only cache. task, compute: the settings of the task and of the teacher's run.
 
-    fields: the arrays of every shard. id2label: the names of the classes of a classification.
+    backend: of the shards, by its registered name. fields: the arrays of every shard. id2label: the names of the
+    classes of a classification.
     """
 
     format: Literal["kdcache"] = "kdcache"
     format_version: PositiveInt = FORMAT_VERSION
-    backend: Literal["zarr", "arrow"] = "zarr"
+    backend: str = "zarr"
     task: dict[str, Any]
     record: RecordSpec | None = None
     num_classes: PositiveInt
@@ -255,6 +256,8 @@ class Totals(Model):
 
 
 class Manifest(Model):
+    """A finished cache: its header, the corpus it was made of, and its shards with their totals."""
+
     header: Header
     corpus: CorpusPin | None = None
     totals: Totals

@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from pydantic import ValidationError
 
 from kdcache import __version__
 from kdcache.errors import CacheError
+from kdcache.store.backend import backend_versions
 from kdcache.store.basis_file import decode_basis, forget_other_bases, write_basis
 from kdcache.store.cache import begun_header, read_pinned
 from kdcache.store.files import Root
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 __all__ = ["CacheWriter", "library_versions"]
 
 DEFAULT_RECORD = RecordSpec()
-LIBRARIES = {"zarr": ("numcodecs", "zarr"), "arrow": ("pyarrow",)}
 
 
 class CacheWriter:
@@ -88,7 +88,8 @@ class CacheWriter:
     a pair (weight, bias), or an OutputLayer of kdcache.targets.output_layer where there is a soft-cap or a scale.
     calibration: with a factor, hidden states [N, D] of typical text, N about 8 D, or a function that gives them; not
     asked for where the cache is begun already.
-    Raises CacheError where the folder holds shards of other settings, naming the first that differs.
+    Raises CacheError where the folder holds shards of other settings, naming the first that differs, ConfigError for an
+    unknown backend.
     """
 
     begun_anew: str | None = None
@@ -102,7 +103,7 @@ class CacheWriter:
         num_classes: int,
         record: RecordSpec | None = DEFAULT_RECORD,
         task: Mapping[str, Any] | None = None,
-        backend: Literal["zarr", "arrow"] = "zarr",
+        backend: str = "zarr",
         tokenizer: str | os.PathLike[str] | None = None,
         teacher: str | TeacherPin | None = None,
         corpus: CorpusPin | None = None,
@@ -489,9 +490,9 @@ def _calibrated(
 
 
 def library_versions(backend: str, *, teacher: bool = False) -> dict[str, str]:
-    """Versions of what the bytes of a shard depend on."""
-    names = ("numpy", *LIBRARIES.get(backend, ()), *(("numba", "torch") if teacher else ()))
-    return {"kdcache": __version__} | {name: version(name) for name in names}
+    """Versions of what the bytes of a shard depend on. Raises ConfigError for an unknown backend."""
+    names = ("numpy", *(("numba", "torch") if teacher else ()))
+    return {"kdcache": __version__, **backend_versions(backend), **{name: version(name) for name in names}}
 
 
 def _short(value: object) -> str:

@@ -33,9 +33,7 @@ from zarr.storage import MemoryStore
 from kdcache.store.backend import array_fields
 from kdcache.targets.fields import Field
 
-__all__ = ["decode", "encode", "suffix"]
-
-suffix = ".zarr.zip"
+__all__ = ["ZARR", "ZarrBackend"]
 
 CHUNK_BYTES = 16 << 20
 ZSTD_LEVEL = 5
@@ -44,32 +42,38 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 numcodecs.blosc.use_threads = False
 
 
-def encode(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
-    members: dict[str, Any] = {}
-    group = zarr.create_group(MemoryStore(members), zarr_format=3)
-    for field in array_fields(fields):
-        group.create_array(
-            field.name,
-            data=np.ascontiguousarray(arrays[field.name], field.dtype),
-            chunks=(_chunk_rows(field, len(arrays[field.name])), *field.shape),
-            compressors=BloscCodec(cname="zstd", clevel=ZSTD_LEVEL, shuffle="bitshuffle"),
-            dimension_names=(field.level, *(None for _ in field.shape)),
-            attributes={} if field.steps_per_octave is None else {"steps_per_octave": [*field.steps_per_octave]},
-            config={"write_empty_chunks": True},
-        )
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(members):
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), members[name].to_bytes())
-    return packed.getvalue()
+class ZarrBackend:
+    suffix = ".zarr.zip"
+    libraries = ("numcodecs", "zarr")
+
+    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
+        members: dict[str, Any] = {}
+        group = zarr.create_group(MemoryStore(members), zarr_format=3)
+        for field in array_fields(fields):
+            group.create_array(
+                field.name,
+                data=np.ascontiguousarray(arrays[field.name], field.dtype),
+                chunks=(_chunk_rows(field, len(arrays[field.name])), *field.shape),
+                compressors=BloscCodec(cname="zstd", clevel=ZSTD_LEVEL, shuffle="bitshuffle"),
+                dimension_names=(field.level, *(None for _ in field.shape)),
+                attributes={} if field.steps_per_octave is None else {"steps_per_octave": [*field.steps_per_octave]},
+                config={"write_empty_chunks": True},
+            )
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(members):
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), members[name].to_bytes())
+        return packed.getvalue()
+
+    def decode(self, fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
+        buffer = default_buffer_prototype().buffer
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
+        group = zarr.open_group(MemoryStore(members), mode="r", zarr_format=3)
+        return {field.name: np.asarray(group[field.name]) for field in array_fields(fields)}
 
 
-def decode(fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
-    buffer = default_buffer_prototype().buffer
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
-    group = zarr.open_group(MemoryStore(members), mode="r", zarr_format=3)
-    return {field.name: np.asarray(group[field.name]) for field in array_fields(fields)}
+ZARR = ZarrBackend()
 
 
 def _chunk_rows(field: Field, rows: int) -> int:

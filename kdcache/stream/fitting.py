@@ -4,7 +4,9 @@ import math
 
 from kdcache.errors import ConfigError
 
-__all__ = ["advice", "check_sizes"]
+__all__ = ["LANES", "advice", "check_sizes", "usual_lanes"]
+
+LANES = 64
 
 
 def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes: int, world_size: int) -> None:
@@ -47,6 +49,11 @@ def advice(given: dict[str, int], *, num_examples: int | None = None, world_size
         return f"take {world_size} examples or more, or fewer ranks"
     changed = [f"{name} to {value}" for name, value in found[1].items() if value != given[name]]
     return f"set {' and '.join(changed)}"
+
+
+def usual_lanes(global_batch: int) -> int:
+    """The largest divisor of global_batch up to 64: a function of nothing else, so the order is too."""
+    return max(n for n in _divisors(max(global_batch, 1)) if n <= LANES)
 
 
 def _has_a_step(num_examples: int | None, batch: int, lanes: int) -> bool:

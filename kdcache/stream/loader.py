@@ -9,7 +9,7 @@ Two threads decode 200–600 MB/s, a training step of 8 GPUs × 200k tokens/s ne
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,7 +21,8 @@ from kdcache.errors import CacheError, ConfigError
 from kdcache.store.batch import Batch, concat
 from kdcache.store.cache import Cache
 from kdcache.stream.blocks import decoded_bytes, plan_reading
-from kdcache.stream.fitting import check_sizes
+from kdcache.stream.fitting import check_sizes, usual_lanes
+from kdcache.stream.micro_batches import MicroBatches
 from kdcache.stream.order import EpochPlan, rank_lanes, rank_samples, steps_per_epoch
 
 __all__ = ["Loader"]
@@ -47,28 +48,48 @@ class Block:
 
 
 class Loader(Iterator[list[Batch]]):
-    """Iterator without end over steps; a step is the rank's micro-batches, micro_batch examples each, in order.
+    """The batches of one rank, step after step without an end.
 
-    steps_per_epoch: whole global batches in an epoch.
-    epoch, samples_seen: where to start; samples_seen counts the global samples of that epoch.
-    memory_gb: 10⁹ bytes that examples read ahead and shards being read may take; one step ahead and `threads` shards
-    are held whatever it says.
-    Close it (or use it as a context manager) to stop its threads.
-    Raises ConfigError: the world size does not divide lanes, micro_batch does not divide the rank's share of the
-    global batch, or the cache is smaller than a global batch. A damaged shard raises DamagedShardError from next().
+    A step is the rank's micro-batches of one global batch, in order; `micro_batches` gives them one by one, epoch by
+    epoch, to trainers that expect a DataLoader. The global batches are the same at every world size. Close the loader,
+    or use it as a context manager, to stop its threads. A damaged shard raises DamagedShardError from next().
 
-    A weighted mixture of caches would be one more pure function in order.py, from sample to (cache, sample of it).
+    Args:
+        cache: A finished cache.
+        global_batch: Examples of one step, those of all ranks together.
+        micro_batch: Examples of one batch; it divides the rank's share of global_batch, which is the default.
+        lanes: How many streams of examples are read side by side; it divides global_batch, and world_size divides it.
+            By default the largest divisor of global_batch up to 64.
+        window: A lane shuffles its examples inside windows of so many.
+        seed: Of the order.
+        rank: This process's number, from 0.
+        world_size: How many processes share a global batch.
+        memory_gb: 10⁹ bytes that examples read ahead and shards being read may take. One step ahead and `threads`
+            shards are held whatever it says.
+        threads: How many read.
+        epoch: Where to start.
+        samples_seen: Where in that epoch, counted in examples of all ranks.
+
+    Attributes:
+        steps_per_epoch: Whole global batches in an epoch.
+        epoch: That of the last step handed out.
+
+    Raises:
+        ConfigError: The world size does not divide lanes, micro_batch does not divide the rank's share, or the cache is
+            smaller than a global batch. The message names settings that fit.
     """
+
+    # A weighted mixture of caches would be one more pure function in order.py, from sample to (cache, sample of it).
 
     def __init__(
         self,
         cache: Cache,
         *,
         global_batch: int,
-        micro_batch: int,
-        lanes: int,
-        window: int,
-        seed: int,
+        micro_batch: int | None = None,
+        lanes: int | None = None,
+        window: int = 256,
+        seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         memory_gb: float = 2.0,
@@ -76,14 +97,17 @@ class Loader(Iterator[list[Batch]]):
         epoch: int = 0,
         samples_seen: int = 0,
     ) -> None:
+        micro_batch = max(global_batch // world_size, 1) if micro_batch is None else micro_batch
+        lanes = usual_lanes(global_batch) if lanes is None else lanes
         check_sizes(len(cache), global_batch=global_batch, micro_batch=micro_batch, lanes=lanes, world_size=world_size)
         self.steps_per_epoch = steps_per_epoch(len(cache), lanes=lanes, global_batch=global_batch)
+        self.epoch = epoch
         self._owned = rank_lanes(lanes, rank, world_size)
         self._share = global_batch // world_size
         self._cache = cache
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._lanes, self._window, self._seed = lanes, window, seed
-        self._epoch, self._samples_seen = epoch, samples_seen
+        self._samples_seen = samples_seen
         manifest = cache.manifest
         fields, largest = manifest.header.fields, max(manifest.shards, key=lambda shard: shard.bytes)
         self._reading = plan_reading(
@@ -99,17 +123,35 @@ class Loader(Iterator[list[Batch]]):
     def __next__(self) -> list[Batch]:
         return next(self._steps)
 
-    def state(self) -> dict[str, Any]:
-        """{cache_sha256, seed, lanes, window, epoch, samples_seen}: JSON; counts every step handed out so far.
+    def micro_batches(self, collate: Callable[[Batch], Any] | None = None) -> MicroBatches:
+        """This loader as an iterable of micro-batches, for trainers that expect a DataLoader.
 
-        The same at every rank and world size, so a run may go on with another.
+        Args:
+            collate: What is made of each batch, such as a Collator. None: nothing.
+
+        Returns:
+            An iterable with a length: each `for` goes on to the end of an epoch.
         """
-        return {**self._pinned(), "epoch": self._epoch, "samples_seen": self._samples_seen}
+        return MicroBatches(self, self._share // self._micro_batch, collate)
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on after the last step that this state counts.
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps; it counts every step handed out so far.
 
-        Raises CacheError for another cache, ConfigError for another seed, lanes or window.
+        Returns:
+            {cache_sha256, seed, lanes, window, epoch, samples_seen}, ready for JSON. It is the same at every rank and
+            world size, so a run may go on with another number of ranks.
+        """
+        return {**self._pinned(), "epoch": self.epoch, "samples_seen": self._samples_seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the last step that a state counts.
+
+        Args:
+            state: What `state_dict` gave.
+
+        Raises:
+            CacheError: It is of another cache.
+            ConfigError: It is of another seed, lanes or window.
         """
         for key, expected in self._pinned().items():
             got = state.get(key)
@@ -125,8 +167,13 @@ class Loader(Iterator[list[Batch]]):
                 f"got {setting} {expected}, expected {got} as in the checkpoint; set it back, or start a new run"
             )
         self._steps.close()
-        self._epoch, self._samples_seen = int(state["epoch"]), int(state["samples_seen"])
+        self.epoch, self._samples_seen = int(state["epoch"]), int(state["samples_seen"])
         self._steps = self._run()
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the last step handed out was the last one of its epoch."""
+        return self._samples_seen >= self.steps_per_epoch * self._global_batch
 
     def close(self) -> None:
         """Stop the threads and forget what was read."""
@@ -148,7 +195,7 @@ class Loader(Iterator[list[Batch]]):
         }
 
     def _run(self) -> Generator[list[Batch], None, None]:
-        blocks = self._blocks(self._epoch, self._samples_seen)
+        blocks = self._blocks(self.epoch, self._samples_seen)
         upcoming = deque(islice(blocks, self._reading.ahead + 1))
         try:
             self._read(upcoming)
@@ -158,8 +205,8 @@ class Loader(Iterator[list[Batch]]):
                 upcoming.append(next(blocks))
                 self._read(upcoming)
                 for step_rows in block.rows.reshape(-1, self._share):
-                    if block.epoch != self._epoch:
-                        self._epoch, self._samples_seen = block.epoch, 0
+                    if block.epoch != self.epoch:
+                        self.epoch, self._samples_seen = block.epoch, 0
                     self._samples_seen += self._global_batch
                     yield [examples.take(rows) for rows in step_rows.reshape(-1, self._micro_batch)]
                 del examples

@@ -23,6 +23,7 @@ from kdcache.models.inputs import (
 )
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
+from kdcache.targets.moving import moved
 
 __all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeding_of", "feeds_types"]
 
@@ -36,10 +37,27 @@ class Inputs:
     supervision: Supervision
     real_BL: Tensor
 
-    def to(self, device: torch.device | str) -> "Inputs":
-        return Inputs(
-            self.model.to(device), self.flat_P.to(device), self.supervision.to(device), self.real_BL.to(device)
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Inputs":
+        """All of it on a device.
+
+        Args:
+            device: Where to.
+            non_blocking: Return before the copies are done, where they come from pinned memory.
+        """
+        there: Inputs = moved(
+            self, lambda tensor: tensor.to(device, non_blocking=non_blocking), lambda basis: basis.to(device)
         )
+        return there
+
+    def pin_memory(self) -> "Inputs":
+        """All of it in pinned memory, from where copies to a GPU run beside other work; itself where there is no GPU.
+
+        torch's DataLoader calls this with pin_memory=True.
+        """
+        if not torch.accelerator.is_available():
+            return self
+        pinned: Inputs = moved(self, Tensor.pin_memory)
+        return pinned
 
     def at_positions(self, values: Tensor) -> Tensor:
         """Rows of [B, L, …] at the positions, [P, …]; of [B, …], one row per example, those of their examples."""

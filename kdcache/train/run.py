@@ -68,7 +68,7 @@ def train(run: Run, world: World, device: str) -> None:
         say(f"precision: {spoken_precision(precision)}")
         if saved is not None:
             checkpoints.load(engine, saved, convert=convert)
-            loader.load_state(saved.loader)
+            loader.load_state_dict(saved.loader)
             say(f"going on from step {saved.step} of {pace.total_steps}")
         terms = LossTerms(
             run.terms,
@@ -85,7 +85,7 @@ def train(run: Run, world: World, device: str) -> None:
             if evaluation is not None and step < pace.total_steps and evaluation.is_due(step):
                 evaluation.take()
             if step == pace.total_steps or is_due(step, run.checkpoint.every):
-                checkpoints.save(engine, step, loader.state(), pinned)
+                checkpoints.save(engine, step, loader.state_dict(), pinned)
 
         trainer.run(loader, log, after)
     figures = None if evaluation is None else evaluation.take()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from store.making import CLASSES, tokens_and_logits, tree, write_cache
 
 from kdcache import CacheWriter, RecordSpec, compress, open_cache
-from kdcache.errors import CacheError, TeacherError
+from kdcache.errors import CacheError, ConfigError, TeacherError
 from kdcache.store.manifest import CommitRecord, Header, canonical, parse
 from kdcache.store.schema import task_fields
 from kdcache.store.tokenizer_files import pin_tokenizer
@@ -172,7 +172,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         CacheWriter(tmp_path, num_classes=CLASSES, task={"attention": "both"})
     with pytest.raises(CacheError, match="cannot be written: num_classes: Input should be greater than 0"):
         CacheWriter(tmp_path, num_classes=0)
-    with pytest.raises(CacheError, match="cannot be written: backend: Input should be 'zarr' or 'arrow'"):
+    with pytest.raises(ConfigError, match="got backend 'hdf5', which is not known; expected one of zarr, arrow"):
         CacheWriter(tmp_path, num_classes=CLASSES, backend="hdf5")
     with pytest.raises(CacheError, match="got examples_per_shard 0, expected 1 to 1048576"):
         CacheWriter(tmp_path, num_classes=CLASSES, examples_per_shard=0)

@@ -1,7 +1,5 @@
 """Lanes, shard permutation and window shuffle, for any cache, lanes and world size."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -148,12 +146,11 @@ def test_the_order_is_pinned():
     assert indices.tolist() == [0, 4, 0, 1, 1, 3, 2, 0, 2, 3, 1, 2]
 
 
-def test_a_hundred_million_examples_plan_quickly():
-    sizes = np.full(150_000, 667, np.int64)
-    started = time.process_time()
-    plan = EpochPlan(sizes, seed=0, epoch=0, lanes=64, window=256)
+def test_a_plan_of_a_hundred_million_examples_holds_shards_and_open_windows_alone():
+    """How long it takes, tests/bench/planning.py says."""
+    plan = EpochPlan(np.full(150_000, 667, np.int64), seed=0, epoch=0, lanes=64, window=256)
     plan.examples(rank_samples(64 * 1000, global_batch=1024, lanes=64, owned=range(64)))
-    assert time.process_time() - started < 1.0
+    assert len(plan._windows) == 64
     assert sum(array.nbytes for array in [*plan._windows.values(), plan._starts, plan._shards]) < 4e6
 
 

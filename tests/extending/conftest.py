@@ -1,0 +1,77 @@
+"""What the extensions of this folder go through: the command line, and a loop of one's own over the public names."""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers import sentences, write_jsonl
+
+import kdcache
+from kdcache import cli
+
+Command = Callable[..., None]
+
+
+@pytest.fixture
+def command() -> Command:
+    """command("verify", cache, "--module", "extending.parquet"): the command line, in this process."""
+
+    def run(*arguments: object) -> None:
+        cli.cli.main(args=[*map(str, arguments)], prog_name="kdcache", standalone_mode=False)
+
+    return run
+
+
+@pytest.fixture
+def language_model(tmp_path: Path, teacher_folder: Path) -> Callable[..., Path]:
+    """language_model(output, **settings): the settings file of a small dump."""
+
+    def write(output: Path, **settings: Any) -> Path:
+        corpus = tmp_path / "corpus.jsonl"
+        if not corpus.exists():
+            write_jsonl(corpus, sentences(60))
+        whole = {
+            "output": str(output),
+            "corpus": {"paths": str(corpus), "format": "jsonl", "unit_rows": 20},
+            "teacher": {"path": str(teacher_folder), "dtype": "float32"},
+            "task": {"sequence_length": 32},
+            "compute": {"threads": 1},
+        } | settings
+        path = output.with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(whole), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def train() -> Callable[..., list[float]]:
+    """train(cache, output, config, terms): a student by a loop of one's own, into a folder; the loss of each step."""
+
+    def loop(
+        cache: Path, output: Path, config: dict[str, Any], terms: Sequence[dict[str, Any]], steps: int = 12
+    ) -> list[float]:
+        opened = kdcache.open_cache(cache)
+        student = kdcache.make_student(kdcache.StudentConfig(config=config), opened, seed=0)
+        model, collate = kdcache.with_loss(student), kdcache.Collator(student, opened)
+        loss_terms = kdcache.LossTerms(
+            [kdcache.TermConfig(**term) for term in terms], opened.manifest.header.num_classes
+        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        losses = []
+        with kdcache.Loader(opened, global_batch=8) as loader:
+            for (batch,) in islice(loader, steps):
+                loss, _ = model(collate(batch), loss_terms)
+                losses.append(loss.item() / batch.num_positions)
+                optimizer.zero_grad()
+                (loss / batch.num_positions).backward()
+                optimizer.step()
+        opened.save_tokenizer(output)
+        student.save_pretrained(output)
+        return losses
+
+    return loop

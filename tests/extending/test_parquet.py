@@ -1,0 +1,75 @@
+"""Parquet shards, through every command as the built-in backends go."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from extending.parquet import Parquet
+from helpers import files_of, kdcache
+from hypothesis import given
+from store.making import same_arrays, shards
+
+import kdcache as public
+from kdcache.store.backend import check_arrays
+
+MODULE = "extending.parquet"
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+
+
+@given(shard=shards())
+def test_the_promises_of_a_backend(shard) -> None:
+    fields, arrays = shard
+    data = Parquet().encode(fields, arrays)
+    assert data == Parquet().encode(fields, {name: arrays[name].copy() for name in reversed(arrays)})
+    decoded = Parquet().decode(fields, data)
+    check_arrays(fields, decoded)
+    assert same_arrays(decoded, arrays)
+
+
+def test_through_dump_verify_convert_train_and_eval(
+    command: Callable, language_model: Callable, train: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_parquet, of_zarr = tmp_path / "of-parquet", tmp_path / "of-zarr"
+    command("dump-logits", language_model(of_parquet, module=MODULE, backend="parquet"))
+    command("dump-logits", language_model(of_zarr))
+    assert len([*of_parquet.glob("shards/*.parquet")]) == 3
+    (first, *_) = public.open_cache(of_parquet).manifest.shards
+    assert pq.read_table(of_parquet / first.file).num_rows == first.examples
+
+    command("verify", of_parquet, "--module", MODULE)
+    assert "every digest and count is right" in capsys.readouterr().out
+    command("convert", of_parquet, tmp_path / "to-zarr", "--to", "zarr", "--module", MODULE)
+    assert files_of(tmp_path / "to-zarr") == files_of(of_zarr)
+    command("convert", of_zarr, tmp_path / "to-parquet", "--to", "parquet", "--module", MODULE)
+    assert files_of(tmp_path / "to-parquet") == files_of(of_parquet)
+
+    losses = train(of_parquet, tmp_path / "student", LLAMA, [{"name": "divergence"}])
+    assert losses[-1] < 0.9 * losses[0]
+    assert losses == train(of_zarr, tmp_path / "student", LLAMA, [{"name": "divergence"}])
+    capsys.readouterr()
+    command("eval", tmp_path / "student", "--cache", of_parquet, "--untrained", "--json", "--module", MODULE)
+    teacher, untrained, student = json.loads(capsys.readouterr().out)
+    assert teacher["kl"] == 0 < student["kl"] < untrained["kl"]
+
+
+def test_who_has_not_registered_it_is_told_how(command: Callable, language_model: Callable, tmp_path: Path) -> None:
+    command("dump-logits", language_model(tmp_path / "cache", module=MODULE, backend="parquet"))
+    done = kdcache("inspect", tmp_path / "cache")
+    assert done.returncode == 1
+    assert "stored with the backend parquet, which is not known here; import the module" in done.stderr
+    done = kdcache("dump-logits", language_model(tmp_path / "other", backend="parquet"))
+    assert done.returncode == 2
+    assert "backend: got backend 'parquet', which is not known; expected one of zarr, arrow" in done.stderr
+    (tmp_path / "cache/shards/000001.parquet").write_bytes(b"no parquet")
+    with pytest.raises(public.DamagedShardError, match=r"000001\.parquet is damaged"):
+        public.open_cache(tmp_path / "cache").read_shard(1)
