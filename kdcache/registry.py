@@ -44,6 +44,11 @@ class Registry(Generic[T]):
         meant = did_you_mean(name, self) or f"; expected one of {', '.join(self)}"
         return f"got {self.what} {name!r}, which is not known{meant}"
 
+    @property
+    def built_in(self) -> list[str]:
+        """The names that come with kdcache."""
+        return [*self._homes]
+
     def __contains__(self, name: object) -> bool:
         return name in self._homes or name in self._found
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from kdcache.config.base import PathText
-from kdcache.config.chosen import Chosen
+from kdcache.config.chosen import Chosen, Known
 from kdcache.dump.settings import DumpConfig
 from kdcache.train.settings import TrainConfig
 
@@ -110,6 +110,9 @@ def _words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     chosen = next((one for one in metadata if isinstance(one, Chosen)), None)
     if chosen is not None:
         return f"mapping with `{chosen.key}`, see below"
+    known = next((one for one in metadata if isinstance(one, Known)), None)
+    if known is not None:
+        return ", ".join(f"`{name}`" for name in known.registry.built_in) + ", or a registered one"
     if origin is Annotated:
         return _words(arguments[0], (*arguments[1:], *metadata))
     if origin is Literal:

@@ -1,4 +1,7 @@
-"""Chosen: a setting whose class is told by one of its own keys, such as `record: {kind: sampled, …}`.
+"""Settings that a registry answers for.
+
+Chosen: a setting whose class is told by one of its own keys, such as `record: {kind: sampled, …}`.
+Known: a setting that is a name alone, such as `backend: zarr`.
 
 Which classes there are a registry says when the setting is read, so that a user's own kinds are read like built-in
 ones. The faults of the chosen class reach the reader of the file with their place (kdcache.config.file).
@@ -13,7 +16,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from kdcache.near import did_you_mean
 from kdcache.registry import Registry
 
-__all__ = ["Chosen"]
+__all__ = ["Chosen", "Known"]
 
 
 class Chosen:
@@ -70,3 +73,18 @@ class Chosen:
 
 def _dumped(value: BaseModel, info: Any) -> Any:
     return value.model_dump(mode=info.mode, exclude_none=info.exclude_none, exclude_unset=info.exclude_unset)
+
+
+class Known:
+    """Metadata of an annotation: `Annotated[str, Known(registry)]`, a name that the registry has."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def check(self, name: str) -> str:
+        if name not in self.registry:
+            raise ValueError(self.registry.unknown(name))
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from typing import Annotated, Protocol
 
 import numpy as np
-from pydantic import AfterValidator
 
+from kdcache.config.chosen import Known
 from kdcache.registry import Registry
 from kdcache.targets.fields import COUNTS, PARENT, Field, Level, levels_of
 
@@ -98,13 +98,7 @@ def backend_versions(name: str) -> dict[str, str]:
     return {library: version(library) for library in backend(name).libraries}
 
 
-def _known(name: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(BACKENDS.unknown(name))
-    return name
-
-
-BackendName = Annotated[str, AfterValidator(_known)]
+BackendName = Annotated[str, Known(BACKENDS)]
 """The name of a registered backend, as a setting."""
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from kdcache.errors import CacheError
 from kdcache.store.manifest import TokenizerPin
-from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest, tokenizer_files, vocabulary_size
 
 __all__ = ["pin_tokenizer"]
 
@@ -23,6 +22,8 @@ def pin_tokenizer(folder: str | os.PathLike[str], tokenizer: Any | None = None) 
         CacheError: the folder has no tokenizer.json.
         ConfigError: its tokenizer cannot be loaded.
     """
+    from kdcache.tasks.tokenizer import load_tokenizer, tokenizer_digest, tokenizer_files, vocabulary_size
+
     files = tokenizer_files(Path(folder))
     if not any(file.name == "tokenizer.json" for file in files):
         raise CacheError(
