@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from kdcache.targets.fields import Field
     from kdcache.targets.record import TeacherTargets
     from kdcache.targets.spec import RecordSpec
+    from kdcache.tasks.registry import register_task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -109,6 +110,7 @@ __all__ = [
     "open_cache",
     "register_backend",
     "register_student",
+    "register_task",
     "to_arrow",
     "with_loss",
 ]
@@ -137,6 +139,7 @@ _HOMES = {
     "kdcache.targets.fields": "Field",
     "kdcache.targets.record": "TeacherTargets",
     "kdcache.targets.spec": "RecordSpec",
+    "kdcache.tasks.registry": "register_task",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

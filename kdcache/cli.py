@@ -178,10 +178,10 @@ def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **option
     kdcache eval runs/a/student runs/b/student --cache runs/held-out
     kdcache eval runs/spam/student --cache runs/spam-test --teacher runs/spam-teacher/student --batch-examples 32
     """
-    from kdcache.report.evaluate import evaluate_students, render, render_classes
+    from kdcache.report.evaluate import columns_of, evaluate_students, render, render_classes
 
     rows = evaluate_students(students, **options)
-    click.echo(json.dumps(rows, indent=1) if as_json else render(rows))
+    click.echo(json.dumps(rows, indent=1) if as_json else render(rows, columns_of(options["cache"])))
     if per_class and not as_json:
         click.echo(f"\n{render_classes(rows)}")
 

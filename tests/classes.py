@@ -220,7 +220,7 @@ def make_classifier(
 def teacher_scores(cache: Any) -> dict[str, float]:
     """What the teacher of a classification's cache scores, from its records alone."""
     from kdcache.students.scoring import teacher_predictions
-    from kdcache.tasks.metrics import scores
+    from kdcache.tasks import task_of
 
     header = cache.manifest.header
-    return scores(teacher_predictions(cache), header.class_names, header.task["name"])
+    return task_of(header.task).figures({}, teacher_predictions(cache), header.class_names)

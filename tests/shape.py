@@ -113,8 +113,9 @@ def named_outside(names: dict[str, str]) -> list[str]:
     return sorted(set(found))
 
 
+TASKS = ("causal_lm", "sequence_classification", "token_classification")
 KINDS = {
-    **dict.fromkeys(("causal_lm", "sequence_classification", "token_classification"), "tasks"),
+    **dict.fromkeys(TASKS, "tasks"),
     **dict.fromkeys(("sampled", "factored", "dense", "top_k"), "targets"),
 }
 

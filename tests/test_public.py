@@ -11,8 +11,8 @@ PUBLIC = """
     Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field Header
     Inputs KdcacheError Loader LossTerms Manifest RecordSpec RowError StudentConfig StudentError StudentWithLoss
     Supervision TeacherError TeacherPin TeacherTargets TermConfig TokenizerPin TrainError array_fields compress
-    distillation_loss evaluate_model from_arrow make_student open_cache register_backend register_student to_arrow
-    with_loss
+    distillation_loss evaluate_model from_arrow make_student open_cache register_backend register_student
+    register_task to_arrow with_loss
 """
 
 

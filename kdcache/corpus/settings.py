@@ -7,10 +7,13 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 
 from kdcache.config.base import Config, Name, PathText
 
-__all__ = ["CONLLU", "CorpusConfig"]
+__all__ = ["CONLLU", "LABEL_SETTINGS", "CorpusConfig"]
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 """The columns of CoNLL-U."""
+
+LABEL_SETTINGS = ("label_field", "tags_field")
+"""The settings that name a column of labels."""
 
 _DELIMITERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
 

@@ -20,13 +20,12 @@ from kdcache.progress import say
 from kdcache.store.manifest import CalibrationPin
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import make_basis
-from kdcache.tasks import Task
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, Reader
 
 __all__ = ["calibrate"]
 
 
-def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) -> tuple[Basis, CalibrationPin]:
+def calibrate(config: DumpConfig, corpus: Corpus, reader: Reader, teacher: Teacher) -> tuple[Basis, CalibrationPin]:
     """The basis and what it was made of.
 
     Raises TeacherError for a teacher without an output layer of its own, ConfigError for too high a rank."""
@@ -36,7 +35,7 @@ def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) 
     wanted, parts, count = factor.positions_for(layer.hidden), [], 0
     say(f"calibrating the factor on {wanted:,} positions")
     units, made_under = 0, dict[str, str]()
-    for unit, batch, settings in _batches(config, corpus, task):
+    for unit, batch, settings in _batches(config, corpus, reader):
         units, made_under = unit + 1, made_under | settings
         if not batch:
             continue
@@ -51,14 +50,14 @@ def calibrate(config: DumpConfig, corpus: Corpus, task: Task, teacher: Teacher) 
     return make_basis(layer, torch.cat(parts), factor.rank, teacher.num_classes), pin
 
 
-def _batches(config: DumpConfig, corpus: Corpus, task: Task) -> Iterator[tuple[int, list[Example], dict[str, str]]]:
+def _batches(config: DumpConfig, corpus: Corpus, reader: Reader) -> Iterator[tuple[int, list[Example], dict[str, str]]]:
     """(unit, examples with supervised positions, settings that mattered to the unit), in the order of the corpus.
 
     No batch is of two units; the last one of a unit is empty.
     """
     for unit in range(corpus.num_units):
-        made = unit_examples(corpus, task, unit, skip=config.on_bad_row == "skip")
-        settings = remedies(config, task, made.notes)
+        made = unit_examples(corpus, reader, unit, skip=config.on_bad_row == "skip")
+        settings = remedies(config, made.notes)
         supervised = [example for example in made.examples if len(example.positions)]
         for start in range(0, len(supervised) + 1, config.compute.batch_examples):
             yield unit, supervised[start : start + config.compute.batch_examples], settings

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from kdcache.corpus import Corpus, open_corpus
-from kdcache.dump.prepare import check_labels, find_labels, with_date
+from kdcache.dump.prepare import check_labels, find_labels, settled
 from kdcache.dump.resume import with_begun_units
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import teacher_folder
@@ -19,7 +19,7 @@ from kdcache.errors import CorpusError, RowError
 from kdcache.models.registry import register_small_models
 from kdcache.progress import Progress, counted
 from kdcache.store.files import Root
-from kdcache.tasks import make_task, task_columns
+from kdcache.tasks import task_of
 
 __all__ = ["check_corpus"]
 
@@ -36,21 +36,23 @@ def check_corpus(config: DumpConfig) -> None:
     if config.teacher != "none":
         folder = teacher_folder(config.teacher, weights=False)
         register_small_models()
-    corpus = open_corpus(with_begun_units(config.corpus, Root(config.output)), task_columns(config.task, config.corpus))
+    columns = task_of(config.task).columns(config.corpus)
+    corpus = open_corpus(with_begun_units(config.corpus, Root(config.output)), columns)
     lenient = config.model_copy(update={"on_bad_row": "skip"})
     tokenizers = find_tokenizers(lenient, corpus, folder)
-    config = with_date(config, tokenizers.cache, Root(config.output))
+    config = settled(config, tokenizers.cache, Root(config.output))
     labels = find_labels(lenient, corpus, folder)
     own = own_tokens(config, tokenizers, labels, folder)
-    task = make_task(config.task, tokenizers.cache, config.corpus, labels)
-    check_labels(lenient, corpus, task)
+    task = task_of(config.task)
+    reader = task.reader(tokenizers.cache, config.corpus, labels)
+    check_labels(lenient, corpus, reader)
 
     counts: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     bad: list[RowError] = []
     with Progress(corpus.num_units, "units", "check") as progress:
         for unit in range(corpus.num_units):
-            made = unit_examples(corpus, task, unit, skip=True, own=own.task if own else None)
+            made = unit_examples(corpus, reader, unit, skip=True, own=own.reader if own else None)
             for error in made.bad.values():
                 if len(bad) < SHOWN:
                     progress.say(str(error))
@@ -68,7 +70,7 @@ def check_corpus(config: DumpConfig) -> None:
             f"config as said above; the first: {bad[0]}"
         )
     if counts["positions"] == 0:
-        raise no_position(corpus, classes=labels is not None)
+        raise no_position(corpus, task)
 
 
 def _report(config: DumpConfig, corpus: Corpus, counts: Counter[str], notes: Counter[str], bad: list[RowError]) -> None:

@@ -30,7 +30,7 @@ from kdcache.models.loading import (
     outputs_of,
     reads_last_token,
 )
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, Task
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
 
@@ -40,7 +40,7 @@ def load_classifier(
     compute: ComputeConfig,
     world: World,
     *,
-    task: str,
+    task: Task,
     num_classes: int,
     features: Literal["pooled", "positions"] | None,
     vocab_size: int,
@@ -53,12 +53,7 @@ def load_classifier(
     Raises TeacherError for a model that does not load, is not trained for the task, or has other classes.
     """
     model, device = load_model(config, compute, world, task)
-    kind = getattr(model.config, "problem_type", None)
-    if kind not in (None, "single_label_classification") or num_classes < 2:
-        raise TeacherError(
-            f"got a teacher for {kind or 'regression'} ({model.config.num_labels} outputs), expected one of two or "
-            "more classes that exclude each other: regression and several labels for a text are not built yet"
-        )
+    task.check_teacher(model.config, num_classes)
     if model.config.num_labels != num_classes:
         raise TeacherError(f"got a teacher of {model.config.num_labels} classes, expected {num_classes} (task.labels)")
     if getattr(model.config, "pad_token_id", None) is None:

@@ -18,9 +18,8 @@ from kdcache.models.inputs import max_length
 from kdcache.store.manifest import Header, TeacherPin, TokenizerPin
 from kdcache.store.schema import task_fields
 from kdcache.store.writer import library_versions
+from kdcache.tasks import Task, task_of
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.settings import TaskConfig
-from kdcache.tasks.task import task_class
 
 __all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config", "weights_digest"]
 
@@ -49,17 +48,15 @@ def build_header(
     tokenizing: the packages that make tokens of text.
     compute: the resolved device kind, means of compression, threads and batch shape of this run.
     """
+    task = task_of(config.task)
     record = config.record if teacher else None
-    kept = getattr(config.task, "num_classes", None) or tokenizer.vocab_size
-    num_classes = kept if labels is None else len(labels)
+    num_classes = task.num_classes(tokenizer.vocab_size, labels)
     return Header(
         backend=config.backend,
-        task=config.task.model_dump(
-            mode="json", exclude={"labels", *task_class(config.task.name).remedies}, exclude_none=True
-        ),
+        task=config.task.model_dump(mode="json", exclude={"labels", *task.remedies}, exclude_none=True),
         record=record,
         num_classes=num_classes,
-        fields=task_fields(config.task.name, tokenizer.vocab_size, num_classes, record, features=features, types=types),
+        fields=task_fields(task, tokenizer.vocab_size, num_classes, record, features=features, types=types),
         id2label=None if labels is None else dict(enumerate(labels.names)),
         tokenizer=tokenizer,
         teacher=teacher,
@@ -135,12 +132,10 @@ def count_parameters(folder: str) -> int:
     return count
 
 
-def check_length(task: TaskConfig, config: TeacherConfig, longest: int | None) -> None:
+def check_length(task: Task, config: TeacherConfig, longest: int | None) -> None:
     """Raises ConfigError when examples may be longer than the teacher can read, `longest` tokens."""
-    setting = "sequence_length" if task.name == "causal_lm" else "max_length"
-    wanted = getattr(task, setting)
-    if longest is not None and wanted > longest:
+    if longest is not None and task.longest > longest:
         raise ConfigError(
-            f"got task.{setting} {wanted}, expected at most {longest}, "
+            f"got task.{task.length_setting} {task.longest}, expected at most {longest}, "
             f"the most positions that the teacher {config.path} has"
         )

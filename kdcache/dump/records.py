@@ -21,7 +21,7 @@ from kdcache.store.schema import task_fields
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, record_arrays
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.never import usable_rows
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, task_of
 
 __all__ = ["longest_first", "unit_arrays"]
 
@@ -82,7 +82,7 @@ def _attached(
     read = header.model_copy(update={"fields": wide, "tokenizer": None})
     records = unit_arrays(read, index, own, teacher, batch_examples=batch_examples, advance=advance)
     plain = task_fields(
-        header.task["name"],
+        task_of(header.task),
         header.tokenizer.vocab_size if header.tokenizer else 1,
         header.num_classes,
         None,

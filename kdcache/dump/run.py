@@ -20,7 +20,7 @@ from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.classifier import AnyTeacher, load_classifier
 from kdcache.dump.pins import build_header, pin_teacher
-from kdcache.dump.prepare import check_labels, features_width, find_labels, made_of_corpus, with_date
+from kdcache.dump.prepare import check_labels, features_width, find_labels, made_of_corpus, settled
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.resume import basis_fault, standing, with_begun_units
 from kdcache.dump.settings import DumpConfig
@@ -35,14 +35,13 @@ from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.manifest import CalibrationPin, CommitRecord, CorpusPin, Manifest, SkippedRow
+from kdcache.store.score import teacher_verdict
 from kdcache.store.tokenizer_files import pin_tokenizer
-from kdcache.store.verdict import teacher_verdict
 from kdcache.store.writer import CacheWriter
 from kdcache.targets.basis import Basis
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.compress import method_on
-from kdcache.tasks import Task, make_task, task_columns
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, Reader, task_of
 from kdcache.tasks.tokenizer import gives_types, padding_id, save_tokenizer, tokenizing_libraries, vocabulary_size
 
 __all__ = ["run_dump"]
@@ -66,38 +65,38 @@ def run_dump(config: DumpConfig, world: World) -> None:
 
     root = Root(config.output)
     work = None if root.remote else Path(config.output) / "work"
-    corpus = open_corpus(with_begun_units(config.corpus, root), task_columns(config.task, config.corpus), work)
+    columns = task_of(config.task).columns(config.corpus)
+    corpus = open_corpus(with_begun_units(config.corpus, root), columns, work)
     tokenizers = find_tokenizers(config, corpus, folder)
     tokenizer = tokenizers.cache
-    config = with_date(config, tokenizer, root)
+    config = settled(config, tokenizer, root)
     labels = find_labels(config, corpus, folder)
     own = own_tokens(config, tokenizers, labels, folder)
-    task = make_task(config.task, tokenizer, config.corpus, labels)
-    check_labels(config, corpus, task)
+    task = task_of(config.task)
+    reader = task.reader(tokenizer, config.corpus, labels)
+    check_labels(config, corpus, reader)
 
     @cache
     def model() -> AnyTeacher | None:
         if teacher is None:
             return None
         say(f"loading {teacher.path} ({teacher.dtype}, {teacher.placement}) on {', '.join(map(str, devices))}")
-        if config.task.name == "causal_lm":
+        if task.generates:
             return load_teacher(
                 teacher,
                 config.compute,
                 world,
+                task=task,
                 num_classes=header.num_classes,
-                attention=config.task.attention,
                 features=config.record.features is not None,
             )
-        name, features = config.task.name, config.record.features
-        classes = header.num_classes
         return load_classifier(
             teacher,
             config.compute,
             world,
-            task=name,
-            num_classes=classes,
-            features=features,
+            task=task,
+            num_classes=header.num_classes,
+            features=config.record.features,
             vocab_size=vocabulary_size(own.tokenizer if own else tokenizer),
             padding=padding_id(own.tokenizer if own else tokenizer),
             examples=first(),
@@ -105,7 +104,7 @@ def run_dump(config: DumpConfig, world: World) -> None:
 
     @cache
     def first() -> list[Example]:
-        return first_examples(corpus, own.task if own else task)
+        return first_examples(corpus, own.reader if own else reader)
 
     @cache
     def feeding() -> dict[str, Any]:
@@ -113,9 +112,7 @@ def run_dump(config: DumpConfig, world: World) -> None:
         loaded = None if teacher is None else begun_feeding(root) or model()
         if loaded is None or isinstance(loaded, dict):
             return loaded or {}
-        lengths = config.task.model_dump()
-        longest = own.length if own else lengths.get("sequence_length") or lengths["max_length"]
-        return pins_of(try_teacher(config, loaded, first(), longest))
+        return pins_of(try_teacher(config, loaded, first(), own.length if own else task.longest))
 
     def fed() -> AnyTeacher | None:
         loaded = model()
@@ -123,12 +120,12 @@ def run_dump(config: DumpConfig, world: World) -> None:
             loaded.feeding = replace(loaded.feeding, **feeding())
         return loaded
 
-    settings = remedies(config, task)
+    settings = remedies(config)
 
     def make_basis() -> tuple[Basis, CalibrationPin]:
         loaded = fed()
         assert isinstance(loaded, Teacher)
-        return calibrate(config, corpus, task, loaded)
+        return calibrate(config, corpus, reader, loaded)
 
     with tempfile.TemporaryDirectory() as copy:
         save_tokenizer(tokenizer, copy)
@@ -141,7 +138,7 @@ def run_dump(config: DumpConfig, world: World) -> None:
             else pin_teacher(teacher, folder, **({} if own is None else own.pins)),
             labels=labels,
             features=features_width(config, folder),
-            types=labels is not None and gives_types(tokenizer),
+            types=not task.generates and gives_types(tokenizer),
             tokenizing=tokenizing_libraries(tokenizer, chats=config.corpus.messages_field is not None),
             compute={
                 "device": devices[0].type,
@@ -179,7 +176,7 @@ def run_dump(config: DumpConfig, world: World) -> None:
         root.delete("cache.json")
     if todo:
         skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
-        _make_shards(config, world, writer, corpus, task, own, fed(), todo, skipped)
+        _make_shards(config, world, writer, corpus, reader, own, fed(), todo, skipped)
     _finish(config, world, writer, corpus, settings, work)
 
 
@@ -196,7 +193,7 @@ def _make_shards(
     world: World,
     writer: CacheWriter,
     corpus: Corpus,
-    task: Task,
+    reader: Reader,
     fed: OwnTokens | None,
     teacher: AnyTeacher | None,
     todo: list[int],
@@ -220,7 +217,8 @@ def _make_shards(
             progress.set(**{"tok/s": f"{tokens / (time.monotonic() - start):,.0f}", "shard": f"{unit:06d}"})
 
         for unit in todo:
-            made = unit_examples(corpus, task, unit, skip=config.on_bad_row == "skip", own=fed.task if fed else None)
+            own_reader = fed.reader if fed else None
+            made = unit_examples(corpus, reader, unit, skip=config.on_bad_row == "skip", own=own_reader)
             skipped += [(unit, row) for row in made.skipped]
             if made.bad:
                 check_share(config, corpus, skipped)
@@ -239,7 +237,7 @@ def _make_shards(
                 source_sha256=made.source_sha256,
                 notes=made.notes,
                 skipped=made.skipped,
-                made_under=remedies(config, task, made.notes),
+                made_under=remedies(config, made.notes),
             )
             background.submit(partial(commit, unit, arrays))
             progress.advance()
@@ -265,7 +263,7 @@ def _finish(
         return
     check_share(config, corpus, [(commit.unit, row) for commit in commits for row in commit.skipped or ()])
     if sum(commit.positions for commit in commits) == 0:
-        raise no_position(corpus, classes=writer.header.id2label is not None)
+        raise no_position(corpus, task_of(config.task))
     writer.forget_beyond(num_units)
     manifest = writer.finalize(num_units, corpus=CorpusPin.model_validate(corpus.pin), where=corpus.where)
     if work is not None:

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from kdcache.config.base import Config, PathText, Run
-from kdcache.corpus.settings import CorpusConfig
+from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
 from kdcache.store.backend import BackendName
 from kdcache.targets.spec import RecordSpec
-from kdcache.tasks.settings import LABEL_FIELDS, CausalLMConfig, TaskConfig
+from kdcache.tasks import task_of
+from kdcache.tasks.registry import DEFAULT, TASKS, TaskConfig
 
 __all__ = ["ComputeConfig", "DumpConfig", "TeacherConfig"]
 
@@ -83,7 +84,7 @@ class DumpConfig(Run):
     corpus: CorpusConfig
     teacher: TeacherConfig | Literal["none"]
     tokenizer: PathText | None = None
-    task: TaskConfig = CausalLMConfig()
+    task: TaskConfig = Field({}, validate_default=True)
     record: RecordSpec = RecordSpec()
     backend: BackendName = "zarr"
     compute: ComputeConfig = ComputeConfig()
@@ -94,15 +95,13 @@ class DumpConfig(Run):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, data: Any) -> Any:
-        """A task without a name is a language model's; records of a classification are dense unless the config says."""
-        if not isinstance(data, dict):
+        """Records are what the task has by default, unless the config says."""
+        if not isinstance(data, dict) or not isinstance(task := data.get("task"), dict):
             return data
-        task, record = data.get("task"), data.get("record")
-        if isinstance(task, dict):
-            data = {**data, "task": {"name": "causal_lm", **task}}
-            if data["task"]["name"] != "causal_lm" and isinstance(record, dict | None):
-                dense = {"exact_top_k": "all", "logit_dtype": "float16"}
-                data["record"] = record if record and "exact_top_k" in record else {**dense, **(record or {})}
+        name, record = task.get("name", DEFAULT), data.get("record")
+        defaults = TASKS[name].record_defaults if name in TASKS else {}
+        if defaults and isinstance(record, dict | None) and "exact_top_k" not in (record or {}):
+            data = {**data, "record": {**defaults, **(record or {})}}
         return data
 
     @model_validator(mode="after")
@@ -113,25 +112,21 @@ class DumpConfig(Run):
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> Self:
-        fitting = LABEL_FIELDS.get(self.task.name)
-        for field in LABEL_FIELDS.values():
+        task = task_of(self.task)
+        fitting = task.label_setting
+        for field in LABEL_SETTINGS:
             if getattr(self.corpus, field) is not None and field != fitting and self.corpus.format != "conll":
-                raise ValueError(f"got corpus.{field} for {self.task.name}, expected {fitting or 'no labels'}")
+                raise ValueError(f"got corpus.{field} for {task.name}, expected {fitting or 'no labels'}")
         if self.corpus.label_names is not None and (fitting is None or getattr(self.corpus, fitting) is None):
             raise ValueError(f"got corpus.label_names without corpus.{fitting or 'label_field'}, expected both or none")
-        return self
-
-    @model_validator(mode="after")
-    def _pairs_are_cut_at_an_end(self) -> Self:
-        overlong = getattr(self.task, "overlong", None)
-        if self.corpus.text_pair_field is not None and overlong in ("middle_out", "windows"):
-            raise ValueError(f"got task.overlong {overlong} for pairs (corpus.text_pair_field), expected head or tail")
+        task.check_corpus(self.corpus)
         return self
 
     @model_validator(mode="after")
     def _record_fits_the_task(self) -> Self:
-        if self.record.features == "pooled" and self.task.name != "sequence_classification":
-            raise ValueError(f"got record.features pooled for {self.task.name}, expected positions")
-        if self.task.name != "causal_lm" and not self.record.dense:
-            raise ValueError(f"got record.exact_top_k {self.record.exact_top_k} for {self.task.name}, expected all")
+        task = task_of(self.task)
+        if self.record.features == "pooled" and not task.one_position:
+            raise ValueError(f"got record.features pooled for {task.name}, expected positions")
+        if task.every_class and not self.record.dense:
+            raise ValueError(f"got record.exact_top_k {self.record.exact_top_k} for {task.name}, expected all")
         return self

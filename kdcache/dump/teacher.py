@@ -11,7 +11,7 @@ B examples, L tokens, P positions, V classes, D hidden width.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from kdcache.models.inputs import Attention, ModelInputs
 from kdcache.models.loading import auto_class, load_whole
 from kdcache.progress import say
 from kdcache.targets.output_layer import OutputLayer
+from kdcache.tasks import Task
 
 __all__ = ["Teacher", "load_model", "load_teacher", "own_devices", "teacher_folder"]
 
@@ -62,16 +63,16 @@ def load_teacher(
     compute: ComputeConfig,
     world: World,
     *,
+    task: Task,
     num_classes: int,
-    attention: Attention,
     features: bool = False,
 ) -> "Teacher":
     """Load, place and check a causal language model. features: whether its hidden states are recorded.
 
     Raises TeacherError when it does not load, has fewer classes than num_classes, or no hidden states to record.
     """
-    model, device = load_model(config, compute, world, "causal_lm")
-    feeding = replace(Feeding.of(model, attention), pad=0)
+    model, device = load_model(config, compute, world, task)
+    feeding = replace(Feeding.of(model, cast(Attention, task.attention)), pad=0)
     teacher = Teacher(model, device, num_classes, compute.block_positions, feeding=feeding)
     if features and not teacher.gives_hidden_states:
         raise TeacherError(
@@ -81,7 +82,7 @@ def load_teacher(
     return teacher
 
 
-def load_model(config: TeacherConfig, compute: ComputeConfig, world: World, task: str) -> tuple[Any, torch.device]:
+def load_model(config: TeacherConfig, compute: ComputeConfig, world: World, task: Task) -> tuple[Any, torch.device]:
     """The model, placed, and the device of its inputs. Raises TeacherError when it does not load whole."""
     devices = own_devices(config, compute, world)
     folder = teacher_folder(config)

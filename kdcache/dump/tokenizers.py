@@ -18,10 +18,10 @@ from kdcache.dump.pins import check_length, longest_input, read_model_config
 from kdcache.dump.settings import DumpConfig, TeacherConfig
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.progress import say
+from kdcache.tasks import Example, Reader, task_of
 from kdcache.tasks.characters import CHARACTERS, character_tokenizer
-from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.task import Task, Where, make_task, task_class
+from kdcache.tasks.task import Where
 from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, tokenizer_difference, tokenizer_digest
 
 __all__ = ["OwnTokens", "Tokenizers", "find_tokenizers", "own_examples", "own_tokens"]
@@ -49,16 +49,16 @@ def find_tokenizers(config: DumpConfig, corpus: Corpus, folder: str | None) -> T
     own = load_tokenizer(folder, config.teacher.trust_remote_code)
     if config.tokenizer is None:
         return Tokenizers(own)
-    causal = config.task.name == "causal_lm"
-    if causal and config.tokenizer == CHARACTERS:
+    own_tokens_alone = task_of(config.task).generates
+    if own_tokens_alone and config.tokenizer == CHARACTERS:
         raise ConfigError(f"got tokenizer {CHARACTERS} with a teacher, expected the teacher's own: leave tokenizer out")
     given = _given(config, corpus)
     why = tokenizer_difference(own, given)
     if why is None:
-        if causal:
+        if own_tokens_alone:
             _say_other_end(config, own, given)
         return Tokenizers(given)
-    if causal:
+    if own_tokens_alone:
         raise ConfigError(
             f"got tokenizer {config.tokenizer}, which is not one vocabulary with that of the teacher "
             f"{config.teacher.path} ({why}), expected the teacher's own: leave tokenizer out"
@@ -74,7 +74,7 @@ class OwnTokens:
     """
 
     tokenizer: Any
-    task: Task
+    reader: Reader
     length: int
 
     @property
@@ -91,32 +91,33 @@ def own_tokens(
     """
     if folder is None or config.teacher == "none":
         return None
+    task = task_of(config.task)
     longest, wanted = longest_input(config.teacher, folder), config.teacher.max_length
-    if tokenizers.teacher is None or config.task.name == "causal_lm":
+    if tokenizers.teacher is None or task.generates:
         if wanted is not None:
             raise ConfigError(
                 f"got teacher.max_length {wanted} for a teacher that reads the cache's tokens, expected it only beside "
                 "a tokenizer that is not the teacher's: set the length in task"
             )
-        check_length(config.task, config.teacher, longest)
+        check_length(task, config.teacher, longest)
         return None
     if getattr(config.task, "overlong", None) == "windows":
         raise ConfigError(
             "got task.overlong windows beside a tokenizer that is not the teacher's, whose windows are others; "
             "expected head, tail or middle_out, or no tokenizer"
         )
-    length = wanted or min(config.task.max_length, longest or config.task.max_length)
+    length = wanted or min(task.longest, longest or task.longest)
     if longest is not None and length > longest:
         raise ConfigError(
             f"got teacher.max_length {length}, expected at most {longest}, the most positions that the teacher "
             f"{config.teacher.path} has"
         )
-    task = make_task(config.task.model_copy(update={"max_length": length}), tokenizers.teacher, config.corpus, labels)
-    return OwnTokens(tokenizers.teacher, task, length)
+    reader = task.with_length(length).reader(tokenizers.teacher, config.corpus, labels)
+    return OwnTokens(tokenizers.teacher, reader, length)
 
 
 def own_examples(
-    own: Task, examples: Sequence[Example], table: pa.Table, where: Where, notes: dict[str, int]
+    own: Reader, examples: Sequence[Example], table: pa.Table, where: Where, notes: dict[str, int]
 ) -> list[Example]:
     """The rows of these examples as the teacher reads them: the same positions, in the same order, in other windows.
 
@@ -138,7 +139,7 @@ def _given(config: DumpConfig, corpus: Corpus) -> Any:
     """The one that the config names, or of the corpus' characters."""
     if config.tokenizer != CHARACTERS:
         return load_tokenizer(config.tokenizer or "")
-    texts = task_class(config.task.name).texts
+    texts = task_of(config.task).texts
     return character_tokenizer(
         text for table in corpus.tables(skip=config.on_bad_row == "skip") for text in texts(table, config.corpus)
     )

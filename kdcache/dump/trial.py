@@ -19,8 +19,7 @@ from kdcache.models.neighbours import Findings, find_feeding, may_be_packed
 from kdcache.progress import say
 from kdcache.store.files import Root
 from kdcache.store.manifest import Header, parse
-from kdcache.tasks import Task
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, Reader
 
 __all__ = ["begun_feeding", "first_examples", "pins_of", "try_teacher"]
 
@@ -34,12 +33,12 @@ WAYS = {
 }
 
 
-def first_examples(corpus: Corpus, task: Task) -> list[Example]:
+def first_examples(corpus: Corpus, reader: Reader) -> list[Example]:
     """The first with supervised positions, of sound rows: what is wrong with others the dump will say."""
     found: list[Example] = []
     for unit in range(corpus.num_units):
         try:
-            examples = unit_examples(corpus, task, unit, skip=True).examples
+            examples = unit_examples(corpus, reader, unit, skip=True).examples
         except CorpusError:
             continue
         found += [example for example in examples if len(example.positions)]

@@ -14,8 +14,7 @@ from kdcache.dump.tokenizers import own_examples
 from kdcache.errors import CorpusError, RowError
 from kdcache.progress import counted
 from kdcache.store.manifest import SkippedRow
-from kdcache.tasks import Task
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, Reader, Task, task_of
 
 __all__ = [
     "UnitExamples",
@@ -48,7 +47,7 @@ class UnitExamples:
         return [SkippedRow(row=row, why=error.why) for row, error in self.bad.items()]
 
 
-def unit_examples(corpus: Corpus, task: Task, unit: int, *, skip: bool, own: Task | None = None) -> UnitExamples:
+def unit_examples(corpus: Corpus, reader: Reader, unit: int, *, skip: bool, own: Reader | None = None) -> UnitExamples:
     """skip: leave bad rows out. Otherwise the first one is raised as a RowError.
 
     own: what makes the teacher's own examples, where they are others.
@@ -64,7 +63,7 @@ def unit_examples(corpus: Corpus, task: Task, unit: int, *, skip: bool, own: Tas
             return corpus.where(unit, kept[row])
 
         table = rows.table.take([index[row] for row in kept]) if len(kept) < len(numbers) else rows.table
-        examples, notes = task.examples(table, where)
+        examples, notes = reader.examples(table, where)
         return examples, None if own is None else own_examples(own, examples, table, where, notes), notes
 
     index = {row: i for i, row in enumerate(numbers)}
@@ -83,24 +82,25 @@ def unit_examples(corpus: Corpus, task: Task, unit: int, *, skip: bool, own: Tas
     return UnitExamples(examples, theirs, notes, rows.sha256, dict(sorted(bad.items())))
 
 
-def labelled_rows(corpus: Corpus, task: Task, unit: int, *, skip: bool) -> int:
+def labelled_rows(corpus: Corpus, reader: Reader, unit: int, *, skip: bool) -> int:
     """Rows with labels. Raises RowError for the first wrong one unless bad rows are skipped."""
     rows = corpus.read(unit, skip=skip)
 
     def check(begin: int, stop: int) -> int:
         part = rows.rows[begin:stop]
-        return task.check(rows.table.slice(begin, stop - begin), lambda row: corpus.where(unit, part[row]))
+        return reader.check(rows.table.slice(begin, stop - begin), lambda row: corpus.where(unit, part[row]))
 
     if not skip:
         return check(0, len(rows.rows))
     return sum(count for _, count in sound_parts(check, 0, len(rows.rows), {}))
 
 
-def remedies(config: DumpConfig, task: Task, notes: dict[str, int] | None = None) -> dict[str, str]:
+def remedies(config: DumpConfig, notes: dict[str, int] | None = None) -> dict[str, str]:
     """The settings that say what becomes of bad and overlong rows.
 
     notes: of a unit, to leave only those that mattered to it.
     """
+    task = task_of(config.task)
     settings = {"on_bad_row": config.on_bad_row} | {name: getattr(config.task, name) for name in task.remedies}
     if notes is None or notes.get("skipped"):
         return settings
@@ -126,13 +126,11 @@ def most_bad_rows(config: DumpConfig, corpus: Corpus) -> int:
     return int(config.bad_rows_at_most * corpus.num_rows + 1e-9)
 
 
-def no_position(corpus: Corpus, *, classes: bool) -> CorpusError:
-    """Of a corpus that gives nothing to learn. classes: of a classification."""
-    why = "every example is one token long or masked; see task.loss_on and corpus.messages_field"
-    if classes:
-        why = "every row is empty; see corpus.text_field and corpus.tokens_field"
+def no_position(corpus: Corpus, task: Task) -> CorpusError:
+    """Of a corpus that gives nothing to learn."""
     return CorpusError(
-        f"the corpus gives no supervised position in {counted(corpus.num_units, 'shard')}, expected at least one: {why}"
+        f"the corpus gives no supervised position in {counted(corpus.num_units, 'shard')}, expected at least one: "
+        f"{task.nothing_to_learn}"
     )
 
 

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from kdcache.errors import one_line
 from kdcache.models.feeding import Feeding
 from kdcache.models.modes import evaluating
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, Task
 
 __all__ = [
     "ADAPTER",
-    "AUTO_CLASSES",
     "HEADS",
     "auto_class",
     "check_classifier",
@@ -31,21 +30,16 @@ __all__ = [
     "reads_last_token",
 ]
 
-AUTO_CLASSES = {
-    "causal_lm": "AutoModelForCausalLM",
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-}
 HEADS = ("classifier", "score")
 """What transformers call the last layers of classifiers."""
 ADAPTER = "adapter_config.json"
 
 
-def auto_class(task: str) -> Any:
+def auto_class(task: Task | type[Task]) -> Any:
     """The Auto class of transformers for a task."""
     import transformers
 
-    return getattr(transformers, AUTO_CLASSES[task])
+    return getattr(transformers, task.auto_class)
 
 
 def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, **settings: Any) -> Any:
@@ -90,7 +84,7 @@ def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, 
 
 @torch.no_grad()
 def check_classifier(
-    model: Any, task: str, num_classes: int, vocab_size: int, feeding: Feeding, examples: Sequence[Example]
+    model: Any, task: Task, num_classes: int, vocab_size: int, feeding: Feeding, examples: Sequence[Example]
 ) -> None:
     """One of the run's own examples through a classifier. Raises ValueError, in one line, for what it cannot be.
 
@@ -109,11 +103,11 @@ def check_classifier(
                 f"it cannot be run on input_ids and attention_mask: {type(error).__name__}: {words}"
             ) from None
         length = inputs.arguments["input_ids"].shape[1]
-        rows = [1] if task == "sequence_classification" else [1, length]
-        if [*logits.shape] != [*rows, num_classes]:
+        expected = task.logits_shape(length, num_classes)
+        if [*logits.shape] != expected:
             raise ValueError(
-                f"it gives logits {[*logits.shape]} for an example of {length} tokens, expected "
-                f"{[*rows, num_classes]} for {task}"
+                f"it gives logits {[*logits.shape]} for an example of {length} tokens, expected {expected} for "
+                f"{task.name}"
             )
 
 

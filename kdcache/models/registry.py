@@ -33,7 +33,8 @@ As a teacher whose features are recorded, its config says in hidden_size how man
 from typing import Any
 
 from kdcache.errors import ConfigError
-from kdcache.models.loading import AUTO_CLASSES, auto_class
+from kdcache.models.loading import auto_class
+from kdcache.tasks.registry import TASKS
 
 __all__ = ["register_small_models", "register_student"]
 
@@ -59,9 +60,9 @@ def register_student(config_class: Any, **model_classes: Any) -> None:
     """
     import transformers
 
-    unknown = model_classes.keys() - AUTO_CLASSES.keys()
+    unknown = model_classes.keys() - {*TASKS}
     if unknown:
-        raise ConfigError(f"got task {', '.join(sorted(unknown))}, expected some of {', '.join(AUTO_CLASSES)}")
+        raise ConfigError(f"got task {', '.join(sorted(unknown))}, expected some of {', '.join(TASKS)}")
     transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for task, model_class in model_classes.items():
-        auto_class(task).register(config_class, model_class, exist_ok=True)
+        auto_class(TASKS[task]).register(config_class, model_class, exist_ok=True)

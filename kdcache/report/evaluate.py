@@ -9,21 +9,22 @@ For classifications the table also says what a model costs: its parameters, the 
 one example, and the examples per second in batches, on this machine. To measure the teacher's too, give its folder.
 """
 
-import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.errors import ConfigError, StudentError, TeacherError, one_line
 from kdcache.progress import Progress, say
 from kdcache.store.cache import Cache, open_cache
+from kdcache.tasks import Task, task_of
+from kdcache.tasks.measures import Measure
 
 if TYPE_CHECKING:
     from kdcache.tasks.metrics import Predictions
 
-__all__ = ["aligned", "cautions", "evaluate_students", "render", "render_classes"]
+__all__ = ["aligned", "cautions", "columns_of", "evaluate_students", "render", "render_classes"]
 
 Row = dict[str, Any]
 
@@ -139,7 +140,7 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
 
     if not any((Path(folder) / name).is_file() for name in ("config.json", ADAPTER)):
         raise StudentError(f"got student {folder}, expected a folder with config.json and model.safetensors")
-    model_class = auto_class(held_out.manifest.header.task["name"])
+    model_class = auto_class(_task(held_out))
     try:
         if fresh:
             torch.manual_seed(0)
@@ -162,35 +163,26 @@ def _figures(
     )
 
 
+def _task(held_out: Cache) -> Task:
+    return task_of(held_out.manifest.header.task)
+
+
 def _row(name: str, held_out: Cache, figures: dict[str, float], predictions: "Predictions | None") -> Row:
-    row = {
+    task, names = _task(held_out), held_out.manifest.header.class_names
+    row: Row = {
         "name": name,
         "loss": figures.get("label_nll"),
         "kl": figures.get("kl"),
         "agreement": figures.get("agreement"),
     }
-    if held_out.manifest.header.id2label is None:
-        return row | {"perplexity": figures["perplexity"]}
-    assert predictions is not None
-    return row | {key: figures.get(key) for key in _scores(held_out)} | {"classes": _classes(predictions, held_out)}
-
-
-def _classes(predictions: "Predictions", held_out: Cache) -> list[dict[str, Any]]:
-    from kdcache.tasks.metrics import class_scores
-
-    header = held_out.manifest.header
-    return class_scores(predictions, header.class_names, header.task["name"])
-
-
-def _scores(held_out: Cache) -> tuple[str, ...]:
-    tags = held_out.manifest.header.task["name"] == "token_classification"
-    return ("accuracy", "macro_f1", *(("entity_f1",) if tags else ()), "ece")
+    row |= {key: figures.get(key) for key in task.measures if key not in row}
+    return row if predictions is None else row | {"classes": task.class_table(predictions, names)}
 
 
 def _cost(model: Any, folder: str, held_out: Cache, batch_examples: int, *, timed: bool = True) -> Row:
     """Parameters, and of a classifier the size of its weights on disk and, where timed, its speed."""
     cost: Row = {"parameters": sum(p.numel() for p in model.parameters())}
-    if held_out.manifest.header.id2label is None:
+    if _task(held_out).generates:
         return cost
     cost["bytes"] = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
     if not timed:
@@ -225,42 +217,32 @@ def _seconds(model: Any, held_out: Cache, start: int, stop: int) -> float:
 
 
 def _teacher_row(held_out: Cache, loss: float | None) -> Row | None:
+    from kdcache.students.scoring import teacher_predictions
+
     header = held_out.manifest.header
-    if header.record is None or (loss is None and header.id2label is None):
+    if header.record is None:
+        return None
+    figures = _task(held_out).teacher_figures(loss, lambda: teacher_predictions(held_out), header.class_names)
+    if figures is None:
         return None
     pin = header.teacher
-    row: Row = {
-        "name": f"teacher {pin.name}" if pin else "teacher",
-        "parameters": pin.parameters if pin else None,
-        "loss": loss,
-        "kl": 0.0,
-        "agreement": 1.0,
-    }
-    if header.id2label is None:
-        assert loss is not None
-        return row | {"perplexity": math.exp(loss)}
-    from kdcache.students.scoring import teacher_predictions
-    from kdcache.tasks.metrics import scores
-
-    predictions = teacher_predictions(held_out)
-    found = scores(predictions, header.class_names, header.task["name"])
-    return row | found | {"classes": _classes(predictions, held_out)}
+    name = f"teacher {pin.name}" if pin else "teacher"
+    return {"name": name, "parameters": pin.parameters if pin else None, **figures}
 
 
-COLUMNS: dict[str, tuple[str, Any]] = {
-    "parameters": ("parameters", lambda v: f"{v / 1e6:,.2f} M" if v < 1e7 else f"{v / 1e6:,.1f} M"),
-    "bytes": ("size", lambda v: f"{v / 1e6:,.1f} MB"),
-    "accuracy": ("accuracy", lambda v: f"{v:.1%}"),
-    "macro_f1": ("macro-F1", lambda v: f"{v:.1%}"),
-    "entity_f1": ("entity F1", lambda v: f"{v:.1%}"),
-    "ece": ("ECE", lambda v: f"{v:.3f}"),
-    "loss": ("held-out loss", lambda v: f"{v:.3f}"),
-    "perplexity": ("perplexity", lambda v: f"{v:,.1f}"),
-    "kl": ("KL to teacher", lambda v: f"{v:.3f}"),
-    "agreement": ("top-1 agreement", lambda v: f"{v:.1%}"),
-    "milliseconds": ("ms per example", lambda v: f"{v:.2f}"),
-    "examples_per_second": ("examples/s", lambda v: f"{v:,.0f}"),
+BEFORE = {
+    "parameters": Measure("parameters", lambda v: f"{v / 1e6:,.2f} M" if v < 1e7 else f"{v / 1e6:,.1f} M"),
+    "bytes": Measure("size", lambda v: f"{v / 1e6:,.1f} MB"),
 }
+AFTER = {
+    "milliseconds": Measure("ms per example", lambda v: f"{v:.2f}"),
+    "examples_per_second": Measure("examples/s", lambda v: f"{v:,.0f}"),
+}
+
+
+def columns_of(cache: str) -> dict[str, Measure]:
+    """The columns of the table for a cache's task, in order."""
+    return {**BEFORE, **_task(open_cache(cache)).measures, **AFTER}
 
 
 def render_classes(rows: Sequence[Row]) -> str:
@@ -275,11 +257,11 @@ def render_classes(rows: Sequence[Row]) -> str:
     return aligned(lines)
 
 
-def render(rows: Sequence[Row]) -> str:
+def render(rows: Sequence[Row], columns: Mapping[str, Measure]) -> str:
     """The table, for a terminal; columns that no row has are left out."""
-    shown = {key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
-    lines = [["", *(title for title, _ in shown.values())]] + [
-        [row["name"], *("" if row.get(key) is None else spoken(row[key]) for key, (_, spoken) in shown.items())]
+    shown = {key: column for key, column in columns.items() if any(row.get(key) is not None for row in rows)}
+    lines = [["", *(column.title for column in shown.values())]] + [
+        [row["name"], *("" if row.get(key) is None else column.spoken(row[key]) for key, column in shown.items())]
         for row in rows
     ]
     return aligned(lines)

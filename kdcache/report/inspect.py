@@ -11,7 +11,7 @@ from kdcache.errors import CacheError
 from kdcache.progress import counted
 from kdcache.store.cache import open_cache, read_manifest
 from kdcache.store.files import Root
-from kdcache.store.verdict import teacher_verdict
+from kdcache.store.score import teacher_verdict
 
 __all__ = ["describe", "render"]
 

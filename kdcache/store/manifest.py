@@ -39,6 +39,7 @@ from kdcache.store.backend import array_fields
 from kdcache.store.files import check_name
 from kdcache.targets.fields import Field
 from kdcache.targets.spec import RecordSpec
+from kdcache.tasks.score import Score
 
 __all__ = [
     "FORMAT_VERSION",
@@ -48,7 +49,6 @@ __all__ = [
     "CorpusPin",
     "Header",
     "Manifest",
-    "Score",
     "SkippedRow",
     "TeacherPin",
     "TokenizerPin",
@@ -182,36 +182,6 @@ class Header(Model):
         return self
 
 
-class Score(Model):
-    """What the teacher's records say of the labels, in sums over the positions that have one (store/score.py).
-
-    nano_nats: −log p of the label at T = 1. chance_nano_nats: of a language model, what the labels' counts alone give.
-    confusion: of a classification, {label: {predicted class: positions}}; of many classes −1 is any wrong one.
-    """
-
-    labelled: NonNegativeInt
-    nano_nats: NonNegativeInt
-    chance_nano_nats: NonNegativeInt | None = None
-    confusion: dict[int, dict[int, NonNegativeInt]] | None = None
-
-    def __add__(self, other: Self) -> Self:
-        chance, confusion = self.chance_nano_nats, self.confusion
-        if chance is not None and other.chance_nano_nats is not None:
-            chance += other.chance_nano_nats
-        if confusion is not None and other.confusion is not None:
-            confusion = {label: dict(row) for label, row in confusion.items()}
-            for label, row in other.confusion.items():
-                sums = confusion.setdefault(label, {})
-                for predicted, count in row.items():
-                    sums[predicted] = sums.get(predicted, 0) + count
-        return type(self)(
-            labelled=self.labelled + other.labelled,
-            nano_nats=self.nano_nats + other.nano_nats,
-            chance_nano_nats=chance,
-            confusion=confusion,
-        )
-
-
 class SkippedRow(Model):
     """A bad row that was left out. row: its number in the unit. why: what is wrong with it."""
 
@@ -224,8 +194,8 @@ class CommitRecord(Model):
 
     unit: its number, also the unit of work it came from. bytes, sha256: of its file. source_sha256: digest of the
     corpus rows it was made from. notes: counts worth telling, such as {"truncated": 3}. score: of the teacher on the
-    labels, where there are both. skipped: bad rows left out, in order. made_under: the settings for bad and overlong
-    rows, where it has some: {"overlong": "truncate"}.
+    labels, where there are both, in sums that the task defines. skipped: bad rows left out, in order. made_under: the
+    settings for bad and overlong rows, where it has some: {"overlong": "truncate"}.
     """
 
     unit: NonNegativeInt

@@ -1,24 +1,24 @@
-"""Which arrays a task's shards hold, and which tasks a cache may be of."""
+"""Which arrays a task's shards hold."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdcache.errors import CacheError
+from pydantic import ValidationError
+
+from kdcache.errors import CacheError, ConfigError
+from kdcache.store.manifest import first_fault
 from kdcache.targets.fields import Field, class_dtype, record_fields
 from kdcache.targets.spec import RecordSpec
+from kdcache.tasks.registry import task_of
 
-__all__ = ["ATTENTION", "check_task", "task_fields"]
+if TYPE_CHECKING:
+    from kdcache.tasks import Task
 
-ATTENTION = {
-    "causal_lm": ("document", "causal"),
-    "sequence_classification": ("full",),
-    "token_classification": ("full",),
-}
-"""The tasks, and who sees whom in an example of theirs; the first is the default."""
+__all__ = ["check_task", "task_fields"]
 
 
 def task_fields(
-    name: str,
+    task: "Task",
     vocab_size: int,
     num_classes: int,
     record: RecordSpec | None,
@@ -26,10 +26,10 @@ def task_fields(
     features: int | None = None,
     types: bool = False,
 ) -> tuple[Field, ...]:
-    """A causal LM stores no labels: they are the next tokens. record: None for a label-only cache.
+    """The arrays of every shard, in the order they are stored.
 
-    features: width of the teacher's features, where the record has them. types: whether tokens have types. Coefficients
-    come with their basis.
+    record: None for a label-only cache. features: width of the teacher's features, where the record has them. types:
+    whether tokens have types. Coefficients come with their basis.
     """
     fields = [
         Field("tokens", "token", class_dtype(vocab_size)),
@@ -37,9 +37,8 @@ def task_fields(
         Field("document_lengths", "document", "uint32"),
         Field("positions", "position", "uint32"),
     ]
-    if name != "causal_lm":
-        fields.append(Field("labels", "position", "int16" if num_classes < 1 << 15 else "int32"))
-        fields.append(Field("continues", "example", "uint8"))
+    if labels := task.label_fields(num_classes):
+        fields += [*labels, Field("continues", "example", "uint8")]
     if record is None:
         return tuple(fields)
     if not record.dense:
@@ -50,13 +49,11 @@ def task_fields(
     return (*fields, *record_fields(record, num_classes))
 
 
-def check_task(task: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's settings with their defaults. Raises CacheError for an unknown task or attention."""
-    settings = {"name": "causal_lm", **task}
-    if settings["name"] not in ATTENTION:
-        raise CacheError(f"got task {settings['name']}, expected one of {', '.join(ATTENTION)}")
-    allowed = ATTENTION[settings["name"]]
-    settings.setdefault("attention", allowed[0])
-    if settings["attention"] not in allowed:
-        raise CacheError(f"got task {settings}, expected attention {' or '.join(allowed)}")
-    return settings
+def check_task(settings: Mapping[str, Any]) -> "Task":
+    """The task of some settings. Raises CacheError for an unknown task, and for settings that are not its own."""
+    try:
+        return task_of(settings)
+    except ConfigError as error:
+        raise CacheError(str(error)) from None
+    except ValidationError as error:
+        raise CacheError(f"got task {dict(settings)}: {first_fault(error)}") from None

@@ -11,8 +11,10 @@ import numpy as np
 from kdcache.errors import CacheError
 from kdcache.store.backend import array_fields
 from kdcache.store.manifest import Header
-from kdcache.targets.fields import NO_LABEL, Field
+from kdcache.targets.fields import Field
 from kdcache.targets.spec import RecordSpec
+from kdcache.tasks.registry import task_of
+from kdcache.tasks.stored import as_integers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,55 +182,34 @@ def checked_example(
     documents: Array | None,
     types: Array | None = None,
 ) -> dict[str, np.ndarray]:
-    """tokens, types, positions, labels, document_lengths and their counts, int64.
+    """tokens, types, positions, labels, document_lengths and their counts, int64; labels as the task stores them.
 
     Raises CacheError for what cannot be stored.
-    For a causal LM labels are the tokens after the positions, and given ones must agree; for other tasks they are
-    required, NO_LABEL where there is none.
     """
+    task = task_of(header.task)
     tokens_L = as_integers(tokens, "tokens")
     L = len(tokens_L)
-    causal = header.task.get("name") == "causal_lm"
-    end = L - 1 if causal else L
-    if positions is None:
-        positions = np.zeros(1, np.int64) if header.task.get("name") == "sequence_classification" else np.arange(end)
-    positions_P = as_integers(positions, "positions")
-    documents_D = np.array([L]) if documents is None else as_integers(documents, "documents")
     limit = header.tokenizer.vocab_size if header.tokenizer else np.iinfo(_dtype(header, "tokens")).max + 1
     if L == 0:
         raise CacheError("got an example of no tokens, expected at least one")
     if tokens_L.min() < 0 or tokens_L.max() >= limit:
         raise CacheError(f"got token ids {tokens_L.min()} to {tokens_L.max()}, expected 0 to {limit - 1}")
+    positions_P = as_integers(task.default_positions(L) if positions is None else positions, "positions")
+    end = task.end(L)
     if len(positions_P) and (positions_P[0] < 0 or positions_P[-1] >= end or (np.diff(positions_P) <= 0).any()):
-        last = "the last token has no next one to predict" if causal else f"the example has {L} tokens"
+        last = f"the example has {L} tokens" if end == L else "the last token has no next one to predict"
         raise CacheError(f"got positions {_some(positions_P)}, expected them ascending from 0 to {end - 1}: {last}")
+    documents_D = np.array([L]) if documents is None else as_integers(documents, "documents")
     if documents_D.sum() != L or (documents_D <= 0).any():
         raise CacheError(f"got document lengths {_some(documents_D)}, expected ones above 0 that sum to {L}")
     types_L = np.arange(len(documents_D)).repeat(documents_D) if types is None else as_integers(types, "token types")
-    if len(types_L) != L or (not causal and not 0 <= types_L.min() <= types_L.max() < 256):
+    if len(types_L) != L or (not task.generates and not 0 <= types_L.min() <= types_L.max() < 256):
         raise CacheError(f"got token types {_some(types_L)}, expected {L} of them from 0 to 255, one a token")
-    if causal:
-        labels_P = tokens_L[positions_P + 1]
-        if labels is not None and not np.array_equal(as_integers(labels, "labels"), labels_P):
-            raise CacheError("got labels that are not tokens[positions + 1], expected the next tokens, or no labels")
-    elif labels is None:
-        raise CacheError(f"got no labels, expected one a position for task {header.task.get('name')}")
-    else:
-        labels_P = as_integers(labels, "labels")
-        if len(labels_P) != len(positions_P):
-            raise CacheError(f"got {len(labels_P)} labels, expected {len(positions_P)}, one a position")
-    known_P = labels_P if causal else labels_P[labels_P != NO_LABEL]
-    if len(known_P) and not 0 <= known_P.min() <= known_P.max() < header.num_classes:
-        unknown = "" if causal else f", or {NO_LABEL} where there is none"
-        raise CacheError(
-            f"got labels {known_P.min()} to {known_P.max()}, expected class ids from 0 to "
-            f"{header.num_classes - 1}{unknown}"
-        )
     return {
         "tokens": tokens_L,
         "token_types": types_L,
         "positions": positions_P,
-        "labels": labels_P,
+        "labels": task.checked_labels(labels, tokens_L, positions_P, header.num_classes),
         "document_lengths": documents_D,
         "token_counts": np.array([L]),
         "position_counts": np.array([len(positions_P)]),
@@ -274,14 +255,6 @@ def as_logits(logits: Array, rows: int, num_classes: int) -> "Tensor":
             f"[{rows}, {num_classes}]: one row a position (the last token has none), one column a class"
         )
     return tensor.detach()
-
-
-def as_integers(values: Array, what: str) -> np.ndarray:
-    """A flat int64 array. Raises CacheError for another shape or for numbers that are not integers."""
-    array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise CacheError(f"got {what} {array.dtype}{[*array.shape]}, expected a flat array of integers")
-    return array.astype(np.int64)
 
 
 def _dtype(header: Header, name: str) -> str:

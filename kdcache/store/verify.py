@@ -25,7 +25,7 @@ from kdcache.store.files import Root
 from kdcache.store.manifest import CommitRecord, Header, canonical
 from kdcache.store.shard import decode_shard, fetch_shard, record_name
 from kdcache.store.skipped import SKIPPED, read_skipped
-from kdcache.targets.fields import NO_LABEL
+from kdcache.tasks.registry import task_of
 
 __all__ = ["Fault", "verify"]
 
@@ -111,21 +111,20 @@ def _content_faults(batch: Batch, header: Header) -> Iterator[str]:
     if not _ascend(arrays["positions"], arrays["position_counts"], arrays["token_counts"], header):
         yield "positions do not ascend inside their example"
     else:
-        yield from _out_of_range("labels", batch.labels, header.num_classes)
-        if "labels" in arrays and ((batch.labels < 0) & (batch.labels != NO_LABEL)).any():
-            yield f"labels hold {batch.labels.min()}, expected class ids or {NO_LABEL}"
+        yield from task_of(header.task).label_faults(batch.labels, header.num_classes)
     if header.tokenizer:
         yield from _out_of_range("tokens", arrays["tokens"], header.tokenizer.vocab_size)
     if "ids" in arrays:
         yield from _out_of_range("ids", arrays["ids"], header.num_classes)
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
+        if name != "labels" and array.dtype.kind == "f" and np.isnan(array).any():
             yield f"{name} holds NaN"
 
 
 def _ascend(positions: np.ndarray, counts: np.ndarray, tokens: np.ndarray, header: Header) -> bool:
-    """Strictly ascending in each example, and below its length; of a causal LM the last token is no position."""
-    ends = tokens.astype(np.int64) - (header.task.get("name") == "causal_lm")
+    """Strictly ascending in each example, and where the task has positions."""
+    end = task_of(header.task).end
+    ends = np.array([end(length) for length in tokens.tolist()], np.int64)
     owner = np.repeat(np.arange(len(counts)), counts)
     steps = np.diff(positions.astype(np.int64)) > 0
     return bool(np.all(positions < ends[owner]) and np.all(steps | (np.diff(owner) > 0)))

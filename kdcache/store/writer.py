@@ -115,9 +115,9 @@ class CacheWriter:
         labels: Sequence[str] | None = None,
         features: int | None = None,
     ) -> None:
-        settings = check_task(task or {})
-        if record is DEFAULT_RECORD and settings["name"] != "causal_lm":
-            record = RecordSpec(exact_top_k="all", logit_dtype="float16")
+        made = check_task(task or {})
+        if record is DEFAULT_RECORD:
+            record = RecordSpec(**made.record_defaults)
         if (record is not None and record.features is not None) != (features is not None):
             raise CacheError(f"got features {features} for this record, expected their width just where it has some")
         if labels is not None and len(labels) != num_classes:
@@ -126,16 +126,16 @@ class CacheWriter:
         try:
             header = Header(
                 backend=backend,
-                task=settings,
+                task={"name": made.name, "attention": made.attention, **(task or {})},
                 record=record,
                 num_classes=num_classes,
                 fields=task_fields(
-                    settings["name"],
-                    pin.vocab_size if pin else num_classes if settings["name"] == "causal_lm" else 1 << 24,
+                    made,
+                    pin.vocab_size if pin else num_classes if made.generates else 1 << 24,
                     num_classes,
                     record,
                     features=features,
-                    types=settings["name"] != "causal_lm",
+                    types=not made.generates,
                 ),
                 id2label=None if labels is None else dict(enumerate(labels)),
                 tokenizer=pin,

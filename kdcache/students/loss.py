@@ -41,7 +41,7 @@ LARGE_LOGIT = 50.0
 
 class StudentWithLoss(nn.Module):
     """forward(inputs, terms) gives (loss, sums_K) as FusedLoss does; without terms, the vector of Sums, and of a
-    classification (vector, log-probabilities [P, C]).
+    classification (vector, float32 logits [P, C]).
 
     bottlenecks: those of the terms, in order; their features come with the supervision.
     """
@@ -71,7 +71,7 @@ class StudentWithLoss(nn.Module):
             logits_PV = inputs.at_positions(out.logits)
         if terms is None:
             vector = measure(logits_PV, supervision, temperature=temperature, chunk=self.chunk).vector
-            return vector if causal else (vector, logits_PV.float().log_softmax(-1))
+            return vector if causal else (vector, logits_PV.float())
         loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
         loss, sums_K = self._with_balance(loss, sums_K, terms, out, inputs)
         if not self.bottlenecks:

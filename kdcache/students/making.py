@@ -21,6 +21,7 @@ from kdcache.students.same_tokenizer import cached_tokenizer, check_tokenizer
 from kdcache.students.settings import StudentConfig
 from kdcache.students.special_ids import config_ids, free_padding, mend_ids, set_generation_ids
 from kdcache.students.trial import check_neighbours, first_examples
+from kdcache.tasks import task_of
 from kdcache.tasks.labels import is_whole_number
 from kdcache.tasks.tokenizer import padding_id
 
@@ -67,7 +68,8 @@ def _from_config(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> 
 
     assert config.config is not None
     header = cache.manifest.header
-    vocabulary = header.tokenizer.vocab_size if header.tokenizer and header.id2label else header.num_classes
+    task = task_of(header.task)
+    vocabulary = task.vocab_size(header.num_classes, header.tokenizer.vocab_size if header.tokenizer else None)
     settings = {"vocab_size": vocabulary, **class_settings(cache), **config.config}
     model_type = settings.pop("model_type")
     if model_type not in CONFIG_MAPPING:
@@ -79,17 +81,16 @@ def _from_config(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> 
         hint = did_you_mean(key, valid.to_dict())
         if hint and not hasattr(valid, key):
             raise ConfigError(f"unknown key student.config.{key} for {model_type}{hint}")
-    generates = header.id2label is None
-    settings |= config_ids(valid, config.config, tokenizer, settings["vocab_size"], generates=generates)
+    settings |= config_ids(valid, config.config, tokenizer, settings["vocab_size"], generates=task.generates)
     try:
-        student = auto_class(header.task["name"]).from_config(
+        student = auto_class(task).from_config(
             config_class(**settings),
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
         )
     except Exception as error:
         raise StudentError(f"no {model_type} student can be made of student.config: {_one_line(error)}") from None
-    if generates or _pads_with_a_token(student.config, tokenizer):
+    if task.generates or _pads_with_a_token(student.config, tokenizer):
         free_padding(student, fresh=True)
     set_generation_ids(student, tokenizer)
     return student
@@ -104,15 +105,15 @@ def _pads_with_a_token(config: Any, tokenizer: Any | None) -> bool:
 
 
 def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> Any:
-    header, folder = cache.manifest.header, student_folder(config)
+    task, folder = task_of(cache.manifest.header.task), student_folder(config)
     if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
         raise StudentError(f"got student.path {folder}, expected a folder with config.json and model.safetensors")
     check_tokenizer(folder, cache)
     try:
         student = load_whole(
-            auto_class(header.task["name"]),
+            auto_class(task),
             folder,
-            new_head=header.id2label is not None,
+            new_head=not task.generates,
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
             trust_remote_code=config.trust_remote_code,
@@ -124,7 +125,7 @@ def _from_folder(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> 
         raise StudentError(f"the student {folder} does not load: {_one_line(error)}") from None
     if tokenizer is not None:
         mend_ids(student, tokenizer, str(folder))
-    if header.id2label is None or _pads_with_a_token(student.config, tokenizer):
+    if task.generates or _pads_with_a_token(student.config, tokenizer):
         free_padding(student, fresh=False)
     set_generation_ids(student, tokenizer)
     return student
@@ -145,11 +146,11 @@ def student_folder(config: StudentConfig) -> Path:
 def class_settings(cache: Cache) -> dict[str, Any]:
     """What a classification's cache says of a student's config: its classes' names, and the token of padding."""
     header = cache.manifest.header
-    names = header.id2label
-    if names is None:
-        return {}
-    settings = {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
-    return settings if header.tokenizer is None else settings | {"pad_token_id": padding_id(cached_tokenizer(cache))}
+    task = task_of(header.task)
+    settings = task.config_settings(header.id2label)
+    if task.generates or header.tokenizer is None:
+        return settings
+    return settings | {"pad_token_id": padding_id(cached_tokenizer(cache))}
 
 
 def _own_classes(folder: Path, cache: Cache, trust_remote_code: bool) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _own_classes(folder: Path, cache: Cache, trust_remote_code: bool) -> dict[st
     from transformers import AutoConfig
 
     header = cache.manifest.header
-    if header.id2label is None:
+    if task_of(header.task).generates or header.id2label is None:
         return {}
     own = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if all(name == f"LABEL_{i}" for i, name in own.id2label.items()):
@@ -171,18 +172,18 @@ def check_fits(student: Any, cache: Cache) -> None:
     cannot be run."""
     _check_finite(student)
     header = cache.manifest.header
+    task = task_of(header.task)
     head = student.get_output_embeddings()
-    if (head is None) != (header.id2label is not None):
+    if (head is not None) != task.generates:
         got, expected = ("no output layer", "one") if head is None else ("an output layer", "none")
-        raise StudentError(
-            f"{type(student).__name__} has {got} over a vocabulary, expected {expected} for {header.task['name']}"
-        )
-    if header.id2label is not None:
-        _check_names(student.config, header.id2label)
+        raise StudentError(f"{type(student).__name__} has {got} over a vocabulary, expected {expected} for {task.name}")
+    if not task.generates:
+        if header.id2label is not None:
+            _check_names(student.config, header.id2label)
         try:
             vocabulary = 1 if header.tokenizer is None else header.tokenizer.vocab_size
             feeding, examples = feeding_of(student, cache), first_examples(cache)
-            check_classifier(student, header.task["name"], header.num_classes, vocabulary, feeding, examples)
+            check_classifier(student, task, header.num_classes, vocabulary, feeding, examples)
         except ValueError as error:
             raise StudentError(f"{type(student).__name__} does not fit the cache: {error}") from None
     elif head.weight.shape[0] < header.num_classes:
@@ -190,7 +191,7 @@ def check_fits(student: Any, cache: Cache) -> None:
             f"got a student with {head.weight.shape[0]} classes (vocab_size), expected at least the cache's "
             f"{header.num_classes}; a wider student learns that the others never occur"
         )
-    longest = header.task.get("sequence_length", header.task.get("max_length"))
+    longest = header.task.get(task.length_setting)
     if longest is not None:
         check_length(student, longest)
 

@@ -4,7 +4,6 @@ Batches are split into one stretch a rank. Under ZeRO-3 every forward gathers we
 number of them; a rank without a batch runs one example with nothing supervised.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +23,8 @@ from kdcache.students.loss import with_loss
 from kdcache.students.making import check_fits
 from kdcache.students.same_tokenizer import check_same_tokenizer
 from kdcache.students.trial import find_neighbours
-from kdcache.tasks.metrics import Predictions, scores
+from kdcache.tasks import task_of
+from kdcache.tasks.metrics import Predictions
 
 __all__ = [
     "EVALUATION_TEMPERATURE",
@@ -50,8 +50,8 @@ def evaluate_model(
 ) -> dict[str, float]:
     """Figures of a plain transformers model on its own device, in one process.
 
-    Keys: those of `Sums.means` (nats per position), and perplexity; of a classification those of tasks/metrics.py
-    in its place. temperature: of the KL to the teacher. progress is called with the number of examples after each
+    Keys: those of `Sums.means` (nats per position), and perplexity; of other tasks their scores in
+    its place. temperature: of the KL to the teacher. progress is called with the number of examples after each
     batch. Raises StudentError for a model that does not fit the cache, ConfigError for a temperature it does not store.
     """
     return evaluate_whole(
@@ -128,11 +128,11 @@ def _task(header: Header) -> str:
 
 def teacher_predictions(cache: Cache, batch_examples: int = 256) -> Predictions:
     """What the teacher of a classification's cache says of its positions."""
-    parts = []
+    parts, task = [], task_of(cache.manifest.header.task)
     for start in range(0, len(cache), batch_examples):
         batch = cache.read(start, min(start + batch_examples, len(cache)))
-        log_probs_PC = batch.targets().dense_log_probs(1.0).numpy()
-        parts.append(Predictions(log_probs_PC, batch.labels, starts_of(batch)))
+        outputs_PC = task.teacher_outputs(batch.targets()).numpy()
+        parts.append(Predictions(outputs_PC, batch.labels, starts_of(batch)))
     return Predictions.concat(parts)
 
 
@@ -173,20 +173,22 @@ def _figures(
     progress: Callable[[int], None],
 ) -> tuple[dict[str, float], Predictions | None]:
     header = cache.manifest.header
+    task = task_of(header.task)
     vector = torch.zeros(len(Sums.names), dtype=torch.float64, device=device)
     parts: list[Predictions] = []
     with evaluating(model):
         for inputs, batch in batches:
             found = model(inputs.to(device), temperature=temperature)
-            if header.id2label is None:
+            if task.generates:
                 vector += found
             else:
                 vector += found[0]
                 if batch is not None:
-                    parts.append(Predictions(found[1].cpu().numpy(), batch.labels, starts_of(batch)))
+                    outputs_PC = task.outputs(found[1]).cpu().numpy()
+                    parts.append(Predictions(outputs_PC, batch.labels, starts_of(batch)))
             progress(0 if batch is None else len(batch))
-    figures = Sums(world.sum(vector)).means()
-    if header.id2label is None:
-        return figures | {"perplexity": math.exp(min(figures.get("label_nll", math.nan), 700.0))}, None
-    whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
-    return figures | scores(whole, header.class_names, header.task["name"]), whole
+    means = Sums(world.sum(vector)).means()
+    whole = None
+    if not task.generates:
+        whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
+    return task.figures(means, whole, header.class_names), whole

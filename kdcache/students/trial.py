@@ -15,7 +15,7 @@ from kdcache.models.inputs import flattens, max_length
 from kdcache.models.neighbours import Findings, find_feeding, may_be_packed
 from kdcache.store.cache import Cache
 from kdcache.students.collate import feeding_of
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, task_of
 
 __all__ = ["check_neighbours", "find_neighbours", "first_examples"]
 
@@ -52,7 +52,7 @@ def find_neighbours(student: Any, cache: Cache, batch_examples: int) -> Findings
     """What neighbours in a batch do to it. Raises StudentError where those in a packed example do something."""
     examples, task = first_examples(cache), cache.manifest.header.task
     longest = max((len(example.tokens) for example in examples), default=1)
-    longest = task.get("sequence_length", task.get("max_length", longest))
+    longest = task.get(task_of(task).length_setting, longest)
     packed = may_be_packed(task, examples)
     try:
         found = find_feeding(

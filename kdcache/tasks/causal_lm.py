@@ -5,50 +5,194 @@ one and the config does not leave it out: a student that never saw it cannot sto
 none. Chats: the assistant's tokens; a turn ends as the template says.
 """
 
+import datetime
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BeforeValidator, Field, model_validator
 
+from kdcache.config.base import Config
 from kdcache.corpus import Column
 from kdcache.corpus.settings import CorpusConfig
-from kdcache.errors import ConfigError, RowError
+from kdcache.errors import CacheError, ConfigError, RowError
+from kdcache.targets.fields import Field as Stored
 from kdcache.tasks.chat import Chats
+from kdcache.tasks.clock import reads_clock
 from kdcache.tasks.example import Example
+from kdcache.tasks.labels import Labels
+from kdcache.tasks.language_score import language_score, language_verdict
+from kdcache.tasks.measures import AGREEMENT, KL, LOSS, Measure, Usage
+from kdcache.tasks.metrics import Predictions
 from kdcache.tasks.packing import Document, one_each, windows
-from kdcache.tasks.settings import CausalLMConfig
-from kdcache.tasks.task import Where, strings
+from kdcache.tasks.score import Records, Score, Verdict
+from kdcache.tasks.stored import as_integers, check_classes
+from kdcache.tasks.task import Reader, Task, Where, strings
 from kdcache.tasks.tokenizer import vocabulary_size
 
-__all__ = ["CausalLM"]
+__all__ = ["CausalLM", "CausalLMConfig"]
 
 
-class CausalLM:
-    """The task `causal_lm`. Give messages_field for chats, text_field for text; a tokenizer of transformers.
+def _iso_date(value: object) -> object:
+    if type(value) is datetime.date or value is None:
+        return value
+    try:
+        return datetime.date.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(f"got {value}, expected a day such as 2025-01-31") from None
+
+
+Day = Annotated[datetime.date, BeforeValidator(_iso_date)]
+
+
+class CausalLMConfig(Config):
+    """How text becomes examples.
+
+    packing: "windows" joins the documents of a unit and cuts them into windows of sequence_length; "documents" makes
+        one example of each.
+    end_of_text: end each document with the tokenizer's end-of-text token, where the tokenizer has not put one: what
+        never saw it cannot stop. Chats end as their template says.
+    attention: within a window, "document" keeps each document to itself (positions restart); "causal" lets
+        a token see everything before it. Pinned in the manifest and used for teacher and student.
+    overlong: what to do with a document longer than sequence_length when packing is "documents".
+    loss_on: chats only: supervise the assistant's words or every token.
+    turns: chats only: "all" of the assistant's turns are supervised, in one example where the template lets earlier
+        turns stand as they were said, else (it may strip their thinking) in several, each ending with its turn; "last":
+        the last turn alone; "each": every turn in an example of its own, whatever the template.
+    date: chats only: the day that the template takes for today, such as 2025-01-31; by default the day on which the
+        dump began, where the template asks for it.
+    num_classes: columns of the logits that are kept, by default one for each id of the tokenizer. Fewer where a
+        tokenizer has ids that its teacher has no row for (Gemma 3 1B, 262,145 for 262,144): a text that contains one is
+        a bad row.
+    """
+
+    name: Literal["causal_lm"] = "causal_lm"
+    sequence_length: Annotated[int, Field(ge=2)] = 1024
+    packing: Literal["windows", "documents"] = "windows"
+    attention: Literal["document", "causal"] = "document"
+    overlong: Literal["error", "truncate", "drop"] = "error"
+    loss_on: Literal["assistant", "all"] = "assistant"
+    end_of_text: bool = True
+    turns: Literal["all", "last", "each"] = "all"
+    date: Day | None = None
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _turns_are_supervised(self) -> Self:
+        if self.loss_on == "all" and self.turns != "all":
+            raise ValueError(f"got task.turns {self.turns} with loss_on: all, expected loss_on: assistant")
+        return self
+
+
+class CausalLM(Task):
+    """The task `causal_lm`: predict the next token of documents or chats, corpus.text_field or messages_field."""
+
+    settings: CausalLMConfig
+    name = "causal_lm"
+    Settings: ClassVar = CausalLMConfig
+    auto_class = "AutoModelForCausalLM"
+    pipeline = "text-generation"
+    generates = True
+    every_class = False
+    record_defaults: ClassVar[Mapping[str, Any]] = {}
+    length_setting = "sequence_length"
+    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {"overlong": ("truncated", "dropped")}
+    nothing_to_learn = "every example is one token long or masked; see task.loss_on and corpus.messages_field"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "loss": LOSS,
+        "perplexity": Measure("perplexity", lambda value: f"{value:,.1f}"),
+        "kl": KL,
+        "agreement": AGREEMENT,
+    }
+
+    def settled(self, tokenizer: Any, corpus: CorpusConfig, begun: Mapping[str, Any] | None) -> Self:
+        """With task.date, where a chat template asks for the day: the config's, else that of the dump that is gone on
+        with, else today's (UTC)."""
+        if corpus.messages_field is None or self.settings.date is not None or tokenizer.chat_template is None:
+            return self
+        if not reads_clock(tokenizer.get_chat_template()):
+            return self
+        known = (begun or {}).get("date")
+        day = datetime.date.fromisoformat(known) if known else datetime.datetime.now(datetime.UTC).date()
+        return type(self)(self.settings.model_copy(update={"date": day}))
+
+    def columns(self, corpus: CorpusConfig) -> tuple[Column, ...]:
+        if corpus.messages_field is None:
+            return (Column(corpus.text_field, "text_field"),)
+        return (Column(corpus.messages_field, "messages_field", kind="json"),)
+
+    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+        return (text for text in table[corpus.messages_field or corpus.text_field].to_pylist() if text)
+
+    def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None = None) -> "TokenReader":
+        return TokenReader(self.settings, tokenizer, corpus)
+
+    def num_classes(self, vocab_size: int, labels: Labels | None) -> int:
+        return self.settings.num_classes or vocab_size
+
+    def label_fields(self, num_classes: int) -> tuple[Stored, ...]:
+        """None: the labels are the next tokens."""
+        return ()
+
+    def end(self, length: int) -> int:
+        return length - 1
+
+    def checked_labels(
+        self, labels: Any, tokens_L: np.ndarray, positions_P: np.ndarray, num_classes: int
+    ) -> np.ndarray:
+        labels_P: np.ndarray = tokens_L[positions_P + 1]
+        if labels is not None and not np.array_equal(as_integers(labels, "labels"), labels_P):
+            raise CacheError("got labels that are not tokens[positions + 1], expected the next tokens, or no labels")
+        check_classes(labels_P, num_classes)
+        return labels_P
+
+    def label_faults(self, labels: np.ndarray, num_classes: int) -> Iterator[str]:
+        if len(labels) and labels.max() >= num_classes:
+            yield f"labels go up to {labels.max()}, expected below {num_classes}"
+
+    def score(self, parts: Iterable[Records], num_classes: int) -> Score | None:
+        return language_score(parts, num_classes)
+
+    def verdict(self, score: Score, names: Sequence[str], num_classes: int) -> Verdict:
+        return language_verdict(score, num_classes)
+
+    def figures(
+        self, means: Mapping[str, float], predictions: Predictions | None, names: Sequence[str]
+    ) -> dict[str, float]:
+        return {**means, "perplexity": math.exp(min(means.get("label_nll", math.nan), 700.0))}
+
+    def teacher_figures(
+        self, loss: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
+    ) -> dict[str, Any] | None:
+        if loss is None:
+            return None
+        return {"loss": loss, "kl": 0.0, "agreement": 1.0, "perplexity": math.exp(loss)}
+
+    def usage(self, longest: int | None) -> Usage:
+        return Usage('model("Once upon a time")')
+
+
+class TokenReader(Reader):
+    """Documents or chats -> windows or whole documents of tokens.
 
     Notes that `examples` may count: "empty" texts, documents "truncated" or "dropped" for their length, examples
     left out as "unsupervised" because they have no position, and of chats "split_chats" that became several documents
     and messages with "thoughts_left_out" by the template.
     """
 
-    labels = None
-    Settings: ClassVar = CausalLMConfig
-    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {"overlong": ("truncated", "dropped")}
-
-    def __init__(
-        self, config: CausalLMConfig, tokenizer: Any, text_field: str = "text", messages_field: str | None = None
-    ) -> None:
+    def __init__(self, config: CausalLMConfig, tokenizer: Any, corpus: CorpusConfig) -> None:
         self._config = config
         self._tokenizer = tokenizer
         if config.num_classes is not None and config.num_classes > (most := vocabulary_size(tokenizer)):
             raise ConfigError(f"got task.num_classes {config.num_classes}, expected at most the tokenizer's {most} ids")
-        self._text_field = text_field
+        self._text_field = corpus.text_field
         self._chats = None
         self._end = None
-        if messages_field is not None:
-            self._chats = Chats(tokenizer, messages_field, config.loss_on, config.turns, config.date)
+        if corpus.messages_field is not None:
+            self._chats = Chats(tokenizer, corpus.messages_field, config.loss_on, config.turns, config.date)
         elif config.end_of_text:
             self._end = tokenizer.eos_token_id
             if self._end is None:
@@ -56,27 +200,6 @@ class CausalLM:
                     "got a tokenizer without an end-of-text token, which is put after each document; set its "
                     "eos_token, or task.end_of_text: false"
                 )
-
-    @staticmethod
-    def columns(config: CausalLMConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
-        if corpus.messages_field is None:
-            return (Column(corpus.text_field, "text_field"),)
-        return (Column(corpus.messages_field, "messages_field", kind="json"),)
-
-    @staticmethod
-    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
-        return (text for text in table[corpus.messages_field or corpus.text_field].to_pylist() if text)
-
-    @staticmethod
-    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
-        return []
-
-    @classmethod
-    def from_config(cls, config: CausalLMConfig, tokenizer: Any, corpus: CorpusConfig, labels: None) -> Self:
-        return cls(config, tokenizer, corpus.text_field, corpus.messages_field)
-
-    def check(self, table: pa.Table, where: Where) -> int:
-        return 0
 
     def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
         notes: Counter[str] = Counter()

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from kdcache.errors import ConfigError
-from kdcache.tasks.settings import ClassificationConfig
 
 __all__ = ["LabelMap"]
 
@@ -23,10 +22,6 @@ class LabelMap:
         self._names, self._bio = dict(names or {}), bio
         self.used: set[str] = set()
         self.rested: Counter[str] = Counter()
-
-    @classmethod
-    def of(cls, config: ClassificationConfig) -> "LabelMap":
-        return cls(config.label_map, config.rest_class, getattr(config, "scheme", None) == "bio")
 
     def __call__(self, name: str, classes: Container[str]) -> str:
         """The name of a class, or a name that is none of the classes where there is no rest."""

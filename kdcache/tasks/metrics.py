@@ -23,9 +23,10 @@ ENTITY_TAG = re.compile(r"[BIESLU]-")
 
 @dataclass(frozen=True)
 class Predictions:
-    """log_probs_PC: float32. labels_P: NO_LABEL where there is none. starts_P: the first position of a row of text."""
+    """outputs_PC: what `Task.outputs` makes of logits, of classes their log-probabilities, float32. labels_P: NO_LABEL
+    where there is none. starts_P: the first position of a row of text."""
 
-    log_probs_PC: np.ndarray
+    outputs_PC: np.ndarray
     labels_P: np.ndarray
     starts_P: np.ndarray
 
@@ -35,32 +36,33 @@ class Predictions:
         if len(starts) == len(self.starts_P) or not len(starts):
             return self
         counts_R = np.diff(np.append(starts, len(self.starts_P)))
-        probs_RC = np.add.reduceat(np.exp(self.log_probs_PC.astype(np.float64)), starts) / counts_R[:, None]
+        probs_RC = np.add.reduceat(np.exp(self.outputs_PC.astype(np.float64)), starts) / counts_R[:, None]
         with np.errstate(divide="ignore"):
-            log_probs_RC = np.log(probs_RC).astype(self.log_probs_PC.dtype)
+            log_probs_RC = np.log(probs_RC).astype(self.outputs_PC.dtype)
         return Predictions(log_probs_RC, self.labels_P[starts], np.ones(len(starts), bool))
 
-    def known(self, task: str) -> "Predictions":
-        """Those that have a label; of a sequence classification one for each row."""
-        chosen = self.of_rows() if task == "sequence_classification" else self
+    def known(self, whole_rows: bool) -> "Predictions":
+        """Those that have a label. whole_rows: one for each row of text."""
+        chosen = self.of_rows() if whole_rows else self
         known_P = chosen.labels_P != NO_LABEL
         rows_P = np.cumsum(chosen.starts_P)[known_P]
-        return Predictions(chosen.log_probs_PC[known_P], chosen.labels_P[known_P], np.diff(rows_P, prepend=-1) != 0)
+        return Predictions(chosen.outputs_PC[known_P], chosen.labels_P[known_P], np.diff(rows_P, prepend=-1) != 0)
 
     @classmethod
     def concat(cls, parts: Sequence["Predictions"]) -> Self:
         return cls(
-            np.concatenate([part.log_probs_PC for part in parts]),
+            np.concatenate([part.outputs_PC for part in parts]),
             np.concatenate([part.labels_P for part in parts]),
             np.concatenate([part.starts_P for part in parts]),
         )
 
 
-def scores(predictions: Predictions, names: Sequence[str], task: str) -> dict[str, float]:
+def scores(predictions: Predictions, names: Sequence[str], *, whole_rows: bool, entities: bool) -> dict[str, float]:
     """accuracy, macro_f1, ece, and of tags of entities entity_f1; nothing where no position has a label.
 
     names: of the classes. Entities are those of BIO tags, or of IOBES and BILOU ones; other tags, such as parts of
-    speech, have no entity_f1. Rows are put together again from their windows.
+    speech, have no entity_f1. Rows are put together again from their windows. whole_rows: a row of text counts once.
+    entities: whether tags may be of entities.
     """
     import torch
     from torchmetrics.functional.classification import (
@@ -69,10 +71,10 @@ def scores(predictions: Predictions, names: Sequence[str], task: str) -> dict[st
         multiclass_f1_score,
     )
 
-    known = predictions.known(task)
+    known = predictions.known(whole_rows)
     if not len(known.labels_P):
         return {}
-    probs_PC, labels_P = torch.from_numpy(known.log_probs_PC).exp(), torch.from_numpy(known.labels_P)
+    probs_PC, labels_P = torch.from_numpy(known.outputs_PC).exp(), torch.from_numpy(known.labels_P)
     classes = len(names)
     found = {
         "accuracy": multiclass_accuracy(probs_PC, labels_P, classes, average="micro"),
@@ -80,12 +82,14 @@ def scores(predictions: Predictions, names: Sequence[str], task: str) -> dict[st
         "ece": multiclass_calibration_error(probs_PC, labels_P, classes, n_bins=CALIBRATION_BINS),
     }
     values = {name: float(value) for name, value in found.items()}
-    if _are_entities(names, task):
+    if entities and _are_entities(names):
         values["entity_f1"] = _entity_f1(known, names)
     return values
 
 
-def class_scores(predictions: Predictions, names: Sequence[str], task: str) -> list[dict[str, Any]]:
+def class_scores(
+    predictions: Predictions, names: Sequence[str], *, whole_rows: bool, entities: bool
+) -> list[dict[str, Any]]:
     """name, precision, recall, f1 and support of each class, or of tags of entities of each type of entity.
 
     support: how many there are. A score without anything to divide by is 0. Nothing where no position has a label.
@@ -93,12 +97,12 @@ def class_scores(predictions: Predictions, names: Sequence[str], task: str) -> l
     import torch
     from torchmetrics.functional.classification import multiclass_stat_scores
 
-    known = predictions.known(task)
+    known = predictions.known(whole_rows)
     if not len(known.labels_P):
         return []
-    if _are_entities(names, task):
+    if entities and _are_entities(names):
         return _entity_scores(known, names)
-    predicted_P, labels_P = torch.from_numpy(known.log_probs_PC.argmax(1)), torch.from_numpy(known.labels_P)
+    predicted_P, labels_P = torch.from_numpy(known.outputs_PC.argmax(1)), torch.from_numpy(known.labels_P)
     counts = multiclass_stat_scores(predicted_P, labels_P, len(names), average=None).tolist()
     return [
         {
@@ -112,8 +116,8 @@ def class_scores(predictions: Predictions, names: Sequence[str], task: str) -> l
     ]
 
 
-def _are_entities(names: Sequence[str], task: str) -> bool:
-    return task == "token_classification" and any(ENTITY_TAG.match(name) for name in names)
+def _are_entities(names: Sequence[str]) -> bool:
+    return any(ENTITY_TAG.match(name) for name in names)
 
 
 def _entity_f1(known: Predictions, names: Sequence[str]) -> float:
@@ -145,7 +149,7 @@ def _tags(known: Predictions, names: Sequence[str]) -> tuple[list[list[str]], li
     tags = np.array([_as_iobes(name) for name in names], dtype=object)
     of_rows = [
         [row.tolist() for row in np.split(tags[ids_P], borders)]
-        for ids_P in (known.labels_P, known.log_probs_PC.argmax(1))
+        for ids_P in (known.labels_P, known.outputs_PC.argmax(1))
     ]
     return of_rows[0], of_rows[1]
 

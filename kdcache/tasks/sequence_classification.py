@@ -5,44 +5,63 @@ Token types are those that `tokenizer(text, pair)` gives: the second text of a p
 declares and makes it so.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from kdcache.corpus import Column
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, RowError
 from kdcache.targets.fields import NO_LABEL
+from kdcache.tasks.classification import Classification
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.settings import SequenceClassificationConfig
-from kdcache.tasks.task import Where, strings
+from kdcache.tasks.measures import Usage
+from kdcache.tasks.settings import ClassSettings
+from kdcache.tasks.task import Reader, Where, strings
 from kdcache.tasks.windows import Surroundings, window_starts
 
-__all__ = ["SequenceClassification"]
+__all__ = ["SequenceClassification", "SequenceClassificationConfig"]
 
 
-class SequenceClassification:
-    """The task `sequence_classification`.
+class SequenceClassificationConfig(ClassSettings):
+    """One class for a whole text, or for a pair of texts (corpus.text_pair_field).
 
-    Notes: texts "truncated" or "windowed" for their length, examples of each label, "unlabelled" ones.
+    max_length: tokens of an example; longer texts are cut, and counted in the summary.
+    overlong: what of a longer text is read: its "head", its "tail", "middle_out" (its first and its last half), or
+        "windows", all of it in windows that overlap by a quarter: each is an example with the label of its text, and
+        the scores are of texts, by the mean of their windows' probabilities; loss and KL are of windows. By default
+        what the tokenizer's truncation side says, for most the head. Pairs have no middle_out and no windows.
     """
 
+    name: Literal["sequence_classification"]
+    max_length: Annotated[int, Field(ge=3)] = 256
+    overlong: Literal["head", "tail", "middle_out", "windows"] | None = None
+    attention: Literal["full"] = "full"
+
+
+class SequenceClassification(Classification):
+    """The task `sequence_classification`: one class for each text or pair of texts."""
+
+    settings: SequenceClassificationConfig
+    name = "sequence_classification"
     Settings: ClassVar = SequenceClassificationConfig
-    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    auto_class = "AutoModelForSequenceClassification"
+    pipeline = "text-classification"
+    one_position = True
+    whole_rows = True
+    label_setting = "label_field"
 
-    def __init__(
-        self, config: SequenceClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
-    ) -> None:
-        self.labels = labels
-        self._config, self._tokenizer = config, tokenizer
-        self._text, self._pair, self._label = corpus.text_field, corpus.text_pair_field, corpus.label_field
+    def check_corpus(self, corpus: CorpusConfig) -> None:
+        overlong = self.settings.overlong
+        if corpus.text_pair_field is not None and overlong in ("middle_out", "windows"):
+            raise ValueError(f"got task.overlong {overlong} for pairs (corpus.text_pair_field), expected head or tail")
 
-    @staticmethod
-    def columns(config: SequenceClassificationConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
+    def columns(self, corpus: CorpusConfig) -> tuple[Column, ...]:
         columns = [Column(corpus.text_field, "text_field")]
         if corpus.text_pair_field is not None:
             columns.append(Column(corpus.text_pair_field, "text_pair_field"))
@@ -50,20 +69,41 @@ class SequenceClassification:
             columns.append(Column(corpus.label_field, "label_field", required=False, kind="label"))
         return tuple(columns)
 
-    @staticmethod
-    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
         fields = [corpus.text_field, *([corpus.text_pair_field] if corpus.text_pair_field else [])]
         return (text for field in fields for text in table[field].to_pylist() if text)
 
-    @staticmethod
-    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
         return [] if corpus.label_field is None else table[corpus.label_field].to_pylist()
 
-    @classmethod
-    def from_config(
-        cls, config: SequenceClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
-    ) -> Self:
-        return cls(config, tokenizer, corpus, labels)
+    def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> "TextReader":
+        assert labels is not None
+        return TextReader(self.settings, tokenizer, corpus, labels)
+
+    def usage(self, longest: int | None) -> Usage:
+        notes = [f"Texts longer than {longest} tokens are cut."] if longest else []
+        if self.settings.overlong == "middle_out":
+            notes.append("In training their middle was cut out, here their end is: cut them yourself, or use kdcache.")
+        if self.settings.overlong == "windows":
+            room = f"windows of {longest} tokens that overlap by a quarter"
+            notes.append(f"In training they were {room}: for the same scores take the mean of theirs.")
+        return Usage('model("a text")', ", truncation=True", tuple(notes))
+
+
+class TextReader(Reader):
+    """Texts or pairs of texts -> one example each, or overlapping windows.
+
+    Notes: texts "truncated" or "windowed" for their length, examples of each label, "unlabelled" ones.
+    """
+
+    labels: Labels
+
+    def __init__(
+        self, config: SequenceClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
+    ) -> None:
+        self.labels = labels
+        self._config, self._tokenizer = config, tokenizer
+        self._text, self._pair, self._label = corpus.text_field, corpus.text_pair_field, corpus.label_field
 
     def check(self, table: pa.Table, where: Where) -> int:
         ids = self._ids(table, where)

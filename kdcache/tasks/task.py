@@ -1,8 +1,16 @@
-"""Task: what turns rows of a corpus into supervised examples."""
+"""Task: what a task asks of a corpus, keeps in a cache, trains and scores. One class for each task owns these facts.
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol, Self
+A task is made of its settings alone: `task_of(mapping)` in registry.py, of a config or of a cache's header. What turns
+rows into examples, which needs a tokenizer, is its Reader.
 
+P positions, L tokens of an example, C classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
 import pyarrow as pa
 
 from kdcache.config.base import Config
@@ -10,72 +18,303 @@ from kdcache.corpus import Column
 from kdcache.corpus.columns import Where
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError, RowError
+from kdcache.targets.fields import Field
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.registry import TASKS
+from kdcache.tasks.measures import Measure, Usage
+from kdcache.tasks.metrics import Predictions
+from kdcache.tasks.score import Records, Score, Verdict
 
-__all__ = ["Task", "Where", "make_task", "strings", "task_class", "task_columns"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcache.targets.record import TeacherTargets
+
+__all__ = ["Reader", "Task", "Where", "strings"]
 
 
-class Task(Protocol):
-    """A task supplies positions and labels.
+class Reader(ABC):
+    """Rows of a corpus -> examples with supervised positions, by the tokenizer that `Task.reader` was given.
 
-    labels: the classes, None for a language model, whose tokens they are. remedies: settings of the task that matter
-    to no other rows than those that these notes of `examples` count.
+    Attributes:
+        labels: The classes; None for a language model, whose tokens they are.
     """
 
-    Settings: ClassVar[type[Config]]
-    labels: Labels | None
-    remedies: ClassVar[Mapping[str, tuple[str, ...]]]
-
-    @staticmethod
-    def columns(config: Any, corpus: CorpusConfig) -> tuple[Column, ...]:
-        """What `examples` needs of each row. Raises ConfigError for a corpus without a setting that it takes."""
-        ...
-
-    @staticmethod
-    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
-        """All text of these rows, to make a tokenizer of."""
-        ...
-
-    @staticmethod
-    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
-        """All labels of these rows, to make classes of."""
-        ...
-
-    @classmethod
-    def from_config(cls, config: Any, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> Self: ...
+    labels: Labels | None = None
 
     def check(self, table: pa.Table, where: Where) -> int:
-        """How many of these rows have labels. Raises RowError for a row whose labels `examples` would refuse."""
-        ...
+        """Count the rows that have labels, without making tokens of them.
 
-    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
-        """Examples of a unit's rows, and counts of what was left out or cut, by name.
+        Args:
+            table: Rows with the columns that the task names.
+            where: Row of the table -> "file.jsonl:123", for messages.
 
-        where: row of the table -> "file.jsonl:123". Raises RowError for a row that cannot be used; whether it can does
-        not depend on the others.
+        Returns:
+            How many of these rows have labels; 0 for a task whose labels are no column.
+
+        Raises:
+            RowError: A row has labels that `examples` would refuse.
         """
-        ...
+        return 0
+
+    @abstractmethod
+    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+        """Make the examples of a unit's rows.
+
+        Args:
+            table: Rows with the columns that the task names.
+            where: Row of the table -> "file.jsonl:123", for messages.
+
+        Returns:
+            The examples in the order of their rows, and counts of what was left out or cut, by name.
+
+        Raises:
+            RowError: A row cannot be used. Whether it can does not depend on the other rows.
+        """
 
 
-def task_class(name: str) -> type[Task]:
-    found: type[Task] = TASKS[name]
-    return found
+class Task(ABC):
+    """The facts of one task. A subclass with a name, registered in registry.py, is all that a new task takes.
 
+    Attributes:
+        name: What `task.name` says in a config and in a cache's header.
+        Settings: The class of its settings, with a field `name` that allows this name alone.
+        auto_class: The Auto class of transformers that loads its models.
+        pipeline: The pipeline of transformers that runs them, also the tag of a model card.
+        generates: Whether it predicts the next token: classes are the tokenizer's ids, labels the tokens themselves,
+            and records belong to these very tokens. Other tasks have a few classes with names, and labels from a
+            column.
+        one_position: Whether an example has one position, so that models give one row of logits for each example.
+        every_class: Whether its records hold every class, because there are few.
+        record_defaults: What its records are where the config does not say otherwise.
+        length_setting: The setting that bounds the tokens of an example.
+        label_setting: The setting below corpus.* that names the column of labels, if there is one.
+        remedies: Settings that matter to no other rows than those that these notes of `Reader.examples` count.
+        nothing_to_learn: What a user should look at where a corpus gives no supervised position.
+        measures: What `kdcache eval` shows of it, in the order of the table's columns.
+    """
 
-def task_columns(config: Any, corpus: CorpusConfig) -> tuple[Column, ...]:
-    """The columns that the task reads of the corpus, to open it with. Needs no tokenizer."""
-    return task_class(config.name).columns(config, corpus)
+    name: ClassVar[str]
+    Settings: ClassVar[type[Config]]
+    auto_class: ClassVar[str]
+    pipeline: ClassVar[str]
+    generates: ClassVar[bool] = False
+    one_position: ClassVar[bool] = False
+    every_class: ClassVar[bool] = True
+    record_defaults: ClassVar[Mapping[str, Any]] = {"exact_top_k": "all", "logit_dtype": "float16"}
+    length_setting: ClassVar[str] = "max_length"
+    label_setting: ClassVar[str | None] = None
+    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    nothing_to_learn: ClassVar[str] = "every row is empty; see corpus.text_field and corpus.tokens_field"
+    measures: ClassVar[Mapping[str, Measure]]
 
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
 
-def make_task(config: Any, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None = None) -> Task:
-    """The task that config.name names, for the columns that the corpus has. labels: of a classification."""
-    return task_class(config.name).from_config(config, tokenizer, corpus, labels)
+    # Settings
+
+    @property
+    def attention(self) -> str:
+        """Which tokens of an example see each other: "full", or of packed text "document" or "causal"."""
+        return str(getattr(self.settings, "attention", "full"))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of an example, at most."""
+        return int(getattr(self.settings, self.length_setting))
+
+    def with_length(self, longest: int) -> Self:
+        """The same task with examples of at most so many tokens."""
+        return type(self)(self.settings.model_copy(update={self.length_setting: longest}))
+
+    def settled(self, tokenizer: Any, corpus: CorpusConfig, begun: Mapping[str, Any] | None) -> Self:
+        """The task with what a dump has to decide before it starts, such as the day that a chat template reads.
+
+        Args:
+            tokenizer: Of the cache's tokens.
+            corpus: The settings of the corpus.
+            begun: The task of the header of a cache that the dump goes on with, if there is one.
+        """
+        return self
+
+    def check_corpus(self, corpus: CorpusConfig) -> None:  # noqa: B027  # nothing to check is the usual case
+        """Compare the settings of a corpus with the task's.
+
+        Raises:
+            ValueError: They do not go together; the message says what was got and what is expected.
+        """
+
+    # Rows of a corpus
+
+    @abstractmethod
+    def columns(self, corpus: CorpusConfig) -> tuple[Column, ...]:
+        """The columns that a reader needs of each row, to open the corpus with."""
+
+    @abstractmethod
+    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+        """All text of these rows, to make a tokenizer of."""
+
+    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> Iterable[str | None]:
+        """All labels of these rows, to make classes of."""
+        return ()
+
+    def classes(self, teacher: Any | None, found: Callable[[], set[str | None]]) -> Labels | None:
+        """Find the classes and their names; None where the classes are tokens.
+
+        Args:
+            teacher: The transformers config of the teacher; None without one.
+            found: Gives the labels that the corpus has; it reads the whole corpus.
+
+        Raises:
+            ConfigError: The settings name other classes than the teacher has.
+            CorpusError: There is no teacher, the settings name none, and the corpus has none.
+        """
+        return None
+
+    @property
+    def finds_classes(self) -> bool:
+        """Whether the corpus alone says which classes there are, where there is no teacher."""
+        return False
+
+    @abstractmethod
+    def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> Reader:
+        """What makes examples of rows.
+
+        Args:
+            tokenizer: A tokenizer of transformers.
+            corpus: The settings of the corpus.
+            labels: What `classes` found.
+
+        Raises:
+            ConfigError: The tokenizer cannot do what the settings ask for.
+        """
+
+    # What a cache keeps
+
+    def num_classes(self, vocab_size: int, labels: Labels | None) -> int:
+        """Columns of the logits that are recorded."""
+        assert labels is not None
+        return len(labels)
+
+    @abstractmethod
+    def label_fields(self, num_classes: int) -> tuple[Field, ...]:
+        """The arrays of a shard that hold the labels of positions."""
+
+    def end(self, length: int) -> int:
+        """The first place in an example of so many tokens that cannot be a position."""
+        return length
+
+    def default_positions(self, length: int) -> np.ndarray:
+        """The positions of an example of so many tokens where its maker names none, int64 [P]."""
+        return np.zeros(1, np.int64) if self.one_position else np.arange(self.end(length))
+
+    @abstractmethod
+    def checked_labels(self, labels: Any, tokens_L: np.ndarray, positions_P: np.ndarray, num_classes: int) -> Any:
+        """The labels of an example as they are stored.
+
+        Args:
+            labels: What the example's maker gives for each position; None where nothing is given.
+            tokens_L: The tokens.
+            positions_P: The positions.
+            num_classes: Columns of the logits.
+
+        Raises:
+            CacheError: They cannot be stored.
+        """
+
+    @abstractmethod
+    def label_faults(self, labels: np.ndarray, num_classes: int) -> Iterator[str]:
+        """What is wrong with the labels of a stored shard, one line each."""
+
+    # The teacher's own score on the labels
+
+    @abstractmethod
+    def score(self, parts: Iterable[Records], num_classes: int) -> Score | None:
+        """What the records of one shard say of its labels, in sums that add up over shards; None without labels.
+
+        Args:
+            parts: The shard's examples with their records, some at a time.
+            num_classes: Columns of the logits.
+        """
+
+    @abstractmethod
+    def verdict(self, score: Score, names: Sequence[str], num_classes: int) -> Verdict:
+        """A score in words, with a warning where it is near chance.
+
+        Args:
+            score: The sum of all shards.
+            names: Of the classes, in the order of their ids; none for a language model.
+            num_classes: Columns of the logits.
+        """
+
+    # Models
+
+    def vocab_size(self, num_classes: int, tokenizer_size: int | None) -> int:
+        """The vocab_size of a student made from a config. tokenizer_size: highest id + 1, where the cache knows it."""
+        return num_classes if self.generates or tokenizer_size is None else tokenizer_size
+
+    def config_settings(self, names: Mapping[int, str] | None) -> dict[str, Any]:
+        """What a cache says of a student's transformers config: the classes and their names."""
+        if names is None:
+            return {}
+        return {"num_labels": len(names), "id2label": dict(names), "label2id": {name: i for i, name in names.items()}}
+
+    def check_teacher(self, config: Any, num_classes: int) -> None:  # noqa: B027
+        """Look at the transformers config of a loaded teacher.
+
+        Raises:
+            TeacherError: The teacher is of another task.
+        """
+
+    def logits_shape(self, length: int, num_classes: int) -> list[int]:
+        """The shape of a model's logits for one example of so many tokens."""
+        return [1, num_classes] if self.one_position else [1, length, num_classes]
+
+    # Evaluation and use
+
+    def outputs(self, logits_PC: "Tensor") -> "Tensor":
+        """What predictions are told by, from a model's float32 logits, float32 [P, C]: log-probabilities."""
+        return logits_PC.log_softmax(-1)
+
+    def teacher_outputs(self, targets: "TeacherTargets") -> "Tensor":
+        """The same of the teacher's records, float32 [P, C]."""
+        return targets.dense_log_probs(1.0)
+
+    @abstractmethod
+    def figures(
+        self, means: Mapping[str, float], predictions: Predictions | None, names: Sequence[str]
+    ) -> dict[str, float]:
+        """The figures of a model on a held-out cache.
+
+        Args:
+            means: What `kdcache.losses.metrics.Sums` gives, in nats per position.
+            predictions: On every position; None for a language model.
+            names: Of the classes.
+        """
+
+    @abstractmethod
+    def teacher_figures(
+        self, loss: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
+    ) -> dict[str, Any] | None:
+        """The teacher's row of an evaluation's table; None where the cache does not tell.
+
+        Args:
+            loss: −log p of the labels, in nats per position, where it is known.
+            predictions: Gives the teacher's predictions on every position.
+            names: Of the classes.
+        """
+
+    def class_table(self, predictions: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
+        """name, precision, recall, f1 and support of each class; nothing for a task that has no such table."""
+        return []
+
+    @abstractmethod
+    def usage(self, longest: int | None) -> Usage:
+        """How a finished student is called. longest: tokens of an example, where the cache says so."""
 
 
 def strings(column: pa.ChunkedArray, field: str, where: Where) -> list[str]:
-    """Raises CorpusError for a column of another type, or a null in it."""
+    """The text of a column. Raises CorpusError for a column of another type, RowError for a null in it."""
     is_text = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null
     if not any(test(column.type) for test in is_text):
         raise CorpusError(f"{where(0)}: {field} is {column.type}, expected a string")

@@ -9,33 +9,104 @@ the tokenizer makes nothing of stands as the unknown token, and is counted: its 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from kdcache.corpus import Column
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, RowError
+from kdcache.tasks.classification import Classification
 from kdcache.tasks.example import Example
+from kdcache.tasks.label_map import LabelMap
 from kdcache.tasks.labels import Labels, is_whole_number
+from kdcache.tasks.measures import Measure, Usage, percent
 from kdcache.tasks.running_text import encode_rows
-from kdcache.tasks.settings import TokenClassificationConfig
-from kdcache.tasks.task import Where
+from kdcache.tasks.settings import ClassSettings
+from kdcache.tasks.task import Reader, Where
 from kdcache.tasks.windows import OVERLAP, Surroundings, window_starts
 
-__all__ = ["TokenClassification", "check_bio"]
+__all__ = ["TokenClassification", "TokenClassificationConfig", "check_bio"]
 
 
-class TokenClassification:
-    """The task `token_classification`.
+class TokenClassificationConfig(ClassSettings):
+    """A tag for each word, as named entities have: its first sub-token is supervised, the rest is not.
+
+    max_length: tokens of an example; longer rows become overlapping windows, each word supervised in the one that
+        shows most of what is around it.
+    labels: names of the tags, in the order of their ids. By default those of the teacher; without a teacher, those that
+        the corpus has, "O" first, the others sorted.
+    label_map: what the corpus calls a tag -> what the class is called. Under scheme "bio" a key may be what follows B-
+        and I-: PER: PERSON renames both, MISC: O drops both.
+    rest_class: the class of every tag that is neither in label_map nor a class; O drops every tag that the teacher
+        lacks. Without it such a tag is an error.
+    scheme: "bio" refuses tags that are not BIO (O, B-X, and I-X after B-X or I-X); "none" takes any.
+    separator: what stands between two words in running text, which is how a row is encoded: " ", "", or "auto", nothing
+        in rows of scripts without spaces, such as Chinese, and a space in others.
+    """
+
+    name: Literal["token_classification"]
+    max_length: Annotated[int, Field(ge=8)] = 256
+    scheme: Literal["bio", "none"] = "bio"
+    separator: Literal["auto", " ", ""] = "auto"
+    attention: Literal["full"] = "full"
+
+
+class TokenClassification(Classification):
+    """The task `token_classification`: a tag for each word."""
+
+    settings: TokenClassificationConfig
+    name = "token_classification"
+    Settings: ClassVar = TokenClassificationConfig
+    auto_class = "AutoModelForTokenClassification"
+    pipeline = "token-classification"
+    entities = True
+    label_setting = "tags_field"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "accuracy": Measure("accuracy", percent),
+        "macro_f1": Measure("macro-F1", percent),
+        "entity_f1": Measure("entity F1", percent),
+        **Classification.measures,
+    }
+
+    def label_map(self) -> LabelMap:
+        return LabelMap(self.settings.label_map, self.settings.rest_class, bio=self.settings.scheme == "bio")
+
+    def columns(self, corpus: CorpusConfig) -> tuple[Column, ...]:
+        words, tags = _fields(corpus)
+        column = Column(words, "tokens_field", kind="words")
+        return (column,) if tags is None else (column, Column(tags, "tags_field", required=False, kind="labels"))
+
+    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+        words, _ = _fields(corpus)
+        return (word for row in table[words].to_pylist() for word in row)
+
+    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+        _, tags = _fields(corpus)
+        return [] if tags is None else [tag for row in table[tags].to_pylist() for tag in row or []]
+
+    def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> "WordReader":
+        assert labels is not None
+        return WordReader(self.settings, tokenizer, corpus, labels)
+
+    def usage(self, longest: int | None) -> Usage:
+        notes = ["The tag of a word is that of its first token."]
+        if longest:
+            windows = f'stride={longest // OVERLAP}, aggregation_strategy="first"'
+            notes.append(f"Texts longer than {longest} tokens: `pipeline(…, {windows})`.")
+        return Usage('model("a text")', notes=tuple(notes))
+
+
+class WordReader(Reader):
+    """Rows of words -> examples whose positions are the words' first tokens.
 
     Notes: rows "windowed" for their length, words "unreadable" to the tokenizer, "empty" rows, rows whose words are
     "kept_apart" because the tokenizer joins some of them into one token, words of each tag, "unlabelled" words.
     """
 
-    Settings: ClassVar = TokenClassificationConfig
-    remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    labels: Labels
 
     def __init__(self, config: TokenClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels) -> None:
         self.labels = labels
@@ -49,28 +120,6 @@ class TokenClassification:
         self._special = Surroundings.of(tokenizer)
         if self._room < 2:
             raise ConfigError(f"got task.max_length {config.max_length}, expected room for words beside special tokens")
-
-    @staticmethod
-    def columns(config: TokenClassificationConfig, corpus: CorpusConfig) -> tuple[Column, ...]:
-        words, tags = _fields(corpus)
-        column = Column(words, "tokens_field", kind="words")
-        return (column,) if tags is None else (column, Column(tags, "tags_field", required=False, kind="labels"))
-
-    @staticmethod
-    def texts(table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
-        words, _ = _fields(corpus)
-        return (word for row in table[words].to_pylist() for word in row)
-
-    @staticmethod
-    def label_names(table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
-        _, tags = _fields(corpus)
-        return [] if tags is None else [tag for row in table[tags].to_pylist() for tag in row or []]
-
-    @classmethod
-    def from_config(
-        cls, config: TokenClassificationConfig, tokenizer: Any, corpus: CorpusConfig, labels: Labels
-    ) -> Self:
-        return cls(config, tokenizer, corpus, labels)
 
     @property
     def _room(self) -> int:

@@ -9,6 +9,7 @@ from kdcache.progress import say
 from kdcache.store.cache import Cache
 from kdcache.targets.noise import advice, worth_at
 from kdcache.targets.record import TeacherTargets
+from kdcache.tasks import task_of
 
 __all__ = ["first_targets", "warn"]
 
@@ -89,8 +90,8 @@ def _another_teacher(cache: Cache, held_out: Cache | None) -> Iterator[str]:
 
 
 def _shared_rows(cache: Cache, held_out: Cache | None) -> Iterator[str]:
-    """Rows that both caches hold. Only a classification's caches are read for it: they are small."""
-    if held_out is None or cache.manifest.header.id2label is None:
+    """Rows that both caches hold. Caches of language models are not read for it: the others are small."""
+    if held_out is None or task_of(cache.manifest.header.task).generates:
         return
     ours = set(_digests(cache))
     shared = sum(digest in ours for digest in _digests(held_out))

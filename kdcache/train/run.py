@@ -134,7 +134,7 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
         )
     if cache.manifest.header.tokenizer is not None:
         cache.check_tokenizer()
-    unlabelled = cache.manifest.totals.notes.get("unlabelled", 0) if cache.manifest.header.id2label else 0
+    unlabelled = cache.manifest.totals.notes.get("unlabelled", 0)
     if unlabelled == cache.num_positions and all(term.name == "cross_entropy" for term in run.terms):
         raise CacheError(
             f"{run.cache} has no label, expected some for a cross_entropy term: dump it with corpus.label_field or "

@@ -16,8 +16,7 @@ from kdcache.corpus.files import CorpusFile
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.corpus.split import sound_parts
 from kdcache.errors import CorpusError, RowError
-from kdcache.tasks import task_columns
-from kdcache.tasks.settings import TokenClassificationConfig
+from kdcache.tasks import task_of
 
 
 @given(count=st.integers(0, 300), bad=st.sets(st.integers(0, 299)))
@@ -79,13 +78,13 @@ def test_a_unit_of_bad_rows_alone_is_empty(tmp_path: Path) -> None:
 def test_bad_sentences_and_bad_values_of_columns(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text("a O\nb O\n\nc O\nd\n\ne O\n")
     config = CorpusConfig(paths=str(tmp_path / "a.conll"), format="conll", unit_rows=10)
-    task = TokenClassificationConfig(name="token_classification")
-    unit = open_columns(config, task_columns(task, config)).read(0, skip=True)
+    task = task_of({"name": "token_classification"})
+    unit = open_columns(config, task.columns(config)).read(0, skip=True)
     assert unit.rows == (0, 2)
     assert str(unit.bad[1]).startswith("a.conll:5 has no tag where its sentence has others")
     pq.write_table(pa.table({"tokens": [["a"], None, ["b", None], ["c"]]}), tmp_path / "a.parquet")
     config = CorpusConfig(paths=str(tmp_path / "a.parquet"), format="parquet", tokens_field="tokens", unit_rows=10)
-    unit = open_columns(config, task_columns(task, config)).read(0, skip=True)
+    unit = open_columns(config, task.columns(config)).read(0, skip=True)
     assert unit.rows == (0, 3)
     assert [error.why for error in unit.bad.values()] == [
         "tokens is null, expected a list of strings; leave such rows out",
@@ -97,7 +96,7 @@ def test_places_of_many_bad_rows_read_the_file_once(tmp_path: Path, monkeypatch:
     sentences = ["a O\nb\n\n"] * 50 + ["c O\n\n\n"] * 50
     (tmp_path / "a.conll").write_text("".join(sentences))
     config = CorpusConfig(paths=str(tmp_path), format="conll", unit_rows=100)
-    corpus = open_columns(config, task_columns(TokenClassificationConfig(name="token_classification"), config))
+    corpus = open_columns(config, task_of({"name": "token_classification"}).columns(config))
     bad = corpus.read(0, skip=True).bad
     read = 0
     original = CorpusFile.read
@@ -117,7 +116,7 @@ def test_places_of_many_bad_rows_read_the_file_once(tmp_path: Path, monkeypatch:
 def test_what_is_wrong_with_a_whole_file_is_no_bad_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"tokens": [1, 2]}), tmp_path / "a.parquet")
     config = CorpusConfig(paths=str(tmp_path), format="parquet", tokens_field="tokens")
-    corpus = open_columns(config, task_columns(TokenClassificationConfig(name="token_classification"), config))
+    corpus = open_columns(config, task_of({"name": "token_classification"}).columns(config))
     with pytest.raises(CorpusError, match="tokens is int64, expected a list of strings") as caught:
         corpus.read(0, skip=True)
     assert not isinstance(caught.value, RowError)

@@ -422,6 +422,5 @@ def test_windows_of_a_long_text_are_scored_as_one(make: Make, teachers: dict, tm
     assert evaluate_model(teacher, cache, batch_examples=3)["accuracy"] == pytest.approx(right.mean())
     score = cache.manifest.totals.score
     assert score is not None
-    assert score.labelled == len(rows)
-    assert score.confusion is not None
-    assert sum(found.get(label, 0) for label, found in score.confusion.items()) == right.sum()
+    assert score["labelled"] == len(rows)
+    assert sum(found.get(label, 0) for label, found in score["confusion"].items()) == right.sum()

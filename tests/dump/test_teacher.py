@@ -15,12 +15,13 @@ from kdcache.dump.teacher import Teacher, load_teacher
 from kdcache.errors import TeacherError
 from kdcache.launcher import World
 from kdcache.models.inputs import flat_positions, model_inputs
+from kdcache.tasks import task_of
 
 
 def teacher_of(folder: Path, dtype: str = "float32", **compute: object) -> Teacher:
     config = TeacherConfig.model_validate({"path": str(folder), "dtype": dtype})
     settings = ComputeConfig(device="cpu", block_positions=7, **compute)  # type: ignore[arg-type]
-    return load_teacher(config, settings, World(), num_classes=320, attention="document")
+    return load_teacher(config, settings, World(), num_classes=320, task=task_of({}))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -117,7 +118,9 @@ def test_device_map_on_a_machine_without_gpus_is_the_cpu(tmp_path: Path) -> None
     config = TeacherConfig(
         path=str(saved("llama", tmp_path)), dtype="float32", placement="device_map", gpus_per_replica=2
     )
-    teacher = load_teacher(config, ComputeConfig(device="cpu"), World(), num_classes=320, attention="causal")
+    teacher = load_teacher(
+        config, ComputeConfig(device="cpu"), World(), num_classes=320, task=task_of({"attention": "causal"})
+    )
     assert teacher.device.type == "cpu"
 
 
@@ -167,7 +170,7 @@ def test_features_of_a_teacher_whose_head_cannot_be_run_apart(tmp_path: Path) ->
     settings = {"vocab_size": 330, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 8}
     MambaForCausalLM(MambaConfig(**settings)).save_pretrained(tmp_path)
     config, compute = TeacherConfig(path=str(tmp_path), dtype="float32"), ComputeConfig(device="cpu")
-    given = {"num_classes": 320, "attention": "document"}
+    given = {"num_classes": 320, "task": task_of({})}
     assert not load_teacher(config, compute, World(), **given).gives_hidden_states
     with pytest.raises(TeacherError, match=r"got record.features and a teacher, MambaForCausalLM, whose head cannot"):
         load_teacher(config, compute, World(), **given, features=True)

@@ -7,10 +7,10 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readers import reader
 
 from kdcache.models.inputs import flat_positions, flattens, model_inputs
-from kdcache.tasks.causal_lm import CausalLM
-from kdcache.tasks.settings import CausalLMConfig
+from kdcache.tasks.causal_lm import CausalLMConfig
 
 V = 512
 SMALL = {
@@ -46,7 +46,7 @@ def build(name: str, attention: str = "sdpa") -> torch.nn.Module:
 def packed(gpt_tokenizer):
     """Windows of 16 tokens of documents of many lengths, the last one shorter."""
     texts = ["hello world, how are you today?", "fox", "again and again", "The quick brown fox", "I am fine. " * 3]
-    task = CausalLM(CausalLMConfig(sequence_length=16), gpt_tokenizer)
+    task = reader(CausalLMConfig(sequence_length=16), gpt_tokenizer)
     examples, _ = task.examples(pa.table({"text": texts}), str)
     assert len({len(e.tokens) for e in examples}) == 2
     assert max(len(e.documents) for e in examples) > 2

@@ -21,6 +21,7 @@ from kdcache.store.manifest import (
 )
 from kdcache.store.schema import task_fields
 from kdcache.targets.fields import Field
+from kdcache.tasks import task_of
 
 SHA = "ab" * 32
 
@@ -30,7 +31,7 @@ def header(**changes: object) -> Header:
         "task": {"name": "causal_lm", "attention": "document"},
         "record": RecordSpec(),
         "num_classes": 50,
-        "fields": task_fields("causal_lm", 50, 50, RecordSpec()),
+        "fields": task_fields(task_of({}), 50, 50, RecordSpec()),
     }
     return Header(**{**settings, **changes})
 

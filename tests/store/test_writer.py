@@ -22,6 +22,7 @@ from kdcache.store.schema import task_fields
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import Unit, record_arrays
 from kdcache.targets.compress import compress_to_arrays
+from kdcache.tasks import task_of
 from kdcache.tasks.tokenizer import tokenizer_digest
 
 SPECS = [RecordSpec(exact_top_k=5), RecordSpec(exact_top_k="all", logit_dtype="float16"), None]
@@ -30,7 +31,7 @@ SPECS = [RecordSpec(exact_top_k=5), RecordSpec(exact_top_k="all", logit_dtype="f
 def label_only_header(backend: str = "arrow", **changes: object) -> Header:
     task = {"name": "causal_lm", "attention": "document"}
     settings = {"backend": backend, "task": task, "record": None, "num_classes": CLASSES, "seed": 0}
-    return Header(**{**settings, "fields": task_fields("causal_lm", CLASSES, CLASSES, None), **changes})
+    return Header(**{**settings, "fields": task_fields(task_of({}), CLASSES, CLASSES, None), **changes})
 
 
 def commit_all(writer: CacheWriter, units: list[int]) -> None:
@@ -94,7 +95,7 @@ def test_any_examples_in_shards_of_any_size(tmp_path_factory, examples: list[lis
 
 def test_records_may_come_in_blocks_that_cross_examples() -> None:
     spec, examples = RecordSpec(exact_top_k=4), tokens_and_logits(6)
-    header = label_only_header(record=spec, fields=task_fields("causal_lm", CLASSES, CLASSES, spec))
+    header = label_only_header(record=spec, fields=task_fields(task_of({}), CLASSES, CLASSES, spec))
     one, blocks = Unit(header, 0), Unit(header, 0)
     for tokens, logits in examples:
         one.add(tokens, logits)
@@ -118,7 +119,7 @@ def test_records_are_keyed_by_seed_example_and_position(monkeypatch: pytest.Monk
         return compress_to_arrays(logits_PV, spec, keys_P3, *more)
 
     monkeypatch.setattr("kdcache.targets.compress.compress_to_arrays", spy)
-    unit = Unit(label_only_header(record=spec, fields=task_fields("causal_lm", CLASSES, CLASSES, spec), seed=7), 3)
+    unit = Unit(label_only_header(record=spec, fields=task_fields(task_of({}), CLASSES, CLASSES, spec), seed=7), 3)
     unit.add([1, 2, 3, 4], np.zeros((2, CLASSES)), positions=[0, 2])
     unit.add([1, 2], np.zeros((1, CLASSES)))
     assert keys == [[7, 3 * 2**20, 0], [7, 3 * 2**20, 2], [7, 3 * 2**20 + 1, 0]]
@@ -166,9 +167,9 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match="got task ner, expected one of causal_lm, sequence_classification, token_cl"):
+    with pytest.raises(CacheError, match="got task 'ner', which is not known; expected one of causal_lm, sequence"):
         CacheWriter(tmp_path, num_classes=CLASSES, task={"name": "ner"})
-    with pytest.raises(CacheError, match=r"got task .*'attention': 'both'\}, expected attention document or causal"):
+    with pytest.raises(CacheError, match=r"got task .*'attention': 'both'\}: attention: Input should be"):
         CacheWriter(tmp_path, num_classes=CLASSES, task={"attention": "both"})
     with pytest.raises(CacheError, match="cannot be written: num_classes: Input should be greater than 0"):
         CacheWriter(tmp_path, num_classes=0)

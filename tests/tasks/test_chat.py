@@ -6,11 +6,11 @@ import pytest
 from chats import chat, rows, spoken, where
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readers import reader
 
 from kdcache.errors import ConfigError, CorpusError
-from kdcache.tasks.causal_lm import CausalLM
+from kdcache.tasks.causal_lm import CausalLMConfig
 from kdcache.tasks.chat import Chats
-from kdcache.tasks.settings import CausalLMConfig
 
 CASES = {
     "chatml": (lambda kit: kit.byte_level(kit.CHATML), "{}<|im_end|>"),
@@ -138,7 +138,7 @@ def test_tokenizers_that_cannot_do_chats_are_refused(kit):
 def test_chats_in_windows_and_as_documents(chatml_tokenizer):
     chats = rows(chat("hi", "hello"), chat("how", "fine", "so", "well"))
     documents = Chats(chatml_tokenizer, "messages", "assistant").documents(chats, where)
-    windows, notes = CausalLM(CausalLMConfig(sequence_length=7), chatml_tokenizer, messages_field="messages").examples(
+    windows, notes = reader(CausalLMConfig(sequence_length=7), chatml_tokenizer, messages_field="messages").examples(
         chats, where
     )
     stream = np.concatenate([tokens for tokens, _ in documents])
@@ -149,7 +149,7 @@ def test_chats_in_windows_and_as_documents(chatml_tokenizer):
     supervised = {at + int(t) + 1 for at, e in zip(kept, windows, strict=True) for t in e.positions}
     first_of_piece = {0, len(documents[0][0]), *range(0, len(stream), 7)}
     assert supervised == {int(t) for t in np.flatnonzero(learnable)} - first_of_piece
-    each, _ = CausalLM(CausalLMConfig(packing="documents"), chatml_tokenizer, messages_field="messages").examples(
+    each, _ = reader(CausalLMConfig(packing="documents"), chatml_tokenizer, messages_field="messages").examples(
         chats, where
     )
     assert [e.tokens.tolist() for e in each] == [tokens.tolist() for tokens, _ in documents]
@@ -157,5 +157,5 @@ def test_chats_in_windows_and_as_documents(chatml_tokenizer):
 
 
 def test_chats_with_nothing_supervised_are_left_out(chatml_tokenizer):
-    task = CausalLM(CausalLMConfig(packing="documents"), chatml_tokenizer, messages_field="messages")
+    task = reader(CausalLMConfig(packing="documents"), chatml_tokenizer, messages_field="messages")
     assert task.examples(rows(chat("hi"), chat("hi")), where) == ([], {"unsupervised": 2})

@@ -6,20 +6,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from classes import TAGS, TOKENIZERS
+from readers import reader
 
-from kdcache.corpus.settings import CorpusConfig
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.running_text import encode_rows, running_text
-from kdcache.tasks.settings import TokenClassificationConfig
-from kdcache.tasks.token_classification import TokenClassification
+from kdcache.tasks.token_classification import TokenClassificationConfig
 
 ROW = ["killed", "teacher", "ada", "byron", "don't", "U.S.", "York"]
 
 
 def positions_of(tokenizer: Any, words: list[str], **task: Any) -> tuple[Any, dict[str, int]]:
-    corpus = CorpusConfig(paths=("x",), format="conll")
     config = TokenClassificationConfig(name="token_classification", max_length=128, **task)
-    made = TokenClassification(config, tokenizer, corpus, Labels(TAGS))
+    made = reader(config, tokenizer, Labels(TAGS), format="conll")
     table = pa.table({"tokens": [words], "tags": [["O"] * len(words)]})
     (example,), notes = made.examples(table, str)
     return example, notes

@@ -3,23 +3,22 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from classes import DECLARED, TOKENIZERS, word_piece
+from readers import reader
 
-from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.sequence_classification import SequenceClassification
-from kdcache.tasks.settings import SequenceClassificationConfig
+from kdcache.tasks.sequence_classification import SequenceClassificationConfig, TextReader
 
 
 def where(row: int) -> str:
     return f"rows.jsonl:{row + 1}"
 
 
-def make(max_length: int = 16, tokenizer: Any = None, overlong: Any = None, **corpus: Any) -> SequenceClassification:
-    columns = CorpusConfig(paths=("x",), format="jsonl", **{"label_field": "label", **corpus})
+def make(max_length: int = 16, tokenizer: Any = None, overlong: Any = None, **corpus: Any) -> TextReader:
     config = SequenceClassificationConfig(name="sequence_classification", max_length=max_length, overlong=overlong)
-    return SequenceClassification(config, tokenizer or word_piece(), columns, Labels(["bright", "dark"]))
+    columns = {"label_field": "label", **corpus}
+    return reader(config, tokenizer or word_piece(), Labels(["bright", "dark"]), **columns)
 
 
 def test_an_example_is_what_the_tokenizer_makes_of_a_text() -> None:
@@ -64,9 +63,8 @@ def test_labels_and_texts_that_cannot_be_used() -> None:
 
 
 def test_a_text_of_no_tokens_is_named(gpt_tokenizer: Any) -> None:
-    columns = CorpusConfig(paths=("x",), format="jsonl")
     config = SequenceClassificationConfig(name="sequence_classification", max_length=16)
-    task = SequenceClassification(config, gpt_tokenizer, columns, Labels(["bright", "dark"]))
+    task = reader(config, gpt_tokenizer, Labels(["bright", "dark"]))
     with pytest.raises(CorpusError, match=r"rows.jsonl:2: the tokenizer makes no token of the text"):
         task.examples(pa.table({"text": ["a", ""]}), where)
 

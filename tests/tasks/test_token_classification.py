@@ -8,13 +8,12 @@ import pytest
 from classes import TAGS, tagged, word_piece
 from hypothesis import given
 from hypothesis import strategies as st
+from readers import reader
 
-from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.settings import TokenClassificationConfig
-from kdcache.tasks.token_classification import TokenClassification, check_bio
+from kdcache.tasks.token_classification import TokenClassificationConfig, WordReader, check_bio
 from kdcache.tasks.windows import window_starts
 
 TOKENIZER = word_piece()
@@ -24,10 +23,9 @@ def where(row: int) -> str:
     return f"rows.conll:{row + 1}"
 
 
-def make(max_length: int = 32, **task: Any) -> TokenClassification:
-    corpus = CorpusConfig(paths=("x",), format="conll")
+def make(max_length: int = 32, **task: Any) -> WordReader:
     config = TokenClassificationConfig(name="token_classification", max_length=max_length, **task)
-    return TokenClassification(config, TOKENIZER, corpus, Labels(TAGS))
+    return reader(config, TOKENIZER, Labels(TAGS), format="conll")
 
 
 def table(rows: list[tuple[list[str], list[str] | None]]) -> pa.Table:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from chats import chat, rows, spoken, where
+from readers import reader
 
 from kdcache.errors import CorpusError
-from kdcache.tasks.causal_lm import CausalLM
+from kdcache.tasks.causal_lm import CausalLMConfig
 from kdcache.tasks.chat import Chats
-from kdcache.tasks.settings import CausalLMConfig
 
 THOUGHT = "<think>\nhm\n</think>\n\n"
 TWO = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": THOUGHT + "4"}]
@@ -100,12 +100,12 @@ def test_split_chats_and_lost_thoughts_are_counted(kit):
     table = rows(TWO, TWO[:2], GREETING)
     counts = {}
     for name in ("QWEN3", "R1", "SMOLLM2"):
-        task = CausalLM(config, kit.byte_level(getattr(kit, name), **SPECIAL), messages_field="messages")
+        task = reader(config, kit.byte_level(getattr(kit, name), **SPECIAL), messages_field="messages")
         examples, counts[name] = task.examples(table, where)
         assert len(examples) == 3 + counts[name].get("split_chats", 0)
     assert counts == {"QWEN3": {"split_chats": 2}, "R1": {"thoughts_left_out": 3}, "SMOLLM2": {}}
     overlong = CausalLMConfig(packing="documents", sequence_length=50)
-    task = CausalLM(overlong, kit.byte_level(kit.QWEN3), messages_field="messages")
+    task = reader(overlong, kit.byte_level(kit.QWEN3), messages_field="messages")
     with pytest.raises(CorpusError, match=r"^a.jsonl:2: has|^a.jsonl:2 has"):
         task.examples(rows(chat("a", "b"), TWO, TWO), where)
 
@@ -177,7 +177,7 @@ def test_reasoning_is_in_the_text_or_counted(kit):
     assert heard(kit.byte_level(kit.QWEN3), said) == [["<think>\na greeting\n</think>\n\nhello" + END]]
     nulls = [said[0], {"role": "assistant", "content": "hello", "reasoning_content": None, "tool_calls": None}]
     assert heard(kit.byte_level(kit.QWEN3), nulls) == [[EMPTY + "hello" + END]]
-    task = CausalLM(CausalLMConfig(), kit.byte_level(kit.CHATML), messages_field="messages")
+    task = reader(CausalLMConfig(), kit.byte_level(kit.CHATML), messages_field="messages")
     assert task.examples(rows(said, nulls), where)[1] == {"thoughts_left_out": 1}
 
 
