@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on one node, or on the nodes of a hostfile ("node1 slots=8" a line, passwordless ssh between them).
+# Train on one node, or on the nodes of a hostfile ("node1 slots=8" per line, passwordless ssh between them).
 #
 #   bash launch/train.sh configs/cluster/train.yaml 8 [-o key=value …]
 #   HOSTFILE=hosts bash launch/train.sh configs/cluster/train.yaml 8 [-o key=value …]
