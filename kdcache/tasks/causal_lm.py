@@ -49,24 +49,28 @@ Day = Annotated[datetime.date, BeforeValidator(_iso_date)]
 
 
 class CausalLMConfig(Config):
-    """How text becomes examples.
+    """Next-token prediction on documents or chats, and how text becomes examples.
 
+    name: the task.
+    sequence_length: tokens of a window; the most tokens of a document or a chat.
     packing: "windows" joins the documents of a unit and cuts them into windows of sequence_length; "documents" makes
-        one example of each.
-    end_of_text: end each document with the tokenizer's end-of-text token, where the tokenizer has not put one: what
-        never saw it cannot stop. Chats end as their template says.
-    attention: within a window, "document" keeps each document to itself (positions restart); "causal" lets
-        a token see everything before it. Pinned in the manifest and used for teacher and student.
-    overlong: what to do with a document longer than sequence_length when packing is "documents".
-    loss_on: chats only: supervise the assistant's words or every token.
-    turns: chats only: "all" of the assistant's turns are supervised, in one example where the template lets earlier
-        turns stand as they were said, else (it may strip their thinking) in several, each ending with its turn; "last":
-        the last turn alone; "each": every turn in an example of its own, whatever the template.
-    date: chats only: the day that the template takes for today, such as 2025-01-31; by default the day on which the
-        dump began, where the template asks for it.
-    num_classes: columns of the logits that are kept, by default one for each id of the tokenizer. Fewer where a
-        tokenizer has ids that its teacher has no row for (Gemma 3 1B, 262,145 for 262,144): a text that contains one is
-        a bad row.
+        one example of each document.
+    attention: "document" keeps the documents in a window from seeing each other (their positions restart); "causal"
+        lets a token see everything before it. It is pinned in the manifest and used for teacher and student alike.
+    overlong: what to do with a document longer than sequence_length where packing is "documents".
+    loss_on: supervise the assistant's words only, or every token. For chats.
+    end_of_text: end each document with the tokenizer's end-of-text token, where the tokenizer has not put one: a
+        student that never saw it cannot stop. Chats end as their template says.
+    turns: which of the assistant's turns are supervised. "all" of them are, in one example if the template leaves
+        earlier turns as they were said, or else (it may strip their thinking) in several examples that each end with
+        their turn; "last" supervises the last turn alone; "each" makes an example of every turn whatever the template.
+        For chats.
+    date: the day that the template takes for today, such as 2025-01-31; by default the day on which the dump began, if
+        the template asks for it. For chats.
+    num_classes: how many columns of the logits are kept, by default one for each id of the tokenizer. Give fewer where
+    a
+        tokenizer has ids that its teacher has no row for (Gemma 3 1B has 262,145 ids and 262,144 rows): a text that
+        contains one is a bad row.
     """
 
     name: Literal["causal_lm"] = "causal_lm"

@@ -31,11 +31,13 @@ __all__ = ["SequenceClassification", "SequenceClassificationConfig"]
 class SequenceClassificationConfig(ClassSettings):
     """One class for a whole text, or for a pair of texts (corpus.text_pair_field).
 
-    max_length: tokens of an example; longer texts are cut, and counted in the summary.
-    overlong: what of a longer text is read: its "head", its "tail", "middle_out" (its first and its last half), or
-        "windows", all of it in windows that overlap by a quarter: each is an example with the label of its text, and
-        the scores are of texts, by the mean of their windows' probabilities; loss and KL are of windows. By default
-        what the tokenizer's truncation side says, for most the head. Pairs have no middle_out and no windows.
+    name: the task.
+    max_length: the most tokens of an example; longer texts are cut, and counted in the summary.
+    overlong: what is read of a longer text: its "head", its "tail", "middle_out" (its first and its last half), or
+        "windows", all of it in windows that overlap by a quarter. Each window is an example with the label of its text;
+        scores are of texts, by the mean of their windows' probabilities, while loss and KL are of windows. By default
+        the tokenizer's truncation side decides, which is the head for most. Pairs have no middle_out and no windows.
+    attention: every token of an example sees every other.
     """
 
     name: Literal["sequence_classification"]

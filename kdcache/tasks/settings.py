@@ -18,9 +18,10 @@ def _distinct_labels(labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
 class ClassSettings(Config):
     """The classes of a classification.
 
-    labels: names of the classes, in the order of their ids. By default those of the teacher; without a teacher, those
-        that the corpus has, sorted.
-    label_map: what the corpus calls a label -> what the class is called, e.g. {pos: positive, 0: negative}.
+    labels: the names of the classes, in the order of their ids. By default they are those of the teacher; without a
+        teacher they are those that the corpus has, sorted.
+    label_map: from labels of the corpus to names of classes, such as {pos: positive, 0: negative}. A label that is
+        itself the name of a class needs no entry.
     rest_class: the class of every label that is neither in label_map nor a class. Without it such a label is an error.
     """
 

@@ -32,19 +32,20 @@ __all__ = ["TokenClassification", "TokenClassificationConfig", "check_bio"]
 
 
 class TokenClassificationConfig(ClassSettings):
-    """A tag for each word, as named entities have: its first sub-token is supervised, the rest is not.
+    """A tag for each word, as named entities have. The first sub-token of a word is supervised, the rest is not.
 
-    max_length: tokens of an example; longer rows become overlapping windows, each word supervised in the one that
-        shows most of what is around it.
-    labels: names of the tags, in the order of their ids. By default those of the teacher; without a teacher, those that
-        the corpus has, "O" first, the others sorted.
-    label_map: what the corpus calls a tag -> what the class is called. Under scheme "bio" a key may be what follows B-
-        and I-: PER: PERSON renames both, MISC: O drops both.
-    rest_class: the class of every tag that is neither in label_map nor a class; O drops every tag that the teacher
-        lacks. Without it such a tag is an error.
-    scheme: "bio" refuses tags that are not BIO (O, B-X, and I-X after B-X or I-X); "none" takes any.
-    separator: what stands between two words in running text, which is how a row is encoded: " ", "", or "auto", nothing
-        in rows of scripts without spaces, such as Chinese, and a space in others.
+    name: the task.
+    max_length: the most tokens of an example; longer rows become overlapping windows, and each word is supervised in
+        the window that shows most of what is around it.
+    labels: the names of the tags, in the order of their ids. By default they are those of the teacher; without a
+        teacher they are those that the corpus has, sorted, "O" first.
+    label_map: from tags of the corpus to names of tags; a tag that is itself such a name needs no entry. Under scheme
+        "bio" a key may also be what follows B- and I-: {PER: PERSON} renames both tags, and {MISC: O} drops both.
+    rest_class: the tag of every tag that is neither in label_map nor a class; O drops every tag that the teacher lacks.
+    scheme: "bio" refuses tags that are not BIO (O, B-X, and I-X after B-X or I-X); "none" takes any tags.
+    separator: what stands between two words in running text, which is how a row is encoded: " ", "", or "auto", which
+        is nothing in rows of scripts without spaces, such as Chinese, and a space in others.
+    attention: every token of an example sees every other.
     """
 
     name: Literal["token_classification"]
