@@ -15,7 +15,7 @@ echo "== 1. A teacher: SmolLM2-135M-Instruct, fetched once and digest-checked"
 ln -sfn "$(python launch/fetch_smollm2.py)" $here/teacher
 
 echo "== 2. Text: docstrings of the standard library, training and held-out from different modules"
-[ -e $here/corpus/heldout.jsonl ] || python launch/make_corpus.py $here/corpus --train-rows 280 --heldout-rows 40
+[ -e $here/corpus/heldout.jsonl ] || python launch/make_corpus.py $here/corpus
 
 echo "== 3. The teacher runs once; its logits become a cache"
 kdcache dump-logits configs/quickstart/dump.yaml
@@ -30,4 +30,5 @@ kdcache train configs/quickstart/train-random.yaml --nproc 2
 kdcache train configs/quickstart/train-cut.yaml --nproc 2
 
 echo "== 5. What they learned, on text neither has seen"
-kdcache eval $here/random/student $here/cut/student --cache $here/heldout --untrained
+kdcache eval $here/random/student $here/cut/student --cache $here/heldout --untrained | tee $here/table.txt
+python launch/compare_table.py $here/table.txt README.md
