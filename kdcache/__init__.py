@@ -48,9 +48,10 @@ if TYPE_CHECKING:
         TeacherError,
         TrainError,
     )
-    from kdcache.losses.divergence import distillation_loss
-    from kdcache.losses.settings import TermConfig
+    from kdcache.losses.distillation import distillation_loss
+    from kdcache.losses.registry import register_divergence, register_term
     from kdcache.losses.supervision import Supervision
+    from kdcache.losses.term import make_term
     from kdcache.losses.terms import LossTerms
     from kdcache.models.registry import register_student
     from kdcache.store.arrow_backend import from_arrow, to_arrow
@@ -98,7 +99,6 @@ __all__ = [
     "TeacherError",
     "TeacherPin",
     "TeacherTargets",
-    "TermConfig",
     "TokenizerPin",
     "TrainError",
     "array_fields",
@@ -107,10 +107,13 @@ __all__ = [
     "evaluate_model",
     "from_arrow",
     "make_student",
+    "make_term",
     "open_cache",
     "register_backend",
+    "register_divergence",
     "register_student",
     "register_task",
+    "register_term",
     "to_arrow",
     "with_loss",
 ]
@@ -118,9 +121,10 @@ __all__ = [
 _HOMES = {
     "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError "
     "RowError StudentError TeacherError TrainError",
-    "kdcache.losses.divergence": "distillation_loss",
-    "kdcache.losses.settings": "TermConfig",
+    "kdcache.losses.distillation": "distillation_loss",
+    "kdcache.losses.registry": "register_divergence register_term",
     "kdcache.losses.supervision": "Supervision",
+    "kdcache.losses.term": "make_term",
     "kdcache.losses.terms": "LossTerms",
     "kdcache.models.registry": "register_student",
     "kdcache.store.arrow_backend": "from_arrow to_arrow",

@@ -17,45 +17,60 @@ has one, though that it is a lower bound there is not known.
 P positions, C compared classes.
 """
 
-from dataclasses import dataclass
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+from kdcache.losses.divergence import Divergence, Range
 
-from kdcache.losses.reference import Pair
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcache.losses.reference import Pair
 
 __all__ = ["AlphaBeta"]
 
 
-@dataclass(frozen=True)
-class AlphaBeta:
-    alpha: float
-    beta: float
-    weighable = False
+POWER = Range(lambda x: 0 <= x < math.inf, "a finite number of 0 or more")
+
+
+class AlphaBeta(Divergence):
+    """The α-β-divergence.
+
+    alpha: the power of p.
+    beta: the power of q.
+    """
+
+    kind: Literal["alpha_beta"] = "alpha_beta"
+    alpha: Annotated[float, POWER]
+    beta: Annotated[float, POWER]
 
     @property
-    def merges(self) -> bool:
-        return self.alpha + self.beta <= 1 + 1e-9
+    def cannot_merge(self) -> str | None:
+        return None if self.alpha + self.beta <= 1 + 1e-9 else "alpha + beta above 1"
 
-    def value(self, pair: Pair) -> Tensor:
+    def summands(self, pair: "Pair") -> "Tensor":
         first, second, alpha, beta = pair.log_p_PC, pair.log_q_PC, self.alpha, self.beta
         if alpha == beta == 0:
-            return 0.5 * ((first - second) ** 2).sum(-1)
+            return (first - second) ** 2
         if alpha > beta:
             first, second, alpha, beta = second, first, beta, alpha
         whole_PC = _power_difference(first, second, alpha + beta)
-        return (whole_PC - (beta * second).exp() * _power_difference(first, second, alpha)).sum(-1) / beta
+        return whole_PC - (beta * second).exp() * _power_difference(first, second, alpha)
 
-    def slopes(self, pair: Pair) -> Tensor:
+    def of_sum(self, sum_P: "Tensor", pair: "Pair") -> "Tensor":
+        larger = max(self.alpha, self.beta)
+        return sum_P / larger if larger else 0.5 * sum_P
+
+    def slopes(self, pair: "Pair") -> "Tensor":
         """q^β (q^α − p^α) / α"""
         return (self.beta * pair.log_q_PC).exp() * _power_difference(pair.log_q_PC, pair.log_p_PC, self.alpha)
 
 
-def _power_difference(first: Tensor, second: Tensor, power: float) -> Tensor:
+def _power_difference(first: "Tensor", second: "Tensor", power: float) -> "Tensor":
     """(e^(power · first) − e^(power · second)) / power without cancellation, first − second at power 0."""
     gap = first - second
     if power == 0:
         return gap
-    above = -(power * first).exp() * torch.expm1(-power * gap.clamp(min=0))
-    below = (power * second).exp() * torch.expm1(power * gap.clamp(max=0))
-    return torch.where(gap > 0, above, below) / power
+    above = -(power * first).exp() * (-power * gap.clamp(min=0)).expm1()
+    below = (power * second).exp() * (power * gap.clamp(max=0)).expm1()
+    return above.where(gap > 0, below) / power

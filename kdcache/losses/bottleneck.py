@@ -22,14 +22,11 @@ P positions, D the student's width, Z that of the code, H the teacher's.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kdcache.losses.settings import TermConfig
-
-__all__ = ["Bottleneck", "gaussian_kl", "gaussian_nll", "make_bottlenecks"]
+__all__ = ["Bottleneck", "gaussian_kl", "gaussian_nll"]
 
 LARGEST_LOG_VARIANCE = 10.0
 FIRST_LOG_VARIANCE = -4.0
@@ -60,15 +57,6 @@ class Bottleneck(nn.Module):
         features_PH = nn.functional.layer_norm(features_PH.to(wide), features_PH.shape[-1:])
         unsaid_P = gaussian_nll(features_PH, guess_PH, _bent(weight.to(wide)))
         return (unsaid_P + self.beta * gaussian_kl(mean_PZ, log_variance_PZ)) / features_PH.shape[-1]
-
-
-def make_bottlenecks(terms: Sequence[TermConfig], student_width: int, teacher_width: int) -> list[Bottleneck]:
-    """One for each bottleneck term, in order, initialised from torch's own generator."""
-    return [
-        Bottleneck(student_width, teacher_width, term.width, term.bottleneck_beta)
-        for term in terms
-        if term.name == "bottleneck"
-    ]
 
 
 def gaussian_kl(mean_PZ: Tensor, log_variance_PZ: Tensor) -> Tensor:

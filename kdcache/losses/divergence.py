@@ -1,116 +1,118 @@
-"""distillation_loss: a divergence between the teacher's and the student's distributions, on logits that exist.
+"""Divergence: what a kind of divergence is, and Range: which numbers a parameter of it may be. No torch at import.
 
-The plain formula, differentiated by autograd: for a user's own training loop and as the oracle of the fused loss. It
-holds a few tensors of positions × classes; FusedLoss does not.
+A kind is a frozen class of settings in a file of its own. It says what each compared class adds to the divergence and
+its slope there; the frame masks both where a row is padded, sums them, and turns the slopes into a gradient
+(softmax.py). So no formula meets the padding: what it makes of p = 0 beside log p = 0 is thrown away.
 
-P positions, E entries, V classes, X columns above them.
+P positions, C compared classes.
 """
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
+from pydantic import AfterValidator, ValidationError, ValidationInfo, model_validator
 
+from kdcache.config.base import Config
 from kdcache.errors import ConfigError
-from kdcache.losses.alpha_beta import AlphaBeta
-from kdcache.losses.forward_kl import ForwardKL, cross_entropy
-from kdcache.losses.jensen_shannon import JensenShannon
-from kdcache.losses.kinds import check_reduction, kind_parameters
-from kdcache.losses.reference import Divergence, Reference, form_of
-from kdcache.losses.reverse_kl import ReverseKL
-from kdcache.losses.skew_kl import SkewKL, SkewReverseKL
-from kdcache.losses.softmax import MASKED, smallest
-from kdcache.losses.surplus import Surplus
-from kdcache.losses.temperature import Schedule, softmax_temperature
-from kdcache.losses.total_variation import TotalVariation
-from kdcache.targets.precision import full_precision
-from kdcache.targets.record import Estimator, TeacherTargets
+from kdcache.losses.registry import DIVERGENCES
+from kdcache.near import did_you_mean
 
-__all__ = ["distillation_loss", "divergence_of_kind"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_KINDS: dict[str, Any] = {
-    "forward_kl": ForwardKL,
-    "reverse_kl": ReverseKL,
-    "jsd": JensenShannon,
-    "skew_kl": SkewKL,
-    "skew_reverse_kl": SkewReverseKL,
-    "tvd": TotalVariation,
-    "alpha_beta": AlphaBeta,
-}
-_REDUCTIONS = ("mean", "sum", "none", "class_mean")
+    from kdcache.losses.reference import Pair
+
+__all__ = ["Divergence", "Range", "divergence_of_kind"]
 
 
-def distillation_loss(
-    student_logits_PV: Tensor,
-    targets: TeacherTargets,
-    *,
-    kind: str = "forward_kl",
-    temperature: float = 1.0,
-    schedule: Schedule = "hinton",
-    estimator: Estimator = "normalised",
-    temperature_squared: bool = True,
-    reduction: Literal["mean", "sum", "none", "class_mean"] = "mean",
-    **parameters: float,
-) -> Tensor:
-    """Divergence of the student from the teacher at T, in nats: a scalar, or [P] for reduction "none".
+class Range(AfterValidator):
+    """Metadata of a parameter: `beta: Annotated[float, Range(lambda b: 0 < b < 1, "0 < beta < 1")] = 0.5`."""
 
-    student_logits_PV: float [P, V or more], V = targets.num_classes; columns above belong to the softmax and should get
-    nothing, which costs −log of the mass left to the V classes (surplus.py). Half-precision logits are computed in
-    float32, under autocast too. A class that the student masks, by −inf or the like, has a logit 10,000 below the
-    largest.
-    kind, parameters: `beta` of jsd, `alpha` of skew_kl and skew_reverse_kl, `alpha` and `beta` of alpha_beta; kinds.py
-    has their defaults. Every kind is exact for dense records, and for factored ones it is that of the distribution
-    they stand for. On others forward_kl uses the estimator's weights of a sample; else the classes outside the certain
-    entries are compared as one, with their exact mass: a lower bound of the full divergence for all kinds but
-    alpha_beta. The record's rule "renormalise" is for forward_kl alone.
-    temperature, schedule: see temperature.py. temperature_squared: times the square of the usual schedule's T, so that
-    the gradient keeps its size (Hinton et al. 2015, section 2); nothing at the article's one-hot limit.
-    reduction: the mean of no positions is 0. "class_mean" is the mean over positions of −(1/V) Σ p log q, for
-    forward_kl: the soft cross-entropy divided by the number of classes, with the teacher's entropy left in.
-    Raises ConfigError for an unknown kind, parameter or reduction, T ≤ 0, a temperature that the cache does not hold,
-    and for a kind that these records cannot answer.
+    expected: str
+
+    def __init__(self, holds: Callable[[float], bool], expected: str) -> None:
+        def check(value: float, info: ValidationInfo) -> float:
+            if not holds(value):
+                raise ValueError(f"got {info.field_name} {value:g} for kind {info.data['kind']}, expected {expected}")
+            return value
+
+        super().__init__(check)
+        object.__setattr__(self, "expected", expected)
+
+
+class Divergence(Config):
+    """A kind with its parameters, which are the fields of its class.
+
+    kind: its name, which a subclass declares as `kind: Literal["mine"] = "mine"`.
+    weighable: it is linear in p up to what the teacher alone decides, so that it can use the weights of a sample, which
+        know no probability of single classes. is_cross_entropy: it is the cross-entropy less the teacher's entropy, so
+        that it has a one-hot limit and a mean over classes. A weighable kind adds up `of_sum` itself where the pair's
+        reference has a `negative_entropy_P`.
     """
-    divergence = divergence_of_kind(kind, parameters)
-    for name, given, valid in (("reduction", reduction, _REDUCTIONS), ("estimator", estimator, get_args(Estimator))):
-        if given not in valid:
-            raise ConfigError(f"got {name} {given!r}, expected one of {', '.join(valid)}")
-    check_reduction(kind, reduction)
-    softmax_at = softmax_temperature(temperature, schedule, kind)
-    shape = [*student_logits_PV.shape]
-    if len(shape) != 2:
-        raise ConfigError(f"got logits of shape {shape}, expected [positions, classes]; flatten batches and positions")
-    P, V = shape
-    if targets.num_positions != P or targets.num_classes > V:
-        raise ConfigError(
-            f"got logits of {P} positions and {V} classes, expected {targets.num_positions} positions and at least "
-            f"{targets.num_classes} classes, those of the targets"
-        )
-    form = form_of(targets, kind, divergence, estimator, softmax_at)
-    with full_precision(student_logits_PV.device):
-        whole = student_logits_PV.to(torch.promote_types(student_logits_PV.dtype, torch.float32))
-        whole = torch.maximum(whole, whole[:, : targets.num_classes].detach().amax(-1, keepdim=True) + MASKED)
-        y_PV, y_PX = (whole / (softmax_at or 1.0)).split([targets.num_classes, V - targets.num_classes], -1)
-        log_q_PV = y_PV.log_softmax(-1)
-        reference = Reference.of(targets, softmax_at or 1.0, form, log_q_PV.dtype)
-        log_q_PC = reference.entries_of(log_q_PV)
-        if reference.tail:
-            assert reference.ids_PE is not None
-            tail_PV = log_q_PV.exp().scatter(1, reference.ids_PE, 0.0)
-            log_q_PC = torch.cat([log_q_PC, tail_PV.sum(-1, keepdim=True).clamp(min=smallest(log_q_PV)).log()], 1)
-        pair = reference.compare(log_q_PC)
-        value_P = cross_entropy(pair) if reduction == "class_mean" else divergence.value(pair)
-        if y_PX.shape[1]:
-            value_P = value_P + Surplus(y_PX, y_PV.logsumexp(-1, keepdim=True)).price_P
-        if reduction == "class_mean":
-            value_P = value_P / targets.num_classes
-        if temperature_squared:
-            value_P = value_P * (softmax_at or 1.0) ** 2
-    if reduction == "none":
-        return value_P
-    return value_P.sum() if reduction == "sum" else value_P.sum() / max(len(value_P), 1)
+
+    kind: str
+    weighable: ClassVar[bool] = False
+    is_cross_entropy: ClassVar[bool] = False
+
+    @property
+    def cannot_merge(self) -> str | None:
+        """None where merging classes keeps its meaning, so that it has a coarse form; else when not, in words."""
+        return None
+
+    def summands(self, pair: "Pair") -> "Tensor":
+        """What each compared class adds, [P, C], nats. Padding may be anything but is never counted."""
+        raise NotImplementedError
+
+    def slopes(self, pair: "Pair") -> "Tensor":
+        """The derivative of the sum by log q of each compared class with the others held, a new tensor [P, C].
+
+        Up to a multiple of q where the classes are a whole partition: the gradient by a softmax's logits,
+        slope_j − q_j · Σ slopes, does not feel it. Padding may be anything.
+        """
+        raise NotImplementedError
+
+    def of_sum(self, sum_P: "Tensor", pair: "Pair") -> "Tensor":
+        """The divergence, [P], of the sum of the summands: for what is added or divided once for a position."""
+        return sum_P
+
+    def value(self, pair: "Pair") -> "Tensor":
+        """[P], nats."""
+        return self.of_sum(pair.masked(self.summands(pair)).sum(-1), pair)
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        return tuple(name for name in cls.model_fields if name != "kind")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parameters_are_its_own(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        own, kind = cls.parameters(), cls.model_fields["kind"].default
+        for name in data.keys() - {"kind", *own}:
+            expected = f"only {' and '.join(own)}" if own else "none: this kind has no parameter"
+            raise ValueError(f"got {name} for kind {kind}, expected {expected}{did_you_mean(name, own)}")
+        for name in own:
+            field = cls.model_fields[name]
+            if field.is_required() and data.get(name) is None:
+                ranges = [one.expected for one in field.metadata if isinstance(one, Range)]
+                raise ValueError(
+                    f"got kind {kind} without {name}, expected {(*ranges, 'a number')[0]}, e.g. {name}: 0.5"
+                )
+        return data
 
 
-def divergence_of_kind(kind: str, parameters: dict[str, float]) -> Divergence:
+def divergence_of_kind(kind: str, parameters: Mapping[str, float]) -> Divergence:
     """Raises ConfigError for an unknown kind or parameter, or one out of range."""
-    values = kind_parameters(kind, parameters)
-    return _KINDS[kind](**values)
+    try:
+        return DIVERGENCES[kind].model_validate(dict(parameters))
+    except ValidationError as error:
+        raise ConfigError(first_fault(error)) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a divergence's parameters in one line; those of Range and of names say it all themselves."""
+    fault = error.errors()[0]
+    message = fault["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in fault["loc"])
+    return message if fault["type"] == "value_error" or not where else f"{where}: {message}"

@@ -24,35 +24,13 @@ P positions, V classes.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kdcache.losses.reference import Pair
 from kdcache.targets.record import TeacherTargets
 
-__all__ = ["EntropyMatching", "entropy_weights", "student_entropy", "teacher_entropy"]
-
-
-@dataclass(frozen=True)
-class EntropyMatching:
-    """A Divergence whose pair has all classes of the student, and of the teacher the entropy alone."""
-
-    weighable = False
-    merges = False
-
-    def value(self, pair: Pair) -> Tensor:
-        return self._excess(pair) ** 2
-
-    def slopes(self, pair: Pair) -> Tensor:
-        """−2 (H_s − H_t) q log q, up to multiples of q."""
-        return (-2 * self._excess(pair))[:, None] * pair.q_log_q_PC
-
-    def _excess(self, pair: Pair) -> Tensor:
-        """H_s − H_t, [P]."""
-        assert pair.reference.negative_entropy_P is not None
-        return pair.reference.negative_entropy_P - pair.q_log_q_PC.sum(-1)
+__all__ = ["entropy_weights", "student_entropy", "teacher_entropy"]
 
 
 def entropy_weights(teacher_P: Tensor, student_P: Tensor, num_classes: int) -> Tensor:

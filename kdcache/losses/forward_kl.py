@@ -7,30 +7,38 @@ position.
 P positions, C compared classes.
 """
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor
+from kdcache.losses.divergence import Divergence
 
-from kdcache.losses.reference import Pair
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcache.losses.reference import Pair
 
 __all__ = ["ForwardKL", "cross_entropy"]
 
 
-@dataclass(frozen=True)
-class ForwardKL:
-    weighable = True
-    merges = True
+class ForwardKL(Divergence):
+    """KL(teacher ‖ student)."""
 
-    def value(self, pair: Pair) -> Tensor:
+    kind: Literal["forward_kl"] = "forward_kl"
+    weighable: ClassVar[bool] = True
+    is_cross_entropy: ClassVar[bool] = True
+
+    def summands(self, pair: "Pair") -> "Tensor":
+        if pair.reference.negative_entropy_P is None:
+            return pair.p_PC * (pair.log_p_PC - pair.log_q_PC)
+        return pair.p_PC * -pair.log_q_PC
+
+    def of_sum(self, sum_P: "Tensor", pair: "Pair") -> "Tensor":
         negative_entropy_P = pair.reference.negative_entropy_P
-        if negative_entropy_P is None:
-            return (pair.p_PC * (pair.log_p_PC - pair.log_q_PC)).sum(-1)
-        return negative_entropy_P + cross_entropy(pair)
+        return sum_P if negative_entropy_P is None else negative_entropy_P + sum_P
 
-    def slopes(self, pair: Pair) -> Tensor:
+    def slopes(self, pair: "Pair") -> "Tensor":
         return -pair.p_PC
 
 
-def cross_entropy(pair: Pair) -> Tensor:
+def cross_entropy(pair: "Pair") -> "Tensor":
     """−Σ p log q, [P], nats."""
-    return -(pair.p_PC * pair.log_q_PC).sum(-1)
+    return -pair.masked(pair.p_PC * pair.log_q_PC).sum(-1)

@@ -6,32 +6,40 @@ to forward KL as β → 0, divided by 1 − β to reverse KL as β → 1; at 0 a
 P positions, C compared classes.
 """
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+from kdcache.losses.divergence import Divergence, Range
 
-from kdcache.losses.reference import Pair
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcache.losses.reference import Pair
 
 __all__ = ["JensenShannon"]
 
 
-@dataclass(frozen=True)
-class JensenShannon:
-    beta: float
-    weighable = False
-    merges = True
+BETA = Range(lambda b: 0 < b < 1, "0 < beta < 1: towards 0 it is beta · forward_kl, towards 1 (1 − beta) · reverse_kl")
 
-    def value(self, pair: Pair) -> Tensor:
+
+class JensenShannon(Divergence):
+    """The generalised Jensen-Shannon divergence.
+
+    beta: the teacher's share of the mixture.
+    """
+
+    kind: Literal["jsd"] = "jsd"
+    beta: Annotated[float, BETA] = 0.5
+
+    def summands(self, pair: "Pair") -> "Tensor":
         log_m_PC = self._log_mixture(pair)
         teacher_PC = pair.p_PC * (pair.log_p_PC - log_m_PC)
         student_PC = pair.q_PC * (pair.log_q_PC - log_m_PC)
-        return (self.beta * teacher_PC + (1 - self.beta) * student_PC).sum(-1)
+        return self.beta * teacher_PC + (1 - self.beta) * student_PC
 
-    def slopes(self, pair: Pair) -> Tensor:
+    def slopes(self, pair: "Pair") -> "Tensor":
         return (1 - self.beta) * pair.q_PC * (pair.log_q_PC - self._log_mixture(pair))
 
-    def _log_mixture(self, pair: Pair) -> Tensor:
+    def _log_mixture(self, pair: "Pair") -> "Tensor":
         """Where both underflow to 0 its product is 0 too, as long as it is finite."""
         mixture_PC = self.beta * pair.p_PC + (1 - self.beta) * pair.q_PC
-        return mixture_PC.clamp(min=torch.finfo(mixture_PC.dtype).tiny).log()
+        return mixture_PC.clamp(min=pair.smallest).log()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import ConfigError
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 from kdcache.losses.fused import head_logits
 from kdcache.losses.reference import knows_top, teacher_top
 from kdcache.losses.supervision import Supervision

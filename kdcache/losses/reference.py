@@ -1,6 +1,6 @@
 """Reference: the teacher's side of a divergence at one temperature, on the classes where it is known.
 
-Six forms:
+Seven forms:
   dense        every class, from a dense or a factored record: divergences are exact for the former, and for the latter
                those of the distribution that it stands for
   expected     the same for forward KL: all it needs of log q is its mean under p, one number a position, and so few
@@ -11,6 +11,7 @@ Six forms:
   weights      (named by their estimator) entries with weights, and no class for the rest: forward KL of a sample, or
                of a top-k record renormalised to 1
   one_hot      the likeliest entry alone, as at a vanishing temperature; forward KL
+  labels       the label alone, in the teacher's place
   entropy      no class at all, only how sure the teacher is: entropy.py
 
 P positions, E entries (padded), V classes, C compared classes: the entries, then the rest as one where it is a class.
@@ -18,28 +19,33 @@ P positions, E entries (padded), V classes, C compared classes: the entries, the
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from kdcache.errors import ConfigError
+from kdcache.losses.divergence import Divergence
+from kdcache.losses.entropy import teacher_entropy
+from kdcache.losses.supervision import Supervision
 from kdcache.targets.record import Estimator, TeacherTargets
 from kdcache.targets.whole import dot
 
-__all__ = ["Divergence", "Form", "Pair", "Reference", "form_of", "knows_top", "teacher_top"]
+__all__ = ["WIDE", "Form", "Pair", "Reference", "form_of", "knows_top", "teacher_top"]
 
-Form = Literal["dense", "expected", "coarse", "normalised", "horvitz_thompson", "one_hot"]
+Form = Literal["dense", "expected", "coarse", "normalised", "horvitz_thompson", "one_hot", "labels", "entropy"]
+WIDE = ("dense", "expected")
+"""Forms as wide as the logits: made for one block of rows at a time."""
 
 
 @dataclass(frozen=True)
 class Reference:
     """ids_PE: class of each entry, None = the classes in order (E = V). Padding repeats the row's first class.
 
-    padding_PC: True for padding; None where there is none. log_p_PC, p_PC: of the target; both 0 for padding. tail: the
-    last column is the rest. negative_entropy_P: of weights and entropies alone, the Σ p log p that goes with them: of
-    the teacher's whole distribution but where weights are renormalised. mixture_PV: where given, the one column is the
-    mean under these probabilities.
+    padding_PC: True for padding; None where there is none. log_p_PC, p_PC: of the target; in padding numbers without a
+    meaning. tail: the last column is the rest. negative_entropy_P: of weights and entropies alone, the Σ p log p that
+    goes with them: of the teacher's whole distribution but where weights are renormalised. mixture_PV: where given,
+    the one column is the mean under these probabilities.
     """
 
     ids_PE: Tensor | None
@@ -64,11 +70,23 @@ class Reference:
         if form == "coarse":
             return cls._coarse(targets, temperature, dtype)
         padding_PE = targets.inclusion_PE == 0
-        p_PE = targets.weights(temperature, form).to(dtype)
+        p_PE = targets.weights(temperature, cast(Estimator, form)).to(dtype)
         whole = targets.tail != "renormalise"
         negative_entropy_P = -targets.entropy(temperature).to(dtype) if whole else torch.xlogy(p_PE, p_PE).sum(-1)
-        log_p_PE = p_PE.log().masked_fill(p_PE == 0, 0.0)
+        log_p_PE = p_PE.clamp(min=torch.finfo(dtype).tiny).log()
         return cls(_ids(targets, padding_PE), padding_PE, log_p_PE, p_PE, negative_entropy_P)
+
+    @classmethod
+    def of_supervision(
+        cls, supervision: Supervision, temperature: float, form: Form, dtype: torch.dtype, rows: int
+    ) -> "Reference":
+        """rows: of a dense record, that an entropy is made of at one time."""
+        if form == "labels":
+            return cls.one_hot(supervision.labels_P, dtype)
+        assert supervision.targets is not None
+        if form == "entropy":
+            return cls.of_entropy(teacher_entropy(supervision.targets, temperature, rows), dtype)
+        return cls.of(supervision.targets, temperature, form, dtype)
 
     @classmethod
     def one_hot(cls, classes_P: Tensor, dtype: torch.dtype) -> "Reference":
@@ -124,7 +142,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Teacher p and student q on the same classes. Padding has p = q = log p = log q = 0, and so adds nothing."""
+    """Teacher p and student q on the same classes; `masked` takes out of a divergence's result what is of padding."""
 
     reference: Reference
     log_q_PC: Tensor
@@ -139,67 +157,52 @@ class Pair:
 
     @cached_property
     def q_PC(self) -> Tensor:
-        q_PC = self.log_q_PC.exp()
-        padding_PC = self.reference.padding_PC
-        return q_PC if padding_PC is None else q_PC.masked_fill(padding_PC, 0.0)
+        return self.log_q_PC.exp()
 
     @cached_property
     def q_log_q_PC(self) -> Tensor:
         return self.q_PC * self.log_q_PC
 
+    @property
+    def smallest(self) -> float:
+        """The smallest normal number of the dtype: what a logarithm's argument may be clamped to."""
+        return torch.finfo(self.log_q_PC.dtype).tiny
 
-class Divergence(Protocol):
-    """A kind with its parameters.
-
-    weighable: it can use the weights of a sample, which know no probability of single classes. merges: merging
-    classes keeps its meaning, so that it has a coarse form.
-    """
-
-    weighable: bool
-    merges: bool
-
-    def value(self, pair: Pair) -> Tensor:
-        """[P], nats."""
-        ...
-
-    def slopes(self, pair: Pair) -> Tensor:
-        """∂value/∂log q of each compared class with the others held, a new tensor [P, C].
-
-        Up to a multiple of q where the classes are a whole partition: the gradient by a softmax's logits,
-        slope_j − q_j · Σ slopes, does not feel it.
-        """
-        ...
+    def masked(self, values_PC: Tensor) -> Tensor:
+        """The values of the compared classes with 0 for padding."""
+        padding_PC = self.reference.padding_PC
+        return values_PC if padding_PC is None else values_PC.masked_fill(padding_PC, 0.0)
 
 
-def form_of(
-    targets: TeacherTargets, name: str, kind: Divergence, estimator: Estimator, temperature: float | None
-) -> Form:
-    """How a kind compares with these records at T, None for the one-hot limit. Raises ConfigError where it cannot.
+def form_of(targets: TeacherTargets, divergence: Divergence, estimator: Estimator, temperature: float | None) -> Form:
+    """How a divergence compares with these records at T, None for the one-hot limit.
 
+    Raises ConfigError where it cannot.
     A record with a sample and a factored tail uses the sample where it is the better of the two: T ≤ 1.
     """
     if temperature is None:
         if targets.tail == "sampled" and not knows_top(targets).all():
             raise ConfigError(
-                "got temperature 1 of schedule article on records that may lack the teacher's likeliest class, "
-                "expected it in each: dump with record.exact_top_k of 1 or more"
+                "got temperature 1 of temperature_schedule article on records that may lack the teacher's likeliest "
+                "class, expected it in each: dump with record.exact_top_k of 1 or more"
             )
         return "one_hot"
-    sample = kind.weighable and targets.tail == "sampled" and temperature <= 1
+    sample = divergence.weighable and targets.tail == "sampled" and temperature <= 1
     if targets.dense or (targets.factored and not sample):
-        return "expected" if kind.weighable else "dense"
-    if kind.weighable and targets.tail != "ghost":
+        return "expected" if divergence.weighable else "dense"
+    if divergence.weighable and targets.tail != "ghost":
         return estimator
-    if not kind.merges:
+    if divergence.cannot_merge is not None:
         raise ConfigError(
-            f"got kind {name} with alpha + beta above 1 on sparse records, expected at most 1: such a divergence grows "
-            "when classes are merged; lower them, or dump with record.factor or record.exact_top_k=all"
+            f"got kind {divergence.kind} with {divergence.cannot_merge} on sparse records, expected one "
+            "whose meaning stays when classes are merged: take other parameters or another kind, or dump with "
+            "record.factor or record.exact_top_k=all"
         )
     # Only a sample can lack certain entries; asking the others would make a GPU wait.
     if targets.tail not in ("ghost", "renormalise") and (targets.num_certain_P == 0).any():
         raise ConfigError(
-            f"got kind {name} on records without a certain entry, expected at least one in each: all their classes "
-            "would be one; use forward_kl, or dump with record.exact_top_k of 1 or more"
+            f"got kind {divergence.kind} on records without a certain entry, expected at least one in each: all their "
+            "classes would be one; use forward_kl, or dump with record.exact_top_k of 1 or more"
         )
     return "coarse"
 

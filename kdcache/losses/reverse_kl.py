@@ -6,23 +6,26 @@ Gu, Dong, Wei, Huang 2024 (MiniLLM, arXiv 2306.08543); here of single positions,
 P positions, C compared classes.
 """
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from kdcache.losses.divergence import Divergence
 
-from kdcache.losses.reference import Pair
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcache.losses.reference import Pair
 
 __all__ = ["ReverseKL"]
 
 
-@dataclass(frozen=True)
-class ReverseKL:
-    weighable = False
-    merges = True
+class ReverseKL(Divergence):
+    """KL(student ‖ teacher)."""
 
-    def value(self, pair: Pair) -> Tensor:
-        return self.slopes(pair).sum(-1)
+    kind: Literal["reverse_kl"] = "reverse_kl"
 
-    def slopes(self, pair: Pair) -> Tensor:
+    def summands(self, pair: "Pair") -> "Tensor":
+        return self.slopes(pair)
+
+    def slopes(self, pair: "Pair") -> "Tensor":
         """q (log q − log p); the derivative's further + q is the multiple that no softmax feels."""
         return pair.q_PC * (pair.log_q_PC - pair.log_p_PC)

@@ -10,56 +10,67 @@ P positions, C compared classes.
 """
 
 import math
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
+from kdcache.losses.divergence import Divergence, Range
 
-from kdcache.losses.reference import Pair
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcache.losses.reference import Pair
 
 __all__ = ["SkewKL", "SkewReverseKL"]
 
 
-@dataclass(frozen=True)
-class SkewKL:
-    alpha: float
-    weighable = False
-    merges = True
+SKEW = Range(lambda a: 0 <= a < 1, "0 ≤ alpha < 1: at 1 it is 0 everywhere")
 
-    def value(self, pair: Pair) -> Tensor:
-        return (pair.p_PC * (pair.log_p_PC - self._log_mixture(pair))).sum(-1)
 
-    def slopes(self, pair: Pair) -> Tensor:
+class SkewKL(Divergence):
+    """KL(teacher ‖ alpha · teacher + (1 − alpha) · student).
+
+    alpha: the teacher's share of the mixture.
+    """
+
+    kind: Literal["skew_kl"] = "skew_kl"
+    alpha: Annotated[float, SKEW] = 0.1
+
+    def summands(self, pair: "Pair") -> "Tensor":
+        return pair.p_PC * (pair.log_p_PC - self._log_mixture(pair))
+
+    def slopes(self, pair: "Pair") -> "Tensor":
         """−(1 − α) p q / m"""
         return (self.alpha - 1) * pair.p_PC * (pair.log_q_PC - self._log_mixture(pair)).exp()
 
-    def _log_mixture(self, pair: Pair) -> Tensor:
+    def _log_mixture(self, pair: "Pair") -> "Tensor":
         return _log_mixture(self.alpha, pair.log_p_PC, pair.log_q_PC)
 
 
-@dataclass(frozen=True)
-class SkewReverseKL:
-    alpha: float
-    weighable = False
-    merges = True
+class SkewReverseKL(Divergence):
+    """KL(student ‖ alpha · student + (1 − alpha) · teacher).
 
-    def value(self, pair: Pair) -> Tensor:
-        return (pair.q_PC * self._log_ratio(pair)).sum(-1)
+    alpha: the student's share of the mixture.
+    """
 
-    def slopes(self, pair: Pair) -> Tensor:
+    kind: Literal["skew_reverse_kl"] = "skew_reverse_kl"
+    alpha: Annotated[float, SKEW] = 0.1
+
+    def summands(self, pair: "Pair") -> "Tensor":
+        return pair.q_PC * self._log_ratio(pair)
+
+    def slopes(self, pair: "Pair") -> "Tensor":
         """q (log(q / m) − α q / m); the derivative's further + q is the multiple that no softmax feels."""
         log_ratio_PC = self._log_ratio(pair)
         return pair.q_PC * (log_ratio_PC - (log_ratio_PC + _log(self.alpha)).exp())
 
-    def _log_ratio(self, pair: Pair) -> Tensor:
+    def _log_ratio(self, pair: "Pair") -> "Tensor":
         return pair.log_q_PC - _log_mixture(self.alpha, pair.log_q_PC, pair.log_p_PC)
 
 
-def _log_mixture(alpha: float, log_first_PC: Tensor, log_second_PC: Tensor) -> Tensor:
+def _log_mixture(alpha: float, log_first_PC: "Tensor", log_second_PC: "Tensor") -> "Tensor":
     """log(α · first + (1 − α) · second), of logarithms: at α = 0 it may be far below the smallest number."""
     if alpha == 0:
         return log_second_PC
-    return torch.logaddexp(log_first_PC + _log(alpha), log_second_PC + _log(1 - alpha))
+    return (log_first_PC + _log(alpha)).logaddexp(log_second_PC + _log(1 - alpha))
 
 
 def _log(share: float) -> float:

@@ -1,4 +1,4 @@
-"""Which softmax a temperature T stands for: the usual schedule and the source article's. No torch here.
+"""Which softmax a temperature T stands for: the usual schedule of temperatures and the source article's. No torch here.
 
   hinton     softmax(z / T)                                    Hinton et al. 2015; the default
   article    T > 1:      softmax(α z), α = T / (T − 1)
@@ -22,27 +22,28 @@ from typing import Literal
 
 from kdcache.errors import ConfigError
 
-__all__ = ["Schedule", "softmax_temperature"]
+__all__ = ["TemperatureSchedule", "softmax_temperature"]
 
-Schedule = Literal["hinton", "article"]
+TemperatureSchedule = Literal["hinton", "article"]
 
 
-def softmax_temperature(temperature: float, schedule: str = "hinton", kind: str = "forward_kl") -> float | None:
+def softmax_temperature(temperature: float, schedule: str = "hinton", refused: str | None = None) -> float | None:
     """The t of softmax(z / t); None for the one-hot limit. Raises ConfigError unless T is finite and above 0.
 
-    The limit has a forward KL alone: it is a cross-entropy, and others are infinite or a constant away from it.
+    refused: what has no value at the limit, if it has none: only a cross-entropy has one, others are infinite or a
+    constant away from it.
     """
     if not 0 < temperature < math.inf:
         raise ConfigError(f"got temperature {temperature:g}, expected a finite number above 0")
     if schedule == "hinton":
         return float(temperature)
     if schedule != "article":
-        raise ConfigError(f"got schedule {schedule!r}, expected hinton or article")
+        raise ConfigError(f"got temperature_schedule {schedule!r}, expected hinton or article")
     if temperature != 1:
         return abs(temperature - 1) / temperature
-    if kind != "forward_kl":
+    if refused is not None:
         raise ConfigError(
-            f"got kind {kind} at temperature 1 of schedule article, expected forward_kl: the teacher is one-hot there; "
-            "use another temperature, e.g. 0.5, which is the plain softmax"
+            f"got kind {refused} at temperature 1 of temperature_schedule article, expected forward_kl: the teacher is "
+            "one-hot there; use another temperature, e.g. 0.5, which is the plain softmax"
         )
     return None

@@ -5,22 +5,25 @@ For distillation Wen, Li, Du, Mou 2023 (f-DISTILL, arXiv 2307.15190). Its slope 
 P positions, C compared classes.
 """
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from kdcache.losses.divergence import Divergence
 
-from kdcache.losses.reference import Pair
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcache.losses.reference import Pair
 
 __all__ = ["TotalVariation"]
 
 
-@dataclass(frozen=True)
-class TotalVariation:
-    weighable = False
-    merges = True
+class TotalVariation(Divergence):
+    """The total variation distance."""
 
-    def value(self, pair: Pair) -> Tensor:
-        return 0.5 * (pair.p_PC - pair.q_PC).abs().sum(-1)
+    kind: Literal["tvd"] = "tvd"
 
-    def slopes(self, pair: Pair) -> Tensor:
+    def summands(self, pair: "Pair") -> "Tensor":
+        return 0.5 * (pair.p_PC - pair.q_PC).abs()
+
+    def slopes(self, pair: "Pair") -> "Tensor":
         return 0.5 * pair.q_PC * (pair.q_PC - pair.p_PC).sign()

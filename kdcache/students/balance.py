@@ -9,17 +9,42 @@ B examples, L tokens.
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from kdcache.losses.beside_term import BesideTerm, Pass
 from kdcache.progress import say
 
-__all__ = ["balancing_loss", "balancing_weight", "warn_unbalanced"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["BalanceTerm", "balancing_loss", "terms_of_student", "warn_unbalanced"]
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "moe_k", "moe_top_k", "top_k")
+
+
+class BalanceTerm(BesideTerm):
+    """A term that the student brings along, after those of the settings."""
+
+    name: Literal["balance"] = "balance"
+
+    @property
+    def model_arguments(self) -> Mapping[str, Any]:
+        return {"output_router_logits": True}
+
+    def sum(self, module: "nn.Module | None", seen: Pass) -> Tensor:
+        """As often as there are positions."""
+        value = balancing_loss(seen.student, seen.output.router_logits, seen.real_BL)
+        return seen.supervision.num_positions * value
+
+
+def terms_of_student(student: Any) -> tuple[BalanceTerm, ...]:
+    """What a student adds to the terms of a run: the balancing loss of a mixture of experts."""
+    weight = balancing_weight(student)
+    return () if weight is None else (BalanceTerm(weight=weight),)
 
 
 def balancing_weight(student: Any) -> float | None:

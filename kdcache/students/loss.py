@@ -7,13 +7,13 @@ so that a soft-cap shows even where fresh weights give logits near 0. A model th
 runs unfused: its own logits of the whole micro-batch exist at one time. So do those of classifications, which have
 few classes.
 
-Bottlenecks are modules beside the student, fed with the hidden states that its head is fed with, so that all ZeRO
-stages train them; they do nothing in an evaluation.
+Terms that are not of logits (kdcache/losses/beside_term.py) get the forward pass to look at. Their modules stand beside
+the student, so that all ZeRO stages train them; they do nothing in an evaluation.
 
 B examples, L tokens, P positions, D hidden width, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,17 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.errors import StudentError
-from kdcache.losses.bottleneck import Bottleneck
+from kdcache.losses.beside_term import Pass
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
-from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.models.head import widen_head
 from kdcache.models.loading import HEADS, classifier_head, inputs_of, reads_last_token
 from kdcache.models.modes import evaluating
 from kdcache.progress import say
-from kdcache.students.balance import balancing_loss
 from kdcache.students.collate import Inputs
 
 __all__ = ["StudentWithLoss", "head_width", "with_loss"]
@@ -43,77 +41,75 @@ class StudentWithLoss(nn.Module):
     """forward(inputs, terms) gives (loss, sums_K) as FusedLoss does; without terms, the vector of Sums, and of a
     classification (vector, float32 logits [P, C]).
 
-    bottlenecks: those of the terms, in order; their features come with the supervision.
+    modules: of the terms that have one, by their place; they are numbered in this order in `beside`.
     """
 
-    def __init__(self, student: Any, *, fused: bool, chunk: int, bottlenecks: Sequence[Bottleneck] = ()) -> None:
+    def __init__(
+        self, student: Any, *, fused: bool, chunk: int, modules: Mapping[int, nn.Module] | None = None
+    ) -> None:
         super().__init__()
         self.student = student
-        self.bottlenecks = nn.ModuleList(bottlenecks)
+        self._places = tuple(modules or {})
+        self.beside = nn.ModuleList((modules or {}).values())
         self.fused, self.chunk = fused, chunk
         # DeepSpeed's converter of checkpoints wants it in every checkpoint of stages 1 and 2.
         self.universal_checkpoint_info = {"universal_checkpoint_version": 0.2}
 
     def forward(self, inputs: Inputs, terms: LossTerms | None = None, temperature: float = 1.0) -> Any:
         supervision = inputs.supervision
+        arguments = {**inputs.model.arguments, **_arguments_of(terms)}
         if self.fused:
             head = head_of(self.student)
-            out = self.student.base_model(**inputs.model.arguments, use_cache=False, **_routers_of(terms))
+            out = self.student.base_model(**arguments, use_cache=False)
             hidden_PD = out.last_hidden_state.flatten(0, 1)[inputs.flat_P]
             if terms is None:
                 return head(hidden_PD, task=FusedSums(supervision, temperature=temperature, chunk=self.chunk))
             loss, sums_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=self.chunk))
-            loss, sums_K = self._with_balance(loss, sums_K, terms, out, inputs)
-            return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
+            return self._with_those_beside(loss, sums_K, terms, inputs, out, hidden_PD)
         causal = {"use_cache": False} if generates(self.student) else {}
-        with self._inputs_of_head() as seen:
-            out = self.student(**inputs.model.arguments, **causal, **_routers_of(terms))
+        with self._inputs_of_head(terms) as seen:
+            out = self.student(**arguments, **causal)
             logits_PV = inputs.at_positions(out.logits)
         if terms is None:
             vector = measure(logits_PV, supervision, temperature=temperature, chunk=self.chunk).vector
             return vector if causal else (vector, logits_PV.float())
         loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
-        loss, sums_K = self._with_balance(loss, sums_K, terms, out, inputs)
-        if not self.bottlenecks:
-            return loss, sums_K
-        last = not causal and reads_last_token(self.student)
-        hidden_PD = inputs.at_last(seen[0], self.student.config.pad_token_id) if last else inputs.at_positions(seen[0])
-        return self._with_bottlenecks(loss, sums_K, terms, hidden_PD, supervision)
+        hidden = None
+        if seen:
+            last = not causal and reads_last_token(self.student)
+            pad = self.student.config.pad_token_id if last else None
+            hidden = inputs.at_last(seen[0], pad) if last else inputs.at_positions(seen[0])
+        return self._with_those_beside(loss, sums_K, terms, inputs, out, hidden)
 
-    def _inputs_of_head(self) -> AbstractContextManager[list[Tensor]]:
-        """Where bottlenecks want them; a classifier's head may have any name otherwise."""
-        return inputs_of(head_of(self.student)) if self.bottlenecks else nullcontext([])
+    def _inputs_of_head(self, terms: LossTerms | None) -> AbstractContextManager[list[Tensor]]:
+        """Where a term wants them; a classifier's head may have any name otherwise."""
+        wanted = terms is not None and any(term.needs_hidden for term in terms.beside.values())
+        return inputs_of(head_of(self.student)) if wanted else nullcontext([])
 
-    def _with_balance(
-        self, loss: Tensor, sums_K: Tensor, terms: LossTerms, out: Any, inputs: Inputs
+    def _with_those_beside(
+        self, loss: Tensor, sums_K: Tensor, terms: LossTerms, inputs: Inputs, output: Any, hidden_PD: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """And the balancing loss of a mixture of experts, as often as there are positions."""
-        if terms.balance is None:
+        """The loss and the sums of the terms of logits, with those of the others in their places."""
+        if not terms.beside:
             return loss, sums_K
-        value = len(inputs.flat_P) * balancing_loss(self.student, out.router_logits, inputs.real_BL)
         sums_K = sums_K.clone()
-        sums_K[-1] = value.detach()
-        return loss + terms.balance * value, sums_K
-
-    def _with_bottlenecks(
-        self, loss: Tensor, sums_K: Tensor, terms: LossTerms, hidden_PD: Tensor, supervision: Supervision
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and the sums of the other terms, with those of the bottlenecks in their places."""
-        sums_K = sums_K.clone()
-        for k, bottleneck in zip(terms.bottlenecks, self.bottlenecks, strict=True):
-            assert supervision.features_PH is not None
-            value = bottleneck(hidden_PD, supervision.features_PH).sum()
+        modules = dict(zip(self._places, self.beside, strict=True))
+        seen = Pass(self.student, output, hidden_PD, inputs.supervision, inputs.real_BL)
+        for k, term in terms.beside.items():
+            value = term.sum(modules.get(k), seen)
             loss = loss + terms.scales[k] * value
             sums_K[k] = value.detach()
         return loss, sums_K
 
 
-def _routers_of(terms: LossTerms | None) -> dict[str, bool]:
-    return {} if terms is None or terms.balance is None else {"output_router_logits": True}
+def _arguments_of(terms: LossTerms | None) -> dict[str, Any]:
+    """What terms ask of the model's forward."""
+    wanted = () if terms is None else terms.beside.values()
+    return {key: value for term in wanted for key, value in term.model_arguments.items()}
 
 
-def with_loss(student: Any, *, chunk: int = 1024, bottlenecks: Sequence[Bottleneck] = ()) -> StudentWithLoss:
-    """Swap in the fused head where it is the model's own, before DeepSpeed takes the model."""
+def with_loss(student: Any, *, chunk: int = 1024, modules: Mapping[int, nn.Module] | None = None) -> StudentWithLoss:
+    """Swap in the fused head where it is the model's own, before DeepSpeed takes the model. modules: of terms."""
     fused = generates(student) and fits_fused_head(student)
     if fused:
         student.get_output_embeddings().__class__ = FusedHead
@@ -124,7 +120,7 @@ def with_loss(student: Any, *, chunk: int = 1024, bottlenecks: Sequence[Bottlene
             f"warning: the head of {type(student).__name__} is more than a linear layer (soft-cap, scale); "
             "its logits are made whole, which takes micro_batch × length × classes × 4 bytes and more"
         )
-    return StudentWithLoss(student, fused=fused, chunk=chunk, bottlenecks=bottlenecks)
+    return StudentWithLoss(student, fused=fused, chunk=chunk, modules=modules)
 
 
 def generates(student: Any) -> bool:

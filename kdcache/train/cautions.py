@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 
-from kdcache.losses.settings import TermConfig
+from kdcache.losses.term import Term
 from kdcache.progress import say
 from kdcache.store.cache import Cache
 from kdcache.targets.noise import advice, worth_at
@@ -14,7 +14,7 @@ from kdcache.tasks import task_of
 __all__ = ["first_targets", "warn"]
 
 
-def warn(terms: Sequence[TermConfig], cache: Cache, held_out: Cache | None) -> None:
+def warn(terms: Sequence[Term], cache: Cache, held_out: Cache | None) -> None:
     """Say a line for each thing; nothing stops the run."""
     for caution in (
         *_noise(terms, cache),
@@ -32,15 +32,15 @@ def first_targets(cache: Cache) -> TeacherTargets:
     return cache.read(0, min(examples, len(cache))).targets()
 
 
-def _noise(terms: Sequence[TermConfig], cache: Cache) -> Iterator[str]:
+def _noise(terms: Sequence[Term], cache: Cache) -> Iterator[str]:
     """For each divergence term that these records answer badly."""
     if cache.manifest.header.record is None:
         return
     targets = first_targets(cache)
     for term in terms:
-        if term.name == "divergence" and term.softmax_temperature is not None and term.weight:
-            sampled = targets.tail == "sampled" and term.kind == "forward_kl"
-            found = advice(worth_at(targets, term.softmax_temperature), sampled=sampled)
+        temperature = term.teacher_temperature()
+        if temperature is not None and term.weight:
+            found = advice(worth_at(targets, temperature), sampled=term.uses_sample(targets))
             if found:
                 yield found
 

@@ -1,7 +1,7 @@
 """The student as a plain Hugging Face folder: config.json, model.safetensors, tokenizer and a model card.
 
-What trained it and is no part of it stays behind. With export_bottleneck, OUTPUT/bottleneck.safetensors has the state
-of the bottlenecks, numbered in the order of their terms: 0.mean.weight and so on.
+What trained it and is no part of it stays behind. With export_modules, OUTPUT/modules.safetensors has the state of
+the terms' modules, numbered in the order of their terms: 0.mean.weight and so on.
 
 Weights are the float32 master weights, rounded to student.dtype. Under ZeRO-3 they are gathered one at a time, so the
 peak is the whole model in float32 on rank 0's host and one weight on every rank. The folder is written under another
@@ -29,8 +29,8 @@ from kdcache.train.precision import spoken_precision
 
 __all__ = ["export_student", "full_weights", "made_from", "write_student"]
 
-STUDENT, BOTTLENECKS = "student.", "bottlenecks."
-BOTTLENECK_FILE = "bottleneck.safetensors"
+STUDENT, BESIDE = "student.", "beside."
+MODULES_FILE = "modules.safetensors"
 
 
 def export_student(
@@ -46,14 +46,14 @@ def export_student(
     """Write OUTPUT/student; every rank calls it. figures: of the held-out evaluation. precision: of the run."""
     folder = run.output / "student"
     weights = full_weights(engine, world, STUDENT)
-    of_bottlenecks = full_weights(engine, world, BOTTLENECKS) if run.export_bottleneck else {}
+    of_modules = full_weights(engine, world, BESIDE) if run.export_modules else {}
     if world.first:
         partial = folder.with_name("student.partial")
         shutil.rmtree(partial, ignore_errors=True)
         student = engine.module.student
         write_student(partial, run, cache, student, weights, steps=steps, figures=figures, precision=precision)
-        if run.export_bottleneck:
-            save_file(of_bottlenecks, folder.with_name(BOTTLENECK_FILE))
+        if run.export_modules:
+            save_file(of_modules, folder.with_name(MODULES_FILE))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     world.barrier()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.launcher import World
-from kdcache.losses.settings import TermConfig
+from kdcache.losses.term import Term
 from kdcache.progress import counted
 from kdcache.store.cache import Cache
 from kdcache.stream.fitting import check_sizes
@@ -94,14 +94,14 @@ class Run:
     cache: str
     output: Path
     student: StudentConfig
-    terms: tuple[TermConfig, ...]
+    terms: tuple[Term, ...]
     batches: Batches
     length: Length
     engine: EngineSettings
     checkpoint: CheckpointConfig
     eval: EvalConfig | None
     loss_chunk: int
-    export_bottleneck: bool
+    export_modules: bool
     seed: int
     device: str
     pinned: dict[str, Any]
@@ -138,7 +138,7 @@ def plan(config: TrainConfig) -> Run:
         checkpoint=config.checkpoint,
         eval=config.eval,
         loss_chunk=config.loss_chunk,
-        export_bottleneck=config.export_bottleneck,
+        export_modules=config.export_modules,
         seed=config.seed,
         device=config.device,
         pinned=pinned_settings(config, engine),

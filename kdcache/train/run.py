@@ -8,6 +8,7 @@ OUTPUT/done.json      steps, held-out figures, precision and pinned settings; wr
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ import torch
 from kdcache.disk import Disk
 from kdcache.errors import CacheError, TrainError
 from kdcache.launcher import World
-from kdcache.losses.bottleneck import Bottleneck, make_bottlenecks
+from kdcache.losses.term import Term
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
-from kdcache.students.balance import balancing_weight, warn_unbalanced
+from kdcache.students.balance import terms_of_student, warn_unbalanced
 from kdcache.students.class_weights import class_weights
 from kdcache.students.collate import Collator
 from kdcache.students.loss import head_width, with_loss
@@ -61,7 +62,7 @@ def train(run: Run, world: World, device: str) -> None:
     with run.batches.loader(cache, world) as loader:
         student = make_student(run.student, cache, run.seed, batch_examples=run.most_in_a_batch, device=device)
         warn_unbalanced(student)
-        model = with_loss(student, chunk=run.loss_chunk, bottlenecks=bottlenecks_of(run, student, cache))
+        model = with_loss(student, chunk=run.loss_chunk, modules=modules_of(run.terms, run.seed, student, cache))
         convert = checkpoints.needs_conversion(saved, run.engine.stage)
         engine = make_engine(model, run.engine, world.size, universal=convert)
         precision = precision_in_use(engine, run.student.dtype)
@@ -71,10 +72,9 @@ def train(run: Run, world: World, device: str) -> None:
             loader.load_state_dict(saved.loader)
             say(f"going on from step {saved.step} of {pace.total_steps}")
         terms = LossTerms(
-            run.terms,
+            (*run.terms, *terms_of_student(student)),
             cache.manifest.header.num_classes,
             class_weights(run.terms, cache),
-            balance=balancing_weight(student),
         )
         step = 0 if saved is None else saved.step
         trainer = Trainer(engine, pace, terms, Collator(student, cache), world, device=device, step=step)
@@ -135,22 +135,19 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
     if cache.manifest.header.tokenizer is not None:
         cache.check_tokenizer()
     unlabelled = cache.manifest.totals.notes.get("unlabelled", 0)
-    if unlabelled == cache.num_positions and all(term.name == "cross_entropy" for term in run.terms):
+    if unlabelled == cache.num_positions and all(term.needs_labels for term in run.terms):
         raise CacheError(
-            f"{run.cache} has no label, expected some for a cross_entropy term: dump it with corpus.label_field or "
-            "corpus.tags_field"
+            f"{run.cache} has no label, expected some for {run.terms[0].spoken} term: dump it with "
+            "corpus.label_field or corpus.tags_field"
         )
     asking = next((term for term in run.terms if term.needs_teacher), None)
     if cache.manifest.header.record is None and asking is not None:
-        article = "an" if asking.name == "entropy" or asking.weighting == "entropy" else "a"
-        what = f"{article} {'entropy-weighted ' if asking.weighting == 'entropy' else ''}{asking.name}"
         raise CacheError(
-            f"{run.cache} holds labels and no teacher, expected one for {what} term: "
+            f"{run.cache} holds labels and no teacher, expected one for {asking.spoken} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
     class_weights(run.terms, cache)
-    if any(term.name == "bottleneck" for term in run.terms):
-        feature_width(cache)
+    feature_width(run.terms, cache)
     if cache.manifest.header.record is not None:
         LossTerms(run.terms, cache.manifest.header.num_classes).check(first_targets(cache))
     if run.eval is None:
@@ -162,21 +159,27 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
     return cache, held_out
 
 
-def bottlenecks_of(run: Run, student: Any, cache: Cache) -> list[Bottleneck]:
-    """Those of the run's terms, the same on every rank and at every world size."""
-    if all(term.name != "bottleneck" for term in run.terms):
-        return []
-    torch.manual_seed(run.seed)
-    return make_bottlenecks(run.terms, head_width(student), feature_width(cache))
+def modules_of(terms: Sequence[Term], seed: int, student: Any, cache: Cache) -> dict[int, torch.nn.Module]:
+    """Those that terms train beside the student, by their place; the same on every rank and at every world size."""
+    wanting = {k: term for k, term in enumerate(terms) if term.trains_a_module}
+    if not wanting:
+        return {}
+    torch.manual_seed(seed)
+    width, features = head_width(student), feature_width(terms, cache)
+    made = {k: term.make_module(width, features) for k, term in wanting.items()}
+    return {k: module for k, module in made.items() if module is not None}
 
 
-def feature_width(cache: Cache) -> int:
-    """How many numbers the teacher's features have. Raises CacheError where the cache holds none."""
+def feature_width(terms: Sequence[Term], cache: Cache) -> int | None:
+    """How many numbers the teacher's features have. Raises CacheError where a term needs some and there are none."""
     for field in cache.manifest.header.fields:
         if field.name == "features":
             return field.shape[0]
+    asking = next((term for term in terms if term.needs_features), None)
+    if asking is None:
+        return None
     raise CacheError(
-        f"{cache.root.url} holds no features of the teacher, expected them for a bottleneck term: "
+        f"{cache.root.url} holds no features of the teacher, expected them for {asking.spoken} term: "
         "dump again with record.features, or take the term out of terms"
     )
 

@@ -5,7 +5,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kdcache.config.base import Config, PathText, Run
-from kdcache.losses.settings import TermConfig
+from kdcache.losses.divergence_term import DivergenceTerm
+from kdcache.losses.term import AnyTerm
 from kdcache.stream.fitting import advice
 from kdcache.stream.settings import StreamConfig
 from kdcache.students.settings import StudentConfig
@@ -98,7 +99,8 @@ class TrainConfig(Run):
     eval: a held-out cache to evaluate on.
     loss_chunk: for how many positions the fused output layer and loss hold logits at one time.
     log_every: steps between two lines of the log.
-    export_bottleneck: write what the bottleneck terms trained beside the student, as bottleneck.safetensors.
+    export_modules: write what terms such as bottleneck trained beside the student, as modules.safetensors in the
+        folder of the run.
     seed: of the order of examples, the student's first weights and dropout.
     device: "auto" takes a GPU where there is one.
     """
@@ -107,7 +109,7 @@ class TrainConfig(Run):
     output: PathText
     student: StudentConfig
     deepspeed: PathText | dict[str, Any] = Field({"zero_optimization": {"stage": 1}})
-    terms: tuple[TermConfig, ...] = (TermConfig(name="divergence"),)
+    terms: tuple[AnyTerm, ...] = (DivergenceTerm(name="divergence"),)
     global_batch: PositiveInt = 64
     micro_batch: PositiveInt = 8
     steps: PositiveInt | None = None
@@ -119,14 +121,14 @@ class TrainConfig(Run):
     eval: EvalConfig | None = None
     loss_chunk: PositiveInt = 1024
     log_every: PositiveInt = 10
-    export_bottleneck: bool = False
+    export_modules: bool = False
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.export_bottleneck and all(term.name != "bottleneck" for term in self.terms):
-            raise ValueError("got export_bottleneck without a bottleneck term, expected one in terms")
+        if self.export_modules and not any(term.trains_a_module for term in self.terms):
+            raise ValueError("got export_modules without a term that trains one, expected such as bottleneck in terms")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("expected exactly one of steps and epochs")
         if not self.terms or all(term.weight == 0 for term in self.terms):

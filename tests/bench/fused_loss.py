@@ -59,22 +59,22 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 from kdcache.losses.fused import FusedHead, FusedLoss
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import Term, make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.spec import FactorSpec, RecordSpec
 
-LABELS = TermConfig(name="cross_entropy")
-KL1 = TermConfig(name="divergence")
-KL2 = TermConfig(name="divergence", temperature=2.0)
-JSD = TermConfig(name="divergence", kind="jsd")
-WEIGHTED = TermConfig(name="divergence", weighting="entropy")
-ENTROPY = TermConfig(name="entropy")
+LABELS = make_term(name="cross_entropy")
+KL1 = make_term(name="divergence")
+KL2 = make_term(name="divergence", temperature=2.0)
+JSD = make_term(name="divergence", kind="jsd")
+WEIGHTED = make_term(name="divergence", weighting="entropy")
+ENTROPY = make_term(name="entropy")
 
 
 class Scene:
@@ -102,7 +102,7 @@ class Scene:
             return self.hidden_PD
         return self.body(input_ids=self.tokens_BL, use_cache=False).last_hidden_state.flatten(0, 1)
 
-    def fused(self, *terms: TermConfig, chunk: int = 1024, factored: bool = False) -> Callable[[], None]:
+    def fused(self, *terms: Term, chunk: int = 1024, factored: bool = False) -> Callable[[], None]:
         targets = self.factored if factored else self.targets
         task = FusedLoss(LossTerms(terms, self.V), Supervision(self.labels_P, targets), chunk)
         return lambda: self.head(self.states(), task=task)[0].backward()

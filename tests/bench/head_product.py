@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import kdcache
 from kdcache.losses import fused
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.product import wide_product
 
@@ -80,7 +80,7 @@ def worth(hidden_PD: Tensor, weight_VD: Tensor) -> None:
     targets = kdcache.compress((hidden_PD.double() @ weight_VD.double().T).float(), spec)
     supervision = Supervision(torch.zeros(len(hidden_PD), dtype=torch.int64), targets)
     for kind in ("forward_kl", "jsd"):
-        terms = LossTerms([TermConfig(name="divergence", kind=kind)], len(weight_VD))
+        terms = LossTerms([make_term(name="divergence", kind=kind)], len(weight_VD))
 
         def gradient(given_PD: Tensor, weight: Tensor, terms: LossTerms = terms) -> Tensor:
             given_PD = given_PD.clone().requires_grad_()

@@ -65,8 +65,8 @@ from shards import shard_bytes
 from small_models import CLASSES, Learner, logits_of, make_student, make_teacher, make_text, scores
 from torch import Tensor
 
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import Term, make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.codec import decode
@@ -243,10 +243,10 @@ def run_seed(
     return learners, {setting.name: record_bytes(setting, measured[setting.name]) for setting in chosen}
 
 
-def term(temperature: float | None) -> TermConfig:
+def term(temperature: float | None) -> Term:
     if temperature is None:
-        return TermConfig(name="cross_entropy")
-    return TermConfig(name="divergence", temperature=temperature)
+        return make_term(name="cross_entropy")
+    return make_term(name="divergence", temperature=temperature)
 
 
 @torch.no_grad()

@@ -56,8 +56,8 @@ from real_rows import token_windows, windows_of_rows
 from shards import Bytes, shard_bytes
 from torch import Tensor
 
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.store.unit import record_arrays
 from kdcache.targets.codec import decode
@@ -177,7 +177,7 @@ def frequencies(teacher: Path, V: int) -> Tensor:
 
 def gradient(student_V: Tensor, targets: TeacherTargets, temperature: float, estimator: Estimator) -> Tensor:
     """The training loss's own, by student logits / T."""
-    term = TermConfig(name="divergence", temperature=temperature, temperature_squared=False, estimator=estimator)
+    term = make_term(name="divergence", temperature=temperature, temperature_squared=False, estimator=estimator)
     gradient_PV = student_V.repeat(targets.num_positions, 1)
     labels_P = torch.zeros(targets.num_positions, dtype=torch.int64)
     LossTerms([term], len(student_V)).value_and_gradient_(gradient_PV, Supervision(labels_P, targets))

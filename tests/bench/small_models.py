@@ -119,9 +119,9 @@ def make_teacher(folder: Path, windows: Tensor, batch: int) -> Any:
 
 
 def _label_term() -> Any:
-    from kdcache.losses.settings import TermConfig
+    from kdcache.losses.term import make_term
 
-    return TermConfig(name="cross_entropy")
+    return make_term(name="cross_entropy")
 
 
 class Learner:

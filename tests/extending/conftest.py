@@ -59,7 +59,7 @@ def train() -> Callable[..., list[float]]:
         student = kdcache.make_student(kdcache.StudentConfig(config=config), opened, seed=0)
         model, collate = kdcache.with_loss(student), kdcache.Collator(student, opened)
         loss_terms = kdcache.LossTerms(
-            [kdcache.TermConfig(**term) for term in terms], opened.manifest.header.num_classes
+            [kdcache.make_term(**term) for term in terms], opened.manifest.header.num_classes
         )
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         losses = []

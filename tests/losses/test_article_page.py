@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.temperature import softmax_temperature
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 
 REPO = Path(__file__).parent.parent.parent
@@ -18,7 +18,7 @@ SECTIONS = re.split(r"^## \d\. ", PAGE, flags=re.MULTILINE)[1:]
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_is_a_value_of_terms(block: str) -> None:
-    terms = [TermConfig.model_validate(term) for term in yaml.safe_load(block)]
+    terms = [make_term(**term) for term in yaml.safe_load(block)]
     assert len(LossTerms(terms, 12).names) == len(terms)
 
 
@@ -35,7 +35,7 @@ def test_every_section_shows_a_config_and_a_test_that_exists() -> None:
 def test_the_two_ways_to_write_one_term() -> None:
     """The article's T = 2 is the usual 1/2, and the table says of each T what the schedule does."""
     (article,), (usual,) = (yaml.safe_load(block) for block in BLOCKS[1:3])
-    terms = [TermConfig.model_validate(term) for term in (article, usual)]
+    terms = [make_term(**term) for term in (article, usual)]
     assert terms[0].softmax_temperature == terms[1].softmax_temperature == 0.5
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in PAGE.splitlines() if line.startswith("| ")}
     numbers = {"¼": 0.25, "½": 0.5}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from kdcache.losses.bottleneck import Bottleneck, gaussian_kl, gaussian_nll, make_bottlenecks
-from kdcache.losses.settings import TermConfig
+from kdcache.losses.bottleneck import Bottleneck, gaussian_kl, gaussian_nll
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.train.settings import TrainConfig
 
@@ -176,12 +176,12 @@ def test_terms_that_have_none_of_the_logits_leave_them_alone(teacher):
     some = teacher(4, 10, "ghost")
     supervision, student_PV = Supervision(torch.arange(4), some.targets), torch.randn(4, 10)
     configs = [
-        TermConfig(name="bottleneck", width=2, beta=0.5, weight=3.0),
-        TermConfig(name="divergence"),
-        TermConfig(name="bottleneck", width=4),
+        make_term(name="bottleneck", width=2, beta=0.5, weight=3.0),
+        make_term(name="divergence"),
+        make_term(name="bottleneck", width=4),
     ]
     terms, without = LossTerms(configs, 10), LossTerms(configs[1:2], 10)
-    assert terms.bottlenecks == (0, 2)
+    assert list(terms.beside) == [0, 2]
     assert terms.names == ("bottleneck_2_0.5", "forward_kl@1", "bottleneck_4_0.01")
     got_PV, expected_PV = student_PV.clone(), student_PV.clone()
     sums_K = terms.value_and_gradient_(got_PV, supervision, torch.ones(4, 1))
@@ -190,12 +190,13 @@ def test_terms_that_have_none_of_the_logits_leave_them_alone(teacher):
     assert torch.equal(got_PV, expected_PV)
     sums_K[0] = 2.0
     assert terms.total(sums_K) == pytest.approx(6 + expected_K.item())
-    made = make_bottlenecks(configs, 8, 16)
+    assert [term.trains_a_module for term in configs] == [True, False, True]
+    made = [term.make_module(8, 16) for term in configs[::2]]
     assert [(b.mean.out_features, b.beta, b.decoder.out_features) for b in made] == [(2, 0.5, 16), (4, 0.01, 16)]
 
 
 def test_bottlenecks_alone_have_no_gradient_by_logits():
-    terms, logits_PV = LossTerms([TermConfig(name="bottleneck")], 10), torch.randn(4, 10)
+    terms, logits_PV = LossTerms([make_term(name="bottleneck")], 10), torch.randn(4, 10)
     assert terms.value_and_gradient_(logits_PV, Supervision(torch.arange(4))).tolist() == [0]
     assert (logits_PV == 0).all()
 
@@ -214,11 +215,11 @@ def test_bottlenecks_alone_have_no_gradient_by_logits():
 )
 def test_settings_that_do_not_go_together(settings, message):
     with pytest.raises(ValueError, match=message):
-        TermConfig(name="bottleneck", **settings)
+        make_term(name="bottleneck", **settings)
 
 
 def test_there_must_be_one_to_export():
-    settings = {"cache": "c", "output": "o", "student": {"path": "s"}, "steps": 1, "export_bottleneck": True}
-    with pytest.raises(ValueError, match="got export_bottleneck without a bottleneck term"):
+    settings = {"cache": "c", "output": "o", "student": {"path": "s"}, "steps": 1, "export_modules": True}
+    with pytest.raises(ValueError, match="got export_modules without a term that trains one"):
         TrainConfig.model_validate(settings)
     TrainConfig.model_validate(settings | {"terms": [{"name": "bottleneck"}]})

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdcache.errors import ConfigError
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 
 FORMS = ["dense", "ghost", "renormalise", "sample"]
 

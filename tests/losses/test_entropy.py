@@ -8,8 +8,8 @@ from torch import nn
 
 from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead, FusedLoss
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.targets.compress import compress
@@ -20,7 +20,7 @@ FORMS = ["dense", "factored", "ghost", "renormalise", "sample"]
 WEIGHTED = [
     {"name": "divergence", "temperature": 2.0},
     {"name": "divergence", "kind": "reverse_kl"},
-    {"name": "divergence", "schedule": "article", "temperature": 0.5},
+    {"name": "divergence", "temperature_schedule": "article", "temperature": 0.5},
     {"name": "cross_entropy"},
 ]
 
@@ -53,11 +53,11 @@ def test_weights_are_the_formulas_and_constants_for_the_gradient(teacher, form, 
     """The same term of weights that are given: its sums and its gradient."""
     some, student_PV = teacher(7, 30, form), torch.randn(7, 30) * 2
     supervision = Supervision(torch.randint(0, 30, (7,)), some.targets)
-    weighted = TermConfig(weighting="entropy", entropy_temperature=temperature, **settings)
+    weighted = make_term(weighting="entropy", entropy_temperature=temperature, **settings)
     got = sums_and_gradient(LossTerms([weighted], 30), student_PV, supervision)
     weights_P1 = weights(some.logits_PV, student_PV, temperature)[:, None]
     assert weights_P1.max() > 1.3 * weights_P1.min()
-    expected = sums_and_gradient(LossTerms([TermConfig(**settings)], 30), student_PV, supervision, weights_P1)
+    expected = sums_and_gradient(LossTerms([make_term(**settings)], 30), student_PV, supervision, weights_P1)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -74,14 +74,14 @@ def test_weights_among_other_terms_and_given_ones(teacher):
     ]
     at = {0: 2.0, 2: 0.5, 4: 2.0}
     terms = [
-        TermConfig(**settings, **({"weighting": "entropy", "entropy_temperature": at[k]} if k in at else {}))
+        make_term(**settings, **({"weighting": "entropy", "entropy_temperature": at[k]} if k in at else {}))
         for k, settings in enumerate(plain)
     ]
     weights_PK = given_PK.double()
     for k, temperature in at.items():
         weights_PK[:, k] *= weights(some.logits_PV, student_PV, temperature)
     got = sums_and_gradient(LossTerms(terms, 30), student_PV, supervision, given_PK)
-    expected = sums_and_gradient(LossTerms([TermConfig(**s) for s in plain], 30), student_PV, supervision, weights_PK)
+    expected = sums_and_gradient(LossTerms([make_term(**s) for s in plain], 30), student_PV, supervision, weights_PK)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_matching_is_the_squared_difference(teacher, form, temperature):
     (oracle_PV,) = torch.autograd.grad(oracle_P.sum() * temperature**2 * 0.7, student_PV)
     assert oracle_PV.abs().max() > 0.02
     supervision = Supervision(torch.zeros(7, dtype=torch.int64), some.targets)
-    terms = LossTerms([TermConfig(name="entropy", temperature=temperature, weight=0.7)], 30)
+    terms = LossTerms([make_term(name="entropy", temperature=temperature, weight=0.7)], 30)
     sums_K, gradient_PV = sums_and_gradient(terms, student_PV.float(), supervision)
     torch.testing.assert_close(sums_K[0], oracle_P.sum().detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(terms.total(sums_K), 0.7 * temperature**2 * sums_K[0])
@@ -106,14 +106,14 @@ def test_gradients_in_float64(teacher, form):
     """Finite differences; of a weighted term with its weights held where they are."""
     some, student_PV = teacher(5, 9, form), torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
     supervision = Supervision(torch.arange(5), some.targets)
-    matching = LossTerms([TermConfig(name="entropy", temperature=2.0), TermConfig(name="entropy", weight=0.3)], 9)
+    matching = LossTerms([make_term(name="entropy", temperature=2.0), make_term(name="entropy", weight=0.3)], 9)
     assert torch.autograd.gradcheck(lambda logits: head_loss(logits, matching, supervision, chunk=2)[0], student_PV)
     weights_P1 = weights(some.logits_PV, student_PV.detach(), 2.0)[:, None]
-    plain = LossTerms([TermConfig(name="divergence", temperature=2.0)], 9)
+    plain = LossTerms([make_term(name="divergence", temperature=2.0)], 9)
     assert torch.autograd.gradcheck(
         lambda logits: head_loss(logits, plain, supervision, chunk=2, weights_PK=weights_P1)[0], student_PV
     )
-    weighted = TermConfig(name="divergence", temperature=2.0, weighting="entropy", entropy_temperature=2.0)
+    weighted = make_term(name="divergence", temperature=2.0, weighting="entropy", entropy_temperature=2.0)
     loss, _ = head_loss(student_PV, LossTerms([weighted], 9), supervision, chunk=2)
     held, _ = head_loss(student_PV, plain, supervision, weights_PK=weights_P1)
     torch.testing.assert_close(
@@ -129,9 +129,9 @@ def test_fused_equals_unfused_equals_autograd(teacher, price, form):
     head, hidden_PD = fused_head(D, V + 3), torch.randn(P, D, requires_grad=True)
     terms = LossTerms(
         [
-            TermConfig(name="divergence", temperature=2.0, weighting="entropy", entropy_temperature=2.0, weight=0.5),
-            TermConfig(name="entropy", weight=0.4),
-            TermConfig(name="cross_entropy", weighting="entropy", entropy_temperature=1.0),
+            make_term(name="divergence", temperature=2.0, weighting="entropy", entropy_temperature=2.0, weight=0.5),
+            make_term(name="entropy", weight=0.4),
+            make_term(name="cross_entropy", weighting="entropy", entropy_temperature=1.0),
         ],
         V,
     )
@@ -164,9 +164,9 @@ def test_nothing_to_learn_gives_zero(teacher, form, positions):
     hidden_PD = torch.randn(positions, 4, requires_grad=True)
     terms = LossTerms(
         [
-            TermConfig(name="divergence", weighting="entropy", entropy_temperature=2.0),
-            TermConfig(name="entropy"),
-            TermConfig(name="cross_entropy", weighting="entropy", entropy_temperature=0.5),
+            make_term(name="divergence", weighting="entropy", entropy_temperature=2.0),
+            make_term(name="entropy"),
+            make_term(name="cross_entropy", weighting="entropy", entropy_temperature=0.5),
         ],
         10,
     )
@@ -183,14 +183,14 @@ def test_a_teacher_that_is_certain_or_knows_nothing():
     logits_PV = torch.tensor([[100.0] + [0.0] * (V - 1), [0.0] * V])
     targets = compress(logits_PV, RecordSpec(exact_top_k="all", logit_dtype="float32"))
     supervision = Supervision(torch.zeros(2, dtype=torch.int64), targets)
-    weighted, plain = (LossTerms([TermConfig(name="cross_entropy", **s)], V) for s in ({"weighting": "entropy"}, {}))
+    weighted, plain = (LossTerms([make_term(name="cross_entropy", **s)], V) for s in ({"weighting": "entropy"}, {}))
     uniform_PV = torch.full((2, V), 3.0)
     sums_K, gradient_PV = sums_and_gradient(weighted, uniform_PV, supervision)
     _, plain_PV = sums_and_gradient(plain, uniform_PV, supervision)
     assert sums_K.item() == pytest.approx(math.log(V) ** 2)
     assert gradient_PV[0].abs().max() < 1e-11
     torch.testing.assert_close(gradient_PV[1], math.log(V) * plain_PV[1])
-    matching = LossTerms([TermConfig(name="entropy")], V)
+    matching = LossTerms([make_term(name="entropy")], V)
     sums_K, gradient_PV = sums_and_gradient(matching, uniform_PV, supervision)
     assert sums_K.item() == pytest.approx(math.log(V) ** 2)
     assert gradient_PV.abs().max() < 1e-6
@@ -200,7 +200,7 @@ def test_a_teacher_that_is_certain_or_knows_nothing():
 def test_logits_far_from_zero_and_far_apart(teacher, offset):
     """A softmax does not feel an offset; students of ±1e4 have entropy 0."""
     some = teacher(6, 20, "dense")
-    terms = LossTerms([TermConfig(name="divergence", weighting="entropy"), TermConfig(name="entropy")], 20)
+    terms = LossTerms([make_term(name="divergence", weighting="entropy"), make_term(name="entropy")], 20)
     supervision = Supervision(torch.zeros(6, dtype=torch.int64), some.targets)
     steps_PV = torch.randint(-16, 16, (6, 20)) / 4  # exact also beside the offset
     got, expected = (sums_and_gradient(terms, steps_PV + at, supervision) for at in (offset, 0.0))
@@ -218,7 +218,7 @@ def test_records_as_they_are_stored_answer_the_default_temperature(spec):
     logits_PV, student_PV = torch.randn(50, 200) * 3, torch.randn(50, 200) * 3
     targets = compress(logits_PV, spec, torch.arange(150).view(50, 3))
     supervision = Supervision(torch.zeros(50, dtype=torch.int64), targets)
-    terms = LossTerms([TermConfig(name="cross_entropy", weighting="entropy"), TermConfig(name="entropy")], 200)
+    terms = LossTerms([make_term(name="cross_entropy", weighting="entropy"), make_term(name="entropy")], 200)
     terms.check(targets)
     sums_K, _ = sums_and_gradient(terms, student_PV, supervision)
     nll_P = nn.functional.cross_entropy(student_PV.double(), supervision.labels_P, reduction="none")
@@ -235,50 +235,56 @@ def test_records_as_they_are_stored_answer_the_default_temperature(spec):
         ({"name": "cross_entropy", "weighting": "entropy"}, "3"),
         ({"name": "cross_entropy", "weighting": "entropy", "entropy_temperature": 1.5}, "1.5"),
         ({"name": "entropy", "temperature": 2.0}, "2"),
-        ({"name": "entropy", "temperature": 0.25, "schedule": "article"}, "0.333333|3"),
+        ({"name": "entropy", "temperature": 0.25, "temperature_schedule": "article"}, "0.333333|3"),
     ],
 )
 def test_a_temperature_that_the_cache_does_not_hold_is_named_before_a_run(settings, missing):
     spec = RecordSpec(curve=CurveSpec(temperatures=(1.0,)))
     targets = compress(torch.randn(3, 40), spec, torch.arange(9).view(3, 3))
     with pytest.raises(ConfigError, match=f"temperature ({missing}) is not in the cache: its records store 1; use"):
-        LossTerms([TermConfig(name="divergence"), TermConfig(**settings)], 40).check(targets)
-    held = TermConfig(name="cross_entropy", weighting="entropy", entropy_temperature=1.0)
-    LossTerms([held, TermConfig(name="entropy")], 40).check(targets)
+        LossTerms([make_term(name="divergence"), make_term(**settings)], 40).check(targets)
+    held = make_term(name="cross_entropy", weighting="entropy", entropy_temperature=1.0)
+    LossTerms([held, make_term(name="entropy")], 40).check(targets)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "entropy", "kind": "reverse_kl"}, "got kind in an entropy term, expected only temperature, schedule"),
+        (
+            {"name": "entropy", "kind": "reverse_kl"},
+            "got kind in an entropy term, expected only temperature, temperature_schedule",
+        ),
         ({"name": "entropy", "weighting": "entropy"}, "got weighting in an entropy term"),
         ({"name": "entropy", "reduction": "mean"}, "got reduction in an entropy term"),
         ({"name": "entropy", "width": 8}, "got width in an entropy term"),
-        ({"name": "divergence", "width": 8}, "got width in a divergence term, expected only kind, alpha, beta"),
+        ({"name": "divergence", "width": 8}, "got width in a divergence term, expected only kind, temperature"),
         ({"name": "divergence", "entropy_temperature": 2.0}, "got entropy_temperature without weighting: entropy"),
         (
             {"name": "divergence", "weighting": "entropy", "entropy_temperature": math.inf},
             "got temperature inf, expected a finite number",
         ),
         ({"name": "divergence", "weighting": "teacher"}, "weighting"),
-        ({"name": "entropy", "schedule": "article"}, "got kind entropy at temperature 1 of schedule article"),
+        (
+            {"name": "entropy", "temperature_schedule": "article"},
+            "got kind entropy at temperature 1 of temperature_schedule article",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):
     with pytest.raises(ValueError, match=message):
-        TermConfig(**settings)
+        make_term(**settings)
 
 
 def test_settings_that_are_not_used_are_not_written():
     """Checkpoints of before know none of them."""
-    plain = TermConfig(name="divergence").model_dump(mode="json")
+    plain = make_term(name="divergence").model_dump(mode="json")
     assert not plain.keys() & {"weighting", "entropy_temperature", "width"}
-    weighted = TermConfig(name="divergence", weighting="entropy")
-    assert TermConfig.model_validate(weighted.model_dump(mode="json")) == weighted
+    weighted = make_term(name="divergence", weighting="entropy")
+    assert make_term(**weighted.model_dump(mode="json")) == weighted
     assert weighted.model_dump(mode="json")["entropy_temperature"] == 3.0
 
 
 def test_which_terms_need_a_teacher():
-    assert not TermConfig(name="cross_entropy").needs_teacher
+    assert not make_term(name="cross_entropy").needs_teacher
     for settings in (*({**s, "weighting": "entropy"} for s in WEIGHTED), {"name": "entropy"}, {"name": "bottleneck"}):
-        assert TermConfig(**settings).needs_teacher
+        assert make_term(**settings).needs_teacher

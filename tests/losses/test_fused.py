@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcache.losses.fused import FusedHead, FusedLoss
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 
-TERMS = (TermConfig(name="divergence", temperature=2.0, weight=0.9), TermConfig(name="cross_entropy", weight=0.1))
+TERMS = (make_term(name="divergence", temperature=2.0, weight=0.9), make_term(name="cross_entropy", weight=0.1))
 
 
 def fused_head(D, V, bias=False, dtype=torch.float32):
@@ -130,9 +130,7 @@ def test_half_precision_weights_compute_the_loss_in_float32(teacher):
 def test_the_weights_gradient_is_summed_in_float32():
     """4,096 chunks of one position, each adding the same small number: a bf16 sum would stop growing at 1/256 of it."""
     P, V = 4096, 4
-    task = FusedLoss(
-        LossTerms([TermConfig(name="cross_entropy")], V), Supervision(torch.zeros(P, dtype=torch.int64)), 1
-    )
+    task = FusedLoss(LossTerms([make_term(name="cross_entropy")], V), Supervision(torch.zeros(P, dtype=torch.int64)), 1)
     head = fused_head(2, V, dtype=torch.bfloat16)
     nn.init.zeros_(head.weight)
     loss, _ = head(torch.ones(P, 2, dtype=torch.bfloat16), task=task)

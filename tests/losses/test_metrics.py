@@ -8,8 +8,8 @@ import torch
 from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead
 from kdcache.losses.metrics import FusedSums, Sums, measure
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.compress import compress
 from kdcache.targets.spec import CurveSpec, RecordSpec
@@ -93,7 +93,7 @@ def test_measures_and_the_loss_agree_on_a_term(scene):
     """The held-out KL is the training term at the same temperature."""
     _, supervision = scene
     student_PV = torch.randn(P, V)
-    terms = LossTerms([TermConfig(name="divergence", temperature=2.0), TermConfig(name="cross_entropy")], V)
+    terms = LossTerms([make_term(name="divergence", temperature=2.0), make_term(name="cross_entropy")], V)
     sums_K = terms.value_and_gradient_(student_PV.clone(), supervision)
     means = measure(student_PV, supervision, temperature=2.0).means()
     assert [means["kl"] * P, means["label_nll"] * P] == pytest.approx(sums_K.tolist(), rel=1e-5)
@@ -113,4 +113,4 @@ def test_agreement_is_over_positions_whose_likeliest_class_is_known():
     assert 0 < ranked <= 400 - missed
     assert sums.means()["agreement"] == 1.0
     with pytest.raises(ConfigError, match="may lack the teacher's likeliest class, expected it in each"):
-        LossTerms([TermConfig(name="divergence", schedule="article", temperature=1.0)], 2000).check(targets)
+        LossTerms([make_term(name="divergence", temperature_schedule="article", temperature=1.0)], 2000).check(targets)

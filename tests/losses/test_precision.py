@@ -8,8 +8,8 @@ import kdcache
 from kdcache.errors import ConfigError
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, Sums, measure
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.models.head import WideLinear
@@ -37,7 +37,7 @@ def supervised(targets: TeacherTargets) -> Supervision:
 def test_float16_students_get_their_gradient_through_a_loss_scale(changes: dict) -> None:
     """As mixed precision does it: the loss times 2¹⁵, the gradients divided by it in float32."""
     V, D, P, scale = 8000, 16, 24, 2.0**15
-    terms = LossTerms([TermConfig(name="divergence", **changes)], V)
+    terms = LossTerms([make_term(name="divergence", **changes)], V)
     supervision = supervised(kdcache.compress(rows(P, V), DENSE))
     hidden = rows(P, D, 1, 1.0).half()
     weight = rows(V, D, 2, 0.5).half()
@@ -57,7 +57,7 @@ def test_float16_students_get_their_gradient_through_a_loss_scale(changes: dict)
 
 
 def test_the_outer_gradient_is_not_rounded_to_the_logits_dtype() -> None:
-    terms = LossTerms([TermConfig(name="divergence")], 50)
+    terms = LossTerms([make_term(name="divergence")], 50)
     supervision = supervised(kdcache.compress(rows(6, 50), DENSE))
     norms = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -88,7 +88,7 @@ def test_autocast_and_tf32_change_nothing(record: str, kind: str) -> None:
         given = student.clone().requires_grad_()
         loss = kdcache.distillation_loss(given, targets, kind=kind, temperature=2.0)
         found, sums_K = head_loss(
-            given, LossTerms([TermConfig(name="divergence", kind=kind, temperature=2.0)], V), supervised(targets)
+            given, LossTerms([make_term(name="divergence", kind=kind, temperature=2.0)], V), supervised(targets)
         )
         return [loss.detach(), *torch.autograd.grad(loss, given), found.detach(), sums_K]
 
@@ -107,7 +107,7 @@ def test_autocast_and_tf32_change_nothing(record: str, kind: str) -> None:
 
 def test_the_fused_head_runs_in_the_dtype_of_its_hidden_states_under_autocast() -> None:
     V, D, P = 200, 8, 12
-    task = FusedLoss(LossTerms([TermConfig(name="divergence")], V), supervised(kdcache.compress(rows(P, V), DENSE)))
+    task = FusedLoss(LossTerms([make_term(name="divergence")], V), supervised(kdcache.compress(rows(P, V), DENSE)))
     head, body = FusedHead(D, V, bias=False), torch.nn.Linear(D, D)
     inputs = rows(P, D, 1, 1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -136,7 +136,7 @@ def test_classes_that_teacher_and_student_mask_count_nothing(dtype: str, tempera
             given = student.clone().requires_grad_()
             loss = kdcache.distillation_loss(given, targets, kind=kind, temperature=temperature)
             (gradient,) = torch.autograd.grad(loss, given)
-            term = TermConfig(name="divergence", kind=kind, temperature=temperature)  # type: ignore[arg-type]
+            term = make_term(name="divergence", kind=kind, temperature=temperature)  # type: ignore[arg-type]
             block = student.clone()
             sums_K = LossTerms([term], V).value_and_gradient_(block, supervised(targets))
             assert gradient.isfinite().all()
@@ -170,7 +170,7 @@ def test_an_infinite_temperature_is_refused() -> None:
 @pytest.mark.parametrize("fused", [True, False])
 def test_gradients_are_let_go_after_backward_and_have_no_second_derivative(fused: bool) -> None:
     V = 30
-    terms, supervision = LossTerms([TermConfig(name="divergence")], V), supervised(kdcache.compress(rows(4, V), DENSE))
+    terms, supervision = LossTerms([make_term(name="divergence")], V), supervised(kdcache.compress(rows(4, V), DENSE))
     given = rows(4, 6, 1).requires_grad_() if fused else rows(4, V, 1).requires_grad_()
 
     def loss() -> Tensor:
@@ -199,7 +199,7 @@ def test_near_the_teacher_a_half_precision_student_has_the_gradient_of_its_own_w
     hidden = rows(P, D, 1, 1.0).to(dtype)
     weight = rows(V, D, 2, 0.7).to(dtype)
     teacher_PV = (hidden.double() @ weight.double().T + 0.01 * rows(P, V, 3, 1.0)).float()
-    terms = LossTerms([TermConfig(name="divergence", kind=kind)], V)
+    terms = LossTerms([make_term(name="divergence", kind=kind)], V)
     supervision = supervised(kdcache.compress(teacher_PV, DENSE))
 
     def gradients(hidden_PD: Tensor, weight_VD: Tensor) -> tuple[Tensor, ...]:

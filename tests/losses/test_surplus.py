@@ -6,11 +6,11 @@ from losses.conftest import surplus_price
 from losses.test_fused import Tiny
 from losses.test_kinds import CASES, plain, term
 
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 
@@ -46,7 +46,7 @@ def test_of_forward_kl_and_labels_it_is_the_whole_softmax_with_probability_0_abo
     p_PV = torch.cat([some.logits_PV.double().softmax(-1), torch.zeros(P, X)], 1)
     kl = (torch.xlogy(p_PV, p_PV) - p_PV * student_PV.log_softmax(-1)).sum()
     expected = kl + 0.3 * torch.nn.functional.cross_entropy(student_PV, LABELS_P, reduction="sum")
-    terms = LossTerms([term("forward_kl", {}), TermConfig(name="cross_entropy", weight=0.3)], V)
+    terms = LossTerms([term("forward_kl", {}), make_term(name="cross_entropy", weight=0.3)], V)
     loss, _ = head_loss(student_PV, terms, Supervision(LABELS_P, some.targets), chunk=3)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
     got_PV, expected_PV = (torch.autograd.grad(value, student_PV)[0] for value in (loss, expected))
@@ -61,7 +61,7 @@ def test_in_a_model_tied_or_not(teacher, price, tied, fused):
     model.lm_head.__class__ = FusedHead
     ids_BL, flat_P = torch.randint(0, V + X, (2, 6)), torch.tensor([0, 1, 4, 5, 7, 8, 11])
     some = teacher(P, V, "ghost")
-    terms = LossTerms([term("jsd", {}, temperature=2.0), TermConfig(name="cross_entropy", weight=0.3)], V)
+    terms = LossTerms([term("jsd", {}, temperature=2.0), make_term(name="cross_entropy", weight=0.3)], V)
     hidden_PD, supervision = model.hidden(ids_BL, flat_P), Supervision(LABELS_P, some.targets)
     if fused:
         loss, _ = model.lm_head(hidden_PD, task=FusedLoss(terms, supervision, chunk=3))
@@ -86,7 +86,7 @@ def test_far_below_they_cost_nothing_and_far_above_their_distance(teacher, surpl
     some = teacher(P, V, "dense")
     narrow_PV = torch.randn(P, V)
     wide_PV = torch.cat([narrow_PV, torch.full((P, X), surplus)], 1)
-    terms = LossTerms([term("forward_kl", {}), TermConfig(name="cross_entropy", temperature=2.0)], V)
+    terms = LossTerms([term("forward_kl", {}), make_term(name="cross_entropy", temperature=2.0)], V)
     supervision = Supervision(LABELS_P, some.targets)
     sums_K, gradient_PV = terms.value_and_gradient_(wide_PV, supervision), wide_PV
     alone_K = terms.value_and_gradient_(narrow_PV.clone(), supervision)
@@ -101,7 +101,7 @@ def test_far_below_they_cost_nothing_and_far_above_their_distance(teacher, surpl
 
 def test_a_position_without_a_label_pays_nothing():
     wide_PV = torch.randn(2, V + X)
-    terms = LossTerms([TermConfig(name="cross_entropy")], V)
+    terms = LossTerms([make_term(name="cross_entropy")], V)
     assert terms.value_and_gradient_(wide_PV, Supervision(torch.full((2,), -100))).tolist() == [0.0]
     assert (wide_PV == 0).all()
 
@@ -111,7 +111,7 @@ def test_a_student_of_the_classes_alone_pays_no_pass_for_it(teacher, monkeypatch
         raise AssertionError("there is no surplus")
 
     monkeypatch.setattr("kdcache.losses.softmax.Surplus", never)
-    monkeypatch.setattr("kdcache.losses.divergence.Surplus", never)
+    monkeypatch.setattr("kdcache.losses.distillation.Surplus", never)
     some = teacher(P, V, "ghost")
     LossTerms([term("jsd", {})], V).value_and_gradient_(torch.randn(P, V), Supervision(LABELS_P, some.targets))
     distillation_loss(torch.randn(P, V), some.targets)

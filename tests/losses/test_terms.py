@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 
@@ -30,7 +30,7 @@ kinds = st.sampled_from(
 def build(schedule, temperature, weighting=None, **settings):
     if weighting is not None:
         settings |= {"weighting": "entropy", "entropy_temperature": weighting}
-    return TermConfig(schedule=schedule, temperature=temperature, **settings)
+    return make_term(temperature_schedule=schedule, temperature=temperature, **settings)
 
 
 term_configs = st.one_of(
@@ -72,23 +72,26 @@ def plain(terms, teacher, wide_PV, labels_P, weights_PK, price):
     sums, total = [], student_PV.double().sum() * 0
     for k, term in enumerate(terms):
         at = term.temperature
-        if term.schedule == "article":
+        if term.temperature_schedule == "article":
             at = 1.0 if at == 1 else abs(1 - 1 / at)
         if term.name == "cross_entropy":
             value = torch.nn.functional.cross_entropy(student_PV.double() / at, labels_P, reduction="none")
         elif term.name == "entropy":
             value = (entropy(student_PV.double() / at) - teacher.targets.entropy(at).double()) ** 2
-        elif term.schedule == "article" and term.temperature == 1:
+        elif term.temperature_schedule == "article" and term.temperature == 1:
             top_P = teacher.targets.ids_PE[:, 0] if not teacher.targets.dense else teacher.logits_PV.argmax(-1)
             value = torch.nn.functional.cross_entropy(student_PV.double(), top_P, reduction="none")
-        elif term.kind == "forward_kl":
+        elif term.kind.kind == "forward_kl":
             value = teacher.forward_kl(at, student_PV, term.estimator)
             if term.reduction == "class_mean":
                 value = value - teacher.forward_kl(at, student_PV, term.estimator, entropy_only=True)
         else:
-            value = teacher.divergence(term.kind, at, student_PV, **term.parameters)
-        if term.name != "entropy":
-            value = value + price(wide_PV, V, at)
+            value = teacher.divergence(term.kind.kind, at, student_PV, **term.kind.model_dump(exclude={"kind"}))
+        if term.name == "entropy":
+            sums.append((value * weights_PK[:, k]).sum())
+            total = total + term.weight * (at**2 if term.temperature_squared else 1) * sums[-1]
+            continue
+        value = value + price(wide_PV, V, at)
         if term.reduction == "class_mean":
             value = value / V
         if term.weighting == "entropy":
@@ -137,9 +140,9 @@ def test_gradient_is_the_slope_of_the_value(teacher, form):
     some = teacher(4, 9, form)
     terms = LossTerms(
         [
-            TermConfig(name="divergence", temperature=2.0, weight=0.9),
-            TermConfig(name="divergence", weight=0.5),
-            TermConfig(name="cross_entropy", weight=0.1),
+            make_term(name="divergence", temperature=2.0, weight=0.9),
+            make_term(name="divergence", weight=0.5),
+            make_term(name="cross_entropy", weight=0.1),
         ],
         9,
     )
@@ -160,7 +163,7 @@ def test_a_vanishing_tail_keeps_its_digits(top_two, student_tail):
     targets = top_two(rows[0.3].float())
     gradient_PV = rows[student_tail].float()
     q_PV = gradient_PV.double().softmax(-1)
-    LossTerms([TermConfig(name="divergence")], V).value_and_gradient_(
+    LossTerms([make_term(name="divergence")], V).value_and_gradient_(
         gradient_PV, Supervision(torch.zeros(1, dtype=torch.int64), targets)
     )
     expected_PV = torch.cat([q_PV[:, :2] - torch.tensor([[0.49, 0.21]]), q_PV[:, 2:] - 0.3 * spread_V], 1)
@@ -170,14 +173,14 @@ def test_a_vanishing_tail_keeps_its_digits(top_two, student_tail):
 def test_a_tail_below_every_number_stays_finite(top_two):
     logits_PV = torch.tensor([[300.0, 299.0, 0.0, 0.0]])
     targets = top_two(torch.tensor([[5.0, 4.0, 0.0, -1.0]]))
-    terms = LossTerms([TermConfig(name="divergence")], 4)
+    terms = LossTerms([make_term(name="divergence")], 4)
     sums_K = terms.value_and_gradient_(logits_PV, Supervision(torch.zeros(1, dtype=torch.int64), targets))
     assert sums_K.isfinite().all()
     assert logits_PV.isfinite().all()
 
 
 def test_labels_need_no_teacher():
-    terms = LossTerms([TermConfig(name="cross_entropy")], 5)
+    terms = LossTerms([make_term(name="cross_entropy")], 5)
     logits_PV = torch.zeros(2, 5)
     sums_K = terms.value_and_gradient_(logits_PV, Supervision(torch.tensor([1, 4])))
     torch.testing.assert_close(sums_K, 2 * torch.tensor([5.0]).log().double())
@@ -190,17 +193,17 @@ def test_names_tell_terms_apart():
         {"kind": "jsd"},
         {"kind": "jsd", "beta": 0.3},
         {"kind": "alpha_beta", "alpha": 0.2, "beta": 0.7},
-        {"schedule": "article", "temperature": 2.0},
+        {"temperature_schedule": "article", "temperature": 2.0},
     ]
     labels = [{}, {"temperature": 2.0}]
     terms = LossTerms(
         [
-            *(TermConfig(name="divergence", **settings) for settings in divergences),
-            *(TermConfig(name="cross_entropy", **settings) for settings in labels),
-            TermConfig(name="divergence", temperature=2.0, weighting="entropy"),
-            TermConfig(name="cross_entropy", weighting="entropy", entropy_temperature=1.5),
-            TermConfig(name="entropy", temperature=2.0),
-            TermConfig(name="bottleneck", width=32),
+            *(make_term(name="divergence", **settings) for settings in divergences),
+            *(make_term(name="cross_entropy", **settings) for settings in labels),
+            make_term(name="divergence", temperature=2.0, weighting="entropy"),
+            make_term(name="cross_entropy", weighting="entropy", entropy_temperature=1.5),
+            make_term(name="entropy", temperature=2.0),
+            make_term(name="bottleneck", width=32),
         ],
         num_classes=5,
     )
@@ -227,12 +230,12 @@ def test_blocks_of_rows_add_up(teacher, form, monkeypatch):
     supervision, weights_PK = Supervision(torch.arange(7), some.targets), torch.rand(7, 6)
     terms = LossTerms(
         [
-            TermConfig(name="divergence", temperature=2.0),
-            TermConfig(name="divergence", kind="jsd", temperature=0.5),
-            TermConfig(name="divergence", kind="tvd", weighting="entropy", entropy_temperature=2.0),
-            TermConfig(name="cross_entropy", weight=0.3),
-            TermConfig(name="cross_entropy", weighting="entropy", entropy_temperature=0.5),
-            TermConfig(name="entropy", temperature=2.0),
+            make_term(name="divergence", temperature=2.0),
+            make_term(name="divergence", kind="jsd", temperature=0.5),
+            make_term(name="divergence", kind="tvd", weighting="entropy", entropy_temperature=2.0),
+            make_term(name="cross_entropy", weight=0.3),
+            make_term(name="cross_entropy", weighting="entropy", entropy_temperature=0.5),
+            make_term(name="entropy", temperature=2.0),
         ],
         30,
     )
@@ -248,7 +251,7 @@ def test_chunks_add_up(teacher):
     some = teacher(10, 30, "ghost")
     student_PV = torch.randn(10, 30)
     supervision = Supervision(torch.arange(10), some.targets)
-    terms = LossTerms([TermConfig(name="divergence", temperature=2.0), TermConfig(name="cross_entropy")], 30)
+    terms = LossTerms([make_term(name="divergence", temperature=2.0), make_term(name="cross_entropy")], 30)
     whole_PV, parts_PV = student_PV.clone(), student_PV.clone()
     whole_K = terms.value_and_gradient_(whole_PV, supervision)
     parts_K = sum(terms.value_and_gradient_(parts_PV[i : i + 3], supervision[i : i + 3]) for i in range(0, 10, 3))
@@ -266,7 +269,7 @@ def test_terms_of_one_name_are_numbered_and_keep_it_when_others_follow():
         {"estimator": "horvitz_thompson"},
         {"reduction": "class_mean", "weight": 2.0},
     ]
-    terms = [TermConfig(name="divergence", **each) for each in settings]
+    terms = [make_term(name="divergence", **each) for each in settings]
     names = (
         "forward_kl@1",
         "forward_kl@1#2",
@@ -287,8 +290,8 @@ def test_class_weights_are_those_of_torch_whose_sum_is_divided_by_positions():
     labels_P[::7] = -100
     weights_C, own_P1 = torch.tensor([1.0, 0.0, 3.0, 0.5, 8.0]).double(), torch.rand(40, 1).double()
     term = {"name": "cross_entropy", "class_weights": {"a": 1.0}}
-    plain = TermConfig(name="cross_entropy", weight=0.5)
-    terms = LossTerms([TermConfig(**term), TermConfig(**term, temperature=2.0), plain], 5, {0: weights_C, 1: weights_C})
+    plain = make_term(name="cross_entropy", weight=0.5)
+    terms = LossTerms([make_term(**term), make_term(**term, temperature=2.0), plain], 5, {0: weights_C, 1: weights_C})
     assert terms.names == ("cross_entropy_class_weights", "cross_entropy@2_class_weights", "cross_entropy")
     for given_P1 in (None, own_P1):
         loss, sums_K = head_loss(logits_PV, terms, Supervision(labels_P), 16, given_P1)

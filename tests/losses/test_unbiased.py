@@ -9,7 +9,7 @@ import torch
 from rows import make_rows
 from torch import Tensor
 
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 from kdcache.targets.compress import compress
 from kdcache.targets.spec import RecordSpec
 

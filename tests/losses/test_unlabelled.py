@@ -8,8 +8,8 @@ from torch import nn
 
 from kdcache.losses.fused import FusedHead, FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
-from kdcache.losses.settings import TermConfig
 from kdcache.losses.supervision import Supervision
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.targets.fields import NO_LABEL
@@ -19,13 +19,13 @@ CROSS_ENTROPIES = [
     {},
     {"temperature": 2.0},
     {"temperature": 0.5, "reduction": "class_mean"},
-    {"temperature": 1.0, "schedule": "article"},
+    {"temperature": 1.0, "temperature_schedule": "article"},
 ]
 
 
 @pytest.mark.parametrize("settings", CROSS_ENTROPIES)
 def test_value_and_gradient_are_those_of_the_labelled_alone(settings):
-    terms = LossTerms([TermConfig(name="cross_entropy", **settings)], 20)
+    terms = LossTerms([make_term(name="cross_entropy", **settings)], 20)
     student_PV, labelled_P = torch.randn(6, 20), LABELS_P >= 0
     got_PV, expected_PV = student_PV.clone(), student_PV[labelled_P]
     got_K = terms.value_and_gradient_(got_PV, Supervision(LABELS_P))
@@ -39,7 +39,7 @@ def test_value_and_gradient_are_those_of_the_labelled_alone(settings):
 def test_a_divergence_beside_it_still_learns_there(teacher, price, form):
     """As torch's ignore_index has it: fused, unfused and autograd."""
     some, D = teacher(6, 20, form), 5
-    terms = LossTerms([TermConfig(name="divergence", weight=0.6), TermConfig(name="cross_entropy", weight=0.4)], 20)
+    terms = LossTerms([make_term(name="divergence", weight=0.6), make_term(name="cross_entropy", weight=0.4)], 20)
     supervision = Supervision(LABELS_P, some.targets)
     head, hidden_PD = nn.Linear(D, 23), torch.randn(6, D, requires_grad=True)
     head.__class__ = FusedHead
@@ -60,7 +60,7 @@ def test_a_divergence_beside_it_still_learns_there(teacher, price, form):
 
 
 def test_a_batch_without_any_label_is_zero():
-    terms = LossTerms([TermConfig(name="cross_entropy")], 20)
+    terms = LossTerms([make_term(name="cross_entropy")], 20)
     logits_PV = torch.randn(6, 20)
     assert terms.value_and_gradient_(logits_PV, Supervision(torch.full((6,), NO_LABEL))).tolist() == [0.0]
     assert (logits_PV == 0).all()

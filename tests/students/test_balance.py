@@ -9,7 +9,7 @@ from train.tiny import student_config, train_config, write_cache
 
 from kdcache.losses.terms import LossTerms
 from kdcache.store.cache import Cache, open_cache
-from kdcache.students.balance import balancing_weight, warn_unbalanced
+from kdcache.students.balance import terms_of_student, warn_unbalanced
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
@@ -32,7 +32,7 @@ def student_of(cache: Cache, settings: dict[str, Any], checkpointing: bool = Fal
 
 
 def terms_of(student: Any) -> LossTerms:
-    return LossTerms(train_config(Path("c"), Path("o")).terms, 300, balance=balancing_weight(student))
+    return LossTerms((*train_config(Path("c"), Path("o")).terms, *terms_of_student(student)), 300)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -113,7 +113,7 @@ def test_a_mixture_without_it_is_told(
     student = student_of(cache, settings)
     warn_unbalanced(student)
     told = capsys.readouterr().err
-    assert (balancing_weight(student) is not None) == (settings is SAID[0][0])
+    assert bool(terms_of_student(student)) == (settings is SAID[0][0])
     if said is None:
         assert not told
     else:

@@ -8,7 +8,7 @@ from train.tiny import write_cache
 from kdcache import CacheWriter
 from kdcache.config.file import load_config
 from kdcache.errors import ConfigError
-from kdcache.losses.settings import TermConfig
+from kdcache.losses.term import Term, make_term
 from kdcache.store.cache import Cache, open_cache
 from kdcache.students.class_weights import class_weights
 
@@ -23,8 +23,8 @@ def cache(tmp_path: Path) -> Cache:
     return open_cache(tmp_path / "cache")
 
 
-def terms(**settings: Any) -> list[TermConfig]:
-    return [TermConfig(name="divergence"), TermConfig(name="cross_entropy", **settings)]
+def terms(**settings: Any) -> list[Term]:
+    return [make_term(name="divergence"), make_term(name="cross_entropy", **settings)]
 
 
 def test_weights_by_label_and_balanced_ones(cache: Cache) -> None:

@@ -9,10 +9,9 @@ import torch
 from train.tiny import student_config, train_config, write_cache
 
 from kdcache.launcher import World
-from kdcache.losses.bottleneck import make_bottlenecks
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 from kdcache.losses.fused import FusedHead
-from kdcache.losses.settings import TermConfig
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.store.cache import Cache, open_cache
 from kdcache.students.collate import Collator, Inputs
@@ -76,7 +75,7 @@ def test_a_wider_student_learns_that_the_upper_classes_never_occur(cache: Cache,
     """A fifth of its mass at first; left alone it would stay about there."""
     model = with_loss(student_of(cache, settings), chunk=64)
     inputs = Collator(model.student, cache)(cache.read(0, 8))
-    terms = LossTerms([TermConfig(name="divergence", kind="jsd", temperature=2.0)], 300)
+    terms = LossTerms([make_term(name="divergence", kind="jsd", temperature=2.0)], 300)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     masses = []
     for _ in range(40):
@@ -120,9 +119,9 @@ def test_a_batch_with_nothing_supervised_has_loss_and_gradient_zero(cache: Cache
 
 
 BOTTLENECKS = [
-    TermConfig(name="bottleneck", width=3, weight=0.5),
-    TermConfig(name="divergence", weight=0.7),
-    TermConfig(name="bottleneck", width=5, beta=0.2),
+    make_term(name="bottleneck", width=3, weight=0.5),
+    make_term(name="divergence", weight=0.7),
+    make_term(name="bottleneck", width=5, beta=0.2),
 ]
 
 
@@ -132,8 +131,9 @@ def with_bottlenecks(cache: Cache, settings: dict[str, Any]) -> tuple[StudentWit
     features_PH = torch.randn(inputs.supervision.num_positions, 6, generator=torch.Generator().manual_seed(5))
     inputs = replace(inputs, supervision=replace(inputs.supervision, features_PH=features_PH))
     torch.manual_seed(7)
-    made = make_bottlenecks(BOTTLENECKS, student.get_output_embeddings().in_features, 6)
-    return with_loss(student, chunk=7, bottlenecks=made), inputs
+    width = student.get_output_embeddings().in_features
+    made = {k: BOTTLENECKS[k].make_module(width, 6) for k in (0, 2)}
+    return with_loss(student, chunk=7, modules=made), inputs
 
 
 @pytest.mark.parametrize("settings", [student_config(), student_config(**GEMMA2)], ids=["fused", "unfused"])
@@ -154,9 +154,9 @@ def test_bottlenecks_are_fed_with_what_the_head_is_fed_with(cache: Cache, settin
     out = model.student(**arguments, use_cache=False, output_hidden_states=True)
     hidden_PD, logits_PV = (whole.flatten(0, 1)[inputs.flat_P] for whole in (out.hidden_states[-1], out.logits))
     torch.manual_seed(3)
-    first = model.bottlenecks[0](hidden_PD, supervision.features_PH).sum()
+    first = model.beside[0](hidden_PD, supervision.features_PH).sum()
     kl = distillation_loss(logits_PV[:, :300], supervision.targets, reduction="sum")
-    last = model.bottlenecks[1](hidden_PD, supervision.features_PH).sum()
+    last = model.beside[1](hidden_PD, supervision.features_PH).sum()
     plain = 0.5 * first + 0.7 * kl + last
     plain.backward()
     torch.testing.assert_close(sums_K, torch.stack([first, kl, last]).detach().double(), rtol=1e-5, atol=1e-5)
@@ -199,6 +199,6 @@ def test_an_evaluation_and_the_written_student_know_no_bottleneck(cache: Cache) 
 
     weights = full_weights(Engine(), World(), "student.")
     assert weights.keys() == dict(plain.student.named_parameters()).keys()
-    of_bottlenecks = full_weights(Engine(), World(), "bottlenecks.")
-    assert of_bottlenecks.keys() == dict(model.bottlenecks.named_parameters()).keys()
-    model.bottlenecks.load_state_dict(of_bottlenecks)
+    of_bottlenecks = full_weights(Engine(), World(), "beside.")
+    assert of_bottlenecks.keys() == dict(model.beside.named_parameters()).keys()
+    model.beside.load_state_dict(of_bottlenecks)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import TeacherError
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress
 from kdcache.targets.output_layer import OutputLayer

@@ -19,7 +19,7 @@ from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError, ConfigError, StudentError, TeacherError
 from kdcache.launcher import World
-from kdcache.losses.settings import TermConfig
+from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.models.registry import register_student
 from kdcache.registry import import_extensions
@@ -153,14 +153,14 @@ def test_bottlenecks_train_alike_under_zero_0_and_3_and_are_no_part_of_the_stude
             terms=terms,
             optimizer=optimizer,
             deepspeed={"zero_optimization": {"stage": stage}},
-            export_bottleneck=stage == 3,
+            export_modules=stage == 3,
         )
         weights.append(load_file(folder / "model.safetensors"))
         assert not any("bottleneck" in name for name in weights[-1])
         assert AutoModelForTokenClassification.from_pretrained(folder).config.id2label == dict(enumerate(TAGS))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=2e-5)
-    assert not (root / "stage0" / "bottleneck.safetensors").exists()
-    learnt = load_file(root / "stage3" / "bottleneck.safetensors")
+    assert not (root / "stage0" / "modules.safetensors").exists()
+    learnt = load_file(root / "stage3" / "modules.safetensors")
     assert learnt["0.mean.weight"].shape == (4, 16)
     assert learnt["0.decoder.weight"].shape == (32, 4)
     *_, last = map(json.loads, (root / "stage0" / "log.jsonl").read_text().splitlines())
@@ -218,7 +218,7 @@ def test_the_loss_is_that_of_each_example_alone(root: Path, task: str, config: d
     """Padding, masks and windows: a batch of ragged examples against one after the other, by the plain formula."""
     cache = open_cache(root / task)
     student = make_student(StudentConfig(config=config), cache, seed=1).eval()
-    terms = LossTerms([TermConfig(name="divergence", temperature=2.0)], cache.manifest.header.num_classes)
+    terms = LossTerms([make_term(name="divergence", temperature=2.0)], cache.manifest.header.num_classes)
     model = with_loss(student).eval()
     batch = cache.read(0, 9)
     loss, _ = model(Collator(student, cache)(batch), terms)
@@ -240,7 +240,7 @@ def test_a_student_whose_head_has_a_name_of_its_own(root: Path) -> None:
     cache = open_cache(root / "sequence_classification")
     config = {"model_type": "xlnet", "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}
     student = make_student(StudentConfig(config=config), cache, seed=1, batch_examples=1).eval()
-    terms = LossTerms([TermConfig(name="cross_entropy")], cache.manifest.header.num_classes)
+    terms = LossTerms([make_term(name="cross_entropy")], cache.manifest.header.num_classes)
     batch = cache.read(0, 1)
     inputs = Collator(student, cache)(batch)
     loss, _ = with_loss(student).eval()(inputs, terms)
@@ -420,11 +420,12 @@ def test_bottlenecks_of_a_decoder_read_what_its_head_reads(root: Path) -> None:
     cache = open_cache(root / "sequence_classification")
     gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
     student = make_student(StudentConfig(config=gpt2), cache, 0).eval()
-    model = with_loss(student, bottlenecks=[torch.nn.Identity()])  # type: ignore[list-item]
+    term = make_term("bottleneck")
+    model = with_loss(student, modules={0: torch.nn.Identity()})
     fed: list[torch.Tensor] = []
-    model._with_bottlenecks = lambda *given: fed.append(given[3]) or given[:2]  # type: ignore[method-assign]
+    model._with_those_beside = lambda *given: fed.append(given[5]) or given[:2]  # type: ignore[method-assign]
     inputs = Collator(student, cache)(cache.read(0, 7))
-    model(inputs, LossTerms([TermConfig(name="divergence")], 2))
+    model(inputs, LossTerms([term, make_term(name="divergence")], 2))
     logits = student(**inputs.model.arguments).logits
     torch.testing.assert_close(student.score(fed[0]), logits)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from train.tiny import student_config, train_config
 
 from kdcache.launcher import World
-from kdcache.losses.divergence import distillation_loss
+from kdcache.losses.distillation import distillation_loss
 from kdcache.store.cache import open_cache
 from kdcache.students.collate import Collator
 from kdcache.students.making import make_student
