@@ -23,6 +23,8 @@ from pydantic.fields import FieldInfo
 from kdcache.config.base import PathText
 from kdcache.config.chosen import Chosen, Known
 from kdcache.dump.settings import DumpConfig
+from kdcache.losses.divergence import Range
+from kdcache.registry import Registry
 from kdcache.train.settings import TrainConfig
 
 PAGE = Path(__file__).parent.parent / "configs" / "SETTINGS.md"
@@ -53,7 +55,8 @@ def sections(cls: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[B
     for name, field in cls.model_fields.items():
         for said, inner in _inside(field.annotation, field.metadata):
             many = ".N" if _is_list(field.annotation) else ""
-            yield from sections(inner, f"{path}.{name}{many}".lstrip(".") + said)
+            beside = said.startswith(f", {name}: ")
+            yield from sections(inner, path + said if beside else f"{path}.{name}{many}".lstrip(".") + said)
 
 
 def section(path: str, cls: type[BaseModel]) -> str:
@@ -62,7 +65,7 @@ def section(path: str, cls: type[BaseModel]) -> str:
     parts = [f"### `{path}`"] if path else []
     parts += [about] if about else []
     rows = [
-        f"| `{name}` | {type_words(field)} | {default_words(field)} | {entries.get(name, '')} |"
+        f"| `{name}` | {type_words(name, field)} | {default_words(name, field)} | {entries.get(name, '')} |"
         for name, field in cls.model_fields.items()
         if not _told_by_the_title(name, field, path)
     ]
@@ -100,19 +103,30 @@ def _inherited(cls: type[BaseModel]) -> dict[str, str]:
     return dict(described(above[0])[1]) if above else {}
 
 
-def type_words(field: FieldInfo) -> str:
+def type_words(name: str, field: FieldInfo) -> str:
     """The type of a setting in plain words."""
+    chosen = _chosen(field.metadata)
+    if chosen is not None and chosen.key == name:
+        return f"{_names(chosen.registry)}; see below"
     return _words(field.annotation, field.metadata)
+
+
+def _chosen(metadata: Sequence[Any]) -> Chosen | None:
+    return next((one for one in metadata if isinstance(one, Chosen)), None)
+
+
+def _names(registry: Registry[Any]) -> str:
+    return ", ".join(f"`{name}`" for name in registry.built_in) + ", or a registered one"
 
 
 def _words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
-    chosen = next((one for one in metadata if isinstance(one, Chosen)), None)
+    chosen = _chosen(metadata)
     if chosen is not None:
         return f"mapping with `{chosen.key}`, see below"
     known = next((one for one in metadata if isinstance(one, Known)), None)
     if known is not None:
-        return ", ".join(f"`{name}`" for name in known.registry.built_in) + ", or a registered one"
+        return _names(known.registry)
     if origin is Annotated:
         return _words(arguments[0], (*arguments[1:], *metadata))
     if origin is Literal:
@@ -146,14 +160,19 @@ def _range(annotation: Any, metadata: Sequence[Any]) -> str:
                 bounds.append(f"{bound.ge:g} or more")
             elif isinstance(bound, annotated_types.Le):
                 bounds.append(f"at most {bound.le:g}")
+            elif isinstance(bound, Range):
+                bounds.append(bound.expected)
     return f", {', '.join(bounds)}" if bounds else ""
 
 
-def default_words(field: FieldInfo) -> str:
+def default_words(name: str, field: FieldInfo) -> str:
     """The default of a setting as a settings file would say it."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
+    chosen = _chosen(field.metadata)
+    if chosen is not None and (named := getattr(value, chosen.key, chosen.default)) is not None:
+        return f"`{named}`" if chosen.key == name else f"`{{{chosen.key}: {named}}}`"
     if value is None:
         return ""
     return (
@@ -175,11 +194,11 @@ def _empty(value: Any) -> bool:
 
 def _inside(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[tuple[str, type[BaseModel]]]:
     """The classes of settings inside a setting; of kinds, with the words that tell which one it is."""
-    chosen = next((one for one in metadata if isinstance(one, Chosen)), None)
+    chosen = _chosen(metadata)
     if chosen is not None:
         for name, cls in zip(chosen.registry, chosen.classes(), strict=True):
             if cls.__module__.startswith("kdcache."):
-                yield f" with {chosen.key}: {name}", cls
+                yield f", {chosen.key}: {name}", cls
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield "", annotation
     elif get_origin(annotation) is Annotated:

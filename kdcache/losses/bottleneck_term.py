@@ -14,9 +14,9 @@ __all__ = ["BottleneckTerm"]
 
 
 class BottleneckTerm(BesideTerm):
-    """What a stochastic bottleneck in the student says of the teacher's hidden features (record.features).
+    """What a stochastic bottleneck in the student says of the teacher's hidden features, which the cache must hold.
 
-    width: how many numbers the code has.
+    width: how many numbers the bottleneck's code has.
     beta: what a nat through the bottleneck costs.
     """
 

@@ -22,11 +22,10 @@ __all__ = ["CrossEntropyTerm"]
 class CrossEntropyTerm(ComparedTerm):
     """The cross-entropy of the student under the labels.
 
-    class_weights: in a classification: {label: weight}, 1 for labels that it does not
-        name, or "balanced": labelled positions / (labels that occur · positions of this label), counted in the cache.
-        They weigh the sum; it is divided by the supervised positions of the global batch as ever, not by the sum of
-        their weights, as torch's cross_entropy does with reduction "mean". "balanced" weights are 1 on average, so
-        that both agree.
+    class_weights: what each label counts in a classification: {label: weight}, with 1 for labels that are not named, or
+        "balanced", which is labelled positions / (labels that occur · positions of this label), counted in the cache.
+        The weighted sum is divided by the supervised positions of the global batch, not by the sum of their weights as
+        torch's cross_entropy does with reduction "mean". "balanced" weights are 1 on average, so that both agree.
     """
 
     name: Literal["cross_entropy"] = "cross_entropy"

@@ -28,8 +28,9 @@ __all__ = ["DivergenceTerm"]
 class DivergenceTerm(ComparedTerm):
     """A divergence of the student's distribution from the teacher's.
 
-    kind: the name of the divergence. Its parameters, such as beta of jsd, stand beside it as settings of the term.
-    estimator: forward_kl of sampled records: "normalised" or the exactly unbiased "horvitz_thompson".
+    kind: which divergence. Its parameters, such as beta of jsd, stand beside it as settings of the term.
+    estimator: how forward_kl uses a sampled record: "normalised" has less noise, "horvitz_thompson" is exactly unbiased
+        (kdcache/targets/RECORDS.md).
     """
 
     name: Literal["divergence"] = "divergence"

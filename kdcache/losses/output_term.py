@@ -24,7 +24,7 @@ __all__ = ["OutputTerm"]
 class OutputTerm(Term):
     """A function of the student's outputs and of values of the same shape.
 
-    against: what the values are: the "teacher"'s outputs, or the "labels".
+    against: whether the values are the teacher's outputs or the labels.
     """
 
     against: Literal["teacher", "labels"] = "teacher"

@@ -22,11 +22,12 @@ __all__ = ["ComparedTerm", "SoftmaxTerm"]
 
 
 class SoftmaxTerm(Term):
-    """A term whose value and slopes are functions of log q, q the student's softmax.
+    """A term whose value and slopes are functions of log q, where q is the student's softmax.
 
-    temperature, temperature_schedule: which softmax, of teacher and student; kdcache.losses.temperature says how the
-        source article's schedule maps onto the usual one, "hinton".
-    temperature_squared: times the square of the usual temperature, so that the gradient keeps its size.
+    temperature: the temperature T of the softmax, for teacher and student alike.
+    temperature_schedule: "hinton" is the usual softmax(z / T). "article" is that of the article that kdcache grew from,
+        whose T counts otherwise: its T = 2 is the usual T = 1/2 (kdcache/losses/ARTICLE.md).
+    temperature_squared: multiply by the square of the usual temperature, so that the gradient keeps its size.
     """
 
     temperature: PositiveFloat = 1.0
@@ -91,11 +92,11 @@ class SoftmaxTerm(Term):
 class ComparedTerm(SoftmaxTerm):
     """A divergence from the teacher or from the labels.
 
-    reduction: "class_mean" is −(1/classes) Σ p log p_student, the source article's soft cross-entropy: for forward_kl,
-        and for cross_entropy with the label as p.
-    weighting: "entropy" weighs each position by ½ H_t (1 + H_s / log classes), the entropies at entropy_temperature;
-        kdcache.losses.entropy.
-    entropy_temperature: of the entropies that weigh positions.
+    reduction: "mean" over positions. "class_mean" also divides by the number of classes and leaves out the teacher's
+        entropy, −(1/classes) Σ p log q, which is the article's soft cross-entropy; only forward_kl and cross_entropy
+        have it.
+    weighting: "entropy" weighs each position by ½ H_teacher (1 + H_student / log classes); "uniform" weighs all alike.
+    entropy_temperature: the temperature of the entropies that weigh positions.
     """
 
     reduction: Reduction = "mean"

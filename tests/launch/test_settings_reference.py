@@ -24,4 +24,4 @@ def test_every_setting_is_described(command: str) -> None:
 
 def test_kinds_have_a_section_each() -> None:
     places = [place for place, _ in sections(RUNS["kdcache dump-logits CONFIG"])]
-    assert {"corpus", "teacher", "task with name: causal_lm", "task with name: token_classification"} <= {*places}
+    assert {"corpus", "teacher", "task, name: causal_lm", "task, name: token_classification"} <= {*places}
