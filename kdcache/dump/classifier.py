@@ -19,17 +19,9 @@ from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
 from kdcache.launcher import World
 from kdcache.models.feeding import Feeding
-from kdcache.models.head import widen_head
-from kdcache.models.inputs import ModelInputs, at_last
-from kdcache.models.loading import (
-    HEADS,
-    check_classifier,
-    classifier_head,
-    find_last_by_mask,
-    inputs_of,
-    outputs_of,
-    reads_last_token,
-)
+from kdcache.models.head import HEADS, Head, reads_last_token
+from kdcache.models.inputs import ModelInputs
+from kdcache.models.loading import check_classifier, find_last_by_mask
 from kdcache.tasks import Example, Task
 
 __all__ = ["AnyTeacher", "Classifier", "load_classifier"]
@@ -61,12 +53,12 @@ def load_classifier(
             find_last_by_mask(model)
         else:
             model.config.pad_token_id = padding
-    if features is not None and model.base_model is model and classifier_head(model) is None:
+    classifier = Classifier(model, device, num_classes, features)
+    if features is not None and not classifier.head.shows_states:
         raise TeacherError(
             f"got record.features: {features} and a teacher, {type(model).__name__}, with neither a body (its "
             f"base_model_prefix) nor a head called {' or '.join(HEADS)}, expected one of them"
         )
-    classifier = Classifier(model, device, num_classes, features)
     try:
         with classifier.hidden_states() as seen:
             check_classifier(model, task, num_classes, vocab_size, classifier.feeding, examples)
@@ -87,9 +79,8 @@ class Classifier:
         self, model: Any, device: torch.device, num_classes: int, features: Literal["pooled", "positions"] | None = None
     ) -> None:
         self.model, self.device, self.num_classes = model, device, num_classes
-        widen_head(model)
+        self.head = Head(model, probed=False)
         self.feeding = Feeding.of(model, "full", types=_takes_types(model))
-        self._last = reads_last_token(model)
         self._features = features
 
     @torch.inference_mode()
@@ -100,40 +91,20 @@ class Classifier:
             logits = self.model(**arguments).logits
         length = arguments["input_ids"].shape[1]
         logits_PC = logits[flat_P // length] if logits.ndim == 2 else logits.flatten(0, 1)[flat_P]
-        hidden_PD = None
-        if seen:
-            last = self._last and logits.ndim == 2
-            hidden_PD = self._picked(seen[0], arguments, flat_P, last)
+        hidden_PD = self._picked(seen[0], logits, arguments, flat_P) if seen else None
         yield slice(0, len(flat_P)), logits_PC.float(), hidden_PD
 
     def hidden_states(self) -> AbstractContextManager[list[Tensor]]:
-        """While it lasts: what the body gives, or, of a model that is not body and head, what its head is fed with.
+        """What the body hands over while this lasts; nothing where no features are asked for."""
+        return nullcontext([]) if self._features is None else self.head.handed_over()
 
-        Nothing where no features are asked for.
-        """
-        if self._features is None:
-            return nullcontext([])
-        body = self.model.base_model
-        if body is not self.model:
-            return outputs_of(body)
-        head = classifier_head(self.model)
-        assert head is not None  # load_classifier has looked
-        return inputs_of(head)
-
-    def _picked(self, hidden: Tensor, arguments: dict[str, Tensor], flat_P: Tensor, last: bool) -> Tensor:
-        """hidden: [B, L, D], or [B, D] of a head that reads a text's. last: at the last token of the position's
-        example, the one that such a head reads.
-        """
-        ids_BL, mask_BL = arguments["input_ids"], arguments["attention_mask"]
-        example_P = flat_P // mask_BL.shape[1]
-        if hidden.ndim == 2:
-            return hidden[example_P]
-        if self._features == "positions":
-            if last:
-                return at_last(hidden, ids_BL, self.model.config.pad_token_id, flat_P)
-            return hidden.flatten(0, 1)[flat_P]
+    def _picked(self, hidden: Tensor, logits: Tensor, arguments: dict[str, Tensor], flat_P: Tensor) -> Tensor:
+        """The features of the positions, or of their whole examples. hidden: [B, L, D], or [B, D]."""
+        if hidden.ndim == 2 or self._features == "positions":
+            return self.head.at_positions(hidden, logits, arguments["input_ids"], flat_P)
+        mask_BL = arguments["attention_mask"]
         weights_BL1 = mask_BL[:, :, None].to(hidden.dtype)
-        return ((hidden * weights_BL1).sum(1) / weights_BL1.sum(1))[example_P]
+        return ((hidden * weights_BL1).sum(1) / weights_BL1.sum(1))[flat_P // mask_BL.shape[1]]
 
 
 def _takes_types(model: Any) -> bool:

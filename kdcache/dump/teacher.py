@@ -1,10 +1,8 @@
 """The teacher: load it where the config says, and give its logits in blocks of positions, with their hidden states.
 
-The body runs once a batch. Then the model's own forward is called again for each block of supervised positions with
-its body replaced by one that hands back their hidden states, so that whatever the model does after the body
-(soft-cap, logit scale, bias) is in the logits, and never more than a block of positions × V exists. From the output
-layer on all is float32, whatever the model's dtype. At start this is compared with the model's plain forward; a model
-for which it does not hold gives whole batches of logits instead, and no hidden states.
+The body runs once for each batch, and the head (models/head.py) for each block of supervised positions, so that never
+more than a block of positions × V exists. From the output layer on all is float32, whatever the model's dtype. A model
+whose head cannot be run apart from its body gives whole batches of logits instead, and no hidden states.
 
 B examples, L tokens, P positions, V classes, D hidden width.
 """
@@ -14,26 +12,22 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcache.dump.settings import ComputeConfig, TeacherConfig
 from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.launcher import World, find_device
 from kdcache.models.feeding import Feeding
-from kdcache.models.head import HALF, widen_head
+from kdcache.models.head import Head
 from kdcache.models.hub import model_folder
 from kdcache.models.inputs import Attention, ModelInputs
 from kdcache.models.loading import auto_class, load_whole
+from kdcache.models.wide_linear import HALF
 from kdcache.progress import say
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.tasks import Task
 
 __all__ = ["Teacher", "load_model", "load_teacher", "own_devices", "teacher_folder"]
-
-
-_PROBE = torch.arange(1, 9)[None]
-# What the config of a model calls a factor of its logits, and its power: Cohere, Falcon-H1, Granite.
-_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 
 
 def teacher_folder(config: TeacherConfig, *, weights: bool = True) -> str:
@@ -131,28 +125,6 @@ def _max_memory(config: TeacherConfig, devices: list[torch.device]) -> dict[int 
     return {index: free.get(index, 0) for index in range(torch.cuda.device_count())}
 
 
-def warn_of_rounding(model: Any, logits: Tensor) -> None:
-    """Say where a teacher's logits are rounded to half precision in spite of widen_head."""
-    if logits.dtype in HALF:
-        say(
-            f"warning: {type(model).__name__} gives its logits in {str(logits.dtype).removeprefix('torch.')}, rounded "
-            "before the softmax; set teacher.dtype: float32 to have them whole"
-        )
-
-
-class _Replay(nn.Module):
-    """Stands in for a model's body and hands back given hidden states."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden_1PD: Tensor | None = None
-
-    def forward(self, *args: object, **kwargs: object) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden_1PD)
-
-
 class Teacher:
     """A placed model. `rows` gives rows of the first num_classes logits in float32.
 
@@ -170,14 +142,13 @@ class Teacher:
     ) -> None:
         self.model, self.device, self.feeding = model, device, feeding
         self.num_classes, self.block_positions = num_classes, block_positions
-        self._replay = _Replay()
-        widen_head(model)
-        self._split = self._head_can_be_replayed()
+        self.head = Head(model, probed=True)
+        self._check_logits()
 
     @property
     def gives_hidden_states(self) -> bool:
         """Whether `rows` gives what the output layer is fed with."""
-        return self._split
+        return self.head.splits
 
     @torch.inference_mode()
     def rows(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
@@ -185,46 +156,33 @@ class Teacher:
 
         flat_P: indices into B·L.
         """
-        if not self._split:
+        if not self.head.splits:
             logits_PV = self.model(**self._arguments(inputs)).logits.flatten(0, 1)[flat_P.to(self.device)]
             yield from ((part, self._kept(logits_PV[part]), None) for part in self._blocks(len(flat_P)))
             return
         hidden_PD = self.hidden(inputs, flat_P)
         for part in self._blocks(len(flat_P)):
-            yield part, self._kept(self._head(hidden_PD[part])), hidden_PD[part]
+            yield part, self._kept(self.head.logits(hidden_PD[part])), hidden_PD[part]
 
     @torch.inference_mode()
     def hidden(self, inputs: ModelInputs, flat_P: Tensor) -> Tensor:
         """The inputs of the output layer at these positions, [P, D]. For a teacher that has an `output_layer`."""
-        hidden_BLD = self.model.base_model(**self._arguments(inputs)).last_hidden_state
+        hidden_BLD = self.head.hidden(**self._arguments(inputs))
         return hidden_BLD.flatten(0, 1)[flat_P.to(hidden_BLD.device)]
 
     @torch.inference_mode()
     def output_layer(self) -> OutputLayer:
-        """The layer that makes the logits of `hidden`, with the soft-cap and scale that the model's config names.
+        """The layer that makes the logits of `hidden`, with the model's soft-cap and scale.
 
-        Raises TeacherError where that is not what the model does.
+        Raises:
+            TeacherError: that is not what the model does.
         """
-        head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
-        if not self._split or getattr(getattr(head, "weight", None), "ndim", 0) != 2:
+        layer = self.head.output_layer()
+        if layer is None:
             raise TeacherError(
-                f"{type(self.model).__name__} has no output layer that can be run by itself, expected "
+                f"the logits of {type(self.model).__name__} are not its output layer's of its hidden states, expected "
                 "cap(scale · (W h + b)): its records cannot have a factor; drop record.factor"
             )
-        scale = 1.0
-        for name, power in _SCALES.items():
-            scale *= (getattr(config, name, None) or 1.0) ** power
-        soft_cap = getattr(config, "final_logit_softcapping", None)
-        hidden_LD = self.model.base_model(input_ids=_PROBE.to(self.device), use_cache=False).last_hidden_state[0]
-        logits_LV = self._head(hidden_LD)
-        never_V = logits_LV.isneginf().all(0)
-        bias_V = getattr(head, "bias", None)
-        if bool(never_V.any()) and len(never_V) == len(head.weight):
-            bias_V = (head.weight.new_zeros(len(never_V)) if bias_V is None else bias_V).masked_fill(
-                never_V, -torch.inf
-            )
-        layer = OutputLayer(head.weight, bias_V, soft_cap, scale)
-        layer.check(hidden_LD, logits_LV)
         return layer
 
     def _blocks(self, count: int) -> Iterator[slice]:
@@ -236,35 +194,18 @@ class Teacher:
     def _arguments(self, inputs: ModelInputs) -> dict[str, Any]:
         return {**inputs.to(self.device).arguments, "use_cache": False}
 
-    def _head(self, hidden_PD: Tensor) -> Tensor:
-        """The model's logits for these hidden states, by its own forward over a replayed body."""
-        prefix, body = self.model.base_model_prefix, self.model.base_model
-        self._replay.hidden_1PD = hidden_PD[None]
-        setattr(self.model, prefix, self._replay)
-        try:
-            ids_1P = torch.zeros(1, len(hidden_PD), dtype=torch.long, device=self.device)
-            return self.model(input_ids=ids_1P, use_cache=False).logits[0]
-        finally:
-            setattr(self.model, prefix, body)
-            self._replay.hidden_1PD = None
-
-    @torch.inference_mode()
-    def _head_can_be_replayed(self) -> bool:
-        """Compare with the plain forward on eight tokens. Also checks the number of classes."""
-        ids_1L = _PROBE.to(self.device)
-        plain_LV = self.model(input_ids=ids_1L, use_cache=False).logits[0]
-        warn_of_rounding(self.model, plain_LV)
-        if plain_LV.shape[1] < self.num_classes:
-            raise TeacherError(
-                f"got a teacher with {plain_LV.shape[1]} classes, expected at least the tokenizer's "
-                f"{self.num_classes}; the tokenizer is not this teacher's, or set task.num_classes: "
-                f"{plain_LV.shape[1]} where no text contains the ids above"
+    def _check_logits(self) -> None:
+        """Raises TeacherError for too few classes, and warns of logits that are rounded in spite of the wide layer."""
+        found = self.head.found
+        assert found is not None
+        if found.dtype in HALF:
+            say(
+                f"warning: {type(self.model).__name__} gives its logits in {str(found.dtype).removeprefix('torch.')}, "
+                "rounded before the softmax; set teacher.dtype: float32 to have them whole"
             )
-        body = self.model.base_model
-        if body is self.model:
-            return False
-        try:
-            hidden_LD = body(input_ids=ids_1L, use_cache=False).last_hidden_state[0]
-            return torch.allclose(self._head(hidden_LD), plain_LV, rtol=1e-3, atol=1e-3)
-        except (TypeError, AttributeError, RuntimeError):
-            return False
+        if found.num_rows < self.num_classes:
+            raise TeacherError(
+                f"got a teacher with {found.num_rows} classes, expected at least the tokenizer's "
+                f"{self.num_classes}; the tokenizer is not this teacher's, or set task.num_classes: "
+                f"{found.num_rows} where no text contains the ids above"
+            )

@@ -18,8 +18,8 @@ temperature   the usual temperature schedule and the source article's
 reduction     the mean over classes
 surplus       Surplus: columns of a student above the teacher's classes
 supervision   Supervision: what the positions of a batch are compared with
-fused         FusedHead and FusedLoss: the LM head and the loss together, chunk by chunk
-unfused       head_loss: the same loss on logits from a head that has a soft-cap or a scale
+fused         FusedLoss: the output layer and the loss together, chunk by chunk
+unfused       head_loss: the same loss on logits that exist
 metrics       Sums: the label's negative log-likelihood, KL to the teacher, agreement
 
 This package knows nothing of files and trainers.

@@ -1,4 +1,4 @@
-"""FusedHead and FusedLoss: the LM head and the loss together, chunk by chunk of positions.
+"""FusedLoss: the output layer and the loss together, chunk by chunk of positions.
 
 The forward pass computes each chunk's logits, turns them in place into their gradient (terms.py), and multiplies that
 into the gradients of hidden and weight at once, so that positions × classes never exists: the memory besides hidden
@@ -8,49 +8,37 @@ half-precision weights (targets/product.py; under torch.autocast the weight is t
 The gradient is rounded to the hidden states' dtype for the products that carry it on, and the weight's is summed over
 chunks in float32.
 
-The work happens inside the head's own forward, where ZeRO-3 has gathered the weight, and the weight is not kept for
+A scale and a soft-cap of the logits (`PostFunction`) are applied to the chunk in place, and the gradient is multiplied
+by their derivative. That of a soft-cap is kept meanwhile: one more chunk in float32.
+
+The work happens inside the layer's own forward, where ZeRO-3 has gathered the weight, and the weight is not kept for
 the backward pass, when it is gone. Same idea as the fused linear cross-entropy of Liger Kernel, for any LossTerms.
-Not for heads with a soft-cap or scale (unfused.py).
 
 P positions, D hidden width, V rows of the head (the classes, and any above them), K terms.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
+from kdcache.targets.output_layer import PLAIN, PostFunction
 from kdcache.targets.product import wide_product
 
-__all__ = ["FusedHead", "FusedLoss", "head_logits"]
+__all__ = ["FusedLoss", "head_logits"]
 
 _PRODUCT = 1 << 25
 """Numbers of a half-precision product that exist before they are added up in float32."""
-HeadTask = Callable[[Tensor, Tensor, Tensor | None], Any]
-
-
-class FusedHead(nn.Linear):
-    """An LM head that does a task with its own weight, inside its own forward.
-
-    Make one of a model's head by `lm.lm_head.__class__ = FusedHead`, before deepspeed.initialize: names and tied
-    weights stay. head(hidden) gives logits as ever; head(hidden_PD, task=FusedLoss(…)) gives (loss, sums_K);
-    head(hidden_PD, task=FusedSums(…)) gives held-out sums.
-    """
-
-    def forward(self, hidden: Tensor, task: HeadTask | None = None) -> Any:
-        if task is None:
-            return super().forward(hidden)
-        return task(hidden.flatten(0, -2), self.weight, self.bias)
 
 
 @dataclass(frozen=True)
 class FusedLoss:
-    """Task of a FusedHead: (loss, sums_K) of the positions whose last hidden states it is given.
+    """Task of a WideLinear: (loss, sums_K) of the positions whose last hidden states it is given.
 
     loss: float32 scalar, a sum over positions, differentiable in hidden, weight and bias; 0 for no positions.
     sums_K: float64, the plain terms' sums, detached, for logs.
@@ -64,31 +52,44 @@ class FusedLoss:
     chunk: int = 1024
     weights_PK: Tensor | None = None
 
-    def __call__(self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return _FusedLoss.apply(hidden_PD, weight_VD, bias_V, self)
+    def __call__(
+        self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, post: PostFunction = PLAIN
+    ) -> tuple[Tensor, Tensor]:
+        return _FusedLoss.apply(hidden_PD, weight_VD, bias_V, self, post, torch.is_grad_enabled())
 
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: FusedLoss
+        ctx: Any,
+        hidden_PD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        task: FusedLoss,
+        post: PostFunction,
+        differentiated: bool,
     ) -> tuple[Tensor, Tensor]:
         terms, P, V = task.terms, len(hidden_PD), len(weight_VD)
         dtype = torch.promote_types(weight_VD.dtype, torch.float32)
-        head_VD, unit = weight_VD.to(hidden_PD.dtype), terms.gradient_unit(hidden_PD.dtype)
-        needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        head_VD, unit = weight_VD.to(hidden_PD.dtype), _unit(terms, post, hidden_PD.dtype)
+        needs_hidden, needs_weight, needs_bias = (differentiated and needed for needed in ctx.needs_input_grad[:3])
         grad_hidden_PD = torch.empty_like(hidden_PD) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=dtype) if needs_weight else None
         grad_bias_V = torch.zeros_like(bias_V, dtype=dtype) if needs_bias and bias_V is not None else None
         sums_K = torch.zeros(len(terms.names), dtype=torch.float64, device=hidden_PD.device)
         buffer_PV = torch.empty(min(task.chunk, P), V, dtype=dtype, device=hidden_PD.device)
+        needs_slopes = post.soft_cap is not None and (needs_hidden or needs_weight or needs_bias)
+        slopes_PV = torch.empty_like(buffer_PV) if needs_slopes else None
         with torch.autocast(hidden_PD.device.type, enabled=False):
             for start in range(0, P, task.chunk):
                 rows = slice(start, start + task.chunk)
                 chunk_PD = hidden_PD[rows]
                 logits_PV = head_logits(chunk_PD, head_VD, bias_V, out=buffer_PV[: len(chunk_PD)])
+                slopes = None if slopes_PV is None else slopes_PV[: len(chunk_PD)]
+                post.apply_(logits_PV, slopes)
                 weights_PK = None if task.weights_PK is None else task.weights_PK[rows]
                 sums_K += terms.value_and_gradient_(logits_PV, task.supervision[rows], weights_PK)
+                post.backward_(logits_PV, slopes)
                 if unit != 1:
                     logits_PV *= unit
                 slope_PV = logits_PV.to(hidden_PD.dtype)
@@ -112,7 +113,12 @@ class _FusedLoss(torch.autograd.Function):
             None if gradient is None else torch.mul(gradient, scale, out=torch.empty_like(gradient, dtype=dtype))
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (*scaled, None)
+        return (*scaled, None, None, None)
+
+
+def _unit(terms: LossTerms, post: PostFunction, dtype: torch.dtype) -> float:
+    """`terms.gradient_unit` of the linear layer's logits: a small scale makes their gradient small too."""
+    return terms.gradient_unit(dtype) * (2.0 ** -round(math.log2(post.scale)) if dtype == torch.float16 else 1.0)
 
 
 def head_logits(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, out: Tensor) -> Tensor:

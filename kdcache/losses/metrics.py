@@ -28,6 +28,7 @@ from kdcache.losses.reference import knows_top, teacher_top
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.fields import NO_LABEL
 from kdcache.targets.never import LOG_NEVER
+from kdcache.targets.output_layer import PLAIN, PostFunction
 
 __all__ = ["FusedSums", "Sums", "measure"]
 
@@ -75,7 +76,7 @@ def measure(logits_PV: Tensor, supervision: Supervision, *, temperature: float =
 
 @dataclass(frozen=True)
 class FusedSums:
-    """Task of a FusedHead: the vector of Sums, chunk by chunk of positions, without gradients."""
+    """Task of a WideLinear: the vector of Sums, chunk by chunk of positions, without gradients."""
 
     supervision: Supervision
     _: KW_ONLY
@@ -83,7 +84,9 @@ class FusedSums:
     chunk: int = 1024
 
     @torch.no_grad()
-    def __call__(self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, post: PostFunction = PLAIN
+    ) -> Tensor:
         vector = _zeros(hidden_PD)
         weight_VD = weight_VD.to(hidden_PD.dtype)
         buffer_PV = hidden_PD.new_empty(min(self.chunk, len(hidden_PD)), len(weight_VD), dtype=torch.float32)
@@ -91,7 +94,7 @@ class FusedSums:
             rows = slice(start, start + self.chunk)
             chunk_PD = hidden_PD[rows]
             logits_PV = head_logits(chunk_PD, weight_VD, bias_V, out=buffer_PV[: len(chunk_PD)])
-            vector += _measure(logits_PV, self.supervision[rows], self.temperature)
+            vector += _measure(post.apply_(logits_PV), self.supervision[rows], self.temperature)
         return vector
 
 

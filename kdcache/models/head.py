@@ -1,66 +1,193 @@
-"""WideLinear: a model's last layer with float32 logits, whatever the dtype of the model.
+"""Head: the part of a model from what its body hands over to its logits.
 
-What a model does after its last layer (soft-cap, scale) then acts on float32 too. Only the layer's own rounding goes:
-its weights and inputs are what they were. Names and tied weights stay.
+One object answers, for teachers and students, language models and classifiers: what the body hands over, what the head
+does with it, and by which formula. Language models are probed once (head_probe.py); the answers are
 
-P rows, D hidden width, V classes.
+  splits   the body can be run alone, and the head on some of its positions: dump's blocks of logits, hidden states
+  fuses    moreover the logits are cap(scale · (W h + b)): the fused loss
+  output_layer()  that formula with its numbers: the calibration and the encoder of factored records
+
+A classifier's head is not probed: its logits are few and are made whole. What is asked of it is what its body hands
+over (`handed_over`), what its head is fed with (`fed`), and which row of that belongs to a position (`at_positions`).
+
+From the output layer on all is float32, whatever the model's dtype (wide_linear.py).
+
+B examples, L tokens, P positions, D hidden width, V classes.
 """
 
-from types import MethodType
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from kdcache.models.loading import classifier_head
-from kdcache.targets.product import wide_product
+from kdcache.models.head_probe import Found, probe, replayed
+from kdcache.models.inputs import at_last
+from kdcache.models.taps import inputs_of, outputs_of
+from kdcache.models.wide_linear import WideLinear, widen
+from kdcache.targets.output_layer import OutputLayer, PostFunction
 
-__all__ = ["WideLinear", "widen_head"]
+__all__ = ["HEADS", "Head", "head_module", "reads_last_token", "width_of"]
 
-HALF = (torch.bfloat16, torch.float16)
-
-
-class WideLinear(nn.Linear):
-    """Linear with a float32 output of half-precision inputs and weights; on others what Linear does."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.dtype != self.weight.dtype or input.dtype not in HALF:
-            return super().forward(input)
-        output: Tensor = _WideProduct.apply(input.flatten(0, -2), self.weight)
-        output = output.unflatten(0, input.shape[:-1])
-        return output if self.bias is None else output + self.bias
+HEADS = ("classifier", "score")
+"""What transformers call the last layers of classifiers."""
 
 
-class _WideProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input_PD: Tensor, weight_VD: Tensor) -> Tensor:
-        ctx.save_for_backward(input_PD, weight_VD)
-        return wide_product(input_PD, weight_VD)
+class Head:
+    """The head of a model, which stays where it is: names, tied weights and devices are the model's.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_PV: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        input_PD, weight_VD = ctx.saved_tensors
-        needs_input, needs_weight = ctx.needs_input_grad
-        grad_PV = grad_PV.to(input_PD.dtype)
-        return grad_PV @ weight_VD if needs_input else None, grad_PV.T @ input_PD if needs_weight else None
-
-
-def widen_head(model: Any) -> bool:
-    """Make the layer that gives a model's logits a WideLinear. False where it is not a plain linear layer.
-
-    That of a classifier is the last linear layer of its head with as many outputs as there are classes.
+    Attributes:
+        model: the whole model.
+        layer: the output layer, a WideLinear; None where the logits are not those of a plain linear layer.
+        module: what the body's output goes into: the output layer of a language model, all of a classifier's head;
+            None where it has no usual name.
+        found: what the probe found; None for a classifier.
     """
-    layer = model.get_output_embeddings()
-    if layer is None:
-        head = classifier_head(model)
-        modules = [] if head is None else [*head.modules()]
-        linear = [m for m in modules if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
-        layer = linear[-1] if linear else None
-    if type(layer) not in (nn.Linear, WideLinear):
-        return False
-    layer.__class__ = WideLinear
-    if hasattr(layer, "_old_forward"):  # accelerate calls it for a model whose layers lie on several devices
-        layer._old_forward = MethodType(WideLinear.forward, layer)
-    return True
+
+    def __init__(self, model: Any, *, probed: bool) -> None:
+        """Makes the output layer of a model wide, and probes it.
+
+        Args:
+            model: a model of transformers, placed.
+            probed: whether it is a language model, to be probed.
+        """
+        self.model, self.module = model, head_module(model)
+        layer = _output_layer(model)
+        self.layer: WideLinear | None = layer if widen(layer) else None  # type: ignore[assignment]
+        self.found: Found | None = probe(model, model.get_output_embeddings()) if probed else None
+
+    @classmethod
+    def of(cls, model: Any) -> "Head":
+        """The head of a language model or of a classifier, whichever it is."""
+        return cls(model, probed=is_language_model(model))
+
+    @property
+    def generates(self) -> bool:
+        """Whether it is a language model's."""
+        return self.found is not None
+
+    @property
+    def splits(self) -> bool:
+        """Whether head and body can be run apart."""
+        return self.found is not None and self.found.splits
+
+    @property
+    def post(self) -> PostFunction | None:
+        """What the model does to its output layer's logits; None where that is not known."""
+        return None if self.found is None else self.found.post
+
+    @property
+    def fuses(self) -> bool:
+        """Whether logits can be made, chunk by chunk, of the output layer's weight: a loss needs no more."""
+        layer, found = self.layer, self.found
+        if layer is None or found is None or found.post is None or found.never_V is not None:
+            return False
+        return found.num_rows == layer.out_features
+
+    def hidden(self, **arguments: Any) -> Tensor:
+        """What the body hands over at every token, [B, L, D]. For a head that `splits`."""
+        hidden_BLD: Tensor = self.model.base_model(**arguments).last_hidden_state
+        return hidden_BLD
+
+    def logits(self, hidden_PD: Tensor) -> Tensor:
+        """The model's own logits for what its body hands over.
+
+        Args:
+            hidden_PD: [P, D], after the model's final norm. For a head that `splits`.
+
+        Returns:
+            [P, V], float32 unless the model rounds them.
+        """
+        return replayed(self.model, hidden_PD)
+
+    def run(self, hidden_PD: Tensor, task: Callable[..., Any]) -> Any:
+        """Does a task, such as the fused loss, inside the output layer's forward. For a head that `fuses`.
+
+        Args:
+            hidden_PD: what the body hands over at some positions, [P, D].
+            task: called with hidden_PD, weight, bias, and `post=` where the model does something to the logits.
+        """
+        assert self.layer is not None
+        assert self.post is not None
+        return self.layer(hidden_PD, task=task if self.post.is_plain else partial(task, post=self.post))
+
+    def output_layer(self) -> OutputLayer | None:
+        """The formula of the logits with its numbers; None where it is not known.
+
+        Classes that are never given have a bias of −inf.
+        """
+        if self.post is None or self.found is None:
+            return None
+        layer: Any = self.model.get_output_embeddings()
+        bias_V, never_V = layer.bias, self.found.never_V
+        if never_V is not None and len(never_V) == len(layer.weight):
+            bias_V = layer.weight.new_zeros(len(never_V)) if bias_V is None else bias_V
+            bias_V = bias_V.masked_fill(never_V.to(bias_V.device), -torch.inf)
+        return OutputLayer(layer.weight, bias_V, self.post.soft_cap, self.post.scale)
+
+    @property
+    def shows_states(self) -> bool:
+        """Whether `handed_over` can be asked: of a model with a body, or with a head by a usual name."""
+        return self.model.base_model is not self.model or self.module is not None
+
+    def handed_over(self) -> AbstractContextManager[list[Tensor]]:
+        """What the body gives while this lasts, or, of a model that is not body and head, what its head is fed with."""
+        body = self.model.base_model
+        return self.fed() if body is self.model else outputs_of(body)
+
+    def fed(self) -> AbstractContextManager[list[Tensor]]:
+        """What the head is fed with while this lasts, call by call."""
+        assert self.module is not None
+        return inputs_of(self.module)
+
+    def at_positions(self, states: Tensor, logits: Tensor, ids_BL: Tensor, flat_P: Tensor) -> Tensor:
+        """The rows of hidden states that make the logits of some positions.
+
+        Args:
+            states: [B, L, D], or [B, D], one row for each example.
+            logits: what the model gave with them, [B, L, V], or [B, V] of a model that classifies examples.
+            ids_BL: the tokens.
+            flat_P: where the positions are among the B·L tokens.
+
+        Returns:
+            [P, D]. Where one row of logits is made of the last token, as decoders do, the states of that token.
+        """
+        if states.ndim == 2:
+            return states[flat_P // ids_BL.shape[1]]
+        if logits.ndim == 2 and reads_last_token(self.model):
+            return at_last(states, ids_BL, self.model.config.pad_token_id, flat_P)
+        return states.flatten(0, 1)[flat_P]
+
+
+def is_language_model(model: Any) -> bool:
+    """Whether it has a head over a vocabulary; classifiers have none."""
+    return model.get_output_embeddings() is not None
+
+
+def reads_last_token(model: Any) -> bool:
+    """Whether a sequence classifier takes its row of logits from the last token, as decoders' heads called score do."""
+    return hasattr(model, "score")
+
+
+def head_module(model: Any) -> nn.Module | None:
+    """The output layer of a language model, or the last layers of a classifier, where they have a usual name."""
+    heads = (model.get_output_embeddings(), *(getattr(model, name, None) for name in HEADS))
+    return next((head for head in heads if isinstance(head, nn.Module)), None)
+
+
+def width_of(model: Any) -> int:
+    """How many numbers a model's head is fed with at a position."""
+    head = head_module(model)
+    return int(head.in_features if isinstance(head, nn.Linear) else model.config.hidden_size)
+
+
+def _output_layer(model: Any) -> nn.Module | None:
+    """The layer that gives a model's logits: of a classifier the last linear one with as many outputs as classes."""
+    layer: nn.Module | None = model.get_output_embeddings()
+    head = head_module(model)
+    if layer is not None or head is None:
+        return layer
+    linear = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
+    return linear[-1] if linear else None

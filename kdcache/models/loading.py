@@ -3,14 +3,13 @@
 B examples, L tokens, C classes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from kdcache.errors import one_line
 from kdcache.models.feeding import Feeding
@@ -19,19 +18,12 @@ from kdcache.tasks import Example, Task
 
 __all__ = [
     "ADAPTER",
-    "HEADS",
     "auto_class",
     "check_classifier",
-    "classifier_head",
     "find_last_by_mask",
-    "inputs_of",
     "load_whole",
-    "outputs_of",
-    "reads_last_token",
 ]
 
-HEADS = ("classifier", "score")
-"""What transformers call the last layers of classifiers."""
 ADAPTER = "adapter_config.json"
 
 
@@ -111,11 +103,6 @@ def check_classifier(
             )
 
 
-def reads_last_token(model: Any) -> bool:
-    """Whether a sequence classifier takes its row of logits from the last token, as decoders' heads called score do."""
-    return hasattr(model, "score")
-
-
 def find_last_by_mask(model: Any) -> None:
     """Let such a head, of a model that names no padding token, find the last token by the attention mask.
 
@@ -129,27 +116,3 @@ def find_last_by_mask(model: Any) -> None:
         model.config.pad_token_id = int(padding[0]) if len(padding) else -1
 
     model.register_forward_pre_hook(name_padding, with_kwargs=True)
-
-
-def classifier_head(model: Any) -> nn.Module | None:
-    """The last layers of a classifier, where they have a usual name."""
-    heads = (getattr(model, name, None) for name in HEADS)
-    return next((head for head in heads if isinstance(head, nn.Module)), None)
-
-
-@contextmanager
-def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What a module is called with while this lasts, call by call."""
-    seen: list[Tensor] = []
-    with module.register_forward_pre_hook(
-        lambda _, given, named: seen.append(given[0] if given else next(iter(named.values()))), with_kwargs=True
-    ):
-        yield seen
-
-
-@contextmanager
-def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The first of what a module gives while this lasts, call by call."""
-    seen: list[Tensor] = []
-    with module.register_forward_hook(lambda _, given, output: seen.append(output[0])):
-        yield seen

@@ -41,20 +41,38 @@ class PostFunction:
         """Whether nothing is done to the logits."""
         return self.scale == 1.0 and self.soft_cap is None
 
-    def apply_(self, logits_PV: Tensor) -> Tensor:
+    def apply_(self, logits_PV: Tensor, slopes_PV: Tensor | None = None) -> Tensor:
         """Applies it in place.
 
         Args:
             logits_PV: logits of the linear layer, [P, V], float32 or float64.
+            slopes_PV: where the derivative of a soft-cap is to be put, 1 − tanh²; for `backward_`.
 
         Returns:
             logits_PV, which now holds the model's logits.
         """
         if self.scale != 1.0:
             logits_PV *= self.scale
-        if self.soft_cap is not None:
-            logits_PV.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
-        return logits_PV
+        if self.soft_cap is None:
+            return logits_PV
+        logits_PV.div_(self.soft_cap).tanh_()
+        if slopes_PV is not None:
+            torch.mul(logits_PV, logits_PV, out=slopes_PV).neg_().add_(1.0)
+        return logits_PV.mul_(self.soft_cap)
+
+    def backward_(self, gradient_PV: Tensor, slopes_PV: Tensor | None) -> Tensor:
+        """Turns the gradient by the model's logits into that by the linear layer's, in place.
+
+        Args:
+            gradient_PV: [P, V].
+            slopes_PV: what `apply_` has put there; None without a soft-cap.
+
+        Returns:
+            gradient_PV.
+        """
+        if slopes_PV is not None:
+            gradient_PV *= slopes_PV
+        return gradient_PV if self.scale == 1.0 else gradient_PV.mul_(self.scale)
 
 
 PLAIN = PostFunction()

@@ -60,10 +60,11 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
 from kdcache.losses.distillation import distillation_loss
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import Term, make_term
 from kdcache.losses.terms import LossTerms
+from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress
 from kdcache.targets.output_layer import OutputLayer
@@ -85,7 +86,7 @@ class Scene:
         self.tokens_BL = torch.randint(0, V, (P // 256, 256))
         self.hidden_PD = torch.randn(P, D, requires_grad=True)
         self.head = nn.Linear(D, V, bias=False)
-        self.head.__class__ = FusedHead
+        self.head.__class__ = WideLinear
         self.labels_P = torch.randint(0, V, (P,))
         rows = torch.arange(P) % 64
         self.targets = compress(torch.randn(64, V) * 3, RecordSpec(exact_top_k=32))[rows]

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.metrics import measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
+from kdcache.models.wide_linear import WideLinear
 
 __all__ = ["CLASSES", "Learner", "Scores", "Text", "logits_of", "make_student", "make_teacher", "make_text", "scores"]
 
@@ -129,7 +130,7 @@ class Learner:
 
     def __init__(self, model: Any, terms: LossTerms, steps: int, rate: float) -> None:
         self.model, self.terms = model, terms
-        model.lm_head.__class__ = FusedHead
+        model.lm_head.__class__ = WideLinear
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
         warmup = max(1, steps // 10)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,15 @@ def teacher_of(folder: Path, dtype: str = "float32", **compute: object) -> Teach
     return load_teacher(config, settings, World(), num_classes=320, task=task_of({}))
 
 
+def set_splits(teacher: Teacher, splits: bool) -> None:
+    assert teacher.head.found is not None
+    teacher.head.found = replace(teacher.head.found, splits=splits, post=teacher.head.post if splits else None)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_blocks_equal_the_plain_forward(family: str, tmp_path: Path) -> None:
     teacher = teacher_of(saved(family, tmp_path))
-    assert teacher._split, "the head was not replayed, so whole batches of logits would exist"
+    assert teacher.head.splits, "the head was not replayed, so whole batches of logits would exist"
     rng = torch.Generator().manual_seed(1)
     tokens = [torch.randint(3, 320, (n,), generator=rng).numpy() for n in (40, 23, 31)]
     documents = [torch.tensor(d).numpy() for d in ([15, 25], [23], [1, 30])]
@@ -55,7 +61,7 @@ def test_logits_of_a_half_precision_teacher_are_never_rounded_to_it(
 ) -> None:
     """Against cap(scale · (W h + b)) in float64 of the same bfloat16 weights and hidden states."""
     teacher = teacher_of(saved(family, tmp_path), dtype="bfloat16")
-    teacher._split = split
+    set_splits(teacher, split)
     assert "warning" not in capsys.readouterr().err
     ids = torch.arange(3, 40)
     inputs = model_inputs([ids.numpy()], [torch.tensor([37]).numpy()], "document")
@@ -85,7 +91,7 @@ def test_whole_batches_where_the_head_cannot_be_replayed(tmp_path: Path) -> None
     positions = [torch.arange(26).numpy()]
     arguments = (model_inputs(tokens, documents, "document"), flat_positions(positions, max(map(len, tokens))))
     split = torch.cat([rows for _, rows, _ in teacher.rows(*arguments)])
-    teacher._split = False
+    set_splits(teacher, False)
     whole = torch.cat([rows for _, rows, _ in teacher.rows(*arguments)])
     torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-4)
 
@@ -105,13 +111,23 @@ def test_the_output_layer_makes_the_logits_of_the_hidden_states(family: str, tmp
 
 
 def test_what_is_no_output_layer_is_refused(tmp_path: Path) -> None:
+    model = teacher_of(saved("llama", tmp_path)).model
+    words = r"the logits of LlamaForCausalLM are not its output layer's of its hidden states.*drop record.factor"
+    with model.register_forward_hook(lambda _, __, out: out | {"logits": out.logits.sinh()}):
+        teacher = Teacher(model, torch.device("cpu"), 320, 7)
+    with pytest.raises(TeacherError, match=words):
+        teacher.output_layer()
+    teacher = Teacher(model, torch.device("cpu"), 320, 7)
+    teacher.output_layer()
+    set_splits(teacher, False)
+    with pytest.raises(TeacherError, match=words):
+        teacher.output_layer()
+
+
+def test_a_scale_that_the_config_names_and_the_model_does_not_apply(tmp_path: Path) -> None:
     teacher = teacher_of(saved("llama", tmp_path))
-    teacher.model.config.logit_scale = 0.5  # says what the model does not do
-    with pytest.raises(TeacherError, match=r"are not its output layer's of its hidden states .*drop record.factor"):
-        teacher.output_layer()
-    teacher._split = False
-    with pytest.raises(TeacherError, match=r"LlamaForCausalLM has no output layer .*drop record.factor"):
-        teacher.output_layer()
+    teacher.model.config.logit_scale = 0.5
+    assert Teacher(teacher.model, torch.device("cpu"), 320, 7).output_layer().scale == 1.0
 
 
 def test_device_map_on_a_machine_without_gpus_is_the_cpu(tmp_path: Path) -> None:
@@ -163,14 +179,34 @@ def test_threads_beyond_reason_are_refused(make_config: Callable[..., DumpConfig
         make_config(tmp_path / "cache", compute={"threads": 10_000})
 
 
-def test_features_of_a_teacher_whose_head_cannot_be_run_apart(tmp_path: Path) -> None:
-    """Mamba's body calls its states otherwise."""
+def test_features_of_a_teacher_whose_head_cannot_be_run_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its logits also depend on something besides what its body hands over: the ids of the tokens."""
+    from transformers import LlamaForCausalLM
+
+    folder, forward = saved("llama", tmp_path), LlamaForCausalLM.forward
+
+    def with_ids(self: LlamaForCausalLM, input_ids: torch.Tensor, **given: object) -> object:
+        out = forward(self, input_ids=input_ids, **given)
+        out.logits = out.logits + input_ids[..., None]
+        return out
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", with_ids)
+    config, compute = TeacherConfig(path=str(folder), dtype="float32"), ComputeConfig(device="cpu")
+    given = {"num_classes": 320, "task": task_of({})}
+    assert not load_teacher(config, compute, World(), **given).gives_hidden_states
+    with pytest.raises(TeacherError, match=r"got record.features and a teacher, LlamaForCausalLM, whose head cannot"):
+        load_teacher(config, compute, World(), **given, features=True)
+
+
+def test_a_body_that_gives_more_than_hidden_states(tmp_path: Path) -> None:
+    """Mamba's gives a state too, which its head passes on."""
     from transformers import MambaConfig, MambaForCausalLM
 
     settings = {"vocab_size": 330, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 8}
     MambaForCausalLM(MambaConfig(**settings)).save_pretrained(tmp_path)
-    config, compute = TeacherConfig(path=str(tmp_path), dtype="float32"), ComputeConfig(device="cpu")
-    given = {"num_classes": 320, "task": task_of({})}
-    assert not load_teacher(config, compute, World(), **given).gives_hidden_states
-    with pytest.raises(TeacherError, match=r"got record.features and a teacher, MambaForCausalLM, whose head cannot"):
-        load_teacher(config, compute, World(), **given, features=True)
+    teacher = teacher_of(tmp_path)
+    assert teacher.gives_hidden_states
+    inputs = model_inputs([torch.arange(3, 40).numpy()], [torch.tensor([37]).numpy()], "causal")
+    got_PV = torch.cat([logits_PV for _, logits_PV, _ in teacher.rows(inputs, torch.arange(36))])
+    whole_PV = teacher.model(torch.arange(3, 40)[None]).logits[0, :36, :320].detach()
+    torch.testing.assert_close(got_PV, whole_PV, rtol=1e-4, atol=1e-4)

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from kdcache.errors import ConfigError
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.compress import compress
 from kdcache.targets.fields import NO_LABEL
 from kdcache.targets.spec import CurveSpec, RecordSpec
@@ -42,7 +43,7 @@ def sums_and_gradient(terms, student_PV, supervision, weights_PK=None):
 
 def fused_head(D, V):
     head = nn.Linear(D, V)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     return head
 
 

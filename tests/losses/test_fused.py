@@ -10,18 +10,19 @@ from losses.conftest import surplus_price
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.models.wide_linear import WideLinear
 
 TERMS = (make_term(name="divergence", temperature=2.0, weight=0.9), make_term(name="cross_entropy", weight=0.1))
 
 
 def fused_head(D, V, bias=False, dtype=torch.float32):
     head = nn.Linear(D, V, bias=bias, dtype=dtype)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     return head
 
 
@@ -88,7 +89,7 @@ class Tiny(nn.Module):
 def test_in_a_model_tied_or_not_with_ragged_positions(teacher, tied, positions):
     model = Tiny(tied)
     names = list(model.state_dict())
-    model.lm_head.__class__ = FusedHead
+    model.lm_head.__class__ = WideLinear
     assert list(model.state_dict()) == names
     ids_BL, flat_P = torch.randint(0, 20, (2, 4)), torch.tensor(positions, dtype=torch.int64)
     labels_P = torch.randint(0, 20, (len(positions),))

@@ -14,12 +14,13 @@ from torch import nn
 from kdcache.errors import ConfigError
 from kdcache.losses.distillation import distillation_loss
 from kdcache.losses.divergence import divergence_of_kind
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.registry import DIVERGENCES
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.models.wide_linear import WideLinear
 
 F_DIVERGENCES = [
     ("forward_kl", {}),
@@ -108,7 +109,7 @@ def test_fused_equals_unfused(teacher, form, kind, parameters):
     P, D, V = 9, 5, 12
     some = teacher(P, V, form)
     head, hidden_PD = nn.Linear(D, V + 3, bias=False), torch.randn(P, D, requires_grad=True)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     labels_P = torch.randint(0, V, (P,))
     terms = LossTerms([term(kind, parameters, temperature=2.0), make_term(name="cross_entropy", weight=0.3)], V)
     task = FusedLoss(terms, Supervision(labels_P, some.targets), chunk=4)
@@ -238,7 +239,7 @@ def test_no_supervised_position_gives_zero(teacher, form, kind, parameters):
     value.backward()
     assert value.item() == 0
     head, hidden_PD = nn.Linear(4, 10), torch.zeros(0, 4, requires_grad=True)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     supervision = Supervision(torch.zeros(0, dtype=torch.int64), some.targets)
     loss, sums_K = head(hidden_PD, task=FusedLoss(LossTerms([term(kind, parameters)], 10), supervision))
     loss.backward()

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from kdcache.errors import ConfigError
-from kdcache.losses.fused import FusedHead
 from kdcache.losses.metrics import FusedSums, Sums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
+from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.compress import compress
 from kdcache.targets.spec import CurveSpec, RecordSpec
 
@@ -46,7 +46,7 @@ def test_means_are_the_plain_ones(scene):
 def test_fused_equals_unfused_also_with_padded_classes(scene):
     _, supervision = scene
     head, hidden_PD = torch.nn.Linear(D, V + 3), torch.randn(P, D, requires_grad=True)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     vector = head(hidden_PD, task=FusedSums(supervision, temperature=2.0, chunk=4))
     assert not vector.requires_grad
     torch.testing.assert_close(vector, measure(head(hidden_PD), supervision, temperature=2.0).vector)

@@ -6,13 +6,13 @@ from torch import Tensor
 
 import kdcache
 from kdcache.errors import ConfigError
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.metrics import FusedSums, Sums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
-from kdcache.models.head import WideLinear
+from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
@@ -108,7 +108,7 @@ def test_autocast_and_tf32_change_nothing(record: str, kind: str) -> None:
 def test_the_fused_head_runs_in_the_dtype_of_its_hidden_states_under_autocast() -> None:
     V, D, P = 200, 8, 12
     task = FusedLoss(LossTerms([make_term(name="divergence")], V), supervised(kdcache.compress(rows(P, V), DENSE)))
-    head, body = FusedHead(D, V, bias=False), torch.nn.Linear(D, D)
+    head, body = WideLinear(D, V, bias=False), torch.nn.Linear(D, D)
     inputs = rows(P, D, 1, 1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = head(body(inputs), task=task)

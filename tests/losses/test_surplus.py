@@ -7,12 +7,13 @@ from losses.test_fused import Tiny
 from losses.test_kinds import CASES, plain, term
 
 from kdcache.losses.distillation import distillation_loss
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.models.wide_linear import WideLinear
 
 P, V, X = 7, 12, 5
 LABELS_P = torch.arange(P)
@@ -58,7 +59,7 @@ def test_of_forward_kl_and_labels_it_is_the_whole_softmax_with_probability_0_abo
 def test_in_a_model_tied_or_not(teacher, price, tied, fused):
     """Gradients of all weights, the rows above the classes among them."""
     model = Tiny(tied, V=V + X)
-    model.lm_head.__class__ = FusedHead
+    model.lm_head.__class__ = WideLinear
     ids_BL, flat_P = torch.randint(0, V + X, (2, 6)), torch.tensor([0, 1, 4, 5, 7, 8, 11])
     some = teacher(P, V, "ghost")
     terms = LossTerms([term("jsd", {}, temperature=2.0), make_term(name="cross_entropy", weight=0.3)], V)
@@ -120,7 +121,7 @@ def test_a_student_of_the_classes_alone_pays_no_pass_for_it(teacher, monkeypatch
 def test_held_out_measures_are_of_the_whole_softmax(teacher):
     some, D = teacher(P, V, "dense"), 5
     head, hidden_PD = torch.nn.Linear(D, V + X), torch.randn(P, D)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     logits_PV, supervision = head(hidden_PD), Supervision(LABELS_P, some.targets)
     with torch.no_grad():
         logits_PV[0, V] = head.bias[V] = 60.0  # the student's first choice is a class that does not exist

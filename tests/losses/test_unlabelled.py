@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from kdcache.losses.fused import FusedHead, FusedLoss
+from kdcache.losses.fused import FusedLoss
 from kdcache.losses.metrics import FusedSums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
+from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.fields import NO_LABEL
 
 LABELS_P = torch.tensor([3, NO_LABEL, 0, NO_LABEL, 19, 7])
@@ -42,7 +43,7 @@ def test_a_divergence_beside_it_still_learns_there(teacher, price, form):
     terms = LossTerms([make_term(name="divergence", weight=0.6), make_term(name="cross_entropy", weight=0.4)], 20)
     supervision = Supervision(LABELS_P, some.targets)
     head, hidden_PD = nn.Linear(D, 23), torch.randn(6, D, requires_grad=True)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=4))
     unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, chunk=4)
     logits_PV = head(hidden_PD)
@@ -71,7 +72,7 @@ def test_held_out_means_of_labels_are_over_the_labelled(teacher, price):
     label_logits_P = some.logits_PV.gather(1, LABELS_P.clamp(min=0)[:, None])[:, 0]
     supervision = Supervision(LABELS_P, some.targets, label_logits_P)
     head, hidden_PD = nn.Linear(5, 23), torch.randn(6, 5)
-    head.__class__ = FusedHead
+    head.__class__ = WideLinear
     logits_PV = head(hidden_PD)
     sums = measure(logits_PV, supervision, chunk=4)
     torch.testing.assert_close(head(hidden_PD, task=FusedSums(supervision, chunk=4)), sums.vector)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcache.models.head import WideLinear, widen_head
-from kdcache.models.loading import inputs_of
+from kdcache.models.head import Head
+from kdcache.models.taps import inputs_of
+from kdcache.models.wide_linear import WideLinear
 
 SMALL = {
     "vocab_size": 60,
@@ -62,7 +63,7 @@ def test_a_forward_that_accelerate_has_taken_over() -> None:
 
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SMALL), dtype=torch.bfloat16)
     add_hook_to_module(model.lm_head, ModelHook())
-    assert widen_head(model)
+    assert Head.of(model).layer is model.lm_head
     assert model(input_ids=torch.arange(1, 9)[None]).logits.dtype is torch.float32
 
 
@@ -83,8 +84,10 @@ CLASSIFIERS = [
 @pytest.mark.parametrize(("task", "model_type"), CLASSIFIERS)
 def test_the_last_layer_of_a_classifier(task: str, model_type: str) -> None:
     model = of_class(task, model_type)
-    assert widen_head(model)
+    head = Head.of(model)
     (layer,) = [module for module in model.modules() if type(module) is WideLinear]
+    assert head.layer is layer
+    assert not head.generates
     ids = torch.arange(1, 9)[None]
     with torch.no_grad(), inputs_of(layer) as seen:
         logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -102,5 +105,6 @@ def test_a_head_that_is_no_plain_linear_layer_is_left_alone() -> None:
 
     model = of_class("CausalLM", "llama")
     model.lm_head.__class__ = Mine
-    assert not widen_head(model)
+    head = Head.of(model)
+    assert (head.layer, head.fuses) == (None, False)
     assert type(model.lm_head) is Mine

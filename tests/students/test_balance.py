@@ -36,14 +36,14 @@ def terms_of(student: Any) -> LossTerms:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("settings", "fused"), [(MIXTRAL, True), (QWEN, True), (GRANITE, False)])
+@pytest.mark.parametrize(("settings", "fused"), [(MIXTRAL, True), (QWEN, True), (GRANITE, True)])
 def test_it_is_transformers_own_times_the_positions(
     cache: Cache, settings: dict[str, Any], fused: bool, checkpointing: bool
 ) -> None:
     """One example, so without padding: beside what the same student gives without it."""
     student = student_of(cache, settings | ON, checkpointing)
     model, off = with_loss(student, chunk=7), LossTerms(train_config(Path("c"), Path("o")).terms, 300)
-    assert model.fused is fused
+    assert model.head.fuses is fused
     inputs = Collator(student, cache)(cache.read(0, 1))
     positions = len(inputs.flat_P)
     terms = terms_of(student)
