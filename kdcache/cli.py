@@ -171,7 +171,7 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
 def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **options: Any) -> None:
     """Compare STUDENTS (model folders, or names on the hub) with the teacher on a held-out cache, in one table.
 
-    The table has held-out loss, perplexity, KL to the teacher and top-1 agreement. For a classification it has
+    The table has label NLL, perplexity, KL to the teacher and top-1 agreement. For a classification it has
     accuracy, macro-F1 or entity F1, calibration error, size and speed. The teacher's own figures come from the cache.
 
     \b

@@ -16,7 +16,7 @@ COLUMNS = re.compile(r"\s{2,}")
 def table_of(text: str) -> dict[tuple[str, str], str]:
     """(row, column) -> figure, of the first table in a text: a line of columns, then a line for each row."""
     lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if "held-out loss" in line and line.startswith("  ")), None)
+    start = next((i for i, line in enumerate(lines) if "label NLL" in line and line.startswith("  ")), None)
     if start is None:
         return {}
     columns = COLUMNS.split(lines[start].strip())

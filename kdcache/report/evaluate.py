@@ -44,8 +44,8 @@ def evaluate_students(
 ) -> list[Row]:
     """Rows: the teacher, the untrained student if asked for, then each student.
 
-    Keys: name, parameters, loss, kl, agreement (fractions; None where not known), and perplexity of a language model,
-    or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second, and
+    Keys: name, parameters, label_nll, kl, agreement (fractions; None where not known), and perplexity of a language
+    model, or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second, and
     classes: precision, recall, f1 and support of each class or type of entity.
     students: folders or names on the hub. teacher: its folder or name, to time it.
     Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
@@ -171,7 +171,7 @@ def _row(name: str, held_out: Cache, figures: dict[str, float], predictions: "Pr
     task, names = _task(held_out), held_out.manifest.header.class_names
     row: Row = {
         "name": name,
-        "loss": figures.get("label_nll"),
+        "label_nll": figures.get("label_nll"),
         "kl": figures.get("kl"),
         "agreement": figures.get("agreement"),
     }
@@ -216,13 +216,13 @@ def _seconds(model: Any, held_out: Cache, start: int, stop: int) -> float:
     return time.perf_counter() - started
 
 
-def _teacher_row(held_out: Cache, loss: float | None) -> Row | None:
+def _teacher_row(held_out: Cache, label_nll: float | None) -> Row | None:
     from kdcache.students.scoring import teacher_predictions
 
     header = held_out.manifest.header
     if header.record is None:
         return None
-    figures = _task(held_out).teacher_figures(loss, lambda: teacher_predictions(held_out), header.class_names)
+    figures = _task(held_out).teacher_figures(label_nll, lambda: teacher_predictions(held_out), header.class_names)
     if figures is None:
         return None
     pin = header.teacher

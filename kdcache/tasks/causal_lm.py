@@ -25,7 +25,7 @@ from kdcache.tasks.clock import reads_clock
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.language_score import language_score, language_verdict
-from kdcache.tasks.measures import AGREEMENT, KL, LOSS, Measure, Usage
+from kdcache.tasks.measures import AGREEMENT, KL, LABEL_NLL, Measure, Usage
 from kdcache.tasks.metrics import Predictions
 from kdcache.tasks.packing import Document, one_each, windows
 from kdcache.tasks.score import Records, Score, Verdict
@@ -106,7 +106,7 @@ class CausalLM(Task):
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {"overlong": ("truncated", "dropped")}
     nothing_to_learn = "every example is one token long or masked; see task.loss_on and corpus.messages_field"
     measures: ClassVar[Mapping[str, Measure]] = {
-        "loss": LOSS,
+        "label_nll": LABEL_NLL,
         "perplexity": Measure("perplexity", lambda value: f"{value:,.1f}"),
         "kl": KL,
         "agreement": AGREEMENT,
@@ -169,11 +169,11 @@ class CausalLM(Task):
         return {**means, "perplexity": math.exp(min(means.get("label_nll", math.nan), 700.0))}
 
     def teacher_figures(
-        self, loss: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
+        self, label_nll: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
     ) -> dict[str, Any] | None:
-        if loss is None:
+        if label_nll is None:
             return None
-        return {"loss": loss, "kl": 0.0, "agreement": 1.0, "perplexity": math.exp(loss)}
+        return {"label_nll": label_nll, "kl": 0.0, "agreement": 1.0, "perplexity": math.exp(label_nll)}
 
     def usage(self, longest: int | None) -> Usage:
         return Usage('model("Once upon a time")')

@@ -87,7 +87,7 @@ def class_verdict(score: Score, names: Sequence[str]) -> Verdict:
     figures: dict[str, Any] = {
         "positions": total,
         "accuracy": accuracy,
-        "loss": score["nano_nats"] / 1e9 / total,
+        "label_nll": score["nano_nats"] / 1e9 / total,
         "majority_share": share,
     }
     line = f"accuracy {accuracy:.1%} of {total:,} labelled ({names[commonest]} alone: {share:.1%})"

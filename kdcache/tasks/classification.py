@@ -16,7 +16,7 @@ from kdcache.targets.fields import NO_LABEL, Field
 from kdcache.tasks.class_score import class_score, class_verdict
 from kdcache.tasks.label_map import LabelMap
 from kdcache.tasks.labels import Labels, near_twins, teacher_labels
-from kdcache.tasks.measures import AGREEMENT, KL, LOSS, Measure, percent
+from kdcache.tasks.measures import AGREEMENT, KL, LABEL_NLL, Measure, percent
 from kdcache.tasks.metrics import Predictions, class_scores, scores
 from kdcache.tasks.score import Records, Score, Verdict
 from kdcache.tasks.settings import ClassSettings
@@ -42,7 +42,7 @@ class Classification(Task):
         "accuracy": Measure("accuracy", percent),
         "macro_f1": Measure("macro-F1", percent),
         "ece": Measure("ECE", lambda value: f"{value:.3f}"),
-        "loss": LOSS,
+        "label_nll": LABEL_NLL,
         "kl": KL,
         "agreement": AGREEMENT,
     }
@@ -107,10 +107,10 @@ class Classification(Task):
         return {**means, **self._scores(predictions, names)}
 
     def teacher_figures(
-        self, loss: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
+        self, label_nll: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
     ) -> dict[str, Any]:
         found = predictions()
-        figures = {"loss": loss, "kl": 0.0, "agreement": 1.0, **self._scores(found, names)}
+        figures = {"label_nll": label_nll, "kl": 0.0, "agreement": 1.0, **self._scores(found, names)}
         return figures | {"classes": self.class_table(found, names)}
 
     def class_table(self, predictions: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def language_verdict(score: Score, num_classes: int) -> Verdict:
     """The perplexity of a teacher, with a warning where counts of tokens are nearly as good."""
     labelled = score["labelled"]
     loss = score["nano_nats"] / 1e9 / labelled
-    figures = {"positions": labelled, "loss": loss, "perplexity": math.exp(loss)}
+    figures = {"positions": labelled, "label_nll": loss, "perplexity": math.exp(loss)}
     line = f"perplexity {figures['perplexity']:,.1f}, {loss:.3f} nats a position"
     if score.get("chance_nano_nats") is None:
         return Verdict(figures, line, [])

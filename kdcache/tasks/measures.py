@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["AGREEMENT", "KL", "LOSS", "Measure", "Usage", "percent"]
+__all__ = ["AGREEMENT", "KL", "LABEL_NLL", "Measure", "Usage", "percent"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,6 @@ def percent(value: float) -> str:
     return f"{value:.1%}"
 
 
-LOSS = Measure("held-out loss", lambda value: f"{value:.3f}")
+LABEL_NLL = Measure("label NLL", lambda value: f"{value:.3f}")
 KL = Measure("KL to teacher", lambda value: f"{value:.3f}")
 AGREEMENT = Measure("top-1 agreement", percent)

@@ -294,12 +294,12 @@ class Task(ABC):
 
     @abstractmethod
     def teacher_figures(
-        self, loss: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
+        self, label_nll: float | None, predictions: Callable[[], Predictions], names: Sequence[str]
     ) -> dict[str, Any] | None:
         """The teacher's row of an evaluation's table; None where the cache does not tell.
 
         Args:
-            loss: −log p of the labels, in nats per position, where it is known.
+            label_nll: −log p of the labels, in nats per position, where it is known.
             predictions: Gives the teacher's predictions on every position.
             names: Of the classes.
         """

@@ -13,7 +13,7 @@ def test_the_readme_has_the_table_of_the_quickstart() -> None:
     table = table_of(README)
     assert {row for row, _ in table} == {"teacher SmolLM2-135M-Instruct", "untrained random", "random", "cut"}
     assert {column for _, column in table} == {
-        *("parameters", "held-out loss", "perplexity", "KL to teacher", "top-1 agreement")
+        *("parameters", "label NLL", "perplexity", "KL to teacher", "top-1 agreement")
     }
 
 
@@ -22,7 +22,7 @@ def test_figures_that_differ_are_named_with_their_difference(
 ) -> None:
     table = table_of(README)
     block = README[README.index("                               parameters") :].split("```")[0]
-    loss = table["cut", "held-out loss"]
+    loss = table["cut", "label NLL"]
     page, printed = tmp_path / "README.md", tmp_path / "table.txt"
     page.write_text(README, encoding="utf-8")
 
@@ -35,8 +35,7 @@ def test_figures_that_differ_are_named_with_their_difference(
     assert said(block) == "every figure is that of README.md\n"
     other = f"{float(loss) + 0.002:.3f}"
     assert said(block.replace(loss, other)) == (
-        f"1 of 20 figures are not those of README.md:\n"
-        f"  cut, held-out loss: {other} here, {loss} in README.md (+0.002)\n"
+        f"1 of 20 figures are not those of README.md:\n  cut, label NLL: {other} here, {loss} in README.md (+0.002)\n"
     )
     assert "holds no table of students" in said("Traceback")
 

@@ -112,7 +112,7 @@ def test_the_accuracy_of_a_classification(tmp_path: Path, size: int) -> None:
     assert facts["accuracy"] == (logits.argmax(1) == labels)[known].mean()
     assert facts["majority_share"] == np.bincount(labels[known]).max() / known.sum()
     log_probs = torch.from_numpy(logits).log_softmax(-1).numpy()
-    assert facts["loss"] == pytest.approx(-log_probs[known, labels[known]].mean(), abs=1e-3)
+    assert facts["label_nll"] == pytest.approx(-log_probs[known, labels[known]].mean(), abs=1e-3)
     assert facts["warnings"] == []
     confusion = cache.manifest.totals.score["confusion"]
     assert ("-1" in {predicted for row in confusion.values() for predicted in row}) == (size > 20)
@@ -165,5 +165,5 @@ def test_banned_labels_cost_a_finite_loss(tmp_path: Path, banned: float) -> None
     logits[:, 2] = banned
     classes(tmp_path / "cache", logits, np.array([0, 1, 2, 2]), None)
     expected = (2 * math.log(2) + 2 * 240) / 4
-    assert describe(str(tmp_path / "cache"))["score"]["loss"] == pytest.approx(expected, abs=1)
+    assert describe(str(tmp_path / "cache"))["score"]["label_nll"] == pytest.approx(expected, abs=1)
     assert kdcache("verify", tmp_path / "cache").returncode == 0
