@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
-install dev,bench
+install dev,bench,examples
 
 ruff check .
 ruff format --check .
