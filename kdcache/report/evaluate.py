@@ -45,8 +45,8 @@ def evaluate_students(
     """Rows: the teacher, the untrained student if asked for, then each student.
 
     Keys: name, parameters, label_nll, kl, agreement (fractions; None where not known), and perplexity of a language
-    model, or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds, examples_per_second, and
-    classes: precision, recall, f1 and support of each class or type of entity.
+    model, or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds,
+    examples_per_second, and classes: precision, recall, f1 and support of each class or type of entity.
     students: folders or names on the hub. teacher: its folder or name, to time it.
     Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
     cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
