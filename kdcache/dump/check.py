@@ -8,18 +8,12 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from kdcache.corpus import Corpus, open_corpus
-from kdcache.dump.prepare import check_labels, find_labels, settled
-from kdcache.dump.resume import with_begun_units
+from kdcache.corpus import Corpus
+from kdcache.dump.material import gather
 from kdcache.dump.settings import DumpConfig
-from kdcache.dump.teacher import teacher_folder
-from kdcache.dump.tokenizers import find_tokenizers, own_tokens
-from kdcache.dump.units import most_bad_rows, no_position, unit_examples
+from kdcache.dump.units import most_bad_rows, no_position
 from kdcache.errors import CorpusError, RowError
-from kdcache.models.registry import register_small_models
 from kdcache.progress import Progress, counted
-from kdcache.store.files import Root
-from kdcache.tasks import task_of
 
 __all__ = ["check_corpus"]
 
@@ -32,27 +26,15 @@ def check_corpus(config: DumpConfig) -> None:
     Raises CorpusError where a dump would end with one: for bad rows, more of them than bad_rows_at_most where they are
     skipped, or no position; ConfigError and TeacherError as a dump does before it loads the teacher.
     """
-    folder = None
-    if config.teacher != "none":
-        folder = teacher_folder(config.teacher, weights=False)
-        register_small_models()
-    columns = task_of(config.task).columns(config.corpus)
-    corpus = open_corpus(with_begun_units(config.corpus, Root(config.output)), columns)
-    lenient = config.model_copy(update={"on_bad_row": "skip"})
-    tokenizers = find_tokenizers(lenient, corpus, folder)
-    config = settled(config, tokenizers.cache, Root(config.output))
-    labels = find_labels(lenient, corpus, folder)
-    own = own_tokens(config, tokenizers, labels, folder)
-    task = task_of(config.task)
-    reader = task.reader(tokenizers.cache, config.corpus, labels)
-    check_labels(lenient, corpus, reader)
+    material = gather(config, weights=False, skip_bad_rows=True)
+    corpus = material.corpus
 
     counts: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     bad: list[RowError] = []
     with Progress(corpus.num_units, "units", "check") as progress:
         for unit in range(corpus.num_units):
-            made = unit_examples(corpus, reader, unit, skip=True, own=own.reader if own else None)
+            made = material.unit(unit, skip=True)
             for error in made.bad.values():
                 if len(bad) < SHOWN:
                     progress.say(str(error))
@@ -70,7 +52,7 @@ def check_corpus(config: DumpConfig) -> None:
             f"config as said above; the first: {bad[0]}"
         )
     if counts["positions"] == 0:
-        raise no_position(corpus, task)
+        raise no_position(corpus, material.task)
 
 
 def _report(config: DumpConfig, corpus: Corpus, counts: Counter[str], notes: Counter[str], bad: list[RowError]) -> None:
