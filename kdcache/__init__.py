@@ -5,7 +5,7 @@ Read it           open_cache, Cache, Batch, TeacherTargets; the manifest's types
 Train from it     Loader, Collator, make_student, with_loss, LossTerms; distillation_loss on logits that exist;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
-Add kinds         register_backend, register_student
+Add kinds         register_backend, register_divergence, register_student, register_task, register_term
 Errors            KdcacheError and those below it
 
 The names load on first use, so that `import kdcache` stays cheap; none of them needs DeepSpeed.
