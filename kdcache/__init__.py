@@ -12,6 +12,10 @@ The names load on first use, so that `import kdcache` stays cheap; none of them 
 
 The rooms, in the order in which they may import each other. Each room's own docstring names its files.
 
+    errors       every error that a user can meet, as one tree
+    near         "did you mean": the nearest of some names
+    disk         atomic writes to a folder that survive a kill or a power loss
+    progress     a bar on a terminal, plain lines elsewhere; words for counts and durations
     registry     kinds of one thing by name, a user's own among them
     config       settings files: YAML -> frozen settings
     launcher     which rank, which world, which device, for both commands

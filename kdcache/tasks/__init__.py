@@ -1,33 +1,45 @@
 """Tasks: rows of a corpus -> examples with supervised positions, and what is kept, trained and scored of them.
 
-To add a task of your own, write one file: a class of settings, a subclass of Task with its facts, and a Reader that
-makes examples of rows; decorate the class with `register_task`, and name the file's module as `module` in the settings
-of a dump or a run. A built-in task is such a file in this folder and a line in registry.py.
-
-task                     Task, the facts of a task, and Reader, rows -> examples
+task                     Task, the facts of a task, and Reader, which makes examples of rows
 registry                 TASKS, register_task, task_of
 causal_lm                next-token prediction on documents or chats
 classification           what the tasks of a few exclusive classes have in common
 sequence_classification  one class for a text or a pair of texts
 token_classification     a tag for each word
 example                  Example, one model input
-packing                  token streams -> windows
-chat                     conversations -> tokens and which of them are supervised
+settings                 settings that several tasks share
+
+packing                  documents as token streams -> windows
+chat                     conversations -> tokens, and which of them are supervised
 messages                 rows -> messages whose parts are text
 template                 messages -> text, the same on every day and machine
 clock                    the day that a chat template reads
 turns                    which characters of a conversation are the assistant's
 windows                  long texts -> overlapping windows
 running_text             words -> the tokens of the text that they are
-settings                 settings that several tasks share
+tokenizer                loads, saves and identifies a tokenizer
+characters               a tokenizer of the corpus' own characters
+
 labels, label_map        the classes of a classification, and what a corpus calls them
 stored                   checks of what is stored for a position
-metrics, measures        what predictions of classes are worth, and how tables show it
+metrics                  what predictions of classes are worth: accuracy, F1, calibration error
+measures                 how tables show a figure: the columns of `kdcache eval`
 score                    Score and Verdict: what a teacher's records say of the labels
-language_score           the same of a language model
-class_score              the same of classes
-tokenizer                load, save and identify a tokenizer
-characters               a tokenizer of the corpus' own characters
+language_score           the score of a language model
+class_score              the score of a classifier
+
+How to add a task
+-----------------
+Write one file and call `kdcache.register_task` on its class (it also serves as a decorator):
+
+1. a class of settings with a field `name: Literal["mine"]`;
+2. a subclass of `Task` with its facts: the columns it reads, the arrays that hold its labels, the Auto class of its
+   models, its figures and their columns in tables. task.py says what each method is for; `classification.py` has
+   most of them for tasks of a few classes;
+3. a `Reader`, which makes an `Example` of each row, and says RowError for rows that it cannot use.
+
+Name the file's module as `module` in the settings of a dump and of a run, and `task: {name: mine, …}` uses it. The
+built-in tasks are such files in this folder, each with one line in registry.py.
 """
 
 from importlib import import_module
