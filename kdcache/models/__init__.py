@@ -11,6 +11,7 @@ neighbours    whether a model's logits depend on an example's neighbours in a ba
 probes        the rows to try that with
 head          Head: what a model's body hands over, and the logits made of it (bias, soft-cap, scale, final norm)
 head_probe    finds out what is true of a head
+head_file     a head with its final norm from a checkpoint, without the body
 wide_linear   the output layer with float32 logits, which does a task with its own weight
 taps          what goes into a module of a model and what comes out of it
 cut           a smaller model from some of a model's layers

@@ -18,11 +18,14 @@ B examples, L tokens, P positions, D hidden width, V classes.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdcache.errors import TeacherError
+from kdcache.models.head_file import load_shell, probe_shell
 from kdcache.models.head_probe import Found, probe, replayed
 from kdcache.models.inputs import at_last
 from kdcache.models.taps import inputs_of, outputs_of
@@ -43,6 +46,7 @@ class Head:
         layer: the output layer, a WideLinear; None where the logits are not those of a plain linear layer.
         module: what the body's output goes into: the output layer of a language model, all of a classifier's head;
             None where it has no usual name.
+        norm: the final norm, of a head that was loaded without its body; None where it cannot be told.
         found: what the probe found; None for a classifier.
     """
 
@@ -54,6 +58,7 @@ class Head:
             probed: whether it is a language model, to be probed.
         """
         self.model, self.module = model, head_module(model)
+        self.norm: nn.Module | None = None
         layer = _output_layer(model)
         self.layer: WideLinear | None = layer if widen(layer) else None  # type: ignore[assignment]
         self.found: Found | None = probe(model, model.get_output_embeddings()) if probed else None
@@ -62,6 +67,26 @@ class Head:
     def of(cls, model: Any) -> "Head":
         """The head of a language model or of a classifier, whichever it is."""
         return cls(model, probed=is_language_model(model))
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> "Head":
+        """The head of a language model with its final norm, from a checkpoint, without the body.
+
+        Args:
+            folder: a folder that save_pretrained wrote: config.json and safetensors, whole or in shards with an index.
+            dtype: of the weights; None for that of the files.
+            device: where they go.
+
+        Returns:
+            A head whose `logits`, `run` and `output_layer` work as those of the whole model do.
+
+        Raises:
+            TeacherError: it is no language model's folder, lacks a weight of the head, or the head needs its body.
+        """
+        model, norm = load_shell(folder, dtype, device)
+        head = cls(model, probed=False)
+        head.norm, head.found = norm, probe_shell(model, model.get_output_embeddings())
+        return head
 
     @property
     def generates(self) -> bool:
@@ -91,15 +116,27 @@ class Head:
         hidden_BLD: Tensor = self.model.base_model(**arguments).last_hidden_state
         return hidden_BLD
 
-    def logits(self, hidden_PD: Tensor) -> Tensor:
+    def logits(self, hidden_PD: Tensor, *, before_norm: bool = False) -> Tensor:
         """The model's own logits for what its body hands over.
 
         Args:
             hidden_PD: [P, D], after the model's final norm. For a head that `splits`.
+            before_norm: whether they are the states before the final norm instead, the last layer's output. For a
+                head that was loaded without its body.
 
         Returns:
             [P, V], float32 unless the model rounds them.
+
+        Raises:
+            TeacherError: the final norm is asked for and cannot be told.
         """
+        if before_norm:
+            if self.norm is None:
+                raise TeacherError(
+                    f"got states before the final norm of {type(self.model).__name__}, which cannot be found, expected "
+                    "states after it"
+                )
+            hidden_PD = self.norm(hidden_PD)
         return replayed(self.model, hidden_PD)
 
     def run(self, hidden_PD: Tensor, task: Callable[..., Any]) -> Any:
