@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from threading_of_parameters import functions_of, longest_chains
+
 PACKAGE = Path(__file__).parent.parent / "kdcache"
 ROOMS = (
     *("errors", "near", "disk", "progress", "registry", "config", "launcher", "targets", "corpus", "tasks", "models"),
@@ -114,6 +116,17 @@ def named_outside(names: dict[str, str]) -> list[str]:
 
 
 TASKS = ("causal_lm", "sequence_classification", "token_classification")
+
+
+def threaded(above: int = 4) -> list[str]:
+    """Parameters that go unchanged through more than so many calls, with the longest chain of each."""
+    modules = {module_of(path): path for path in files()}
+    return [
+        f"{name} ({len(chain) - 1}): {' -> '.join(function.removeprefix('kdcache.') for function in chain)}"
+        for name, *chain in longest_chains(functions_of(modules), above)
+    ]
+
+
 KINDS = {
     **dict.fromkeys(TASKS, "tasks"),
     **dict.fromkeys(("sampled", "factored", "dense", "top_k"), "targets"),
@@ -129,6 +142,7 @@ def main() -> None:
         ("import circles", [" -> ".join(circle) for circle in circles()]),
         ("imports against the flow", against_the_flow()),
         ("functions above 60 lines", [f"{name} ({lines})" for lines, name in long_functions()]),
+        ("parameters threaded through more than four calls", threaded()),
         ("names of tasks and record kinds outside their rooms", named_outside(KINDS)),
     ):
         print(f"{title}: {len(found) or 'none'}", *found, sep="\n  ")
