@@ -1,19 +1,21 @@
 """Dump: run the teacher over the corpus once and commit one shard per work unit.
 
-settings    DumpConfig: teacher, tokenizer, compute
-pins        what a dump fixes before it starts: the header of the cache
-prepare     what has to be known of teacher and corpus first: classes, widths
-tokenizers  whose tokens the cache holds and the teacher reads
-teacher     load the teacher, logits in blocks of positions
-classifier  a teacher that classifies: a row of logits for each position
-resume      what of a begun cache still stands
-units       a unit's rows to its examples, bad rows left out
-trial       how the teacher is fed, so that no record depends on the neighbours
-calibrate   the basis of a factor, from the first positions of the corpus
-records     a unit's examples to the arrays of its shard
-background  write shards while the teacher works on
-check       every row looked at before a teacher is loaded
-run         the loop over units: skip what is committed, make the rest, finalize
+settings      DumpConfig: teacher, tokenizer, compute
+pins          what a dump fixes before it starts: the header of the cache
+prepare       what has to be known of teacher and corpus first: classes, widths
+tokenizers    whose tokens the cache holds and the teacher reads
+material      what a dump knows before its first shard, as a check does too
+teacher       load the teacher, logits in blocks of positions
+classifier    a teacher that classifies: a row of logits for each position
+resume        what of a begun cache still stands
+units         a unit's rows to its examples, bad rows left out
+trial         how the teacher is fed, so that no record depends on the neighbours
+lazy_teacher  the teacher, loaded when it is first needed
+calibrate     the basis of a factor, from the first positions of the corpus
+records       a unit's examples to the arrays of its shard
+background    write shards while the teacher works on
+check         every row looked at before a teacher is loaded
+run           the loop over units: skip what is committed, make the rest, finalize
 
 Only this package loads a teacher.
 """
