@@ -139,5 +139,17 @@ AnyTerm = Annotated[Term, Chosen(TERMS, "name")]
 
 
 def make_term(name: str, **settings: Any) -> Term:
-    """A term as a settings file has it. Raises ConfigError for an unknown name, ValueError for a faulty setting."""
+    """Make a loss term, as `terms` of a settings file names it.
+
+    Args:
+        name: Which term, such as "divergence" or "cross_entropy", or one that was registered.
+        settings: Its settings, such as temperature=2.0; configs/SETTINGS.md has them all.
+
+    Returns:
+        The term, for `LossTerms`.
+
+    Raises:
+        ConfigError: No term has this name.
+        ValueError: A setting is unknown or out of range.
+    """
     return TERMS[name].model_validate({"name": name, **settings})

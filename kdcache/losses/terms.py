@@ -30,12 +30,18 @@ _BLOCK_BYTES, _GPU_BLOCK_BYTES = 4 << 20, 256 << 20
 
 
 class LossTerms:
-    """names: one per term, for logs, such as ("forward_kl@2", "cross_entropy"); those after the first of a name are
-    numbered, "forward_kl@2#2", so that a term keeps its name when others follow it.
+    """A weighted sum of loss terms: its value, and its gradient by a block of logits.
 
-    scales: what a term's sum counts in the total: its weight, times T² where it is of a softmax at T. beside: which
-    terms are not of logits, by their place. class_weights: of the terms that have some, by their place, a weight for
-    each class.
+    Args:
+        terms: The terms, such as `make_term` makes.
+        num_classes: Columns of the teacher's logits, as the header of the cache says.
+        class_weights: For the terms that weigh classes, by their place in `terms`, a weight for each class.
+
+    Attributes:
+        names: One for each term, for logs, such as ("forward_kl@2", "cross_entropy"). Those after the first of a name
+            are numbered, "forward_kl@2#2", so that a term keeps its name when others follow it.
+        scales: What a term's sum counts in the total: its weight, times T² where it is of a softmax at T.
+        beside: The terms that are not of logits, by their place.
     """
 
     def __init__(
@@ -52,7 +58,14 @@ class LossTerms:
         self._softmax = SoftmaxTerms(of_softmax, self.scales, num_classes)
 
     def total(self, sums_K: Tensor) -> Tensor:
-        """The loss, a sum over positions: Σ weight · (T² or 1) · sum of the plain term."""
+        """The loss as a sum over positions.
+
+        Args:
+            sums_K: The sum of each plain term, [K].
+
+        Returns:
+            Σ scale · sum, a scalar.
+        """
         return sum((scale * sums_K[k] for k, scale in enumerate(self.scales)), start=sums_K.new_zeros(()))
 
     def gradient_unit(self, dtype: torch.dtype) -> float:
@@ -101,7 +114,14 @@ class LossTerms:
         return torch.stack([torch.cat(v).sum(dtype=torch.float64) if v else zero for v in values])
 
     def check(self, targets: TeacherTargets) -> None:
-        """Raises ConfigError where such records cannot answer a term: its kind, or one of its temperatures."""
+        """See whether records answer the terms, before a run.
+
+        Args:
+            targets: Some records of the cache.
+
+        Raises:
+            ConfigError: They cannot answer a term's kind or one of its temperatures.
+        """
         self._softmax.check(targets)
         unlabelled = Supervision(torch.zeros(targets.num_positions, dtype=torch.int64), targets)
         for term in self._of_outputs.values():

@@ -54,9 +54,15 @@ def register_small_models() -> None:
 
 
 def register_student(config_class: Any, **model_classes: Any) -> None:
-    """Make transformers' Auto classes know a model: one class for each task it serves, by the task's name.
+    """Let a model class of your own be a student or a teacher, beside those of transformers.
 
-    config_class: a PreTrainedConfig with a model_type of its own. Raises ConfigError for an unknown task.
+    Args:
+        config_class: A subclass of transformers' PreTrainedConfig with a model_type of its own.
+        model_classes: The class for each task that it serves, by the task's name, such as
+            sequence_classification=MyModel.
+
+    Raises:
+        ConfigError: There is no task of this name.
     """
     import transformers
 

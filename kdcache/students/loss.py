@@ -31,10 +31,12 @@ __all__ = ["StudentWithLoss", "head_width", "with_loss"]
 
 
 class StudentWithLoss(nn.Module):
-    """forward(inputs, terms) gives (loss, sums_K) as FusedLoss does; without terms, the vector of Sums, and of a
-    classification (vector, float32 logits [P, C]).
+    """A student whose forward pass gives its loss; `with_loss` makes one.
 
-    modules: of the terms that have one, by their place; they are numbered in this order in `beside`.
+    Args:
+        head: The head of the student, and with it the student.
+        chunk: For how many positions logits exist at one time.
+        modules: What terms train beside the student, by the terms' places; `beside` has them in this order.
     """
 
     def __init__(self, head: Head, *, chunk: int, modules: Mapping[int, nn.Module] | None = None) -> None:
@@ -46,6 +48,17 @@ class StudentWithLoss(nn.Module):
         self.universal_checkpoint_info = {"universal_checkpoint_version": 0.2}
 
     def forward(self, inputs: Inputs, terms: LossTerms | None = None, temperature: float = 1.0) -> Any:
+        """Loss or scores of one batch.
+
+        Args:
+            inputs: What a Collator made of a Batch.
+            terms: The loss; None to score the student in its place.
+            temperature: The temperature of the KL to the teacher in a score.
+
+        Returns:
+            With terms (loss, sums_K): the loss as a sum over the batch's positions, and the sum of each plain term,
+            detached. Without terms the vector of Sums, or for a classifier (vector, float32 logits [P, C]).
+        """
         supervision = inputs.supervision
         arguments = {**inputs.model.arguments, **_arguments_of(terms)}
         if self.head.fuses:

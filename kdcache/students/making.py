@@ -31,12 +31,22 @@ __all__ = ["check_fits", "make_student", "student_folder"]
 def make_student(
     config: StudentConfig, cache: Cache, seed: int, *, batch_examples: int = 8, device: str = "cpu"
 ) -> Any:
-    """A transformers model with the head of the cache's task, that fits the cache, in train mode whatever its source.
+    """Make or load a transformers model with the head of the cache's task, and check that it fits the cache.
 
-    Its special ids are those of the cache's tokenizer (special_ids.py).
-    Raises ConfigError for an unknown model type or key; StudentError: it cannot be made, has fewer classes than the
-    cache, another tokenizer, too few positions, or logits that depend on an example's neighbours.
-    batch_examples, device: see `check_neighbours`.
+    Args:
+        config: A folder or a hub name to load, or a model config to make it from with random weights.
+        cache: The cache that it will learn from. The special ids are those of its tokenizer (special_ids.py).
+        seed: Of the random weights.
+        batch_examples: How many examples are tried together, to see whether neighbours change what the model says.
+        device: Where that is tried.
+
+    Returns:
+        The model, in train mode, on the CPU unless the loading put it elsewhere.
+
+    Raises:
+        ConfigError: The model type or a key of its config is unknown.
+        StudentError: It cannot be made, has fewer classes than the cache, another tokenizer, too few positions, or
+            logits that depend on an example's neighbours.
     """
     from transformers.utils import logging
 

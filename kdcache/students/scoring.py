@@ -48,11 +48,24 @@ def evaluate_model(
     chunk: int = 1024,
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, float]:
-    """Figures of a plain transformers model on its own device, in one process.
+    """Score a plain transformers model on a held-out cache, on the model's own device and in one process.
 
-    Keys: those of `Sums.means` (nats per position), and perplexity; of other tasks their scores in
-    its place. temperature: of the KL to the teacher. progress is called with the number of examples after each
-    batch. Raises StudentError for a model that does not fit the cache, ConfigError for a temperature it does not store.
+    Args:
+        model: A model of the cache's task, such as `make_student` gives.
+        cache: The text, and the teacher's records to compare with.
+        batch_examples: Examples per forward pass.
+        max_examples: How many of the cache's examples are read; None for all.
+        temperature: The temperature of the KL to the teacher.
+        chunk: For how many positions the output layer holds logits at one time.
+        progress: Called with the number of examples after each batch.
+
+    Returns:
+        The means of `kdcache.losses.metrics.Sums`, in nats per position, by name. Beside them perplexity for a language
+        model, and the scores of the task for any other.
+
+    Raises:
+        StudentError: The model does not fit the cache.
+        ConfigError: The cache's records do not answer this temperature.
     """
     return evaluate_whole(
         model,
