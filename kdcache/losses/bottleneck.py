@@ -16,7 +16,7 @@ and 100 in another, and σ_t would take thousands of steps to get there. Varianc
 stay between −10 and 10, never cut off, so that its gradient never is 0. One draw of z a position, from torch's own
 generator, which a training loop seeds for dropout; z = μ in eval.
 
-The module is no part of the student: it shapes h_s and is thrown away. Cost: 2 D Z + Z H products a position.
+The module is no part of the student: it shapes h_s and is thrown away. Cost: 2 D Z + Z H products per position.
 
 P positions, D the student's width, Z that of the code, H the teacher's.
 """

@@ -167,7 +167,7 @@ class WordReader(Reader):
         if tags is None:
             return [self.labels.id(None, row, where)] * count
         if len(tags) != count:
-            raise RowError(where, row, f": got {len(tags)} tags, expected {count}, one a word")
+            raise RowError(where, row, f": got {len(tags)} tags, expected {count}, one for each word")
         names = [self.labels.renamed(tag) for tag in tags]
         if self._config.scheme == "bio":
             check_bio(names, row, where)

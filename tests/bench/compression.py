@@ -17,7 +17,7 @@ OMP_WAIT_POLICY=passive, other work on the machine (so that CPU seconds count), 
     T = 1 profile, numba 4231     0.014           4560     0.014
     T = 1 profile, torch 1027     0.059            881     0.066
 
-Of the default's 240 µs a row with numba about 100 are two exponentials, 70 the moments at seven nodes, 30 the maxima
+Of the default's 240 µs per row with numba about 100 are two exponentials, 70 the moments at seven nodes, 30 the maxima
 (memory), the rest the candidates and the draw. The same passes under torch.compile take 290 µs for the moments and 120
 for the survey before candidates and draw, and 21 s to compile for every new shape.
 
@@ -42,7 +42,7 @@ from kdcache.targets.compress import compress_to_arrays
 from kdcache.targets.spec import CurveSpec, RecordSpec
 
 BLOCK = 512
-"""Rows a call, as a dump makes them."""
+"""Rows per call, as a dump makes them."""
 SPECS = {
     "default": RecordSpec(),
     "T = 1 profile": RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),

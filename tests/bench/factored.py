@@ -6,8 +6,8 @@ TEACHER is a folder, such as `python launch/fetch_smollm2.py` prints. Text: Pyth
 is calibrated on its beginning as a dump does (8 positions for each number in h), rows are measured on its second half.
 
 KL: mean KL(teacher ‖ record), nats. MSE: Σ ‖g − g_dense‖² / Σ ‖g_dense‖², g the gradient of the forward KL by the
-logits of a student that knows how frequent each token is. Bytes a position in a Zarr shard: of the coefficients, and of
-everything but the tokens. Records: samples 0, exact_top_k 8.
+logits of a student that knows how frequent each token is. Bytes per position in a Zarr shard: of the coefficients, and
+of everything but the tokens. Records: samples 0, exact_top_k 8.
 
 SmolLM2-135M (D = 576), 4,608 calibration positions, 1,024 held out, 2026-11-24:
 

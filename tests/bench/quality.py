@@ -9,9 +9,9 @@ with its record's targets, forward KL at T (times T²) and nothing else; "cross-
 KL: to the teacher at the T of the training, loss: cross-entropy, nats on held-out text, mean over seeds ± their
 standard deviation. share: of the gap between cross-entropy-only and dense at the same T, how much is closed, and in
 brackets each seed's, least first; – where dense is no better. ECE: expected calibration error. bytes: of a record in a
-Zarr shard, a position, the file's structure not counted.
+Zarr shard, per position, the file's structure not counted.
 
-Three seeds, 2026-11-25 (33 minutes a seed on one of two busy cores; teacher 2.623 nats, ECE .029, made in 4 minutes):
+Three seeds, 2026-11-25 (33 minutes per seed on one of two busy cores; teacher 2.623 nats, ECE .029, made in 4 minutes):
 
                           T  bytes  KL            share, %                    loss          share, %              ECE
     cross-entropy         1    0.0  0.595 ± 0.136 0% (0 0 0)                  3.156 ± 0.196 0% (0 0 0)            0.061

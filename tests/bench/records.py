@@ -35,7 +35,7 @@ What each byte is for (Zarr; Arrow has offsets for every list besides):
     entry_counts           .63             .62                     .74
     num_certain            .03             .40                       -
     layout                 .07             .07                     .08
-    structure             2.09            1.92                    1.68   12 kB a shard, less the larger it is
+    structure             2.09            1.92                    1.68   12 kB per shard, less the larger it is
 
 The T = 1 profile has 8% less noise than the multinomial record from 39% fewer entries, in 8% more bytes: it knows
 normaliser, entropy and raw logits, which the other does not. Its ids and the logits of certain entries, all that a
@@ -202,7 +202,7 @@ def report(found: list[Record], dense: dict[float, float], length: int) -> None:
             name = record.name if estimator == "normalised" else "  horvitz_thompson"
             numbers = f"{counts.mean():9.1f}{sum(zarr.values()):9.1f}{sum(arrow.values()):9.1f}"
             print(f"{name:<30}{numbers if estimator == 'normalised' else ' ' * 27}{errors}")
-    print(f"\n{len(counts)} positions in one shard; bytes a position by array, Zarr / Arrow")
+    print(f"\n{len(counts)} positions in one shard; bytes per position by array, Zarr / Arrow")
     for name, (zarr, arrow) in sizes.items():
         print(f"\n{name}")
         for array in zarr | arrow:

@@ -15,7 +15,7 @@ from kdcache.targets.fields import Field
 __all__ = ["Bytes", "shard_bytes"]
 
 Bytes = dict[str, float]
-"""By array, bytes a position; "structure" is what is not an array's."""
+"""Bytes per position by array; "structure" is what is not an array's."""
 
 _LAYOUT = [Field("document_lengths", "document", "uint32"), Field("positions", "position", "uint32")]
 

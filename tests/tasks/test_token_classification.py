@@ -100,7 +100,7 @@ def test_rows_without_tags_or_words() -> None:
         (["O", "PER"], "got tag PER for word 2, expected O, B-X or I-X; set task.scheme: none for .* parts of speech"),
         (["I-PER", "O"], "got tag I-PER for word 1 after O, expected B-PER or I-PER before it"),
         (["B-LOC", "I-PER"], "got tag I-PER for word 2 after B-LOC"),
-        (["O"], "got 1 tags, expected 2, one a word"),
+        (["O"], "got 1 tags, expected 2, one for each word"),
         (["O", "B-ORG"], "got label B-ORG, expected one of O, B-LOC"),
     ],
 )
