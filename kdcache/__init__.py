@@ -3,6 +3,7 @@
 Write a cache     CacheWriter, compress; `kdcache dump-logits`
 Read it           open_cache, Cache, Batch, TeacherTargets; the manifest's types Manifest, Header, CommitRecord
 Train from it     Loader, Collator, make_student, with_loss, LossTerms; distillation_loss on logits that exist;
+                  HeadLoss with a Head, the fused output layer and loss, in a loop of your own;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
 Add kinds         register_backend, register_divergence, register_student, register_task, register_term
@@ -53,10 +54,12 @@ if TYPE_CHECKING:
         TrainError,
     )
     from kdcache.losses.distillation import distillation_loss
+    from kdcache.losses.head_loss import HeadLoss
     from kdcache.losses.registry import register_divergence, register_term
     from kdcache.losses.supervision import Supervision
     from kdcache.losses.term import make_term
     from kdcache.losses.terms import LossTerms
+    from kdcache.models.head import Head
     from kdcache.models.registry import register_student
     from kdcache.store.arrow_backend import from_arrow, to_arrow
     from kdcache.store.backend import array_fields, register_backend
@@ -88,6 +91,8 @@ __all__ = [
     "CorpusError",
     "DamagedShardError",
     "Field",
+    "Head",
+    "HeadLoss",
     "Header",
     "Inputs",
     "KdcacheError",
@@ -126,10 +131,12 @@ _HOMES = {
     "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError "
     "RowError StudentError TeacherError TrainError",
     "kdcache.losses.distillation": "distillation_loss",
+    "kdcache.losses.head_loss": "HeadLoss",
     "kdcache.losses.registry": "register_divergence register_term",
     "kdcache.losses.supervision": "Supervision",
     "kdcache.losses.term": "make_term",
     "kdcache.losses.terms": "LossTerms",
+    "kdcache.models.head": "Head",
     "kdcache.models.registry": "register_student",
     "kdcache.store.arrow_backend": "from_arrow to_arrow",
     "kdcache.store.backend": "array_fields register_backend",

@@ -8,7 +8,8 @@ from pathlib import Path
 import kdcache
 
 PUBLIC = """
-    Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field Header
+    Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field Head
+    HeadLoss Header
     Inputs KdcacheError Loader LossTerms Manifest RecordSpec RowError StudentConfig StudentError StudentWithLoss
     Supervision TeacherError TeacherPin TeacherTargets TokenizerPin TrainError array_fields compress
     distillation_loss evaluate_model from_arrow make_student make_term open_cache register_backend
