@@ -108,3 +108,14 @@ def test_a_head_that_is_no_plain_linear_layer_is_left_alone() -> None:
     head = Head.of(model)
     assert (head.layer, head.fuses) == (None, False)
     assert type(model.lm_head) is Mine
+
+
+@pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification"])
+def test_a_decoders_head_reads_the_last_token_for_an_example_and_each_for_tokens(task: str) -> None:
+    """Both heads are called score; what is recorded or guessed at a position is what makes its logits."""
+    head = Head.of(of_class(task, "llama"))
+    ids, flat_P = torch.tensor([[5, 6, 7, 0], [8, 9, 4, 3]]), torch.tensor([1, 6])
+    states = torch.arange(8.0).reshape(2, 4, 1)
+    logits = torch.zeros(2, 3) if task == "SequenceClassification" else torch.zeros(2, 4, 3)
+    expected = [2.0, 7.0] if task == "SequenceClassification" else [1.0, 6.0]
+    assert head.at_positions(states, logits, ids, flat_P).flatten().tolist() == expected
