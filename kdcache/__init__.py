@@ -75,8 +75,9 @@ if TYPE_CHECKING:
     from kdcache.students.settings import StudentConfig
     from kdcache.targets.compress import compress
     from kdcache.targets.fields import Field
+    from kdcache.targets.kind import RecordKind
     from kdcache.targets.record import TeacherTargets
-    from kdcache.targets.spec import RecordSpec
+    from kdcache.targets.registry import register_record
     from kdcache.tasks.registry import register_task
 
 __version__ = "0.1.0"
@@ -99,7 +100,7 @@ __all__ = [
     "Loader",
     "LossTerms",
     "Manifest",
-    "RecordSpec",
+    "RecordKind",
     "RowError",
     "StudentConfig",
     "StudentError",
@@ -120,6 +121,7 @@ __all__ = [
     "open_cache",
     "register_backend",
     "register_divergence",
+    "register_record",
     "register_student",
     "register_task",
     "register_term",
@@ -152,8 +154,9 @@ _HOMES = {
     "kdcache.students.settings": "StudentConfig",
     "kdcache.targets.compress": "compress",
     "kdcache.targets.fields": "Field",
+    "kdcache.targets.kind": "RecordKind",
     "kdcache.targets.record": "TeacherTargets",
-    "kdcache.targets.spec": "RecordSpec",
+    "kdcache.targets.registry": "register_record",
     "kdcache.tasks.registry": "register_task",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

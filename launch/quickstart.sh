@@ -20,7 +20,7 @@ echo "== 2. Text: docstrings of the standard library, training and held-out from
 echo "== 3. The teacher runs once; its logits become a cache"
 kdcache dump-logits configs/quickstart/dump.yaml
 kdcache dump-logits configs/quickstart/dump.yaml \
-    -o output=$here/heldout -o corpus.paths=$here/corpus/heldout.jsonl -o record.exact_top_k=256 -o record.samples=0
+    -o output=$here/heldout -o corpus.paths=$here/corpus/heldout.jsonl -o record.kind=top_k -o record.k=256
 kdcache verify $here/cache
 kdcache inspect $here/cache
 

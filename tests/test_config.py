@@ -177,7 +177,7 @@ def test_anchors_and_merged_keys_still_work(tmp_path: Path) -> None:
         (DumpConfig, DUMP, "corpus.unit_rows=-1", "corpus.unit_rows: got -1: input should be greater than 0", "-int"),
         (DumpConfig, DUMP, "record.exact_top_k=some", "record.exact_top_k: got 'some'", "constrained"),
         (DumpConfig, DUMP, "task.name=summary", "task: got name summary; expected one of causal_lm", "tagged-union"),
-        (DumpConfig, DUMP, "record.features=[1]", "record.features: got", "literal["),
+        (DumpConfig, DUMP, "record={kind: features, at: [1]}", "record.at: got", "literal["),
         (TrainConfig, TRAIN, "deepspeed=[1]", "deepspeed: got [1]: input should be a valid string, or input", "dict["),
         (TrainConfig, TRAIN, "optimizer.betas=[1]", "optimizer.betas.1 is missing", "tuple"),
         (DumpConfig, DUMP, "task.date=soon", "task.date: got soon, expected a day such as 2025-01-31", "value error"),
@@ -216,7 +216,7 @@ def test_home_and_variables_are_expanded_in_every_path(tmp_path: Path, monkeypat
 ROUND_TRIPS: list[tuple[type[Config], dict[str, Any]]] = [
     *((DumpConfig, {"corpus": {"paths": "x", "format": format}}) for format in ("jsonl", "csv", "conll", "text")),
     *((DumpConfig, {"task": {"name": name}}) for name in ("sequence_classification", "token_classification")),
-    (DumpConfig, {"record": {"samples": 0, "factor": {"rank": 8}}}),
+    (DumpConfig, {"record": {"kind": "factored", "rank": 8}}),
     (TrainConfig, {}),
     (TrainConfig, {"terms": [{"name": "cross_entropy"}, {"name": "entropy"}, {"name": "bottleneck"}]}),
 ]

@@ -11,7 +11,7 @@ resume        what of a begun cache still stands
 units         a unit's rows to its examples, bad rows left out
 trial         how the teacher is fed, so that no record depends on the neighbours
 lazy_teacher  the teacher, loaded when it is first needed
-calibrate     the basis of a factor, from the first positions of the corpus
+calibrate     the basis of calibrated records, from the first positions of the corpus
 records       a unit's examples to the arrays of its shard
 background    write shards while the teacher works on
 check         every row looked at before a teacher is loaded

@@ -1,4 +1,4 @@
-"""The basis of a dump's factor: the principal directions of the teacher's logits on the first positions of the corpus.
+"""The basis of a dump's calibrated records: the principal directions of logits on the first positions of the corpus.
 
 Units are read in order from the first until there are enough positions, whatever the rank and the world size. Only the
 teacher's body runs: the time of so many tokens of the dump, and 16 bytes a position and number of hidden width.
@@ -19,21 +19,21 @@ from kdcache.errors import CorpusError
 from kdcache.progress import say
 from kdcache.store.manifest import CalibrationPin
 from kdcache.targets.basis import Basis
-from kdcache.targets.calibration import make_basis
+from kdcache.targets.kind import RecordKind
 from kdcache.tasks import Example, Reader
 
 __all__ = ["calibrate"]
 
 
-def calibrate(config: DumpConfig, corpus: Corpus, reader: Reader, teacher: Teacher) -> tuple[Basis, CalibrationPin]:
-    """The basis and what it was made of.
+def calibrate(
+    config: DumpConfig, kind: RecordKind, corpus: Corpus, reader: Reader, teacher: Teacher
+) -> tuple[Basis, CalibrationPin]:
+    """The basis of a calibrated kind of record, and what it was made of.
 
     Raises TeacherError for a teacher without an output layer of its own, ConfigError for too high a rank."""
-    factor = config.record.factor
-    assert factor is not None
     layer = teacher.output_layer()
-    wanted, parts, count = factor.positions_for(layer.hidden), [], 0
-    say(f"calibrating the factor on {wanted:,} positions")
+    wanted, parts, count = kind.positions_for(layer.hidden), [], 0
+    say(f"calibrating the record on {wanted:,} positions")
     units, made_under = 0, dict[str, str]()
     for unit, batch, settings in _batches(config, corpus, reader):
         units, made_under = unit + 1, made_under | settings
@@ -45,9 +45,9 @@ def calibrate(config: DumpConfig, corpus: Corpus, reader: Reader, teacher: Teach
         if count == wanted:
             break
     if count < 2:
-        raise CorpusError(f"the corpus gives {count} supervised positions, expected at least 2 to calibrate a factor")
+        raise CorpusError(f"the corpus gives {count} supervised positions, expected at least 2 to calibrate a record")
     pin = calibration_pin(corpus, units, whole=count < wanted, made_under=made_under)
-    return make_basis(layer, torch.cat(parts), factor.rank, teacher.num_classes), pin
+    return kind.make_basis(layer, torch.cat(parts), teacher.num_classes), pin
 
 
 def _batches(config: DumpConfig, corpus: Corpus, reader: Reader) -> Iterator[tuple[int, list[Example], dict[str, str]]]:

@@ -56,7 +56,7 @@ def load_classifier(
     classifier = Classifier(model, device, num_classes, features)
     if features is not None and not classifier.head.shows_states:
         raise TeacherError(
-            f"got record.features: {features} and a teacher, {type(model).__name__}, with neither a body (its "
+            f"got a record of features at {features} and a teacher, {type(model).__name__}, with neither a body (its "
             f"base_model_prefix) nor a head called {' or '.join(HEADS)}, expected one of them"
         )
     try:

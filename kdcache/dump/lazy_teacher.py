@@ -13,6 +13,7 @@ from kdcache.dump.teacher import load_teacher, own_devices
 from kdcache.dump.trial import begun_feeding, pins_of, try_teacher
 from kdcache.launcher import World
 from kdcache.progress import say
+from kdcache.targets.records import features_at
 from kdcache.tasks.tokenizer import padding_id, vocabulary_size
 
 __all__ = ["LazyTeacher", "devices_of"]
@@ -50,7 +51,7 @@ class LazyTeacher:
     @cached_property
     def _model(self) -> AnyTeacher | None:
         material, config = self.material, self.material.config
-        teacher, features = config.teacher, config.record.features
+        teacher, features = config.teacher, features_at(config.record)
         if teacher == "none":
             return None
         where = ", ".join(map(str, self.devices))

@@ -15,9 +15,9 @@ from kdcache.corpus import Corpus
 from kdcache.dump.settings import DumpConfig, TeacherConfig
 from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.models.inputs import max_length
+from kdcache.store.builder import library_versions
 from kdcache.store.manifest import Header, TeacherPin, TokenizerPin
 from kdcache.store.schema import task_fields
-from kdcache.store.writer import library_versions
 from kdcache.tasks import Task, task_of
 from kdcache.tasks.labels import Labels
 
@@ -49,14 +49,14 @@ def build_header(
     compute: the resolved device kind, means of compression, threads and batch shape of this run.
     """
     task = task_of(config.task)
-    record = config.record if teacher else None
+    records = config.record if teacher else ()
     num_classes = task.num_classes(tokenizer.vocab_size, labels)
     return Header(
         backend=config.backend,
         task=config.task.model_dump(mode="json", exclude={"labels", *task.remedies}, exclude_none=True),
-        record=record,
+        records=records,
         num_classes=num_classes,
-        fields=task_fields(task, tokenizer.vocab_size, num_classes, record, features=features, types=types),
+        fields=task_fields(task, tokenizer.vocab_size, num_classes, records, features=features, types=types),
         id2label=None if labels is None else dict(enumerate(labels.names)),
         tokenizer=tokenizer,
         teacher=teacher,

@@ -13,6 +13,7 @@ from kdcache.errors import ConfigError, CorpusError
 from kdcache.progress import say
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
+from kdcache.targets.records import features_at
 from kdcache.tasks import Reader, task_of
 from kdcache.tasks.characters import CHARACTERS
 from kdcache.tasks.label_map import LabelMap
@@ -85,12 +86,13 @@ def _say_what_the_map_did(mapped: LabelMap) -> None:
 
 def features_width(config: DumpConfig, folder: str | None) -> int | None:
     """Of the teacher's hidden states, where the record keeps them. Raises ConfigError where its config is silent."""
-    if config.record.features is None or config.teacher == "none" or folder is None:
+    at = features_at(config.record)
+    if at is None or config.teacher == "none" or folder is None:
         return None
     width = getattr(read_model_config(config.teacher, folder).get_text_config(), "hidden_size", None)
     if not isinstance(width, int):
         raise ConfigError(
-            f"got record.features: {config.record.features} and a teacher whose config has no hidden_size, expected "
+            f"got a record of features at {at} and a teacher whose config has no hidden_size, expected "
             "the width of its features there"
         )
     return width

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kdcache.dump.classifier import AnyTeacher
 from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
+from kdcache.store.checked import checked_example
 from kdcache.store.manifest import Header
 from kdcache.store.schema import task_fields
-from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit, record_arrays
+from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.never import usable_rows
+from kdcache.targets.recorder import Recorder
+from kdcache.targets.records import features_at
+from kdcache.targets.teacher_rows import TeacherRows
 from kdcache.tasks import Example, task_of
 
 __all__ = ["longest_first", "unit_arrays"]
@@ -37,7 +40,7 @@ def unit_arrays(
     advance: Callable[[int], None],
     own: Sequence[Example] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a unit's shard. teacher: None for a label-only cache. encoder: of records with a factor.
+    """The arrays of a unit's shard. teacher: None for a label-only cache. encoder: of calibrated records.
 
     advance: told of tokens that are done. own: the same positions in the teacher's tokens, where they are others; then
     its records, dense ones, go to the positions in order. Raises TeacherError, naming the example, for logits that are
@@ -50,13 +53,16 @@ def unit_arrays(
     for batch in batches:
         chosen = [examples[i] for i in batch]
         for e in chosen:
-            unit.add_arrays(
-                tokens=e.tokens,
-                positions=e.positions,
-                labels=e.labels,
-                documents=e.documents,
-                types=e.types,
-                continues=e.continues,
+            unit.add_example(
+                checked_example(
+                    header,
+                    e.tokens,
+                    positions=e.positions,
+                    labels=e.labels,
+                    documents=e.documents,
+                    types=e.types,
+                    continues=e.continues,
+                )
             )
         if teacher is not None:
             for record in _records(header, teacher, encoder, chosen, batch + index * EXAMPLES_PER_UNIT):
@@ -64,7 +70,7 @@ def unit_arrays(
         advance(sum(len(e.tokens) for e in chosen))
     if not batches:
         return unit.arrays()
-    shard = Batch(header.fields, unit.arrays(), header.record, header.num_classes)
+    shard = Batch(header.fields, unit.arrays(), header.records, header.num_classes)
     return shard.take(np.argsort(np.concatenate(batches))).arrays
 
 
@@ -85,10 +91,9 @@ def _attached(
         task_of(header.task),
         header.tokenizer.vocab_size if header.tokenizer else 1,
         header.num_classes,
-        None,
         types=any(field.name == "token_types" for field in header.fields),
     )
-    bare = header.model_copy(update={"fields": plain, "record": None})
+    bare = header.model_copy(update={"fields": plain, "records": ()})
     rows = unit_arrays(bare, index, examples, None, batch_examples=batch_examples, advance=lambda tokens: None)
     return records | rows
 
@@ -107,25 +112,17 @@ def _records(
     numbers: np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The records of these examples' positions, block by block. numbers: the examples' numbers in the cache."""
-    assert header.record is not None
+    recorder, features = Recorder(header.records, encoder), features_at(header.records)
     positions = [e.positions for e in examples]
     labels_P = np.concatenate([e.labels for e in examples])
     numbers_P = np.repeat(numbers, [len(p) for p in positions])
     keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
     for part, logits_PV, hidden_PD in _blocks(teacher, examples):
-        coefficients_PR = None
-        if encoder is not None:
-            assert hidden_PD is not None
-            encoder.check_never(logits_PV)
-            coefficients_PR = encoder.coefficients(hidden_PD)
+        rows = TeacherRows(logits_PV, labels_P[part], keys_P3[part], hidden_PD, None if features is None else hidden_PD)
         try:
-            record = record_arrays(logits_PV, labels_P[part], header.record, keys_P3[part], coefficients_PR)
+            yield recorder.arrays(rows)
         except TeacherError as error:
             raise _named(error, logits_PV, keys_P3[part]) from None
-        if header.record.features is not None:
-            assert hidden_PD is not None
-            record["features"] = float16(hidden_PD)
-        yield record
 
 
 def _blocks(teacher: AnyTeacher, examples: Sequence[Example]) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
@@ -135,12 +132,6 @@ def _blocks(teacher: AnyTeacher, examples: Sequence[Example]) -> Iterator[tuple[
         for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P):
             yield slice(done + part.start, done + part.stop), logits_PV, hidden_PD
         done += len(flat_P)
-
-
-def float16(hidden_PD: Tensor) -> np.ndarray:
-    """Hidden states as they are stored; beyond its largest number, that."""
-    largest = torch.finfo(torch.float16).max
-    return hidden_PD.float().clamp(-largest, largest).half().cpu().numpy()
 
 
 def _named(error: TeacherError, logits_PV: Tensor, keys_P3: np.ndarray) -> TeacherError:

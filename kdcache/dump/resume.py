@@ -57,7 +57,7 @@ def basis_fault(pin: BasisPin, corpus: Corpus, settings: dict[str, str]) -> str 
     made = pin.calibration
     if made is None:
         return None
-    rows = f"the first {min(made.units * corpus.unit_rows, corpus.num_rows):,} rows, on which its factor was calibrated"
+    rows = f"the first {min(made.units * corpus.unit_rows, corpus.num_rows):,} rows, on which its record was calibrated"
     sources = {
         _source(corpus, min(made.units, corpus.num_units), whole) for whole in (False, made.units == corpus.num_units)
     }

@@ -29,6 +29,7 @@ from kdcache.dump.units import check_share, no_position, remedies
 from kdcache.errors import CacheError
 from kdcache.launcher import World
 from kdcache.progress import Progress, counted, say, spoken_duration
+from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.manifest import (
@@ -42,10 +43,9 @@ from kdcache.store.manifest import (
 )
 from kdcache.store.score import teacher_verdict
 from kdcache.store.tokenizer_files import pin_tokenizer
-from kdcache.store.writer import CacheWriter
 from kdcache.targets.basis import Basis
-from kdcache.targets.calibration import Encoder
-from kdcache.targets.compress import method_on
+from kdcache.targets.records import calibrated_of
+from kdcache.targets.sparse_rows import method_on
 from kdcache.tasks.tokenizer import gives_types, save_tokenizer, tokenizing_libraries
 
 __all__ = ["run_dump"]
@@ -62,15 +62,15 @@ def run_dump(config: DumpConfig, world: World) -> None:
     material = gather(config, work=work)
     root, corpus, settings = material.root, material.corpus, material.remedies
     teacher = LazyTeacher(material, devices, world)
-    writer = _begin(material, teacher, threads)
-    if writer.begun_anew:
-        say(f"the corpus gives another {writer.begun_anew} than the cache was begun with: every shard is made again")
+    builder = _begin(material, teacher, threads)
+    if builder.begun_anew:
+        say(f"the corpus gives another {builder.begun_anew} than the cache was begun with: every shard is made again")
 
-    commits, mine = writer.commits(), set(world.share(corpus.num_units))
+    commits, mine = builder.commits(), set(world.share(corpus.num_units))
     # Each rank compares its own shards, and the last one to finish all of them; a cache that seems done is read whole.
     looked_at = [c for c in commits if c.unit in mine or c.unit >= corpus.num_units]
     stand, reasons = standing(commits if root.exists("cache.json") else looked_at, corpus, settings)
-    if not reasons and len(stand) == corpus.num_units and _is_finished(root, writer, commits, corpus):
+    if not reasons and len(stand) == corpus.num_units and _is_finished(root, builder, commits, corpus):
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
         say(f"{config.output} is finished already: {counted(corpus.num_units, 'shard')}; nothing to do")
@@ -82,8 +82,8 @@ def run_dump(config: DumpConfig, world: World) -> None:
         root.delete("cache.json")
     if todo:
         skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
-        _make_shards(material, world, writer, teacher.ready(), todo, skipped)
-    _finish(material, world, writer, work)
+        _make_shards(material, world, builder, teacher.ready(), todo, skipped)
+    _finish(material, world, builder, work)
 
 
 def _use_threads(wanted: int | None) -> int:
@@ -96,18 +96,20 @@ def _use_threads(wanted: int | None) -> int:
     return threads
 
 
-def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheWriter:
+def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheBuilder:
     """A new cache, or one that was begun with the same settings. Raises CacheError where it was begun with others."""
     config, corpus = material.config, material.corpus
 
     def make_basis() -> tuple[Basis, CalibrationPin]:
         loaded = teacher.ready()
         assert isinstance(loaded, Teacher)
-        return calibrate(config, corpus, material.reader, loaded)
+        kind = calibrated_of(config.record)
+        assert kind is not None
+        return calibrate(config, kind, corpus, material.reader, loaded)
 
     with tempfile.TemporaryDirectory() as copy:
         save_tokenizer(material.tokenizer, copy)
-        return CacheWriter.from_header(
+        return CacheBuilder(
             config.output,
             _header(material, teacher, pin_tokenizer(copy, material.tokenizer), threads),
             copy,
@@ -143,10 +145,10 @@ def _header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPin, t
     return header.model_copy(update={"compute": header.compute | teacher.feeding})
 
 
-def _is_finished(root: Root, writer: CacheWriter, commits: list[CommitRecord], corpus: Corpus) -> bool:
+def _is_finished(root: Root, builder: CacheBuilder, commits: list[CommitRecord], corpus: Corpus) -> bool:
     """Whether cache.json is there and says what it would say if it were written now."""
     try:
-        return read_manifest(root) == Manifest.of(writer.header, tuple(commits), CorpusPin.model_validate(corpus.pin))
+        return read_manifest(root) == Manifest.of(builder.header, tuple(commits), CorpusPin.model_validate(corpus.pin))
     except CacheError:
         return False
 
@@ -154,15 +156,17 @@ def _is_finished(root: Root, writer: CacheWriter, commits: list[CommitRecord], c
 def _make_shards(
     material: Material,
     world: World,
-    writer: CacheWriter,
+    builder: CacheBuilder,
     teacher: AnyTeacher | None,
     todo: list[int],
     skipped: list[tuple[int, SkippedRow]],
 ) -> None:
     """skipped: bad rows that were left out of the shards that stand."""
     config, encoder = material.config, None
-    if writer.basis is not None and isinstance(teacher, Teacher):
-        encoder = Encoder(writer.basis, teacher.output_layer())
+    if builder.basis is not None and isinstance(teacher, Teacher):
+        kind = calibrated_of(builder.header.records)
+        assert kind is not None
+        encoder = kind.make_encoder(builder.basis, teacher.output_layer())
     own = len(world.share(material.corpus.num_units))
     title = f"rank {world.rank}" if world.size > 1 else "dump"
     start, tokens = time.monotonic(), 0
@@ -182,7 +186,7 @@ def _make_shards(
             if made.bad:
                 check_share(config, material.corpus, skipped)
             arrays = unit_arrays(
-                writer.header,
+                builder.header,
                 unit,
                 made.examples,
                 teacher,
@@ -192,7 +196,7 @@ def _make_shards(
                 own=made.own,
             )
             commit = partial(
-                writer.commit,
+                builder.commit,
                 source_sha256=made.source_sha256,
                 notes=made.notes,
                 skipped=made.skipped,
@@ -205,11 +209,11 @@ def _make_shards(
     say(f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)} ({rate})")
 
 
-def _finish(material: Material, world: World, writer: CacheWriter, work: Path | None) -> None:
+def _finish(material: Material, world: World, builder: CacheBuilder, work: Path | None) -> None:
     """Finalize, if no other rank still has units to make. Raises CorpusError if the files changed meanwhile."""
     config, corpus = material.config, material.corpus
     corpus.check_unchanged()
-    commits, num_units = writer.commits(), corpus.num_units
+    commits, num_units = builder.commits(), corpus.num_units
     missing = num_units - sum(commit.unit < num_units for commit in commits)
     if not missing:
         missing = num_units - len(standing(commits, corpus, material.remedies)[0])
@@ -222,8 +226,8 @@ def _finish(material: Material, world: World, writer: CacheWriter, work: Path | 
     check_share(config, corpus, [(commit.unit, row) for commit in commits for row in commit.skipped or ()])
     if sum(commit.positions for commit in commits) == 0:
         raise no_position(corpus, material.task)
-    writer.forget_beyond(num_units)
-    manifest = writer.finalize(num_units, corpus=CorpusPin.model_validate(corpus.pin), where=corpus.where)
+    builder.forget_beyond(num_units)
+    manifest = builder.finalize(num_units, corpus=CorpusPin.model_validate(corpus.pin), where=corpus.where)
     if work is not None:
         shutil.rmtree(work, ignore_errors=True)
     totals = manifest.totals

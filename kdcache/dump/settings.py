@@ -7,7 +7,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from kdcache.config.base import Config, PathText, Run
 from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
 from kdcache.store.backend import BackendName
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.records import Records
+from kdcache.targets.sampled import Sampled
 from kdcache.tasks import task_of
 from kdcache.tasks.registry import DEFAULT, TASKS, TaskConfig
 
@@ -69,8 +70,10 @@ class DumpConfig(Run):
         classification it may be the tokenizer of the students: the cache holds its tokens, while the teacher reads
         its own tokens of the same rows.
     task: what is asked of each row, and how rows become examples.
-    record: what is kept of each distribution of the teacher. By default a language model's record keeps the 8 largest
-        logits and a sample of the others, and a classification's record keeps every class.
+    record: what is kept of the teacher at each position: one kind, such as {kind: sampled}, or a list of several, such
+        as [{kind: sampled}, {kind: features}], of which at most one is the distribution. By default {kind: sampled}
+        for a language model, the 8 largest logits and a sample of the others, and {kind: dense}, every class, for a
+        classification.
     backend: how shards are written: as Zarr groups (.zarr.zip) or Arrow files (.arrow).
     compute: device, sizes of batches, threads.
     seed: of the draws of sampled records.
@@ -85,7 +88,7 @@ class DumpConfig(Run):
     teacher: TeacherConfig | Literal["none"]
     tokenizer: PathText | None = None
     task: TaskConfig = Field({}, validate_default=True)
-    record: RecordSpec = RecordSpec()
+    record: Records = (Sampled(),)
     backend: BackendName = "zarr"
     compute: ComputeConfig = ComputeConfig()
     seed: NonNegativeInt = 0
@@ -99,9 +102,8 @@ class DumpConfig(Run):
         if not isinstance(data, dict) or not isinstance(task := data.get("task"), dict):
             return data
         name, record = task.get("name", DEFAULT), data.get("record")
-        defaults = TASKS[name].record_defaults if name in TASKS else {}
-        if defaults and isinstance(record, dict | None) and "exact_top_k" not in (record or {}):
-            data = {**data, "record": {**defaults, **(record or {})}}
+        if name in TASKS and isinstance(record, dict | None) and "kind" not in (record or {}):
+            data = {**data, "record": {**TASKS[name].record_defaults, **(record or {})}}
         return data
 
     @model_validator(mode="after")
@@ -125,8 +127,7 @@ class DumpConfig(Run):
     @model_validator(mode="after")
     def _record_fits_the_task(self) -> Self:
         task = task_of(self.task)
-        if self.record.features == "pooled" and not task.one_position:
-            raise ValueError(f"got record.features pooled for {task.name}, expected positions")
-        if task.every_class and not self.record.dense:
-            raise ValueError(f"got record.exact_top_k {self.record.exact_top_k} for {task.name}, expected all")
+        for kind in self.record:
+            if fault := kind.misfit(few_classes=task.every_class, whole_examples=task.one_position):
+                raise ValueError(f"{fault}, for {task.name}")
         return self

@@ -70,8 +70,8 @@ def load_teacher(
     teacher = Teacher(model, device, num_classes, compute.block_positions, feeding=feeding)
     if features and not teacher.gives_hidden_states:
         raise TeacherError(
-            f"got record.features and a teacher, {type(model).__name__}, whose head cannot be run apart from its body, "
-            "expected one whose hidden states can be told: drop record.features"
+            f"got a record of features and a teacher, {type(model).__name__}, whose head cannot be run apart from its "
+            "body, expected one whose hidden states can be told: drop that record"
         )
     return teacher
 
@@ -181,7 +181,7 @@ class Teacher:
         if layer is None:
             raise TeacherError(
                 f"the logits of {type(self.model).__name__} are not its output layer's of its hidden states, expected "
-                "cap(scale · (W h + b)): its records cannot have a factor; drop record.factor"
+                "cap(scale · (W h + b)): its records cannot be factored; use another record.kind"
             )
         return layer
 

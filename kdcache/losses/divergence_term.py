@@ -52,7 +52,7 @@ class DivergenceTerm(ComparedTerm):
         return self.softmax_temperature
 
     def uses_sample(self, targets: "TeacherTargets") -> bool:
-        return targets.tail == "sampled" and self.kind.weighable
+        return targets.draws and self.kind.weighable
 
     def form(self, targets: "TeacherTargets | None") -> "Form":
         from kdcache.losses.reference import form_of

@@ -47,8 +47,8 @@ def student_entropy(logits_PV: Tensor, temperature: float, scratch_PV: Tensor) -
 
 
 def teacher_entropy(targets: TeacherTargets, temperature: float, rows: int) -> Tensor:
-    """targets.entropy(T), [P]; of a dense record so many rows at a time, for it takes several times their memory."""
-    if not targets.dense:
+    """targets.entropy(T), [P]; of wide records so many rows at a time, for it takes several times their memory."""
+    if not targets.wide:
         return targets.entropy(temperature)
     blocks = range(0, max(targets.num_positions, 1), rows)
     return torch.cat([targets[start : start + rows].entropy(temperature) for start in blocks])

@@ -15,7 +15,7 @@ P positions, V columns, D hidden width.
 """
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
@@ -24,7 +24,6 @@ from torch import Tensor
 from kdcache.errors import ConfigError
 from kdcache.losses.distillation import distillation_loss
 from kdcache.losses.fused import head_logits
-from kdcache.losses.reference import knows_top, teacher_top
 from kdcache.losses.supervision import Supervision
 from kdcache.targets.fields import NO_LABEL
 from kdcache.targets.never import LOG_NEVER
@@ -108,10 +107,10 @@ def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) ->
     unknown_P = torch.full_like(logits_PV[:, 0], torch.nan)
     kl_P = agreement_P = ranked_P = unknown_P
     if targets is not None:
-        whole = replace(targets, tail="ghost") if targets.tail == "renormalise" else targets
+        whole = targets.with_exact_tail()
         kl_P = distillation_loss(logits_PV, whole, temperature=temperature, temperature_squared=False, reduction="none")
-        ranked_P = knows_top(targets)
-        agreement_P = ranked_P & (top_P == teacher_top(targets))
+        ranked_P = targets.knows_top_P
+        agreement_P = ranked_P & (top_P == targets.top_P)
     measures = (
         torch.ones_like(unknown_P),
         labels_P >= 0,
@@ -126,9 +125,8 @@ def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) ->
 
 
 def _teacher_label_nll(supervision: Supervision, unknown_P: Tensor) -> Tensor:
-    targets, label_logits_P = supervision.targets, supervision.label_logits_P
-    if targets is not None and targets.dense:
-        label_logits_P = targets.logits_PE.gather(1, supervision.labels_P.clamp(min=0)[:, None])[:, 0]
+    targets = supervision.targets
+    label_logits_P = None if targets is None else targets.label_logits(supervision.labels_P)
     if targets is None or label_logits_P is None:
         return unknown_P
     try:

@@ -63,10 +63,10 @@ class OutputTerm(Term):
         """
         if self.against == "teacher":
             targets = supervision.targets
-            if targets is None or not targets.dense:
+            if targets is None or not targets.is_exact:
                 raise ConfigError(
                     f"got {self.spoken} term against the teacher on sparse records, expected ones that hold every "
-                    "output: dump with record.exact_top_k=all"
+                    "output: dump with record.kind dense"
                 )
             return targets.logits_PE.to(dtype)
         labels = supervision.labels_P

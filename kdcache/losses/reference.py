@@ -31,7 +31,7 @@ from kdcache.losses.supervision import Supervision
 from kdcache.targets.record import Estimator, TeacherTargets
 from kdcache.targets.whole import dot
 
-__all__ = ["WIDE", "Form", "Pair", "Reference", "form_of", "knows_top", "teacher_top"]
+__all__ = ["WIDE", "Form", "Pair", "Reference", "form_of"]
 
 Form = Literal["dense", "expected", "coarse", "normalised", "horvitz_thompson", "one_hot", "labels", "entropy"]
 WIDE = ("dense", "expected")
@@ -66,12 +66,12 @@ class Reference:
             ones_P1 = p_PV.new_ones(len(p_PV), 1, dtype=dtype)
             return cls(None, None, ones_P1 - 1, ones_P1, negative_entropy_P.to(dtype), mixture_PV=p_PV.to(dtype))
         if form == "one_hot":
-            return cls.one_hot(teacher_top(targets), dtype)
+            return cls.one_hot(targets.top_P, dtype)
         if form == "coarse":
             return cls._coarse(targets, temperature, dtype)
         padding_PE = targets.inclusion_PE == 0
         p_PE = targets.weights(temperature, cast(Estimator, form)).to(dtype)
-        whole = targets.tail != "renormalise"
+        whole = targets.weights_are_whole
         negative_entropy_P = -targets.entropy(temperature).to(dtype) if whole else torch.xlogy(p_PE, p_PE).sum(-1)
         log_p_PE = p_PE.clamp(min=torch.finfo(dtype).tiny).log()
         return cls(_ids(targets, padding_PE), padding_PE, log_p_PE, p_PE, negative_entropy_P)
@@ -80,7 +80,7 @@ class Reference:
     def of_supervision(
         cls, supervision: Supervision, temperature: float, form: Form, dtype: torch.dtype, rows: int
     ) -> "Reference":
-        """rows: of a dense record, that an entropy is made of at one time."""
+        """rows: of wide records, that an entropy is made of at one time."""
         if form == "labels":
             return cls.one_hot(supervision.labels_P, dtype)
         assert supervision.targets is not None
@@ -178,44 +178,32 @@ def form_of(targets: TeacherTargets, divergence: Divergence, estimator: Estimato
     """How a divergence compares with these records at T, None for the one-hot limit.
 
     Raises ConfigError where it cannot.
-    A record with a sample and a factored tail uses the sample where it is the better of the two: T ≤ 1.
+    The records say whether their weights serve best at T, whether they know every class, and whether all but their
+    certain entries can be one class.
     """
     if temperature is None:
-        if targets.tail == "sampled" and not knows_top(targets).all():
+        if not targets.knows_top():
             raise ConfigError(
                 "got temperature 1 of temperature_schedule article on records that may lack the teacher's likeliest "
                 "class, expected it in each: dump with record.exact_top_k of 1 or more"
             )
         return "one_hot"
-    sample = divergence.weighable and targets.tail == "sampled" and temperature <= 1
-    if targets.dense or (targets.factored and not sample):
-        return "expected" if divergence.weighable else "dense"
-    if divergence.weighable and targets.tail != "ghost":
+    if divergence.weighable and targets.weighs(temperature):
         return estimator
+    if targets.knows_every_class:
+        return "expected" if divergence.weighable else "dense"
     if divergence.cannot_merge is not None:
         raise ConfigError(
             f"got kind {divergence.kind} with {divergence.cannot_merge} on sparse records, expected one "
             "whose meaning stays when classes are merged: take other parameters or another kind, or dump with "
-            "record.factor or record.exact_top_k=all"
+            "record.kind factored or dense"
         )
-    # Only a sample can lack certain entries; asking the others would make a GPU wait.
-    if targets.tail not in ("ghost", "renormalise") and (targets.num_certain_P == 0).any():
+    if not targets.has_certain():
         raise ConfigError(
             f"got kind {divergence.kind} on records without a certain entry, expected at least one in each: all their "
             "classes would be one; use forward_kl, or dump with record.exact_top_k of 1 or more"
         )
     return "coarse"
-
-
-def teacher_top(targets: TeacherTargets) -> Tensor:
-    """The class the teacher finds likeliest of the entries, int64 [P]; of equal ones the first entry."""
-    largest_P1 = targets.relative_PE.masked_fill(targets.inclusion_PE == 0, -torch.inf).argmax(-1, keepdim=True)
-    return targets.ids_PE.gather(1, largest_P1)[:, 0]
-
-
-def knows_top(targets: TeacherTargets) -> Tensor:
-    """Whether the likeliest class of all is sure to be an entry, bool [P]: it is the first certain one, if any."""
-    return targets.num_certain_P > 0
 
 
 def _ids(targets: TeacherTargets, padding_PE: Tensor) -> Tensor:

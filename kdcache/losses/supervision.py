@@ -19,13 +19,11 @@ class Supervision:
     """labels_P: int64, NO_LABEL where there is none. targets: the teacher's records; None in a label-only cache.
 
     A position without a label has cross-entropy 0 and gradient 0, and counts like any other in what a loss is divided
-    by. label_logits_P: the teacher's raw logit of each label, for the teacher's own loss; None where it is not known.
-    features_PH: float, the teacher's hidden features; None where the cache holds none.
+    by. features_PH: float, the teacher's hidden features; None where the cache holds none.
     """
 
     labels_P: Tensor
     targets: TeacherTargets | None = None
-    label_logits_P: Tensor | None = None
     features_PH: Tensor | None = None
 
     @property
@@ -45,6 +43,5 @@ class Supervision:
         return Supervision(
             function(self.labels_P),
             targets,
-            None if self.label_logits_P is None else function(self.label_logits_P),
             None if self.features_PH is None else function(self.features_PH),
         )

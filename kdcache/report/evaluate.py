@@ -94,7 +94,7 @@ def _check_teacher(folder: str, held_out: Cache) -> None:
     from kdcache.dump.pins import weights_digest
 
     header = held_out.manifest.header
-    if header.record is None:
+    if header.distribution is None:
         raise ConfigError(
             f"got a teacher to time and {held_out.root.url}, which holds labels only; expected records of it"
         )
@@ -220,7 +220,7 @@ def _teacher_row(held_out: Cache, label_nll: float | None) -> Row | None:
     from kdcache.students.scoring import teacher_predictions
 
     header = held_out.manifest.header
-    if header.record is None:
+    if header.distribution is None:
         return None
     figures = _task(held_out).teacher_figures(label_nll, lambda: teacher_predictions(held_out), header.class_names)
     if figures is None:

@@ -33,7 +33,8 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
         "corpus": manifest.corpus.model_dump() if manifest.corpus else None,
         "num_classes": header.num_classes,
         "labels": header.class_names or None,
-        "record": header.record.model_dump(mode="json") if header.record else None,
+        "records": [kind.model_dump(mode="json") for kind in header.records],
+        "record_words": [kind.words for kind in header.records],
         "totals": totals.model_dump(exclude={"score"}),
         "score": None if verdict is None else {**verdict.figures, "line": verdict.line, "warnings": verdict.warnings},
         "entries_per_position": totals.entries / max(totals.positions, 1),
@@ -49,7 +50,7 @@ def _worth(path: str, temperatures: Sequence[float]) -> list[dict[str, Any]]:
     from kdcache.targets.noise import worth_at
 
     cache = open_cache(path)
-    if cache.manifest.header.record is None:
+    if cache.manifest.header.distribution is None:
         raise CacheError(f"{path} holds labels and no teacher, expected records for --temperature")
     shards = (cache.read_shard(shard) for shard in range(len(cache.shard_examples)))
     batch = next((batch for batch in shards if batch.num_positions), None)
@@ -61,12 +62,12 @@ def _worth(path: str, temperatures: Sequence[float]) -> list[dict[str, Any]]:
 
 def render(facts: dict[str, Any]) -> str:
     """The facts as lines for a person."""
-    totals, teacher, record = facts["totals"], facts["teacher"], facts["record"]
+    totals, teacher, records = facts["totals"], facts["teacher"], facts["record_words"]
     rows = [
         ("cache", f"{facts['path']} ({facts['backend']}, format {facts['format_version']}, {facts['digest'][:12]})"),
         ("task", _settings(facts["task"])),
-        ("teacher", _teacher(teacher) if teacher else "not named" if record else "none: labels only"),
-        ("record", _record(record) if record else "none"),
+        ("teacher", _teacher(teacher) if teacher else "not named" if records else "none: labels only"),
+        *(("record", words) for words in records or ["none"]),
         ("classes", ", ".join(facts["labels"]) if facts["labels"] else f"{facts['num_classes']:,}"),
         ("examples", f"{totals['examples']:,} in {counted(totals['shards'], 'shard')}"),
         ("tokens", f"{totals['tokens']:,}"),
@@ -76,8 +77,8 @@ def render(facts: dict[str, Any]) -> str:
             f"{totals['bytes'] / 1e6:,.2f} MB, {facts['bytes_per_position']:.1f} bytes per position, tokens included",
         ),
     ]
-    if record and record["exact_top_k"] != "all":
-        rows.append(("entries", f"{facts['entries_per_position']:.1f} a position"))
+    if totals["entries"]:
+        rows.append(("entries", f"{facts['entries_per_position']:.1f} per position"))
     if facts["corpus"]:
         corpus = facts["corpus"]
         counts = f"{counted(corpus['rows'], 'row')} in {counted(corpus['files'], 'file')}"
@@ -98,14 +99,6 @@ def render(facts: dict[str, Any]) -> str:
             for worth in facts["temperatures"]
         ]
     return "\n".join(lines)
-
-
-def _record(record: dict[str, Any]) -> str:
-    """Its settings; of a dense one those that mean something."""
-    if record["exact_top_k"] != "all":
-        return _settings(record)
-    exact = "exact" if record["logit_dtype"] == "float32" else f"rounded to {record['logit_dtype']}"
-    return f"dense, every class {exact}: " + _settings({key: record.get(key) for key in ("logit_dtype", "features")})
 
 
 def _number(value: float | None) -> str:

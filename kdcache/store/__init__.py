@@ -2,12 +2,14 @@
 
 cache      open_cache, Cache: reading
 batch      Batch: some examples in memory
-writer     CacheWriter: units, commits, finalize
-unit       the examples and records of one shard, checked
+builder    CacheBuilder: begin, resume, commit units, finalize
+writer     CacheWriter: examples one after the other, on top of it
+checked    what a caller gives as an example -> Example, checked
+unit       the examples and records of one shard
 manifest   header, commit records, cache.json
 schema     which arrays a task's shards hold
 shard      one shard file and its commit record
-basis_file the basis of a factor, one file of the cache
+basis_file the basis of calibrated records, one file of the cache
 backend    flat arrays <-> one file: zarr_backend, arrow_backend
 files      a cache's folder, local or remote; local_copies: shards of remote caches
 convert    from one backend to the other

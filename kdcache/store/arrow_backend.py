@@ -1,6 +1,6 @@
 """Arrow shards: an IPC file (Feather v2) with one row per example, zstd buffers.
 
-A field of level example is a plain column (of level class, too: the basis of a factor is a file with a row for each);
+A field of level example is a plain column (of level class, too: a basis is a file with a row for each);
 of level token, document or position a list; of level entry a list of lists; a trailing shape is a fixed-size list.
 Counts are the lists' offsets, so they have no column. float16 is written as float32, exactly, because DuckDB refuses a
 whole file with a float16 column in it.

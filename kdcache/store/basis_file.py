@@ -13,7 +13,8 @@ from kdcache.errors import CacheError, one_line
 from kdcache.store.backend import backend, check_arrays
 from kdcache.store.files import Root
 from kdcache.store.manifest import BasisPin, CalibrationPin, Header
-from kdcache.targets.fields import Field, with_coefficients
+from kdcache.targets.fields import Field
+from kdcache.targets.records import record_fields
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
@@ -24,7 +25,7 @@ PREFIX = "basis-"
 
 
 def write_basis(root: Root, settings: Header, basis: "Basis", calibration: CalibrationPin | None) -> Header:
-    """Write the file, and add its pin and the field of the coefficients to a header without them."""
+    """Write the file, and add its pin, and the fields that depend on it, to a header without them."""
     arrays = {"mean": basis.mean_V.numpy(), "basis": basis.basis_VR.numpy()}
     data = backend(settings.backend).encode(_fields(basis.rank), arrays)
     digest = sha256(data).hexdigest()
@@ -33,7 +34,11 @@ def write_basis(root: Root, settings: Header, basis: "Basis", calibration: Calib
     pin = BasisPin(
         file=file, rank=basis.rank, soft_cap=basis.soft_cap, bytes=len(data), sha256=digest, calibration=calibration
     )
-    fields = tuple(with_coefficients(settings.fields, basis.rank))
+    plain = {field.name: field for field in settings.fields}
+    width = next((field.shape[0] for field in settings.fields if field.name == "features"), None)
+    of_records = record_fields(settings.records, settings.num_classes, width=width, rank=basis.rank)
+    own = {field.name for field in of_records}
+    fields = (*(field for name, field in plain.items() if name not in own), *of_records)
     return settings.model_copy(update={"basis": pin, "fields": fields})
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from kdcache.errors import CacheError
 from kdcache.store.backend import array_fields
 from kdcache.targets.fields import COUNTS, Field, Level, levels_of
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.records import distribution_of
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
@@ -33,13 +34,14 @@ class Batch:
     """B examples of a cache.
 
     fields: what the arrays are. arrays: {field.name: flat array} and the counts arrays of `levels_of(fields)`; they
-    may be read-only, and shared with other batches. record, num_classes: what the records mean. load_basis: gives the
-    basis of their factor, the same one for every batch of a cache; None where there is none.
+    may be read-only, and shared with other batches. records, num_classes: what they mean of the teacher.
+    load_basis: gives the basis of calibrated records, the same one for every batch of a cache; None where there is
+    none.
     """
 
     fields: tuple[Field, ...]
     arrays: dict[str, np.ndarray]
-    record: RecordSpec | None
+    records: tuple[RecordKind, ...]
     num_classes: int
     load_basis: "Callable[[], Basis] | None" = None
 
@@ -94,27 +96,19 @@ class Batch:
         next_P = np.repeat(starts_B, self.arrays["position_counts"]) + self.arrays["positions"] + 1
         return self.arrays["tokens"][next_P].astype(np.int64)
 
-    @cached_property
-    def label_logits(self) -> np.ndarray | None:
-        """The teacher's raw logit of each label, float32 [P]; None where it is not stored: a dense record has all.
-
-        The teacher's own loss at T = 1 is `targets().log_partition(1.0) - label_logits`. Error at most 2⁻¹² of the
-        logit's distance from the row's maximum.
-        """
-        if "label_logits" not in self.arrays:
-            return None
-        return self.arrays["maximum"] + self.arrays["label_logits"].astype(np.float32)
-
     def targets(self) -> "TeacherTargets":
-        """The records as torch tensors on the CPU. Raises CacheError for a label-only cache."""
-        if self.record is None:
+        """The teacher's distributions as torch tensors on the CPU. Raises CacheError for a cache without any."""
+        kind = self.distribution
+        if kind is None:
             raise CacheError(
                 "this cache holds labels only, no teacher records: use cross_entropy terms, or dump with a teacher"
             )
-        from kdcache.targets.codec import decode
+        return kind.decode(self.arrays, self.num_classes, None if self.load_basis is None else self.load_basis())
 
-        basis = None if self.load_basis is None else self.load_basis()
-        return decode(self.arrays, self.record, self.num_classes, basis)
+    @property
+    def distribution(self) -> RecordKind | None:
+        """The record that `targets` decodes; None where there is none."""
+        return distribution_of(self.records)
 
     def slice(self, start: int, stop: int) -> "Batch":
         """Examples start to stop, as views."""
@@ -145,7 +139,7 @@ class Batch:
         return self.arrays[name][bounds[i] : bounds[i + 1]].astype(np.int64)
 
     def _with(self, arrays: dict[str, np.ndarray]) -> "Batch":
-        return Batch(self.fields, arrays, self.record, self.num_classes, self.load_basis)
+        return Batch(self.fields, arrays, self.records, self.num_classes, self.load_basis)
 
 
 def concat(batches: Sequence[Batch]) -> Batch:

@@ -1,7 +1,7 @@
 """Reading a cache: examples by number, shards by index, every byte checked before it is used.
 
 A read of a shard compares size and sha256 with the manifest, decodes, and compares dtypes, shapes and counts. Cost:
-sha256 runs at 0.5–2 GB/s, decoding at 0.3–0.6. The basis of a factor is compared on opening, and decoded once. Random
+sha256 runs at 0.5–2 GB/s, decoding at 0.3–0.6. A basis is compared on opening, and decoded once. Random
 access to single examples is not what this is for: a read decodes whole shards (the last one is kept); use shard order
 or the stream package.
 """
@@ -99,7 +99,7 @@ class Cache:
             size = int(self.shard_examples[index])
             parts.append(self._shard(index).slice(max(start - offset, 0), min(stop - offset, size)))
         if not parts:
-            empty = Batch(header.fields, empty_arrays(header.fields), header.record, header.num_classes)
+            empty = Batch(header.fields, empty_arrays(header.fields), header.records, header.num_classes)
             return replace(empty, load_basis=self._load_basis)
         return concat(parts)
 
@@ -115,7 +115,7 @@ class Cache:
 
     @cached_property
     def basis(self) -> "Basis":
-        """What the records' coefficients stand for, of a cache with a factor. Raises CacheError for a damaged one."""
+        """What the records' coefficients stand for, where they are calibrated. Raises CacheError for a damaged one."""
         return decode_basis(self.root, self.manifest.header, self.basis_bytes())
 
     def basis_bytes(self) -> bytes:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from kdcache.errors import CacheError
 from kdcache.store.backend import backend_versions
+from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import open_cache
 from kdcache.store.files import Root
 from kdcache.store.manifest import Manifest
 from kdcache.store.skipped import read_skipped
-from kdcache.store.writer import CacheWriter
 
 __all__ = ["convert"]
 
@@ -35,17 +35,17 @@ def convert(
     libraries |= backend_versions(backend)
     header = header.settings.model_copy(update={"backend": backend, "libraries": libraries})
     pin = cache.manifest.header.basis
-    writer = CacheWriter.from_header(
+    builder = CacheBuilder(
         target,
         header,
         f"{cache.root.url}/tokenizer",
         make_basis=lambda: (cache.basis, None if pin is None else pin.calibration),
     )
-    done = writer.committed()
+    done = builder.committed()
     for index, shard in enumerate(cache.manifest.shards):
         if index not in done:
             arrays = cache.read_shard(index).arrays
-            writer.commit(
+            builder.commit(
                 index,
                 arrays,
                 source_sha256=shard.source_sha256,
@@ -56,7 +56,7 @@ def convert(
         if progress:
             progress(1)
     skipped = read_skipped(cache.root)
-    return writer.finalize(
+    return builder.finalize(
         len(cache.manifest.shards),
         corpus=cache.manifest.corpus,
         where=lambda unit, row: skipped[unit, row][0] if (unit, row) in skipped else "?",

@@ -38,7 +38,8 @@ from kdcache.errors import CacheError
 from kdcache.store.backend import array_fields
 from kdcache.store.files import check_name
 from kdcache.targets.fields import Field
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.records import Records, distribution_of
 from kdcache.tasks.score import Score
 
 __all__ = [
@@ -115,7 +116,7 @@ class CalibrationPin(Model):
 
 
 class BasisPin(Model):
-    """The basis of the records' factor. soft_cap: of the teacher's logits; bytes, sha256: of the file."""
+    """The basis of calibrated records. soft_cap: of the teacher's logits; bytes, sha256: of the file."""
 
     file: FileName
     rank: PositiveInt
@@ -126,7 +127,8 @@ class BasisPin(Model):
 
 
 class Header(Model):
-    """record: None for a label-only cache. task, compute: the settings of the task and of the teacher's run.
+    """records: what is kept of the teacher, nothing in a label-only cache. task, compute: the settings of the task and
+    of the teacher's run.
 
     backend: of the shards, by its registered name. fields: the arrays of every shard. id2label: the names of the
     classes of a classification.
@@ -136,7 +138,7 @@ class Header(Model):
     format_version: PositiveInt = FORMAT_VERSION
     backend: str = "zarr"
     task: dict[str, Any]
-    record: RecordSpec | None = None
+    records: Records = ()
     num_classes: PositiveInt
     fields: tuple[Field, ...]
     tokenizer: TokenizerPin | None = None
@@ -166,9 +168,15 @@ class Header(Model):
         return values
 
     @property
+    def distribution(self) -> RecordKind | None:
+        """The record that is the teacher's distribution; None where there is none."""
+        return distribution_of(self.records)
+
+    @property
     def settings(self) -> Self:
         """What was decided before there was a basis."""
-        fields = tuple(field for field in self.fields if field.name != "coefficients")
+        late = {name for kind in self.records for name in kind.late_fields}
+        fields = tuple(field for field in self.fields if field.name not in late)
         return self.model_copy(update={"basis": None, "fields": fields})
 
     @model_validator(mode="after")
@@ -297,6 +305,8 @@ def difference(first: BaseModel, second: BaseModel) -> tuple[str, object, object
 
 
 def _difference(key: str, first: object, second: object) -> tuple[str, object, object] | None:
+    if key == "records" and isinstance(first, list) and isinstance(second, list):
+        first, second = ({kind["kind"]: kind for kind in kinds} for kinds in (first, second))
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return None if first == second else (key, first, second)
     for name in sorted(first.keys() | second.keys()):

@@ -1,14 +1,15 @@
 """Which arrays a task's shards hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from kdcache.errors import CacheError, ConfigError
 from kdcache.store.manifest import first_fault
-from kdcache.targets.fields import Field, class_dtype, record_fields
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.fields import Field, class_dtype
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.records import record_fields
 from kdcache.tasks.registry import task_of
 
 if TYPE_CHECKING:
@@ -21,15 +22,20 @@ def task_fields(
     task: "Task",
     vocab_size: int,
     num_classes: int,
-    record: RecordSpec | None,
+    records: Sequence[RecordKind] = (),
     *,
     features: int | None = None,
     types: bool = False,
 ) -> tuple[Field, ...]:
     """The arrays of every shard, in the order they are stored.
 
-    record: None for a label-only cache. features: width of the teacher's features, where the record has them. types:
-    whether tokens have types. Coefficients come with their basis.
+    Args:
+        task: whose labels they hold.
+        vocab_size: of the tokens.
+        num_classes: columns of the logits.
+        records: what is kept of the teacher; nothing in a label-only cache. What comes with a basis is added with it.
+        features: width of the teacher's features, where a record keeps them.
+        types: whether tokens have types.
     """
     fields = [
         Field("tokens", "token", class_dtype(vocab_size)),
@@ -39,14 +45,7 @@ def task_fields(
     ]
     if labels := task.label_fields(num_classes):
         fields += [*labels, Field("continues", "example", "uint8")]
-    if record is None:
-        return tuple(fields)
-    if not record.dense:
-        fields.append(Field("label_logits", "position", "float16"))
-    if record.features is not None:
-        assert features is not None
-        fields.append(Field("features", "position", "float16", (features,)))
-    return (*fields, *record_fields(record, num_classes))
+    return (*fields, *record_fields(records, num_classes, width=features))
 
 
 def check_task(settings: Mapping[str, Any]) -> "Task":

@@ -20,12 +20,13 @@ _VALUES = 1 << 24
 
 def unit_score(header: Header, arrays: Mapping[str, np.ndarray]) -> Score | None:
     """None of a shard without labels or records, or whose records do not answer T = 1."""
-    spec = header.record
-    if spec is None or not (spec.dense or spec.curve.interpolates or 1.0 in spec.curve.at_temperatures):
+    kind = header.distribution
+    if kind is None or not kind.answers(1.0):
         return None
-    batch = Batch(header.fields, dict(arrays), spec, header.num_classes)
+    batch = Batch(header.fields, dict(arrays), header.records, header.num_classes)
     try:
-        return task_of(header.task).score(_parts(batch), header.num_classes)
+        width = kind.numbers_per_position(header.num_classes)
+        return task_of(header.task).score(_parts(batch, width), header.num_classes)
     except (IndexError, ValueError):  # arrays made elsewhere that do not fit together: `verify` says how
         return None
 
@@ -38,9 +39,8 @@ def teacher_verdict(manifest: Manifest) -> Verdict | None:
     return task_of(header.task).verdict(score, header.class_names, header.num_classes)
 
 
-def _parts(batch: Batch) -> Iterator[Batch]:
-    """Some examples at a time, so that their records in memory take some 100 MB."""
-    width = batch.num_classes if batch.record is not None and batch.record.dense else 64
+def _parts(batch: Batch, width: int) -> Iterator[Batch]:
+    """Some examples at a time, so that their records in memory take some 100 MB. width: numbers per position."""
     ends = batch.arrays["position_counts"].cumsum(dtype=np.int64)
     start = 0
     while start < len(batch):

@@ -58,7 +58,7 @@ def decode_shard(root: Root, header: Header, commit: CommitRecord, data: bytes) 
     for name, count in counts.items():
         if count != getattr(commit, name):
             raise DamagedShardError(f"{where}: got {count} {name}, expected {getattr(commit, name)}; dump it again")
-    return Batch(header.fields, arrays, header.record, header.num_classes)
+    return Batch(header.fields, arrays, header.records, header.num_classes)
 
 
 def commit_shard(

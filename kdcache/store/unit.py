@@ -1,47 +1,46 @@
-"""Unit: the examples and records of one shard, gathered and checked before they are committed.
+"""Unit: the examples and records of one shard, gathered before they are committed.
 
-P positions, V classes, L tokens of an example.
+P positions, V classes, D hidden width, H width of the features.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdcache.errors import CacheError
 from kdcache.store.backend import array_fields
+from kdcache.store.checked import Array, checked_example
 from kdcache.store.manifest import Header
 from kdcache.targets.fields import Field
-from kdcache.targets.spec import RecordSpec
-from kdcache.tasks.registry import task_of
-from kdcache.tasks.stored import as_integers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kdcache.targets.calibration import Encoder
+    from kdcache.targets.teacher_rows import TeacherRows
+    from kdcache.tasks.example import Example
 
-__all__ = ["EXAMPLES_PER_UNIT", "Unit", "checked_example", "record_arrays"]
+__all__ = ["EXAMPLES_PER_UNIT", "Unit"]
 
 EXAMPLES_PER_UNIT = 1 << 20
 """Room for example numbers in a unit: example number = unit · 2²⁰ + index in the unit."""
 
-Array = Any
-"""A sequence, numpy array or torch tensor of numbers."""
-
 
 class Unit:
-    """Fill with `add` (logits), or with `add_arrays` and `add_record` (arrays made elsewhere).
+    """Fill it with `add` (examples with what a teacher says of them), or with `add_example` and `add_record` (records
+    made elsewhere).
 
-    notes: counts that go into the commit record, such as {"truncated": 3}. encoder: for `add`, of records with
-    a factor.
+    notes: counts that go into the commit record, such as {"truncated": 3}.
     """
 
     def __init__(self, header: Header, index: int, encoder: "Encoder | None" = None) -> None:
+        """encoder: of calibrated records, for `add`."""
         self.header = header
         self.index = index
         self.encoder = encoder
         self.notes: dict[str, int] = {}
+        self._levels = {field.name: field.level for field in header.fields}
         self._parts: dict[str, list[np.ndarray]] = {field.name: [] for field in array_fields(header.fields)}
         self._examples = 0
         self._positions = 0
@@ -52,120 +51,118 @@ class Unit:
 
     def add(
         self,
-        tokens: Array,
+        example: "Example | Array",
         logits: Array | None = None,
         *,
         hidden: Array | None = None,
-        positions: Array | None = None,
-        labels: Array | None = None,
-        documents: Array | None = None,
-        types: Array | None = None,
         features: Array | None = None,
     ) -> None:
-        """One example with the teacher's raw logits [P, V] at its positions; None in a label-only cache.
+        """One example with what the teacher says at its positions.
 
-        hidden: for records with a factor, what the output layer made them of, [P, D]; logits may then be None.
-        positions: by default every token but the last of a causal LM, the first of a sequence classification.
-        documents: token counts, by default one document. types: token types of a classification, by default the number
-        of the document. features: for records with features, [P, H].
+        Args:
+            example: one that `checked_example` gave, or tokens [L] with the defaults of that function.
+            logits: raw, [P, V]; None in a label-only cache.
+            hidden: of factored records, what the output layer makes them of, [P, D]; logits may then be None.
+            features: of a record of features, [P, H].
+
+        Raises:
+            CacheError: for what cannot be stored.
         """
-        example = checked_example(
-            self.header, tokens, positions=positions, labels=labels, documents=documents, types=types
-        )
-        P = len(example["positions"])
-        coefficients_PR = None
-        if hidden is not None:
-            logits, coefficients_PR = self._encoded(logits, hidden, P)
-        elif self.encoder is not None:
-            raise CacheError("got no hidden states with an example, expected them: its record has a factor")
-        if (logits is None) != (self.header.record is None):
-            got, expected = ("no logits", "logits") if logits is None else ("logits", "none in a label-only cache")
-            raise CacheError(f"got {got} with an example, expected {expected}")
-        number = self.index * EXAMPLES_PER_UNIT + self._examples
-        self._append({**example, "continues": np.array([False]), **self._features(features, P)})
-        if self.header.record is not None:
-            keys_P3 = np.empty((P, 3), np.int64)
-            keys_P3[:, 0], keys_P3[:, 1], keys_P3[:, 2] = self.header.seed, number, example["positions"]
-            logits_PV = as_logits(logits, P, self.header.num_classes)
-            self.add_record(record_arrays(logits_PV, example["labels"], self.header.record, keys_P3, coefficients_PR))
+        from kdcache.tasks.example import Example
 
-    def _features(self, features: Array | None, P: int) -> dict[str, np.ndarray]:
-        """The features of an example, checked."""
+        if not isinstance(example, Example):
+            example = checked_example(self.header, example)
+        rows = self._rows(example, logits, hidden, features)
+        self.add_example(example)
+        if rows is not None:
+            from kdcache.targets.recorder import Recorder
+
+            self.add_record(Recorder(self.header.records, self.encoder).arrays(rows))
+
+    def add_example(self, example: "Example") -> None:
+        """One that is checked; its records go to `add_record` afterwards."""
+        if self._examples == EXAMPLES_PER_UNIT:
+            raise CacheError(
+                f"unit {self.index} is full: got more than {EXAMPLES_PER_UNIT} examples, use smaller units"
+            )
+        for name, array in _example_arrays(example).items():
+            if name in self._parts:
+                self._parts[name].append(array)
+        self._examples += 1
+        self._positions += len(example.positions)
+
+    def add_record(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Records of the next positions, as a Recorder gives them; a block need not end where an example does."""
+        for name, array in arrays.items():
+            self._parts[name].append(array)
+        self._records += len(next(array for name, array in arrays.items() if self._levels.get(name) == "position"))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of the shard. Raises CacheError unless there is one record for each position."""
+        expected = self._positions if self.header.records else 0
+        if self._records != expected:
+            raise CacheError(f"got {self._records} records in unit {self.index}, expected {expected}, one a position")
+        return {field.name: self._joined(field) for field in array_fields(self.header.fields)}
+
+    def _rows(
+        self, example: "Example", logits: Array | None, hidden: Array | None, features: Array | None
+    ) -> "TeacherRows | None":
+        """What the teacher says of an example, checked; None in a label-only cache."""
+        P = len(example.positions)
+        hidden_PD = None
+        if hidden is not None:
+            logits, hidden_PD = self._with_hidden(logits, hidden, P)
+        elif self.encoder is not None:
+            raise CacheError("got no hidden states with an example, expected them: its record is factored")
+        wanted = self.header.distribution is not None
+        if (logits is not None) != wanted:
+            without = "none in a cache without the teacher's distributions"
+            got, expected = ("no logits", "logits") if logits is None else ("logits", without)
+            raise CacheError(f"got {got} with an example, expected {expected}")
+        features_PH = self._features(features, P)
+        if not self.header.records:
+            return None
+        import torch
+
+        from kdcache.targets.teacher_rows import TeacherRows
+
+        keys_P3 = np.empty((P, 3), np.int64)
+        number = self.index * EXAMPLES_PER_UNIT + self._examples
+        keys_P3[:, 0], keys_P3[:, 1], keys_P3[:, 2] = self.header.seed, number, example.positions
+        logits_PV = as_logits(logits, P, self.header.num_classes) if wanted else torch.empty(P, 0)
+        return TeacherRows(logits_PV, example.labels, keys_P3, hidden_PD, features_PH)
+
+    def _features(self, features: Array | None, P: int) -> "Tensor | None":
         field = next((field for field in self.header.fields if field.name == "features"), None)
         if (features is None) != (field is None):
             got, expected = ("no features", "them") if features is None else ("features", "none")
-            raise CacheError(f"got {got} with an example, expected {expected}: see record.features")
+            raise CacheError(f"got {got} with an example, expected {expected}: see record.kind features")
         if field is None or features is None:
-            return {}
-        array = np.asarray(features.detach().float().cpu() if hasattr(features, "detach") else features)
-        if array.shape != (P, *field.shape):
-            raise CacheError(f"got features {[*array.shape]}, expected {[P, *field.shape]}: a row a position")
-        return {"features": array.astype(np.float16)}
+            return None
+        import torch
 
-    def _encoded(self, logits: Array | None, hidden: Array, P: int) -> "tuple[Array, Tensor]":
-        """(logits, coefficients) of an example's hidden states."""
+        tensor = features.detach() if isinstance(features, torch.Tensor) else torch.from_numpy(np.array(features))
+        if tuple(tensor.shape) != (P, *field.shape):
+            raise CacheError(f"got features {[*tensor.shape]}, expected {[P, *field.shape]}: a row for each position")
+        return tensor
+
+    def _with_hidden(self, logits: Array | None, hidden: Array, P: int) -> "tuple[Array, Tensor]":
+        """(logits, hidden states) of an example; the two are compared once a unit."""
         import torch
 
         if self.encoder is None:
-            raise CacheError("got hidden states with an example, expected none: its record has no factor")
+            raise CacheError("got hidden states with an example, expected none: its record is not factored")
         layer = self.encoder.layer
         hidden_PD = (hidden if isinstance(hidden, torch.Tensor) else torch.from_numpy(np.array(hidden))).detach()
         if tuple(hidden_PD.shape) != (P, layer.hidden):
             raise CacheError(
-                f"got hidden states {[*hidden_PD.shape]}, expected [{P}, {layer.hidden}]: a row a position"
+                f"got hidden states {[*hidden_PD.shape]}, expected [{P}, {layer.hidden}]: a row for each position"
             )
         if logits is None:
             logits = layer.logits(hidden_PD)[:, : self.header.num_classes]
         elif self._examples == 0 and P:
             layer.check(hidden_PD[:8], as_logits(logits, P, self.header.num_classes)[:8])
-        self.encoder.check_never(as_logits(logits, P, self.header.num_classes))
-        return logits, self.encoder.coefficients(hidden_PD)
-
-    def add_arrays(
-        self,
-        *,
-        tokens: Array,
-        positions: Array | None = None,
-        labels: Array | None = None,
-        documents: Array | None = None,
-        types: Array | None = None,
-        continues: bool = False,
-        record: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        """One example, and what `record_arrays` made of its logits; or give records to `add_record` afterwards.
-
-        continues: of token classification, whether it is a further window of the example before.
-        """
-        example = checked_example(
-            self.header, tokens, positions=positions, labels=labels, documents=documents, types=types
-        )
-        self._append({**example, "continues": np.array([continues])})
-        if record is not None:
-            self.add_record(record)
-
-    def add_record(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Records of the next positions, as `record_arrays` gives them; a block need not end where an example does."""
-        for name, array in arrays.items():
-            self._parts[name].append(array)
-        self._records += len(arrays["maximum"])
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the shard. Raises CacheError unless there is one record for each position."""
-        expected = self._positions if self.header.record is not None else 0
-        if self._records != expected:
-            raise CacheError(f"got {self._records} records in unit {self.index}, expected {expected}, one a position")
-        return {field.name: self._joined(field) for field in array_fields(self.header.fields)}
-
-    def _append(self, example: Mapping[str, np.ndarray]) -> None:
-        if self._examples == EXAMPLES_PER_UNIT:
-            raise CacheError(
-                f"unit {self.index} is full: got more than {EXAMPLES_PER_UNIT} examples, use smaller units"
-            )
-        for name, array in example.items():
-            if name in self._parts:
-                self._parts[name].append(array)
-        self._examples += 1
-        self._positions += len(example["positions"])
+        return logits, hidden_PD
 
     def _joined(self, field: Field) -> np.ndarray:
         """Parts in their stored dtype; checked values fit it."""
@@ -173,75 +170,20 @@ class Unit:
         return np.concatenate(parts) if parts else np.zeros((0, *field.shape), field.dtype)
 
 
-def checked_example(
-    header: Header,
-    tokens: Array,
-    *,
-    positions: Array | None,
-    labels: Array | None,
-    documents: Array | None,
-    types: Array | None = None,
-) -> dict[str, np.ndarray]:
-    """tokens, types, positions, labels, document_lengths and their counts, int64; labels as the task stores them.
-
-    Raises CacheError for what cannot be stored.
-    """
-    task = task_of(header.task)
-    tokens_L = as_integers(tokens, "tokens")
-    L = len(tokens_L)
-    limit = header.tokenizer.vocab_size if header.tokenizer else np.iinfo(_dtype(header, "tokens")).max + 1
-    if L == 0:
-        raise CacheError("got an example of no tokens, expected at least one")
-    if tokens_L.min() < 0 or tokens_L.max() >= limit:
-        raise CacheError(f"got token ids {tokens_L.min()} to {tokens_L.max()}, expected 0 to {limit - 1}")
-    positions_P = as_integers(task.default_positions(L) if positions is None else positions, "positions")
-    end = task.end(L)
-    if len(positions_P) and (positions_P[0] < 0 or positions_P[-1] >= end or (np.diff(positions_P) <= 0).any()):
-        last = f"the example has {L} tokens" if end == L else "the last token has no next one to predict"
-        raise CacheError(f"got positions {_some(positions_P)}, expected them ascending from 0 to {end - 1}: {last}")
-    documents_D = np.array([L]) if documents is None else as_integers(documents, "documents")
-    if documents_D.sum() != L or (documents_D <= 0).any():
-        raise CacheError(f"got document lengths {_some(documents_D)}, expected ones above 0 that sum to {L}")
-    types_L = np.arange(len(documents_D)).repeat(documents_D) if types is None else as_integers(types, "token types")
-    if len(types_L) != L or (not task.generates and not 0 <= types_L.min() <= types_L.max() < 256):
-        raise CacheError(f"got token types {_some(types_L)}, expected {L} of them from 0 to 255, one a token")
+def _example_arrays(example: "Example") -> dict[str, np.ndarray]:
+    """What a shard may keep of a checked example, and its counts."""
+    assert example.types is not None
     return {
-        "tokens": tokens_L,
-        "token_types": types_L,
-        "positions": positions_P,
-        "labels": task.checked_labels(labels, tokens_L, positions_P, header.num_classes),
-        "document_lengths": documents_D,
-        "token_counts": np.array([L]),
-        "position_counts": np.array([len(positions_P)]),
-        "document_counts": np.array([len(documents_D)]),
+        "tokens": example.tokens,
+        "token_types": example.types,
+        "positions": example.positions,
+        "labels": example.labels,
+        "document_lengths": example.documents,
+        "continues": np.array([example.continues]),
+        "token_counts": np.array([len(example.tokens)]),
+        "position_counts": np.array([len(example.positions)]),
+        "document_counts": np.array([len(example.documents)]),
     }
-
-
-def record_arrays(
-    logits_PV: "Tensor",
-    labels_P: np.ndarray,
-    spec: RecordSpec,
-    keys_P3: object,
-    coefficients_PR: "Tensor | None" = None,
-) -> dict[str, np.ndarray]:
-    """The position and entry arrays of these rows: `compress_to_arrays`, and of sparse records the label's logit.
-
-    keys_P3: (seed, example number, position) of each row. coefficients_PR: with a factor. label_logits are relative to
-    the row's maximum, float16; of a label that is not known, that of class 0, of one that is never given −240.
-    """
-    import torch
-
-    from kdcache.targets.compress import compress_to_arrays
-    from kdcache.targets.never import LOG_NEVER, NEVER
-
-    logits_PV = logits_PV.float()
-    arrays = compress_to_arrays(logits_PV, spec, keys_P3, coefficients_PR)
-    if spec.dense:
-        return arrays
-    labels = torch.from_numpy(np.ascontiguousarray(labels_P, np.int64)).to(logits_PV.device)
-    label_logits_P = logits_PV.gather(1, labels.clamp(min=0)[:, None])[:, 0].cpu().numpy() - arrays["maximum"]
-    lowest = np.where(label_logits_P <= NEVER, LOG_NEVER, np.finfo(np.float16).min)
-    return {**arrays, "label_logits": np.maximum(label_logits_P, lowest).astype(np.float16)}
 
 
 def as_logits(logits: Array, rows: int, num_classes: int) -> "Tensor":
@@ -255,12 +197,3 @@ def as_logits(logits: Array, rows: int, num_classes: int) -> "Tensor":
             f"[{rows}, {num_classes}]: one row a position (the last token has none), one column a class"
         )
     return tensor.detach()
-
-
-def _dtype(header: Header, name: str) -> str:
-    return next(field.dtype for field in header.fields if field.name == name)
-
-
-def _some(values: np.ndarray) -> str:
-    shown = ", ".join(str(value) for value in values[:8])
-    return f"{shown}, …" if len(values) > 8 else shown or "none"

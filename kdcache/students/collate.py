@@ -85,15 +85,14 @@ class Collator:
         tokens = [batch.tokens(i) for i in examples]
         longest = max(map(len, tokens))
         check_length(self.student, longest)
-        label_logits, features = batch.label_logits, batch.features
+        features = batch.features
         documents = [batch.documents(i) for i in examples]
         return Inputs(
             self.feeding.inputs(tokens, documents, [batch.types(i) for i in examples]),
             flat_positions([batch.positions(i) for i in examples], longest),
             Supervision(
                 torch.from_numpy(batch.labels),
-                None if batch.record is None else batch.targets(),
-                None if label_logits is None else torch.from_numpy(label_logits),
+                None if batch.distribution is None else batch.targets(),
                 None if features is None else torch.from_numpy(np.array(features)),
             ),
             torch.arange(longest) < torch.tensor([*map(len, tokens)])[:, None],

@@ -66,7 +66,7 @@ def make_basis(
     R = len(variance_S) if rank == "full" else rank
     if len(variance_S) < R:
         raise ConfigError(
-            f"got record.factor.rank {rank}, expected at most {len(variance_S)}, the directions that this teacher's "
+            f"got record.rank {rank}, expected at most {len(variance_S)}, the directions that this teacher's "
             "logits have; use full"
         )
     directions_SR = directions_SS.flip(1)[:, :R]
@@ -110,7 +110,7 @@ class Encoder:
         if bool((never_PV != expected_V).any()):
             raise TeacherError(
                 "the teacher bans other classes (logits of −inf) at some positions than at others, expected the same "
-                "ones: its records cannot have a factor; drop record.factor"
+                "ones: its records cannot be factored; use another record.kind"
             )
 
     @torch.no_grad()

@@ -133,12 +133,13 @@ class TailCurve:
         return value, self.mean_PK[:, -1] - gap * torch.expm1(-rate * t)
 
     def to(self, device: torch.device | str) -> "TailCurve":
-        return self._each(lambda tensor: tensor.to(device))
+        return self.each(lambda tensor: tensor.to(device))
 
     def __getitem__(self, index: slice | Tensor) -> "TailCurve":
-        return self._each(lambda tensor: tensor[index])
+        return self.each(lambda tensor: tensor[index])
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> "TailCurve":
+    def each(self, function: Callable[[Tensor], Tensor]) -> "TailCurve":
+        """With every tensor changed so."""
         optional = (self.variance_PK, self.ceiling_P)
         return TailCurve(
             self.temperatures,

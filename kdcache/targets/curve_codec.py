@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdcache.targets.spec import CurveSpec
+from kdcache.targets.curve_spec import CurveSpec
 
 __all__ = ["Moments", "decode_moments", "encode_moments"]
 

@@ -6,8 +6,8 @@ say how many of its elements each parent element owns:
     example                                 continues
             ├─ token      token_counts      tokens, token_types
             ├─ document   document_counts   document_lengths (tokens; sum to the example's tokens)
-            └─ position   position_counts   positions, labels, label_logits, features, the record's per-position arrays
-                 └─ entry entry_counts      ids, logits
+            └─ position   position_counts   positions, labels, what a record keeps of a position
+                 └─ entry entry_counts      what a record keeps of an entry: ids, logits
 
 The basis of a factored tail is a file of its own with a row for each class, of level class: it has no counts.
 """
@@ -18,9 +18,6 @@ from typing import Literal
 
 import numpy as np
 
-from kdcache.targets.logit_codec import octave_steps
-from kdcache.targets.spec import RecordSpec
-
 __all__ = [
     "COUNTS",
     "NO_LABEL",
@@ -28,9 +25,8 @@ __all__ = [
     "Field",
     "Level",
     "class_dtype",
+    "empty_arrays",
     "levels_of",
-    "record_fields",
-    "with_coefficients",
 ]
 
 NO_LABEL = -100
@@ -78,30 +74,6 @@ def levels_of(fields: Sequence[Field]) -> list[Level]:
 def class_dtype(num_classes: int) -> str:
     """Smallest unsigned dtype that holds every class id below num_classes."""
     return "uint16" if num_classes <= 1 << 16 else "uint32"
-
-
-def record_fields(spec: RecordSpec, num_classes: int, rank: int | None = None) -> list[Field]:
-    """The arrays of one record, in the order they are stored. rank: how many coefficients, with a factor."""
-    fields = [Field("maximum", "position", "float32")]
-    if spec.dense:
-        return [*fields, Field("logits", "position", spec.logit_dtype, (num_classes,), octave_steps(spec))]
-    if spec.logit_dtype == "uint8":
-        fields.append(Field("span", "position", "float16"))
-    betas = spec.curve.betas
-    fields.append(Field("num_certain", "position", "uint16"))
-    fields.append(Field("tail_value", "position", "uint16", (len(betas),)))
-    fields.append(Field("tail_mean", "position", "uint16", (len(betas),)))
-    if spec.curve.interpolates:
-        fields.append(Field("tail_deviation", "position", "uint16", (len(betas),)))
-    fields.append(Field("ids", "entry", class_dtype(num_classes)))
-    fields.append(Field("logits", "entry", spec.logit_dtype, steps_per_octave=octave_steps(spec)))
-    return fields if rank is None else with_coefficients(fields, rank)
-
-
-def with_coefficients(fields: Sequence[Field], rank: int) -> list[Field]:
-    """The arrays of records to which a factor is added: before their entries, a row of codes a position."""
-    at = next(i for i, field in enumerate(fields) if field.level == "entry")
-    return [*fields[:at], Field("coefficients", "position", "uint8", (rank,)), *fields[at:]]
 
 
 def empty_arrays(fields: Sequence[Field]) -> dict[str, np.ndarray]:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["CHUNK", "SEGMENT", "RowPasses", "Survey", "product_pairs"]
+from kdcache.targets.constants import CHUNK, SEGMENT
 
-CHUNK = 512
-SEGMENT = 64
+__all__ = ["RowPasses", "Survey", "product_pairs"]
+
 _MASKED = -1e30
 
 

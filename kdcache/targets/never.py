@@ -11,7 +11,9 @@ P positions, V classes.
 import numpy as np
 from torch import Tensor
 
-__all__ = ["LOG_NEVER", "NEVER", "NEVER_CODE", "is_never", "usable_rows", "with_stand_ins"]
+from kdcache.errors import TeacherError
+
+__all__ = ["LOG_NEVER", "NEVER", "NEVER_CODE", "is_never", "refuse", "usable_rows", "with_stand_ins"]
 
 NEVER = -1e30
 """Stands for a logit of −inf, as float32 masks below it do."""
@@ -34,3 +36,13 @@ def usable_rows(logits_PV: Tensor) -> Tensor:
 def with_stand_ins(logits_PV: Tensor) -> Tensor:
     """float32, a number in the place of −inf."""
     return logits_PV.float().clamp(min=NEVER)
+
+
+def refuse(usable_R: Tensor, first: int, total: int) -> None:
+    """Raises TeacherError for the first row that is not usable. first: the number of row 0 among all of them."""
+    if not usable_R.all():
+        raise TeacherError(
+            f"the teacher gave NaN or infinite logits in row {first + int((~usable_R).nonzero()[0])} of {total}, "
+            "expected finite ones, or −inf for classes that it never gives, not for all; try teacher.dtype float32 or "
+            "bfloat16"
+        )

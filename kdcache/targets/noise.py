@@ -41,7 +41,7 @@ def worth_at(targets: TeacherTargets, temperature: float) -> Worth:
         temperature=temperature,
         coverage=probs_PE.sum(-1).mean().item(),
         tail_mass=targets.tail_mass(temperature).mean().item(),
-        effective_samples=effective_P.mean().item() if targets.tail == "sampled" and len(effective_P) else None,
+        effective_samples=effective_P.mean().item() if targets.draws and len(effective_P) else None,
         gradient_noise=(targets.sampling_variance(temperature).sum() / squared_norm).item(),
     )
 
@@ -49,7 +49,9 @@ def worth_at(targets: TeacherTargets, temperature: float) -> Worth:
 def advice(worth: Worth, *, sampled: bool) -> str | None:
     """What is wrong with training on this, and which setting helps; None if nothing.
 
-    sampled: whether the loss uses the sampled entries, or compares everything but the certain ones as one class.
+    Args:
+        worth: of some records at the loss's temperature.
+        sampled: whether the loss uses the sampled entries, or compares everything but the certain ones as one class.
     """
     at = f"at temperature {worth.temperature:g}"
     if sampled and worth.gradient_noise > NOISE_LIMIT:

@@ -139,7 +139,7 @@ class OutputLayer:
         if not error <= TOLERANCE:
             raise TeacherError(
                 f"the teacher's logits are not its output layer's of its hidden states (they differ by {error:.0%}), "
-                "expected cap(scale · (W h + b)): its records cannot have a factor; drop record.factor"
+                "expected cap(scale · (W h + b)): its records cannot be factored; use another record.kind"
             )
 
     def rows(self, num_classes: int, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.targets.codec import FLOOR, Block
+from kdcache.targets.constants import FLOOR, NEARLY_ONE
 from kdcache.targets.moments import RowPasses, Survey
-from kdcache.targets.sample import NEARLY_ONE, draw, largest, order_key
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.plan import Plan
+from kdcache.targets.sample import draw, largest, order_key
+from kdcache.targets.sparse_codec import Block
 
 __all__ = ["Rows"]
 
@@ -23,11 +24,11 @@ __all__ = ["Rows"]
 class Rows:
     """Makes Blocks of rows on one device."""
 
-    def __init__(self, num_classes: int, spec: RecordSpec, device: torch.device):
-        columns = [spec.curve.column(t) for t in spec.proposals]
-        self._spec = spec
-        self._proposals = tuple(spec.curve.betas[column] for column in columns if column is not None)
-        self._passes = RowPasses(num_classes, self._proposals, spec.curve.betas, device)
+    def __init__(self, num_classes: int, plan: Plan, device: torch.device):
+        columns = [plan.curve.column(t) for t in plan.proposals]
+        self._plan = plan
+        self._proposals = tuple(plan.curve.betas[column] for column in columns if column is not None)
+        self._passes = RowPasses(num_classes, self._proposals, plan.curve.betas, device)
         self.block_bytes = 1 << 23 if device.type == "cpu" else 1 << 29
 
     def block(self, logits_RV: Tensor, uniform_R: Tensor) -> Block:
@@ -48,7 +49,7 @@ class Rows:
         if self._proposals:
             betas = torch.tensor(self._proposals, dtype=torch.float64, device=logits_RV.device)
             relative_R1 = (tail_top_R - survey.maximum_R).double()[:, None]
-            coefficient_RJ = (betas * relative_R1 - survey.log_partition_RJ).exp() * self._spec.samples / len(betas)
+            coefficient_RJ = (betas * relative_R1 - survey.log_partition_RJ).exp() * self._plan.samples / len(betas)
             drawn = draw(
                 logits_RV,
                 mass_JRS,
@@ -74,8 +75,7 @@ class Rows:
 
     def _certain(self, logits_RV: Tensor, survey: Survey) -> tuple[Tensor, Tensor, Tensor]:
         """(ids RK, logits RK, number of certain entries R): the first so many of each row, then the tail's largest."""
-        top_k, samples = self._spec.exact_top_k, self._spec.samples
-        assert top_k != "all"
+        top_k, samples = self._plan.exact_top_k, self._plan.samples
         K = min(max(top_k, samples), logits_RV.shape[1])
         ids_RK, top_RK = largest(logits_RV, survey.segment_max_RS, K + 1, self._num_segments(survey))
         certain_RK = (torch.arange(ids_RK.shape[1], device=ids_RK.device) < top_k).expand(ids_RK.shape)
@@ -92,13 +92,12 @@ class Rows:
 
         A class is certain by its weight only where N exp(β z) ≥ Z(β) for some proposal.
         """
-        assert self._spec.exact_top_k != "all"
         if not self._proposals:
-            return self._spec.exact_top_k + 1
+            return self._plan.exact_top_k + 1
         betas = torch.tensor(self._proposals, device=survey.maximum_R.device)
-        threshold_R = ((survey.log_partition_RJ - math.log(self._spec.samples)) / betas).amin(1).float() - 0.01
+        threshold_R = ((survey.log_partition_RJ - math.log(self._plan.samples)) / betas).amin(1).float() - 0.01
         reach_RS = survey.segment_max_RS >= (survey.maximum_R + threshold_R)[:, None]
-        return max(self._spec.exact_top_k, int(reach_RS.sum(1).max())) + 1
+        return max(self._plan.exact_top_k, int(reach_RS.sum(1).max())) + 1
 
 
 def _with_masked(

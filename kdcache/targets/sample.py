@@ -16,22 +16,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdcache.targets.moments import SEGMENT
+from kdcache.targets.constants import ID_BITS, ID_MASK, SEGMENT, UNIT
 
-__all__ = ["ID_BITS", "NEARLY_ONE", "UNIT", "draw", "largest", "order_key"]
-
-UNIT = 1 << 44
-# A class within this of certainty is taken as certain: rounding must not draw it twice.
-NEARLY_ONE = 1.0 - 2.0**-13
-ID_BITS = 24
-_ID_MASK = (1 << ID_BITS) - 1
+__all__ = ["draw", "largest", "order_key"]
 
 
 def order_key(logits: Tensor, ids: Tensor) -> Tensor:
     """int64 that grows with the logit and, of equal logits, with the smaller id."""
     bits = (logits.float() + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.long() << ID_BITS) | (_ID_MASK - ids)
+    return (ordered.long() << ID_BITS) | (ID_MASK - ids)
 
 
 def largest(logits_RV: Tensor, segment_max_RS: Tensor, k: int, num_segments: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +36,7 @@ def largest(logits_RV: Tensor, segment_max_RS: Tensor, k: int, num_segments: int
     R, V = logits_RV.shape
     segments = torch.arange(segment_max_RS.shape[1], device=logits_RV.device)
     best_RS = order_key(segment_max_RS, segments).topk(min(num_segments, len(segments)), dim=1).values
-    starts_RS = (_ID_MASK - (best_RS & _ID_MASK)) * SEGMENT
+    starts_RS = (ID_MASK - (best_RS & ID_MASK)) * SEGMENT
     ids = (starts_RS[:, :, None] + torch.arange(SEGMENT, device=logits_RV.device)).flatten(1)
     logits = _take(logits_RV, torch.arange(R, device=ids.device)[:, None], ids)
     keys = order_key(logits, ids)

@@ -15,12 +15,12 @@ from kdcache.targets.never import LOG_NEVER, NEVER
 from kdcache.targets.precision import full_precision
 
 if TYPE_CHECKING:
-    from kdcache.targets.record import TeacherTargets
+    from kdcache.targets.factored_targets import FactoredTargets
 
 __all__ = ["dot", "factored_log_probs", "factored_probs"]
 
 
-def factored_log_probs(targets: "TeacherTargets", temperature: float) -> Tensor:
+def factored_log_probs(targets: "FactoredTargets", temperature: float) -> Tensor:
     """log p of every class, [P, V]."""
     log_probs_PV = _tail_logits(targets, temperature)
     _set_certain(targets, log_probs_PV, torch.full_like(targets.relative_PE, -torch.inf))
@@ -29,7 +29,7 @@ def factored_log_probs(targets: "TeacherTargets", temperature: float) -> Tensor:
     return log_probs_PV.nan_to_num_(nan=LOG_NEVER, neginf=LOG_NEVER) if _some_never(targets) else log_probs_PV
 
 
-def factored_probs(targets: "TeacherTargets", temperature: float) -> tuple[Tensor, Tensor]:
+def factored_probs(targets: "FactoredTargets", temperature: float) -> tuple[Tensor, Tensor]:
     """(p of every class [P, V], Σ p log p [P], nats), in fewer passes over the classes than its logarithm takes."""
     x_PV = _tail_logits(targets, temperature)
     x_PV -= x_PV.amax(-1, keepdim=True)
@@ -55,20 +55,17 @@ def dot(first_PV: Tensor, second_PV: Tensor) -> Tensor:
         return (first_PV[:, None] @ second_PV[:, :, None])[:, 0, 0]
 
 
-def _tail_logits(targets: "TeacherTargets", temperature: float) -> Tensor:
-    assert targets.basis is not None
-    assert targets.coefficients_PR is not None
-    logits_PV = targets.basis.logits(targets.coefficients_PR)
+def _tail_logits(targets: "FactoredTargets", temperature: float) -> Tensor:
+    logits_PV = targets.tail_logits()
     return logits_PV if temperature == 1 else logits_PV.div_(temperature)
 
 
-def _some_never(targets: "TeacherTargets") -> bool:
+def _some_never(targets: "FactoredTargets") -> bool:
     """Whether some class is never given, or some tail has no class that is."""
-    assert targets.basis is not None
     return targets.basis.never_V is not None or targets.some_without_tail
 
 
-def _set_certain(targets: "TeacherTargets", values_PV: Tensor, new_PE: Tensor) -> Tensor:
+def _set_certain(targets: "FactoredTargets", values_PV: Tensor, new_PE: Tensor) -> Tensor:
     """values_PV with those of the certain entries' classes replaced, in place.
 
     The places of a row that are not certain repeat its first; a row without a certain entry repeats its own value.

@@ -101,7 +101,7 @@ class CausalLM(Task):
     pipeline = "text-generation"
     generates = True
     every_class = False
-    record_defaults: ClassVar[Mapping[str, Any]] = {}
+    record_defaults: ClassVar[Mapping[str, Any]] = {"kind": "sampled"}
     length_setting = "sequence_length"
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {"overlong": ("truncated", "dropped")}
     nothing_to_learn = "every example is one token long or masked; see task.loss_on and corpus.messages_field"

@@ -33,13 +33,13 @@ def class_score(parts: Iterable[Records], num_classes: int, *, whole_rows: bool)
     labelled, loss = 0, 0.0
     confusion: Confusion = {}
     for part in parts:
-        if part.label_logits is not None:
+        if not part.targets().knows_every_class:
             return None
         if whole_rows and part.continues.any():
             labels_P, loss_P, predicted_P = _of_texts(part)
         else:
             labels_P, loss_P = part.labels, label_nats(part)
-            predicted_P = part.targets().relative_PE.double().argmax(-1).numpy()
+            predicted_P = part.targets().top_P.numpy()
         known_P = labels_P != NO_LABEL
         labelled += int(known_P.sum())
         loss += float(loss_P[known_P].sum())

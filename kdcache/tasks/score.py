@@ -27,8 +27,6 @@ class Records(Protocol):
     def labels(self) -> np.ndarray: ...
     @property
     def continues(self) -> np.ndarray: ...
-    @property
-    def label_logits(self) -> np.ndarray | None: ...
     def __len__(self) -> int: ...
     def targets(self) -> "TeacherTargets": ...
 
@@ -78,12 +76,13 @@ class Verdict:
 
 
 def label_nats(part: Records) -> np.ndarray:
-    """−log p of each label at T = 1 as the records have it, float64 [P], at most 240; nonsense where none is known."""
-    targets = part.targets()
-    if part.label_logits is not None:
-        log_partition_P = targets.log_partition(1.0).double().numpy()
-        return np.clip(log_partition_P - part.label_logits.astype(np.float64), 0.0, MOST_NATS)
-    relative_PC = targets.relative_PE.double()
-    log_partition_P = relative_PC.logsumexp(-1).numpy()
-    own_P = relative_PC.numpy()[np.arange(len(part.labels)), np.maximum(part.labels, 0)]
-    return np.clip(log_partition_P - own_P, 0.0, MOST_NATS)
+    """−log p of each label at T = 1 as the records have it, float64 [P], at most 240; nonsense where none is known.
+
+    Raises ValueError for records that do not say.
+    """
+    import torch
+
+    losses_P = part.targets().label_losses(torch.from_numpy(part.labels))
+    if losses_P is None:
+        raise ValueError("got records that do not keep what the label has, expected its logit")
+    return np.clip(losses_P.numpy(), 0.0, MOST_NATS)

@@ -101,7 +101,7 @@ class Task(ABC):
     generates: ClassVar[bool] = False
     one_position: ClassVar[bool] = False
     every_class: ClassVar[bool] = True
-    record_defaults: ClassVar[Mapping[str, Any]] = {"exact_top_k": "all", "logit_dtype": "float16"}
+    record_defaults: ClassVar[Mapping[str, Any]] = {"kind": "dense"}
     length_setting: ClassVar[str] = "max_length"
     label_setting: ClassVar[str | None] = None
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}

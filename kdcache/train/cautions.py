@@ -34,14 +34,15 @@ def first_targets(cache: Cache) -> TeacherTargets:
 
 def _noise(terms: Sequence[Term], cache: Cache) -> Iterator[str]:
     """For each divergence term that these records answer badly."""
-    if cache.manifest.header.record is None:
+    if cache.manifest.header.distribution is None:
         return
     targets = first_targets(cache)
     for term in terms:
         temperature = term.teacher_temperature()
         if temperature is not None and term.weight:
-            found = advice(worth_at(targets, temperature), sampled=term.uses_sample(targets))
-            if found:
+            sampled = term.uses_sample(targets)
+            found = advice(worth_at(targets, temperature), sampled=sampled)
+            if found and (sampled or not targets.knows_every_class):
                 yield found
 
 
@@ -76,7 +77,7 @@ def _not_held_out(cache: Cache, held_out: Cache | None) -> Iterator[str]:
 
 
 def _another_teacher(cache: Cache, held_out: Cache | None) -> Iterator[str]:
-    if held_out is None or cache.manifest.header.record is None or held_out.manifest.header.record is None:
+    if held_out is None or not cache.manifest.header.records or not held_out.manifest.header.records:
         return
     ours, theirs = cache.manifest.header.teacher, held_out.manifest.header.teacher
     if ours is None or theirs is None:

@@ -134,7 +134,7 @@ def model_card(
         "cache": f"`{cache.digest}` ({len(cache):,} examples, {cache.num_positions:,} positions)",
         "corpus": f"`{corpus.sha256}`" if corpus else "not recorded",
         "tokenizer": f"`{header.tokenizer.behaviour_sha256}`" if header.tokenizer else "not recorded",
-        "record": f"`{header.record.model_dump_json()}`" if header.record else "labels only",
+        "record": ", ".join(f"`{kind.model_dump_json(exclude_none=True)}`" for kind in header.records) or "labels only",
         "steps": f"{steps:,} of {run.batches.global_batch} examples",
         "terms": run.told["terms"],
         "optimizer": run.told["optimizer"],
@@ -146,7 +146,7 @@ def model_card(
         teacher = header.teacher
         rows["teacher"] = f"{teacher.name}, revision {teacher.revision or 'not recorded'}, {teacher.dtype or ''}"
         rows["teacher weights"] = f"`{teacher.weights_sha256}`" if teacher.weights_sha256 else "not recorded"
-    title = "A distilled student" if header.record else "A student of labels"
+    title = "A distilled student" if header.records else "A student of labels"
     if header.teacher is not None:
         title = f"A student of {header.teacher.name}"
     provenance = "".join(f"| {name} | {value} |\n" for name, value in rows.items())

@@ -140,21 +140,23 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
             f"{run.cache} has no label, expected some for {run.terms[0].spoken} term: dump it with "
             "corpus.label_field or corpus.tags_field"
         )
+    header = cache.manifest.header
     asking = next((term for term in run.terms if term.needs_teacher), None)
-    if cache.manifest.header.record is None and asking is not None:
+    of_features = asking is not None and asking.needs_features and bool(header.records)
+    if header.distribution is None and asking is not None and not of_features:
         raise CacheError(
             f"{run.cache} holds labels and no teacher, expected one for {asking.spoken} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
     class_weights(run.terms, cache)
     feature_width(run.terms, cache)
-    if cache.manifest.header.record is not None:
-        LossTerms(run.terms, cache.manifest.header.num_classes).check(first_targets(cache))
+    if header.distribution is not None:
+        LossTerms(run.terms, header.num_classes).check(first_targets(cache))
     if run.eval is None:
         return cache, None
     held_out = open_cache(run.eval.cache)
     check_held_out(held_out, cache)
-    if held_out.manifest.header.record is not None:
+    if held_out.manifest.header.distribution is not None:
         first_targets(held_out).log_partition(EVALUATION_TEMPERATURE)
     return cache, held_out
 
@@ -180,7 +182,7 @@ def feature_width(terms: Sequence[Term], cache: Cache) -> int | None:
         return None
     raise CacheError(
         f"{cache.root.url} holds no features of the teacher, expected them for {asking.spoken} term: "
-        "dump again with record.features, or take the term out of terms"
+        "dump again with a record {kind: features}, or take the term out of terms"
     )
 
 

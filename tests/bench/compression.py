@@ -39,13 +39,15 @@ from real_rows import load_teacher, token_windows
 from torch import Tensor
 
 from kdcache.targets.compress import compress_to_arrays
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.sampled import Sampled
 
 BLOCK = 512
 """Rows per call, as a dump makes them."""
 SPECS = {
-    "default": RecordSpec(),
-    "T = 1 profile": RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),
+    "default": Sampled(),
+    "T = 1 profile": Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),
 }
 CASES = [(name, method) for name in SPECS for method in ("numba", "torch")]
 
@@ -79,8 +81,8 @@ def main() -> None:
         print(f"{name:<20}{rows / clock:9.0f}{clock / forward[0]:8.3f}{processor / forward[1]:10.3f}")
 
 
-def compress(logits_PV: Tensor, spec: RecordSpec, method: str) -> None:
-    with patch("kdcache.targets.compress.method_on", lambda device_type: method):
+def compress(logits_PV: Tensor, spec: RecordKind, method: str) -> None:
+    with patch("kdcache.targets.sparse_rows.method_on", lambda device_type: method):
         for block_PV in logits_PV.split(BLOCK):
             compress_to_arrays(block_PV, spec)
 

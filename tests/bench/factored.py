@@ -33,12 +33,10 @@ from records import gradient
 from shards import shard_bytes
 from torch import Tensor
 
-from kdcache.store.unit import record_arrays
 from kdcache.targets.calibration import Encoder, make_basis
-from kdcache.targets.codec import decode
-from kdcache.targets.fields import Field, record_fields
+from kdcache.targets.compress import compress_to_arrays
+from kdcache.targets.factored import Factored
 from kdcache.targets.output_layer import OutputLayer
-from kdcache.targets.spec import FactorSpec, RecordSpec
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 LENGTH = 256
@@ -86,7 +84,7 @@ def hidden(teacher: object, tokens: Tensor) -> Tensor:
 def report(
     rank: int | str, layer: OutputLayer, calibration_ND: Tensor, rows: list[tuple[Tensor, Tensor]], student_V: Tensor
 ) -> None:
-    spec = RecordSpec(samples=0, factor=FactorSpec(rank=rank))
+    spec = Factored(rank=rank)
     V = len(student_V)
     basis = make_basis(layer, calibration_ND, rank)  # type: ignore[arg-type]
     encoder = Encoder(basis, layer)
@@ -97,9 +95,9 @@ def report(
     for window, (tokens, hidden_PD) in enumerate(rows):
         logits_PV = layer.logits(hidden_PD)
         keys = [[0, window, p] for p in range(len(hidden_PD))]
-        arrays = record_arrays(logits_PV, tokens[1:].numpy(), spec, keys, encoder.coefficients(hidden_PD))
+        arrays = compress_to_arrays(logits_PV, spec, keys, tokens[1:], hidden_PD, encoder)
         stored.append(arrays)
-        targets = decode(arrays, spec, V, basis)
+        targets = spec.decode(arrays, V, basis)
         positions += len(hidden_PD)
         for temperature in TEMPERATURES:
             log_p_PV = (logits_PV / temperature).log_softmax(-1)
@@ -108,7 +106,7 @@ def report(
             norms[temperature] += exact_PV.square().sum().item()
             made_PV = gradient(student_V, targets, temperature, "normalised")
             error[temperature] += made_PV.sub_(exact_PV).square_().sum().item()
-    fields = [Field("label_logits", "position", "float16"), *record_fields(spec, V, basis.rank)]
+    fields = spec.fields(V, rank=basis.rank)
     arrays = {name: np.concatenate([part[name] for part in stored]) for name in stored[0]}
     sizes, _ = shard_bytes(fields, arrays, LENGTH)
     print(f"{rank!s:<6}{sizes['coefficients']:>16.1f}{sum(sizes.values()):>8.1f}"

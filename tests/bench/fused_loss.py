@@ -67,8 +67,9 @@ from kdcache.losses.terms import LossTerms
 from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress
+from kdcache.targets.factored import Factored
 from kdcache.targets.output_layer import OutputLayer
-from kdcache.targets.spec import FactorSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
 
 LABELS = make_term(name="cross_entropy")
 KL1 = make_term(name="divergence")
@@ -89,13 +90,12 @@ class Scene:
         self.head.__class__ = WideLinear
         self.labels_P = torch.randint(0, V, (P,))
         rows = torch.arange(P) % 64
-        self.targets = compress(torch.randn(64, V) * 3, RecordSpec(exact_top_k=32))[rows]
+        self.targets = compress(torch.randn(64, V) * 3, Sampled(exact_top_k=32))[rows]
         layer, hidden_ND = OutputLayer(torch.randn(V, D)), torch.randn(256, D)
         basis = make_basis(layer, hidden_ND, 64)
-        coefficients_PR = Encoder(basis, layer).coefficients(hidden_ND[:64])
-        record = RecordSpec(samples=0, factor=FactorSpec(rank=64))
+        record = Factored(rank=64)
         logits_PV = layer.logits(hidden_ND[:64])
-        self.factored = compress(logits_PV, record, coefficients_PR=coefficients_PR, basis=basis)[rows]
+        self.factored = compress(logits_PV, record, hidden_PD=hidden_ND[:64], encoder=Encoder(basis, layer))[rows]
 
     def states(self) -> Tensor:
         """Of the body, where there is one; else hidden states that were there already."""

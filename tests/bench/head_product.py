@@ -60,7 +60,7 @@ def cost(model: torch.nn.Module, windows: Tensor) -> Tensor:
             for name, make in sides[:: 1 if number % 2 else -1]
         }
         start = time.process_time()
-        kdcache.compress(rows["float32"], kdcache.RecordSpec())
+        kdcache.compress(rows["float32"], kdcache.Sampled())
         took["compression"].append(time.process_time() - start)
         exact_PV = (hidden_PD[:128].double() @ weight_VD.double().T).log_softmax(-1)
         for name, logits_PV in rows.items():
@@ -76,7 +76,7 @@ def worth(hidden_PD: Tensor, weight_VD: Tensor) -> None:
     """Gradient errors of a student whose hidden states are 2% from the teacher's."""
     noise_PD = torch.randn(hidden_PD.shape, generator=torch.Generator().manual_seed(0))
     near_PD = (hidden_PD.float() * (1 + 0.02 * noise_PD)).bfloat16()
-    spec = kdcache.RecordSpec(exact_top_k="all", logit_dtype="float32")
+    spec = kdcache.Dense(logit_dtype="float32")
     targets = kdcache.compress((hidden_PD.double() @ weight_VD.double().T).float(), spec)
     supervision = Supervision(torch.zeros(len(hidden_PD), dtype=torch.int64), targets)
     for kind in ("forward_kl", "jsd"):

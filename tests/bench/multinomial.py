@@ -16,6 +16,7 @@ from torch import Tensor
 from kdcache.targets.curve import TailCurve
 from kdcache.targets.fields import Field, class_dtype
 from kdcache.targets.record import TeacherTargets
+from kdcache.targets.sparse_targets import SparseTargets
 
 __all__ = ["Multinomial"]
 
@@ -43,7 +44,7 @@ class Multinomial:
         draws = self.counts_PE.sum(-1, keepdim=True)
         p_PE = logits_PV.softmax(-1).gather(1, self.ids_PE)
         partitions = [(logits_PV / temperature).logsumexp(-1) for temperature in temperatures]
-        return TeacherTargets(
+        return SparseTargets(
             ids_PE=self.ids_PE,
             relative_PE=logits_PV.gather(1, self.ids_PE),
             maximum_P=torch.zeros(len(logits_PV)),

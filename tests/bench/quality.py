@@ -69,12 +69,16 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import Term, make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.calibration import Encoder, make_basis
-from kdcache.targets.codec import decode
 from kdcache.targets.compress import compress, compress_to_arrays
-from kdcache.targets.fields import Field, record_fields
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.dense import Dense
+from kdcache.targets.factored import Factored
+from kdcache.targets.fields import Field
+from kdcache.targets.kind import RecordKind
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
-from kdcache.targets.spec import CurveSpec, FactorSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 
 LENGTH = 128
 BATCH = 8
@@ -108,24 +112,28 @@ class Setting:
         return [t for t in temperatures if self.temperatures is None or t in self.temperatures]
 
 
-def of_spec(name: str, spec: RecordSpec) -> Setting:
+def _without_labels(fields: list[Field]) -> list[Field]:
+    return [field for field in fields if field.name != "label_logits"]
+
+
+def of_spec(name: str, spec: RecordKind) -> Setting:
     def make(rows: Rows) -> tuple[Arrays, TeacherTargets]:
         arrays = compress_to_arrays(rows.logits_PV, spec, rows.keys_P3)
-        return arrays, decode(arrays, spec, CLASSES)
+        return arrays, spec.decode(arrays, CLASSES)
 
-    only = None if spec.dense or spec.curve.interpolates else spec.curve.at_temperatures
-    return Setting(name, make, tuple(record_fields(spec, CLASSES)), only)
+    only = None if spec.answers(2.0) else (1.0,)
+    return Setting(name, make, tuple(_without_labels(spec.fields(CLASSES))), only)
 
 
 def of_factor(name: str, rank: int | str, encoder: Encoder, samples: int = 0) -> Setting:
-    spec = RecordSpec(samples=samples, factor=FactorSpec(rank=rank))
+    spec = Factored(rank=rank, samples=samples)
     basis = encoder.basis
 
     def make(rows: Rows) -> tuple[Arrays, TeacherTargets]:
-        arrays = compress_to_arrays(rows.logits_PV, spec, rows.keys_P3, encoder.coefficients(rows.hidden_PD))
-        return arrays, decode(arrays, spec, CLASSES, basis)
+        arrays = compress_to_arrays(rows.logits_PV, spec, rows.keys_P3, None, rows.hidden_PD, encoder)
+        return arrays, spec.decode(arrays, CLASSES, basis)
 
-    return Setting(name, make, tuple(record_fields(spec, CLASSES, basis.rank)))
+    return Setting(name, make, tuple(_without_labels(spec.fields(CLASSES, rank=basis.rank))))
 
 
 def of_multinomial(name: str, draws: int, temperatures: list[float]) -> Setting:
@@ -148,11 +156,11 @@ def encoders(teacher: Any, windows: Tensor) -> dict[int | str, Encoder]:
 def settings(temperatures: list[float], factors: dict[int | str, Encoder]) -> list[Setting]:
     return [
         Setting("cross-entropy"),
-        of_spec("dense", RecordSpec(exact_top_k="all")),
-        of_spec("top-12, renormalised", RecordSpec(exact_top_k=12, samples=0, tail="renormalise")),
+        of_spec("dense", Dense(logit_dtype="uint16")),
+        of_spec("top-12, renormalised", TopK(k=12, tail="renormalise")),
         of_multinomial("multinomial 50", 50, temperatures),
-        of_spec("T = 1 profile", RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))),
-        of_spec("default", RecordSpec()),
+        of_spec("T = 1 profile", Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))),
+        of_spec("default", Sampled()),
         *(of_factor(f"factored, rank {rank}", rank, encoder) for rank, encoder in factors.items()),
     ]
 
@@ -175,7 +183,7 @@ def main() -> None:
     windows = text.train[first : first + options.tokens // LENGTH]
     heldout = text.heldout[: options.heldout // LENGTH]
     teacher_PV = logits_of(teacher, heldout)
-    exact = compress(teacher_PV, RecordSpec(exact_top_k="all", logit_dtype="float32"))
+    exact = compress(teacher_PV, Dense(logit_dtype="float32"))
     supervision = Supervision(heldout[:, 1:].flatten(), exact)
     own = scores(teacher_PV, supervision, options.temperatures)
     print(f"{len(text.train) * LENGTH} tokens; teacher: loss {own.loss:.3f}, ECE {own.ece:.3f}", flush=True)

@@ -59,11 +59,13 @@ from torch import Tensor
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.store.unit import record_arrays
-from kdcache.targets.codec import decode
-from kdcache.targets.fields import Field, record_fields
+from kdcache.targets.compress import compress_to_arrays
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.fields import Field
 from kdcache.targets.record import Estimator, TeacherTargets
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.sparse import Sparse
+from kdcache.targets.top_k import TopK
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 Arrays = dict[str, np.ndarray]
@@ -87,11 +89,11 @@ class Record:
 
 
 def of_spec(
-    spec: RecordSpec, logits_PV: Tensor, labels_P: np.ndarray, window: int, draw: int
+    spec: Sparse, logits_PV: Tensor, labels_P: np.ndarray, window: int, draw: int
 ) -> tuple[Arrays, TeacherTargets]:
     P, V = logits_PV.shape
-    arrays = record_arrays(logits_PV, labels_P, spec, [[draw, window, p] for p in range(P)])
-    return arrays, decode(arrays, spec, V)
+    arrays = compress_to_arrays(logits_PV, spec, [[draw, window, p] for p in range(P)], labels_P)
+    return arrays, spec.decode(arrays, V)
 
 
 def multinomial(
@@ -103,27 +105,27 @@ def multinomial(
 
 
 def records(V: int) -> list[Record]:
-    def ours(name: str, spec: RecordSpec, *estimators: Estimator) -> Record:
-        fields = [Field("label_logits", "position", "float16"), *record_fields(spec, V)]
+    def ours(name: str, spec: Sparse, *estimators: Estimator) -> Record:
+        fields = spec.fields(V)
         temperatures = TEMPERATURES if spec.curve.interpolates else spec.curve.at_temperatures
         make = partial(of_spec, spec)
-        return Record(name, fields, make, estimators or ("normalised",), temperatures, sampled=spec.samples > 0)
+        return Record(name, fields, make, estimators or ("normalised",), temperatures, sampled=spec.plan.samples > 0)
 
     def theirs(name: str, by_id: bool, temperatures: tuple[float, ...]) -> Record:
         make = partial(multinomial, 50, by_id)
         return Record(name, Multinomial.fields(V), make, ("normalised",), temperatures)
 
-    at_one = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
+    at_one = Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
     return [
-        ours("default", RecordSpec(), "normalised", "horvitz_thompson"),
-        ours("default, uint8", RecordSpec(logit_dtype="uint8")),
+        ours("default", Sampled(), "normalised", "horvitz_thompson"),
+        ours("default, uint8", Sampled(logit_dtype="uint8")),
         ours("T = 1 profile", at_one, "normalised", "horvitz_thompson"),
         ours("T = 1 profile, uint8", at_one.model_copy(update={"logit_dtype": "uint8"})),
         ours("T = 1 profile, 25 samples", at_one.model_copy(update={"samples": 25})),
         theirs("multinomial 50, by count", False, TEMPERATURES),
         theirs("multinomial 50, by id", True, ()),
         *(
-            ours(f"top-{k}, {tail}", RecordSpec(exact_top_k=k, samples=0, tail=tail, curve=curve))
+            ours(f"top-{k}, {tail}", TopK(k=k, tail=tail, curve=curve))
             for k in (12, 50)
             for tail, curve in (("ghost", CurveSpec()), ("renormalise", CurveSpec(temperatures=TEMPERATURES)))
         ),

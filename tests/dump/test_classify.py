@@ -112,7 +112,12 @@ def test_tags_of_long_rows_are_the_teachers_in_each_window(make: Make, teachers:
 def test_the_bytes_are_the_same_at_every_world_size(make: Make, tmp_path: Path, task: str, backend: str) -> None:
     features = "pooled" if task == "sequence_classification" else "positions"
     for size in (1, 3):
-        config = make(task, tmp_path / str(size), backend=backend, record={"features": features})
+        config = make(
+            task,
+            tmp_path / str(size),
+            backend=backend,
+            record=[{"kind": "dense"}, {"kind": "features", "at": features}],
+        )
         for rank in range(size):
             run_dump(config, World(rank, size))
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
@@ -121,7 +126,14 @@ def test_the_bytes_are_the_same_at_every_world_size(make: Make, tmp_path: Path, 
 
 @pytest.mark.parametrize("features", ["pooled", "positions"])
 def test_features_are_the_teachers_hidden_states(make: Make, teachers: dict, tmp_path: Path, features: str) -> None:
-    run_dump(make("sequence_classification", tmp_path / "cache", record={"features": features}), World())
+    run_dump(
+        make(
+            "sequence_classification",
+            tmp_path / "cache",
+            record=[{"kind": "dense"}, {"kind": "features", "at": features}],
+        ),
+        World(),
+    )
     batch = public.open_cache(tmp_path / "cache").read(0, 6)
     teacher = AutoModelForSequenceClassification.from_pretrained(teachers["sequence_classification"]).eval()
     for i in range(6):
@@ -135,7 +147,12 @@ def test_features_are_the_teachers_hidden_states(make: Make, teachers: dict, tmp
 def test_features_of_a_language_model(teacher_folder: Path, make_config: Make, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    run_dump(make_config(tmp_path / "cache", record={"features": "positions"}, task={"attention": "causal"}), World())
+    run_dump(
+        make_config(
+            tmp_path / "cache", record=[{"kind": "sampled"}, {"kind": "features"}], task={"attention": "causal"}
+        ),
+        World(),
+    )
     batch = public.open_cache(tmp_path / "cache").read(0, 1)
     teacher = AutoModelForCausalLM.from_pretrained(teacher_folder).eval()
     with torch.no_grad():
@@ -149,7 +166,7 @@ def test_without_a_teacher_labels_and_characters_come_from_the_corpus(make: Make
     for rank in range(2):
         run_dump(config, World(rank, 2))
     cache = public.open_cache(tmp_path / "cache")
-    assert cache.manifest.header.record is None
+    assert cache.manifest.header.records == ()
     assert cache.manifest.header.id2label == {0: "bright", 1: "dark"}
     text = moods(1)[0]["text"].replace(" ", "")
     assert cache.manifest.header.tokenizer is not None
@@ -201,8 +218,8 @@ def test_an_encoder_without_a_trained_head_is_no_teacher(make: Make, teachers: d
 
 def test_records_that_a_task_cannot_have(make: Make, tmp_path: Path) -> None:
     for task, record, message in (
-        ("token_classification", {"features": "pooled"}, "expected positions"),
-        ("sequence_classification", {"exact_top_k": 1}, "expected all"),
+        ("token_classification", {"kind": "features", "at": "pooled"}, "expected at: positions"),
+        ("sequence_classification", {"kind": "sampled"}, "got record.kind sampled, expected dense"),
     ):
         with pytest.raises(ValueError, match=message):
             make(task, tmp_path / "cache", record=record)
@@ -256,7 +273,7 @@ def test_features_of_a_decoder_are_of_the_token_that_its_head_reads(make: Make, 
     ).eval()
     model.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    record = {"features": "positions", "logit_dtype": "float32"}
+    record = [{"kind": "dense", "logit_dtype": "float32"}, {"kind": "features"}]
     teacher = {"path": str(tmp_path / "gpt2")}
     run_dump(make("sequence_classification", tmp_path / "c", teacher=teacher, record=record), World())
     batch = public.open_cache(tmp_path / "c").read(0, 8)
@@ -311,7 +328,7 @@ def test_the_features_width_is_in_the_config_of_a_users_teacher(
             "sequence_classification",
             tmp_path / features,
             teacher={"path": str(tmp_path / "bag"), "dtype": "float32"},
-            record={"features": features},
+            record=[{"kind": "dense"}, {"kind": "features", "at": features}],
         )
         with pytest.raises(error, match=message) if error else nullcontext():
             run_dump(config, World())
@@ -351,7 +368,12 @@ def test_features_need_a_body_or_a_head_by_a_usual_name(make: Make, teachers: di
     tokenizer.save_pretrained(tmp_path / "bag")
     teacher = {"path": str(tmp_path / "bag"), "dtype": "float32"}
     with pytest.raises(TeacherError, match=r"a teacher, Headless, with neither a body .* nor a head called classifier"):
-        run_dump(make(task, tmp_path / "c", teacher=teacher, record={"features": "pooled"}), World())
+        run_dump(
+            make(
+                task, tmp_path / "c", teacher=teacher, record=[{"kind": "dense"}, {"kind": "features", "at": "pooled"}]
+            ),
+            World(),
+        )
     run_dump(make(task, tmp_path / "d", teacher=teacher), World())
     assert public.open_cache(tmp_path / "d").num_positions == 40
 

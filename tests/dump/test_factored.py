@@ -17,7 +17,7 @@ from kdcache.launcher import World
 from kdcache.store.verify import verify
 
 MakeConfig = Callable[..., DumpConfig]
-RECORD = {"exact_top_k": 8, "samples": 0, "factor": {"rank": "full"}}
+RECORD = {"kind": "factored", "rank": "full"}
 
 
 def dump(config: DumpConfig, world_size: int = 1) -> None:
@@ -73,9 +73,9 @@ def test_a_dump_that_goes_on_does_not_calibrate_again(
 def test_what_cannot_be_factored_is_refused(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"got record.factor.rank 33, expected at most 32"):
-        dump(make_config(tmp_path / "1", record={**RECORD, "factor": {"rank": 33}}))
-    monkeypatch.setattr("kdcache.dump.teacher.Teacher._head_can_be_replayed", lambda teacher: False)
-    with pytest.raises(TeacherError, match="LlamaForCausalLM has no output layer that can be run by itself"):
+    with pytest.raises(ConfigError, match=r"got record.rank 33, expected at most 32"):
+        dump(make_config(tmp_path / "1", record={**RECORD, "rank": 33}))
+    monkeypatch.setattr("kdcache.models.head.Head.output_layer", lambda head: None)
+    with pytest.raises(TeacherError, match="the logits of LlamaForCausalLM are not its output layer's"):
         dump(make_config(tmp_path / "2", record=RECORD))
     assert not (tmp_path / "2" / "header.json").exists()

@@ -50,7 +50,7 @@ def documents_alone(cache: kdcache.Cache, model: Any) -> torch.Tensor:
 def test_packed_documents_of_any_teacher_are_recorded_as_if_alone(
     make_config: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    record = {"exact_top_k": "all", "logit_dtype": "float32"}
+    record = {"kind": "dense", "logit_dtype": "float32"}
     config = make_config(tmp_path / "c", teacher=language_teacher(tmp_path / "teacher", name), record=record)
     for rank in range(2):
         run_dump(config, World(rank, 2))
@@ -92,7 +92,7 @@ def classification(tmp_path: Path, **changes: Any) -> DumpConfig:
         "corpus": {"paths": str(tmp_path / "moods.jsonl"), "format": "jsonl", "label_field": "label"},
         "teacher": {"path": str(tmp_path / "teacher"), "dtype": "float32"},
         "task": {"name": "sequence_classification", "max_length": 32},
-        "record": {"logit_dtype": "float32", "features": "positions"},
+        "record": [{"kind": "dense", "logit_dtype": "float32"}, {"kind": "features"}],
         "compute": {"batch_examples": 5, "threads": 1},
     }
     return DumpConfig.model_validate(settings | changes)

@@ -251,7 +251,7 @@ def test_a_wrong_label_among_others_is_skipped(tmp_path: Path, teacher_folder: P
 
 def test_the_basis_of_a_factor_is_of_the_corpus_now(make: MakeConfig, tmp_path: Path) -> None:
     rows = lines(texts(90))
-    record = {"exact_top_k": 8, "samples": 0, "factor": {"rank": 8, "calibration_positions": 500}}
+    record = {"kind": "factored", "rank": 8, "calibration_positions": 500}
     sections = {"record": record, "corpus": {"unit_rows": 15}}
     dump(make("cache", rows, **sections))
     calibration = read_manifest(Root(tmp_path / "cache")).header.basis.calibration  # type: ignore[union-attr]

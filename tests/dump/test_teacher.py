@@ -112,7 +112,7 @@ def test_the_output_layer_makes_the_logits_of_the_hidden_states(family: str, tmp
 
 def test_what_is_no_output_layer_is_refused(tmp_path: Path) -> None:
     model = teacher_of(saved("llama", tmp_path)).model
-    words = r"the logits of LlamaForCausalLM are not its output layer's of its hidden states.*drop record.factor"
+    words = r"the logits of LlamaForCausalLM are not its output layer's of its hidden states.*use another record.kind"
     with model.register_forward_hook(lambda _, __, out: out | {"logits": out.logits.sinh()}):
         teacher = Teacher(model, torch.device("cpu"), 320, 7)
     with pytest.raises(TeacherError, match=words):
@@ -194,7 +194,7 @@ def test_features_of_a_teacher_whose_head_cannot_be_run_apart(tmp_path: Path, mo
     config, compute = TeacherConfig(path=str(folder), dtype="float32"), ComputeConfig(device="cpu")
     given = {"num_classes": 320, "task": task_of({})}
     assert not load_teacher(config, compute, World(), **given).gives_hidden_states
-    with pytest.raises(TeacherError, match=r"got record.features and a teacher, LlamaForCausalLM, whose head cannot"):
+    with pytest.raises(TeacherError, match=r"got a record of features and a teacher, LlamaForCausalLM, whose head"):
         load_teacher(config, compute, World(), **given, features=True)
 
 

@@ -130,7 +130,7 @@ def test_rows_that_are_left_out_are_left_out_of_both_encodings(
 
 @pytest.mark.parametrize("task", CLASSIFICATIONS)
 def test_two_encodings_give_the_same_bytes_at_every_world_size(home: Path, tmp_path: Path, task: str) -> None:
-    record = {"features": "pooled" if task == CLASSIFICATIONS[0] else "positions"}
+    record = [{"kind": "dense"}, {"kind": "features", "at": "pooled" if task == CLASSIFICATIONS[0] else "positions"}]
     for size in (1, 3):
         dump(home, task, tmp_path / str(size), size, tokenizer="characters", record=record)
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")

@@ -66,12 +66,12 @@ def test_it_is_the_formula_on_every_form_of_record(form: str, temperature: float
     check(targets, temperature)
 
 
-@pytest.mark.parametrize("spec", [{}, {"samples": 0, "exact_top_k": 4}, {"exact_top_k": "all"}], ids=str)
+@pytest.mark.parametrize("spec", [{}, {"kind": "top_k", "k": 4}, {"kind": "dense"}], ids=str)
 def test_on_stored_records_with_classes_that_are_never_given(spec: dict) -> None:
     logits_PV = torch.randn(P, V) * 3
     logits_PV[:, ::4] = -torch.inf
     generator = torch.arange(3 * P).view(P, 3)
-    check(kdcache.compress(logits_PV, kdcache.RecordSpec(logit_dtype="float32", **spec), generator), 1.0)
+    check(kdcache.compress(logits_PV, {**spec, "logit_dtype": "float32"}, generator), 1.0)
 
 
 def test_what_padding_has_never_reaches_the_result() -> None:

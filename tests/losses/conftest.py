@@ -3,19 +3,22 @@
 P positions, E entries, V classes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
 
 from kdcache.targets.basis import Basis
 from kdcache.targets.curve import TailCurve
+from kdcache.targets.dense_targets import DenseTargets
+from kdcache.targets.factored_targets import FactoredTargets
 from kdcache.targets.record import TeacherTargets
+from kdcache.targets.sparse_targets import SparseTargets
 
 TEMPERATURES = (0.5, 1.0, 2.0)
 
 
-class Sample(TeacherTargets):
+class Sample(SparseTargets):
     """Entries kept with known probabilities: the weights divide by them."""
 
     def weights(self, temperature, estimator="normalised"):
@@ -35,9 +38,14 @@ class Teacher:
     logits_PV: torch.Tensor
     targets: TeacherTargets
 
+    @property
+    def tail(self):
+        """None for dense records, which have none."""
+        return getattr(self.targets, "tail", None)
+
     def forward_kl(self, temperature, student_logits_PV, estimator="normalised", entropy_only=False):
         """Oracle, [P], float64, differentiable in the student's logits. entropy_only: its part Σ p log p."""
-        if self.targets.dense or self.targets.tail in ("ghost", "factored"):
+        if self.tail in (None, "ghost", "factored"):
             formula = "negative_entropy" if entropy_only else "forward_kl"
             return self.divergence(formula, temperature, student_logits_PV)
         log_p_PV, log_q_PV = self._log_probs(temperature, student_logits_PV)
@@ -53,7 +61,7 @@ class Teacher:
             used = ids[inclusion > 0]
             weights = log_p[used].exp() / inclusion[inclusion > 0]
             negative_entropy = (log_p.exp() * log_p).sum()
-            if self.targets.tail == "renormalise":
+            if self.tail == "renormalise":
                 weights = weights / weights.sum()
                 negative_entropy = torch.xlogy(weights, weights).sum()
             elif estimator == "normalised" and certain < len(used):
@@ -65,9 +73,9 @@ class Teacher:
     def divergence(self, kind, temperature, student_logits_PV, **parameters):
         """Oracle, [P], float64, differentiable: by the formula on every class, or on certain entries and the rest."""
         log_p_PV, log_q_PV = self._log_probs(temperature, student_logits_PV)
-        if self.targets.tail == "factored":
+        if self.tail == "factored":
             log_p_PV = factored_oracle(self.targets, temperature)
-        if self.targets.dense or self.targets.tail == "factored":
+        if self.tail in (None, "factored"):
             return FORMULAS[kind](log_p_PV, log_q_PV, **parameters).sum(-1)
         values = []
         for row, certain in enumerate(self.targets.num_certain_P.tolist()):
@@ -154,15 +162,7 @@ def make_teacher(P, V, form, seed=0, sharpness=2.0, entries=5):
     if form == "dense":
         return Teacher(
             logits_PV,
-            TeacherTargets(
-                ids_PE=torch.arange(V).expand(P, V),
-                relative_PE=logits_PV,
-                maximum_P=torch.zeros(P),
-                inclusion_PE=torch.ones(P, V),
-                num_certain_P=torch.full((P,), V),
-                num_classes=V,
-                curve=None,
-            ),
+            DenseTargets.of(logits_PV, torch.zeros(P)),
         )
     E = min(entries, V)
     counts_P = torch.randint(1, E + 1, (P,), generator=generator)
@@ -183,7 +183,7 @@ def make_teacher(P, V, form, seed=0, sharpness=2.0, entries=5):
     log_partition_PK = torch.stack([(tail_PV / t).logsumexp(-1) for t in TEMPERATURES], 1)
     probs_PKV = (tail_PV[:, None] / torch.tensor(TEMPERATURES)[:, None] - log_partition_PK[:, :, None]).exp()
     mean_PK = torch.where(probs_PKV > 0, probs_PKV * logits_PV[:, None], 0.0).sum(-1)
-    targets = (Sample if form == "sample" else TeacherTargets)(
+    targets = (Sample if form == "sample" else SparseTargets)(
         ids_PE=torch.where(kept_PE, ids_PE, 0),
         relative_PE=torch.where(kept_PE, logits_PV.gather(1, ids_PE), 99.0),
         maximum_P=torch.zeros(P),
@@ -196,7 +196,8 @@ def make_teacher(P, V, form, seed=0, sharpness=2.0, entries=5):
     if form == "factored":
         basis = Basis((torch.randn(V, 3, generator=generator) * sharpness / 50).half(), torch.randn(V), soft_cap=7.0)
         coefficients_PR = torch.randint(-127, 128, (P, 3), generator=generator, dtype=torch.int8)
-        targets = replace(targets, coefficients_PR=coefficients_PR, basis=basis)
+        known = {field.name: getattr(targets, field.name) for field in fields(targets)}
+        targets = FactoredTargets(**known, coefficients_PR=coefficients_PR, basis=basis)
     return Teacher(logits_PV, targets)
 
 
@@ -207,7 +208,7 @@ def make_top_two(logits_PV):
     log_partition_PK = torch.stack([(tail_PV / t).logsumexp(-1) for t in TEMPERATURES], 1)
     mean_PK = torch.stack([((tail_PV / t).softmax(-1) * tail_PV).sum(-1) for t in TEMPERATURES], 1)
     P, V = logits_PV.shape
-    return TeacherTargets(
+    return SparseTargets(
         ids_PE=top.indices[:, :2],
         relative_PE=top.values[:, :2].float(),
         maximum_P=torch.zeros(P),

@@ -14,8 +14,11 @@ from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.compress import compress
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.dense import Dense
 from kdcache.targets.fields import NO_LABEL
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 
 FORMS = ["dense", "factored", "ghost", "renormalise", "sample"]
 WEIGHTED = [
@@ -182,7 +185,7 @@ def test_a_teacher_that_is_certain_or_knows_nothing():
     """Weight 0 and at most log C; a uniform student matches nothing but a uniform teacher."""
     V = 8
     logits_PV = torch.tensor([[100.0] + [0.0] * (V - 1), [0.0] * V])
-    targets = compress(logits_PV, RecordSpec(exact_top_k="all", logit_dtype="float32"))
+    targets = compress(logits_PV, Dense(logit_dtype="float32"))
     supervision = Supervision(torch.zeros(2, dtype=torch.int64), targets)
     weighted, plain = (LossTerms([make_term(name="cross_entropy", **s)], V) for s in ({"weighting": "entropy"}, {}))
     uniform_PV = torch.full((2, V), 3.0)
@@ -211,9 +214,7 @@ def test_logits_far_from_zero_and_far_apart(teacher, offset):
     assert gradient_PV.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "spec", [RecordSpec(), RecordSpec(samples=0, exact_top_k=4), RecordSpec(exact_top_k="all")], ids=str
-)
+@pytest.mark.parametrize("spec", [Sampled(), TopK(k=4), Dense(logit_dtype="uint16")], ids=str)
 def test_records_as_they_are_stored_answer_the_default_temperature(spec):
     """From the curve, between its nodes: within 5e-3 nats of entropy, as the record promises."""
     logits_PV, student_PV = torch.randn(50, 200) * 3, torch.randn(50, 200) * 3
@@ -240,7 +241,7 @@ def test_records_as_they_are_stored_answer_the_default_temperature(spec):
     ],
 )
 def test_a_temperature_that_the_cache_does_not_hold_is_named_before_a_run(settings, missing):
-    spec = RecordSpec(curve=CurveSpec(temperatures=(1.0,)))
+    spec = Sampled(curve=CurveSpec(temperatures=(1.0,)))
     targets = compress(torch.randn(3, 40), spec, torch.arange(9).view(3, 3))
     with pytest.raises(ConfigError, match=f"temperature ({missing}) is not in the cache: its records store 1; use"):
         LossTerms([make_term(name="divergence"), make_term(**settings)], 40).check(targets)

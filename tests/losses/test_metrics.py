@@ -1,6 +1,7 @@
 """Held-out sums against the plain formulas; additive; the same fused and not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.compress import compress
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 
 P, V, D = 30, 25, 6
 
@@ -21,8 +24,10 @@ P, V, D = 30, 25, 6
 def scene(request, teacher):
     some = teacher(P, V, request.param, seed=1)
     labels_P = torch.randint(0, V, (P,))
-    label_logits_P = some.logits_PV.gather(1, labels_P[:, None])[:, 0]
-    return some, Supervision(labels_P, some.targets, label_logits_P)
+    targets = some.targets
+    if not targets.is_exact:
+        targets = replace(targets, relative_label_P=some.logits_PV.gather(1, labels_P[:, None])[:, 0])
+    return some, Supervision(labels_P, targets)
 
 
 def test_means_are_the_plain_ones(scene):
@@ -81,9 +86,9 @@ def test_no_positions_have_no_means():
 
 
 def test_a_cache_without_the_curve_at_1_has_no_teacher_loss():
-    spec = RecordSpec(exact_top_k=4, samples=0, curve=CurveSpec(temperatures=(2.0,)))
+    spec = TopK(k=4, curve=CurveSpec(temperatures=(2.0,)))
     logits_PV = torch.randn(3, V)
-    supervision = Supervision(torch.arange(3), compress(logits_PV, spec), torch.zeros(3))
+    supervision = Supervision(torch.arange(3), compress(logits_PV, spec))
     means = measure(logits_PV, supervision, temperature=2.0).means()
     assert "teacher_label_nll" not in means
     assert means["kl"] < 1e-3
@@ -102,7 +107,7 @@ def test_measures_and_the_loss_agree_on_a_term(scene):
 def test_agreement_is_over_positions_whose_likeliest_class_is_known():
     """A sample without certain entries may have missed it; the teacher agrees with itself all the same."""
     logits_PV = torch.randn(400, 2000, generator=torch.Generator().manual_seed(0)) * 1.5
-    spec = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
+    spec = Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
     targets = compress(logits_PV, spec)
     drawn_PE = torch.zeros_like(logits_PV).scatter(1, targets.ids_PE, (targets.inclusion_PE > 0).float())
     missed = (drawn_PE.gather(1, logits_PV.argmax(-1, keepdim=True)) == 0).sum().item()

@@ -14,11 +14,14 @@ from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.calibration import Encoder, make_basis
+from kdcache.targets.dense import Dense
+from kdcache.targets.factored import Factored
+from kdcache.targets.kind import RecordKind
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
-from kdcache.targets.spec import FactorSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
 
-DENSE = RecordSpec(exact_top_k="all", logit_dtype="float32")
+DENSE = Dense(logit_dtype="float32")
 
 
 def rows(P: int, V: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -77,10 +80,10 @@ def test_autocast_and_tf32_change_nothing(record: str, kind: str) -> None:
     logits = layer.logits(hidden)
     if record == "factored":
         encoder = Encoder(make_basis(layer, hidden, 4), layer)
-        spec = RecordSpec(samples=0, factor=FactorSpec(rank=4))
+        spec = Factored(rank=4)
         made = {"coefficients_PR": encoder.coefficients(hidden), "basis": encoder.basis}
     else:
-        spec, made = DENSE if record == "dense" else RecordSpec(), {}
+        spec, made = DENSE if record == "dense" else Sampled(), {}
     student = rows(40, V, 5)
 
     def results() -> list[Tensor]:
@@ -131,7 +134,7 @@ def test_classes_that_teacher_and_student_mask_count_nothing(dtype: str, tempera
     )
     for by_teacher, by_student in ((masked, masked), (-1e9, -torch.inf)):
         teacher[:, 8:], student[:, 8:] = by_teacher, by_student
-        targets = kdcache.compress(teacher, RecordSpec(exact_top_k="all", logit_dtype=dtype))  # type: ignore[arg-type]
+        targets = kdcache.compress(teacher, Dense(logit_dtype=dtype))  # type: ignore[arg-type]
         for kind in ("forward_kl", "reverse_kl", "jsd", "skew_kl", "tvd"):
             given = student.clone().requires_grad_()
             loss = kdcache.distillation_loss(given, targets, kind=kind, temperature=temperature)
@@ -147,9 +150,9 @@ def test_classes_that_teacher_and_student_mask_count_nothing(dtype: str, tempera
     assert targets.entropy(temperature).isfinite().all()
 
 
-@pytest.mark.parametrize("spec", [DENSE, RecordSpec(logit_dtype="float32")], ids=["dense", "sampled"])
+@pytest.mark.parametrize("spec", [DENSE, Sampled(logit_dtype="float32")], ids=["dense", "sampled"])
 @pytest.mark.parametrize("offset", [-300.0, 1e4])
-def test_logits_far_from_0_lose_nothing(spec: RecordSpec, offset: float) -> None:
+def test_logits_far_from_0_lose_nothing(spec: RecordKind, offset: float) -> None:
     logits = (rows(50, 2000) * 1024).round() / 1024  # such that the shifted ones are float32 numbers
     near, far = kdcache.compress(logits, spec), kdcache.compress(logits + offset, spec)
     for temperature in (0.25, 0.5, 1.0, 4.0):
@@ -161,7 +164,7 @@ def test_logits_far_from_0_lose_nothing(spec: RecordSpec, offset: float) -> None
 
 
 def test_an_infinite_temperature_is_refused() -> None:
-    targets = kdcache.compress(rows(3, 40), RecordSpec())
+    targets = kdcache.compress(rows(3, 40), Sampled())
     for ask in (targets.log_partition, targets.entropy, targets.tail_mass, targets.weights):
         with pytest.raises(ConfigError, match="got temperature inf, expected a finite number above 0"):
             ask(torch.inf)

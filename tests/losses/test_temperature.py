@@ -8,7 +8,6 @@ from torch.nn.functional import cross_entropy
 
 from kdcache.errors import ConfigError
 from kdcache.losses.distillation import distillation_loss
-from kdcache.losses.reference import teacher_top
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.temperature import softmax_temperature
 from kdcache.losses.term import make_term
@@ -57,7 +56,7 @@ def test_at_1_the_teacher_is_one_hot(teacher, form, squared):
     gradient_PV, leaf_PV = student_PV.clone(), student_PV.clone().requires_grad_()
     terms = LossTerms([make_term(name="divergence", **settings)], 12)
     sums_K = terms.value_and_gradient_(gradient_PV, Supervision(torch.zeros(6, dtype=torch.int64), some.targets))
-    cross_entropy(leaf_PV, teacher_top(some.targets), reduction="sum").backward()
+    cross_entropy(leaf_PV, some.targets.top_P, reduction="sum").backward()
     torch.testing.assert_close(terms.total(sums_K) / 6, expected.double(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient_PV, leaf_PV.grad)
 

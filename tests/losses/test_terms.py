@@ -79,7 +79,7 @@ def plain(terms, teacher, wide_PV, labels_P, weights_PK, price):
         elif term.name == "entropy":
             value = (entropy(student_PV.double() / at) - teacher.targets.entropy(at).double()) ** 2
         elif term.temperature_schedule == "article" and term.temperature == 1:
-            top_P = teacher.targets.ids_PE[:, 0] if not teacher.targets.dense else teacher.logits_PV.argmax(-1)
+            top_P = teacher.targets.ids_PE[:, 0] if not teacher.targets.is_exact else teacher.logits_PV.argmax(-1)
             value = torch.nn.functional.cross_entropy(student_PV.double(), top_P, reduction="none")
         elif term.kind.kind == "forward_kl":
             value = teacher.forward_kl(at, student_PV, term.estimator)

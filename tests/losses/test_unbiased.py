@@ -11,10 +11,12 @@ from torch import Tensor
 
 from kdcache.losses.distillation import distillation_loss
 from kdcache.targets.compress import compress
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 
 DRAWS, V, LARGEST = 2_000, 3_000, 50
-SAMPLED = RecordSpec(logit_dtype="float32")
+SAMPLED = Sampled(logit_dtype="float32")
 SHAPES = ("zipf", "student_t", "normal", "two_kinds")
 
 
@@ -33,7 +35,7 @@ def test_the_default_record_is_unbiased_but_for_the_rounding_of_its_logits(tempe
         for shape in SHAPES:
             logits_V = make_rows(shape, 3, V)[1]
             keys_n3 = np.stack([np.arange(DRAWS), np.zeros(DRAWS, int), np.zeros(DRAWS, int)], 1)
-            targets = compress(logits_V.expand(DRAWS, -1), RecordSpec(logit_dtype=dtype), keys_n3)
+            targets = compress(logits_V.expand(DRAWS, -1), Sampled(logit_dtype=dtype), keys_n3)
             given_n, entry_n = (targets.inclusion_PE > 0).nonzero(as_tuple=True)
             ids_n = targets.ids_PE[given_n, entry_n]
             weights_n = targets.weights(temperature, "horvitz_thompson")[given_n, entry_n].double()
@@ -47,13 +49,13 @@ def test_the_default_record_is_unbiased_but_for_the_rounding_of_its_logits(tempe
 @pytest.mark.parametrize("tail", ["ghost", "renormalise"])
 def test_the_same_check_finds_a_top_k_record_biased(tail: str) -> None:
     """33 entries are what SAMPLED keeps at most."""
-    spec = RecordSpec(exact_top_k=33, samples=0, tail=tail, logit_dtype="float32")
+    spec = TopK(k=33, tail=tail, logit_dtype="float32")
     for shape in SHAPES[:2]:
         for temperature in (1.0, 2.0):
             assert max(deviations(shape, spec, temperature)) > 10, (shape, temperature)
 
 
-def deviations(shape: str, spec: RecordSpec, temperature: float) -> tuple[float, float]:
+def deviations(shape: str, spec: RecordKind, temperature: float) -> tuple[float, float]:
     """Distance of the mean gradient from the dense one, in units of four standard errors and 0.1%, the rounding.
 
     The worst of the 50 largest classes, whose standard errors are those of the sampling design; and the worse of two
@@ -89,7 +91,7 @@ def inclusion(logits_V: Tensor) -> tuple[Tensor, Tensor]:
     return inclusion_V.clamp(max=1.0), order_V
 
 
-def gradients(logits_V: Tensor, student_V: Tensor, spec: RecordSpec, temperature: float) -> tuple[Tensor, Tensor]:
+def gradients(logits_V: Tensor, student_V: Tensor, spec: RecordKind, temperature: float) -> tuple[Tensor, Tensor]:
     """By student logits / T, of each draw: the loss's gradient [n, V] and the sum of the weights [n]."""
     keys_n3 = np.stack([np.arange(DRAWS), np.zeros(DRAWS), np.zeros(DRAWS)], 1)
     targets = compress(logits_V.expand(DRAWS, -1), spec, keys_n3)

@@ -69,8 +69,7 @@ def test_a_batch_without_any_label_is_zero():
 
 def test_held_out_means_of_labels_are_over_the_labelled(teacher, price):
     some, labelled_P = teacher(6, 20, "dense"), LABELS_P >= 0
-    label_logits_P = some.logits_PV.gather(1, LABELS_P.clamp(min=0)[:, None])[:, 0]
-    supervision = Supervision(LABELS_P, some.targets, label_logits_P)
+    supervision = Supervision(LABELS_P, some.targets)
     head, hidden_PD = nn.Linear(5, 23), torch.randn(6, 5)
     head.__class__ = WideLinear
     logits_PV = head(hidden_PD)
@@ -87,6 +86,6 @@ def test_held_out_means_of_labels_are_over_the_labelled(teacher, price):
 
 def test_no_label_at_all_leaves_the_teacher_to_compare_with(teacher):
     none_P = torch.full((6,), NO_LABEL)
-    means = measure(torch.randn(6, 20), Supervision(none_P, teacher(6, 20, "dense").targets, torch.zeros(6))).means()
+    means = measure(torch.randn(6, 20), Supervision(none_P, teacher(6, 20, "dense").targets)).means()
     assert set(means) == {"positions", "labelled", "kl", "agreement"}
     assert not any(map(math.isnan, means.values()))

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from kdcache import CacheWriter, RecordSpec
+from kdcache import CacheWriter
 from kdcache.store.backend import array_fields, level_sizes
 from kdcache.targets.fields import COUNTS, PARENT, Field, levels_of
+from kdcache.targets.sampled import Sampled
 
 DTYPES = ["uint8", "uint16", "uint32", "int8", "int64", "float16", "float32", "float64"]
 SHAPES = [(), (), (1,), (3,), (2, 3)]
@@ -83,7 +84,7 @@ def tokens_and_logits(count: int, seed: int = 0) -> list[tuple[np.ndarray, np.nd
 
 
 def write_cache(path: Path | str, count: int = 10, *, examples_per_shard: int = 4, seed: int = 0, **settings) -> None:
-    settings.setdefault("record", RecordSpec(exact_top_k=5))
+    settings.setdefault("record", Sampled(exact_top_k=5))
     with CacheWriter(path, num_classes=CLASSES, examples_per_shard=examples_per_shard, **settings) as writer:
         for tokens, logits in tokens_and_logits(count, seed):
             writer.add(tokens, None if settings["record"] is None else logits)

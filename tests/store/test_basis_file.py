@@ -9,17 +9,18 @@ import pytest
 import torch
 from store.making import tree
 
-from kdcache import CacheWriter, RecordSpec, open_cache
+from kdcache import CacheWriter, open_cache
 from kdcache.errors import CacheError, TeacherError
 from kdcache.store.convert import convert
 from kdcache.store.files import Root
 from kdcache.store.manifest import canonical
 from kdcache.store.verify import verify
+from kdcache.targets.factored import Factored
 from kdcache.targets.output_layer import OutputLayer
-from kdcache.targets.spec import FactorSpec
+from kdcache.targets.sampled import Sampled
 
 CLASSES, HIDDEN = 60, 12
-RECORD = RecordSpec(exact_top_k=4, samples=0, factor=FactorSpec(rank="full"))
+RECORD = Factored(rank="full", exact_top_k=4)
 RNG = torch.Generator().manual_seed(0)
 LAYER = OutputLayer(torch.randn(CLASSES, HIDDEN, generator=RNG), torch.randn(CLASSES, generator=RNG))
 CALIBRATION = torch.randn(500, HIDDEN, generator=RNG)
@@ -108,7 +109,7 @@ def test_the_first_header_wins(tmp_path: Path) -> None:
             return torch.randn(100, HIDDEN, generator=torch.Generator().manual_seed(seed))
 
         writer = CacheWriter(tmp_path, num_classes=CLASSES, record=RECORD, output_layer=LAYER, calibration=calibration)
-        bases.append((canonical(writer.header), writer.basis))
+        bases.append((canonical(writer.header), writer.builder.basis))
 
     threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(2)]
     for thread in threads:
@@ -125,16 +126,16 @@ def test_the_first_header_wins(tmp_path: Path) -> None:
 
 def test_other_settings_before_a_shard_is_written_begin_anew(tmp_path: Path) -> None:
     for rank in (3, 4):
-        record = RECORD.model_copy(update={"factor": FactorSpec(rank=rank)})
+        record = RECORD.model_copy(update={"rank": rank})
         writer = CacheWriter(tmp_path, num_classes=CLASSES, record=record, output_layer=LAYER, calibration=CALIBRATION)
-        assert writer.basis is not None
-        assert writer.basis.rank == rank
+        assert writer.builder.basis is not None
+        assert writer.builder.basis.rank == rank
     assert basis_of(tmp_path).is_file()
 
 
 def test_other_settings_are_refused_before_calibrating(cache_folder: Path) -> None:
-    record = RECORD.model_copy(update={"factor": FactorSpec(rank=3)})
-    with pytest.raises(CacheError, match=r"was begun with record\.factor\.rank full, got 3"):
+    record = RECORD.model_copy(update={"rank": 3})
+    with pytest.raises(CacheError, match=r"was begun with records\.factored\.rank full, got 3"):
         write(cache_folder, None, record=record, backend=open_cache(cache_folder).manifest.header.backend)
 
 
@@ -181,8 +182,8 @@ def test_a_remote_cache_with_local_copies(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"output_layer": None}, "got no output_layer for this record, expected one"),
-        ({"record": RecordSpec()}, "got an output_layer for this record, expected none"),
-        ({"calibration": None}, "got no calibration for a record with a factor"),
+        ({"record": Sampled()}, "got an output_layer for this record, expected none"),
+        ({"calibration": None}, "got no calibration for a factored record"),
         ({"output_layer": (LAYER.weight_VD[:50], None)}, "got an output layer of 50 classes, expected num_classes 60"),
     ],
 )

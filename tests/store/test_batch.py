@@ -4,19 +4,21 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from store.making import CLASSES, same_arrays, shards, split_examples, tokens_and_logits, write_cache
 
-from kdcache import RecordSpec, open_cache
+from kdcache import open_cache
 from kdcache.errors import CacheError
 from kdcache.store import batch as batch_module
 from kdcache.store.batch import Batch, concat
+from kdcache.targets.dense import Dense
 from kdcache.targets.fields import Field
 
 
 def as_batch(shard) -> Batch:
-    return Batch(*shard, record=None, num_classes=2)
+    return Batch(*shard, records=(), num_classes=2)
 
 
 @pytest.mark.parametrize("long_range", [0, 1 << 30], ids=["blocks", "gather"])
@@ -74,7 +76,9 @@ def test_accessors(tmp_path) -> None:
     assert batch.labels.dtype == np.int64
     assert batch.labels.tolist() == labels.tolist()
     logits = np.concatenate([logits for _, logits in chosen])
-    np.testing.assert_allclose(batch.label_logits, logits[np.arange(len(labels)), labels], atol=0.01)
+    label_logits = batch.targets().label_logits(torch.from_numpy(batch.labels))
+    assert label_logits is not None
+    np.testing.assert_allclose(label_logits, logits[np.arange(len(labels)), labels], atol=0.01)
     assert batch.nbytes == sum(array.nbytes for array in batch.arrays.values())
 
 
@@ -92,14 +96,13 @@ def test_stored_labels_win() -> None:
 def test_label_only_has_no_targets(tmp_path) -> None:
     write_cache(tmp_path / "cache", 3, record=None)
     batch = open_cache(tmp_path / "cache").read(0, 3)
-    assert batch.label_logits is None
     assert len(batch.labels) == batch.num_positions > 0
     with pytest.raises(CacheError, match="holds labels only"):
         batch.targets()
 
 
 def test_dense_targets(tmp_path) -> None:
-    write_cache(tmp_path / "cache", 5, record=RecordSpec(exact_top_k="all", logit_dtype="float32"))
+    write_cache(tmp_path / "cache", 5, record=Dense(logit_dtype="float32"))
     batch = open_cache(tmp_path / "cache").read(0, 5)
     logits_PV = np.concatenate([logits for _, logits in tokens_and_logits(5)])
     expected_PV = logits_PV / 2 - np.log(np.exp(logits_PV / 2).sum(-1, keepdims=True))

@@ -42,7 +42,7 @@ def test_read_every_range(tmp_path: Path) -> None:
 
 
 def test_a_cache_of_no_shards_reads_as_no_examples(tmp_path: Path) -> None:
-    CacheWriter(tmp_path, num_classes=5).finalize(0)
+    CacheWriter(tmp_path, num_classes=5).builder.finalize(0)
     cache = open_cache(tmp_path)
     assert len(cache) == len(cache.read(0, 0)) == cache.num_positions == 0
 

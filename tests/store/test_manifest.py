@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kdcache import RecordSpec
 from kdcache.errors import CacheError
 from kdcache.store.manifest import (
     FORMAT_VERSION,
@@ -21,6 +20,7 @@ from kdcache.store.manifest import (
 )
 from kdcache.store.schema import task_fields
 from kdcache.targets.fields import Field
+from kdcache.targets.sampled import Sampled
 from kdcache.tasks import task_of
 
 SHA = "ab" * 32
@@ -29,9 +29,9 @@ SHA = "ab" * 32
 def header(**changes: object) -> Header:
     settings = {
         "task": {"name": "causal_lm", "attention": "document"},
-        "record": RecordSpec(),
+        "records": (Sampled(),),
         "num_classes": 50,
-        "fields": task_fields(task_of({}), 50, 50, RecordSpec()),
+        "fields": task_fields(task_of({}), 50, 50, (Sampled(),)),
     }
     return Header(**{**settings, **changes})
 
@@ -92,7 +92,7 @@ def test_a_key_added_later_leaves_digests_as_they_are() -> None:
     [
         ({}, None),
         ({"seed": 1}, ("seed", 0, 1)),
-        ({"record": RecordSpec(exact_top_k=7)}, ("record.exact_top_k", 8, 7)),
+        ({"records": (Sampled(exact_top_k=7),)}, ("records.sampled.exact_top_k", 8, 7)),
         ({"task": {"name": "causal_lm"}}, ("task.attention", "document", None)),
         ({"compute": {"threads": 2}, "seed": 9}, ("compute.threads", None, 2)),
     ],

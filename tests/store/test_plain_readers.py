@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from store.making import CLASSES, tokens_and_logits, write_cache
 
-from kdcache import CacheWriter, RecordSpec, open_cache
+from kdcache import CacheWriter, open_cache
 
 HERE = Path(__file__).parent
 SNIPPETS = {"zarr": "plain_zarr.py", "arrow": "plain_pandas.py"}
@@ -26,8 +26,8 @@ RECORDS = {
     "one temperature": {"exact_top_k": 0, "samples": 8, "curve": {"temperatures": [1.0]}},
     "bytes": {"exact_top_k": 5, "logit_dtype": "uint8"},
     "floats": {"exact_top_k": 5, "logit_dtype": "float32"},
-    "dense": {"exact_top_k": "all"},
-    "dense floats": {"exact_top_k": "all", "logit_dtype": "float16"},
+    "dense": {"kind": "dense", "logit_dtype": "uint16"},
+    "dense floats": {"kind": "dense"},
 }
 
 
@@ -42,15 +42,14 @@ def plainly_read(cache: Path, backend: str, out: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("backend", SNIPPETS)
 @pytest.mark.parametrize("record", RECORDS)
 def test_snippet(tmp_path: Path, backend: str, record: str) -> None:
-    spec = RecordSpec.model_validate(RECORDS[record])
-    write_cache(tmp_path / "cache", 6, backend=backend, examples_per_shard=6, record=spec)
+    write_cache(tmp_path / "cache", 6, backend=backend, examples_per_shard=6, record=RECORDS[record])
     read = plainly_read(tmp_path / "cache", backend, tmp_path / "out.npz")
     examples, batch = tokens_and_logits(6), open_cache(tmp_path / "cache").read(0, 6)
     targets = batch.targets()
     kept_PE = (targets.inclusion_PE > 0).expand(targets.ids_PE.shape)
     assert read["tokens"].tolist() == np.concatenate([tokens for tokens, _ in examples]).tolist()
     assert read["counts"].tolist() == kept_PE.sum(1).tolist()
-    assert read["ids"].tolist() == ([] if spec.dense else targets.ids_PE[kept_PE].tolist())
+    assert read["ids"].tolist() == ([] if targets.is_exact else targets.ids_PE[kept_PE].tolist())
     np.testing.assert_allclose(read["logits"], targets.logits_PE[kept_PE], atol=1e-5)
     logits_PV = np.concatenate([logits for _, logits in examples])
     row_E = np.repeat(np.arange(len(logits_PV)), read["counts"])

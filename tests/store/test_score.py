@@ -10,21 +10,25 @@ import pytest
 import torch
 from helpers import kdcache
 
-from kdcache import CacheWriter, RecordSpec, open_cache
+from kdcache import CacheWriter, open_cache
 from kdcache.report.inspect import describe, render
 from kdcache.store.convert import convert
+from kdcache.targets.dense import Dense
 from kdcache.targets.fields import NO_LABEL
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 from kdcache.tasks.language_score import counts_code
 
 CLASSES = 50
 RECORDS = {
-    "sampled": RecordSpec(exact_top_k=4, samples=6),
-    "one temperature": RecordSpec(exact_top_k=0, samples=6, curve={"temperatures": [1.0]}),
-    "dense": RecordSpec(exact_top_k="all", logit_dtype="float32"),
+    "sampled": Sampled(exact_top_k=4, samples=6),
+    "one temperature": Sampled(exact_top_k=0, samples=6, curve={"temperatures": [1.0]}),
+    "dense": Dense(logit_dtype="float32"),
 }
 
 
-def language(path: Path, *, knows: float, record: RecordSpec, examples: int = 24) -> tuple[Any, float]:
+def language(path: Path, *, knows: float, record: RecordKind, examples: int = 24) -> tuple[Any, float]:
     """A cache of random tokens, whose teacher's logits of the right one are `knows` higher; its exact mean loss."""
     rng = np.random.default_rng(0)
     losses = []
@@ -61,7 +65,7 @@ def test_a_teacher_that_knows_nothing_of_the_language_gets_a_warning(tmp_path: P
 
 
 def test_records_that_do_not_answer_one_have_no_score(tmp_path: Path) -> None:
-    record = RecordSpec(exact_top_k=4, samples=0, curve={"temperatures": [2.0]})
+    record = TopK(k=4, curve={"temperatures": [2.0]})
     cache, _ = language(tmp_path / "cache", knows=5, record=record)
     assert cache.manifest.totals.score is None
     assert describe(str(tmp_path / "cache"))["score"] is None

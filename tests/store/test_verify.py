@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from store.making import CLASSES, write_cache
 
-from kdcache import CacheWriter, RecordSpec, open_cache
+from kdcache import open_cache
 from kdcache.errors import CacheError
+from kdcache.store.builder import CacheBuilder
 from kdcache.store.verify import Fault, verify
+from kdcache.targets.dense import Dense
+from kdcache.targets.kind import RecordKind
 
 
 def test_a_sound_cache_has_no_fault(cache_folder: Path) -> None:
@@ -19,8 +22,8 @@ def test_a_sound_cache_has_no_fault(cache_folder: Path) -> None:
     assert done == [1, 1, 1]
 
 
-@pytest.mark.parametrize("spec", [None, RecordSpec(exact_top_k="all", logit_dtype="float32")])
-def test_other_records_have_no_fault_either(tmp_path: Path, spec: RecordSpec | None) -> None:
+@pytest.mark.parametrize("spec", [None, Dense(logit_dtype="float32")])
+def test_other_records_have_no_fault_either(tmp_path: Path, spec: RecordKind | None) -> None:
     write_cache(f"memory://{tmp_path}", record=spec)
     assert verify(f"memory://{tmp_path}") == []
 
@@ -75,10 +78,10 @@ def shard_with(folder: Path, **changes: np.ndarray) -> list[Fault]:
     """The faults of a cache of one shard whose arrays were wrong before they were committed."""
     write_cache(folder, 4, backend="arrow")
     cache = open_cache(folder)
-    writer = CacheWriter.from_header(folder, cache.manifest.header)
+    builder = CacheBuilder(folder, cache.manifest.header)
     arrays = cache.read_shard(0).arrays
-    writer.commit(0, arrays | {name: change(arrays[name].copy()) for name, change in changes.items()})
-    writer.finalize(1)
+    builder.commit(0, arrays | {name: change(arrays[name].copy()) for name, change in changes.items()})
+    builder.finalize(1)
     return verify(folder)
 
 

@@ -15,26 +15,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store.making import CLASSES, tokens_and_logits, tree, write_cache
 
-from kdcache import CacheWriter, RecordSpec, compress, open_cache
+from kdcache import CacheWriter, compress, open_cache
 from kdcache.errors import CacheError, ConfigError, TeacherError
+from kdcache.store.builder import CacheBuilder
+from kdcache.store.checked import checked_example
 from kdcache.store.manifest import CommitRecord, Header, canonical, parse
 from kdcache.store.schema import task_fields
 from kdcache.store.tokenizer_files import pin_tokenizer
-from kdcache.store.unit import Unit, record_arrays
+from kdcache.store.unit import Unit
 from kdcache.targets.compress import compress_to_arrays
+from kdcache.targets.dense import Dense
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.recorder import Recorder
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.teacher_rows import TeacherRows
 from kdcache.tasks import task_of
 from kdcache.tasks.tokenizer import tokenizer_digest
 
-SPECS = [RecordSpec(exact_top_k=5), RecordSpec(exact_top_k="all", logit_dtype="float16"), None]
+SPECS = [Sampled(exact_top_k=5), Dense(), None]
 
 
 def label_only_header(backend: str = "arrow", **changes: object) -> Header:
     task = {"name": "causal_lm", "attention": "document"}
-    settings = {"backend": backend, "task": task, "record": None, "num_classes": CLASSES, "seed": 0}
-    return Header(**{**settings, "fields": task_fields(task_of({}), CLASSES, CLASSES, None), **changes})
+    settings = {"backend": backend, "task": task, "records": (), "num_classes": CLASSES, "seed": 0}
+    return Header(**{**settings, "fields": task_fields(task_of({}), CLASSES, CLASSES), **changes})
 
 
-def commit_all(writer: CacheWriter, units: list[int]) -> None:
+def commit_all(writer: CacheBuilder, units: list[int]) -> None:
     for index in units:
         with writer.unit(index, source_sha256=f"{index:064x}") as unit:
             for tokens, _ in tokens_and_logits(3, seed=index):
@@ -43,7 +50,7 @@ def commit_all(writer: CacheWriter, units: list[int]) -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=["sparse", "dense", "label-only"])
 @pytest.mark.parametrize("url", ["{}", "file://{}", "memory://{}"])
-def test_what_goes_in_comes_out(tmp_path: Path, backend_name: str, spec: RecordSpec | None, url: str) -> None:
+def test_what_goes_in_comes_out(tmp_path: Path, backend_name: str, spec: RecordKind | None, url: str) -> None:
     path = url.format(tmp_path / "cache")
     write_cache(path, 10, backend=backend_name, record=spec)
     examples = tokens_and_logits(10)
@@ -65,7 +72,7 @@ def test_what_goes_in_comes_out(tmp_path: Path, backend_name: str, spec: RecordS
 
 def test_masked_positions_and_packed_documents(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    with CacheWriter(tmp_path / "cache", num_classes=CLASSES, record=RecordSpec(exact_top_k=3)) as writer:
+    with CacheWriter(tmp_path / "cache", num_classes=CLASSES, record=Sampled(exact_top_k=3)) as writer:
         logits = rng.normal(size=(3, CLASSES))
         writer.add([1, 2, 3, 4, 5, 6], logits, positions=[0, 3, 4], labels=[2, 5, 6], documents=[4, 2])
         writer.add(torch.tensor([7, 8]), logits[:0], positions=[])
@@ -94,33 +101,35 @@ def test_any_examples_in_shards_of_any_size(tmp_path_factory, examples: list[lis
 
 
 def test_records_may_come_in_blocks_that_cross_examples() -> None:
-    spec, examples = RecordSpec(exact_top_k=4), tokens_and_logits(6)
-    header = label_only_header(record=spec, fields=task_fields(task_of({}), CLASSES, CLASSES, spec))
+    spec, examples = Sampled(exact_top_k=4), tokens_and_logits(6)
+    header = label_only_header(records=(spec,), fields=task_fields(task_of({}), CLASSES, CLASSES, (spec,)))
     one, blocks = Unit(header, 0), Unit(header, 0)
     for tokens, logits in examples:
         one.add(tokens, logits)
-        blocks.add_arrays(tokens=tokens)
+        blocks.add_example(checked_example(header, tokens))
     logits_PV = torch.from_numpy(np.concatenate([logits for _, logits in examples]))
     labels_P = np.concatenate([tokens[1:] for tokens, _ in examples])
     keys_P3 = np.array([[0, i, p] for i, (_, z) in enumerate(examples) for p in range(len(z))])
     with pytest.raises(CacheError, match=rf"got 0 records in unit 0, expected {len(labels_P)}, one a position"):
         blocks.arrays()
     for part in (slice(0, 7), slice(7, 8), slice(8, None)):
-        blocks.add_record(record_arrays(logits_PV[part], labels_P[part], spec, keys_P3[part]))
+        blocks.add_record(compress_to_arrays(logits_PV[part], spec, keys_P3[part], labels_P[part]))
     assert {k: v.tobytes() for k, v in one.arrays().items()} == {k: v.tobytes() for k, v in blocks.arrays().items()}
 
 
 def test_records_are_keyed_by_seed_example_and_position(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random draws must not depend on how examples are batched: example number = unit · 2²⁰ + index in the unit."""
-    spec, keys = RecordSpec(exact_top_k=4), []
+    spec, keys = Sampled(exact_top_k=4), []
 
-    def spy(logits_PV: torch.Tensor, spec: RecordSpec, keys_P3: np.ndarray, *more: object) -> dict[str, np.ndarray]:
-        keys.extend(keys_P3.tolist())
-        return compress_to_arrays(logits_PV, spec, keys_P3, *more)
+    def spy(self: Recorder, rows: TeacherRows) -> dict[str, np.ndarray]:
+        keys.extend(rows.keys_P3.tolist())
+        return plain(self, rows)
 
-    monkeypatch.setattr("kdcache.targets.compress.compress_to_arrays", spy)
-    unit = Unit(label_only_header(record=spec, fields=task_fields(task_of({}), CLASSES, CLASSES, spec), seed=7), 3)
-    unit.add([1, 2, 3, 4], np.zeros((2, CLASSES)), positions=[0, 2])
+    plain = Recorder.arrays
+    monkeypatch.setattr(Recorder, "arrays", spy)
+    header = label_only_header(records=(spec,), fields=task_fields(task_of({}), CLASSES, CLASSES, (spec,)), seed=7)
+    unit = Unit(header, 3)
+    unit.add(checked_example(header, [1, 2, 3, 4], positions=[0, 2]), np.zeros((2, CLASSES)))
     unit.add([1, 2], np.zeros((1, CLASSES)))
     assert keys == [[7, 3 * 2**20, 0], [7, 3 * 2**20, 2], [7, 3 * 2**20 + 1, 0]]
 
@@ -128,7 +137,7 @@ def test_records_are_keyed_by_seed_example_and_position(monkeypatch: pytest.Monk
 def test_a_label_far_below_the_maximum_keeps_a_finite_logit() -> None:
     logits_PV = torch.zeros(1, CLASSES)
     logits_PV[0, 3] = -1e6
-    arrays = record_arrays(logits_PV, np.array([3]), RecordSpec(exact_top_k=4), None)
+    arrays = compress_to_arrays(logits_PV, Sampled(exact_top_k=4), None, [3])
     assert arrays["label_logits"].tolist() == [-65504.0]
 
 
@@ -182,7 +191,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
 def test_a_classification_of_another_engine(tmp_path: Path) -> None:
     """One position an example, dense records by default, labels that may not be known, features."""
     logits_BC = np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)
-    record = RecordSpec(exact_top_k="all", logit_dtype="float32", features="pooled")
+    record = [Dense(logit_dtype="float32"), {"kind": "features", "at": "pooled"}]
     settings = {"num_classes": 2, "task": {"name": "sequence_classification"}, "labels": ["no", "yes"]}
     with CacheWriter(tmp_path / "cache", record=record, features=3, **settings) as writer:
         for tokens, label, row in (([5, 6, 7], 1, logits_BC[:1]), ([8, 9], -100, logits_BC[1:])):
@@ -194,8 +203,7 @@ def test_a_classification_of_another_engine(tmp_path: Path) -> None:
     assert batch.features[:, 0].tolist() == [1, -100]
     np.testing.assert_allclose(batch.targets().logits_PE, logits_BC, rtol=1e-6)
     plain = CacheWriter(tmp_path / "plain", **settings)
-    assert plain.header.record is not None
-    assert plain.header.record.dense
+    assert plain.header.records == (Dense(),)
     for arguments, message in (
         ({"labels": [2]}, "got labels 2 to 2, expected class ids from 0 to 1, or -100 where there is none"),
         ({}, "got no labels, expected one a position for task sequence_classification"),
@@ -208,7 +216,7 @@ def test_a_classification_of_another_engine(tmp_path: Path) -> None:
 
 
 def test_a_failing_block_commits_nothing(tmp_path: Path) -> None:
-    writer = CacheWriter.from_header(tmp_path / "cache", label_only_header())
+    writer = CacheBuilder(tmp_path / "cache", label_only_header())
 
     def fail() -> None:
         with writer.unit(0) as unit:
@@ -222,7 +230,7 @@ def test_a_failing_block_commits_nothing(tmp_path: Path) -> None:
 
 
 def test_finalize_needs_every_unit_and_no_other(tmp_path: Path) -> None:
-    writer = CacheWriter.from_header(tmp_path / "cache", label_only_header())
+    writer = CacheBuilder(tmp_path / "cache", label_only_header())
     commit_all(writer, [0, 3])
     with pytest.raises(CacheError, match="is not finished: 2 of 4 units are missing, the first is 1"):
         writer.finalize(4)
@@ -234,10 +242,10 @@ def test_finalize_needs_every_unit_and_no_other(tmp_path: Path) -> None:
 
 def test_whoever_writes_and_finalizes_the_bytes_are_the_same(tmp_path: Path, backend_name: str) -> None:
     header = label_only_header(backend_name)
-    alone = CacheWriter.from_header(tmp_path / "alone", header)
+    alone = CacheBuilder(tmp_path / "alone", header)
     commit_all(alone, [0, 1, 2, 3, 4])
     alone.finalize(5)
-    first, second = (CacheWriter.from_header(tmp_path / "shared", header) for _ in range(2))
+    first, second = (CacheBuilder(tmp_path / "shared", header) for _ in range(2))
     commit_all(second, [3, 1])
     commit_all(first, [4, 0, 2])
     assert first.committed() == second.committed() == {0, 1, 2, 3, 4}
@@ -282,12 +290,12 @@ def record_of_another_header(folder: Path) -> None:
 def test_a_shard_without_a_valid_commit_record_does_not_exist(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """Also of a finished cache: running the dump again repairs it."""
     folder = tmp_path / "cache"
-    writer = CacheWriter.from_header(folder, label_only_header())
+    writer = CacheBuilder(folder, label_only_header())
     commit_all(writer, [0, 1, 2])
     writer.finalize(3)
     sound = tree(folder)
     damage(folder)
-    again = CacheWriter.from_header(folder, label_only_header())
+    again = CacheBuilder(folder, label_only_header())
     assert [commit.unit for commit in again.commits()] == [0, 2]
     commit_all(again, [1])
     again.finalize(3)
@@ -297,7 +305,7 @@ def test_a_shard_without_a_valid_commit_record_does_not_exist(tmp_path: Path, da
 KILLED = """
 import os, signal, sys
 from kdcache.store.manifest import Header
-from kdcache.store.writer import CacheWriter
+from kdcache.store.builder import CacheBuilder
 folder, header, steps = sys.argv[1], Header.model_validate_json(sys.argv[2]), int(sys.argv[3])
 def killing(call):
     def wrapped(*arguments):
@@ -308,7 +316,7 @@ def killing(call):
         return call(*arguments)
     return wrapped
 os.fsync, os.replace = killing(os.fsync), killing(os.replace)
-writer = CacheWriter.from_header(folder, header)
+writer = CacheBuilder(folder, header)
 for index in {0, 1, 2} - writer.committed():
     with writer.unit(index) as unit:
         unit.add([index, 1, 2])
@@ -334,7 +342,7 @@ def test_killed_at_any_step_the_next_run_ends_the_same(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"seed": 7}, "was begun with seed 0, got 7: use the same settings to go on, or another output folder"),
-        ({"record": RecordSpec(exact_top_k=9)}, "was begun with record.exact_top_k 5, got 9"),
+        ({"record": Sampled(exact_top_k=9)}, "was begun with records.sampled.exact_top_k 5, got 9"),
         ({"task": {"name": "causal_lm", "attention": "causal"}}, "was begun with task.attention document, got causal"),
         ({"teacher": "big"}, r"was begun with teacher None, got \{'name': 'big', .*…: use"),
         ({"examples_per_shard": 5}, "was begun with compute.examples_per_shard 4, got 5"),
@@ -348,7 +356,7 @@ def test_another_header_is_refused(
     if not finished:
         (cache_folder / "cache.json").unlink()
     before = tree(cache_folder)
-    same = {"record": RecordSpec(exact_top_k=5), "backend": backend_name, "examples_per_shard": 4}
+    same = {"record": Sampled(exact_top_k=5), "backend": backend_name, "examples_per_shard": 4}
     with pytest.raises(CacheError, match=message):
         CacheWriter(cache_folder, num_classes=CLASSES, **same | settings)
     assert tree(cache_folder) == before
@@ -356,7 +364,7 @@ def test_another_header_is_refused(
 
 def add_until(path: Path, stop: int | None, asked: list[int], seed: int = 0) -> None:
     """Add 10 examples, or raise at number `stop`; `asked` collects the examples whose logits were called for."""
-    with CacheWriter(path, num_classes=CLASSES, record=RecordSpec(exact_top_k=5), examples_per_shard=4) as writer:
+    with CacheWriter(path, num_classes=CLASSES, record=Sampled(exact_top_k=5), examples_per_shard=4) as writer:
         for i, (tokens, logits) in enumerate(tokens_and_logits(10, seed)):
             if i == stop:
                 raise RuntimeError("stop")

@@ -7,16 +7,17 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from kdcache import CacheWriter, RecordSpec, open_cache
+from kdcache import CacheWriter, open_cache
 from kdcache.errors import CacheError, ConfigError, DamagedShardError
 from kdcache.store.cache import Cache
 from kdcache.stream.fitting import usual_lanes
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import EpochPlan, rank_samples
-from kdcache.targets.spec import CurveSpec
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.top_k import TopK
 
 CLASSES = 300
-RECORD = RecordSpec(exact_top_k=4, samples=0, curve=CurveSpec(temperatures=(1.0, 2.0)))
+RECORD = TopK(k=4, curve=CurveSpec(temperatures=(1.0, 2.0)))
 SETTINGS = {"global_batch": 16, "micro_batch": 2, "lanes": 8, "window": 8, "seed": 5}
 
 
@@ -26,13 +27,13 @@ def write_cache(path, sizes, length=12, backend="zarr"):
     number = 0
     with CacheWriter(path, num_classes=CLASSES, record=RECORD, backend=backend) as writer:
         for index, size in enumerate(sizes):
-            with writer.unit(index) as unit:
+            with writer.builder.unit(index) as unit:
                 for _ in range(size):
                     tokens = rng.integers(0, CLASSES, length + number % 5)
                     tokens[0] = number
                     unit.add(tokens, rng.normal(size=(len(tokens) - 1, CLASSES)).astype(np.float32))
                     number += 1
-        writer.finalize(len(sizes))
+        writer.builder.finalize(len(sizes))
     return path
 
 

@@ -6,18 +6,18 @@ import torch
 from helpers import make_tokenizer
 from train.tiny import student_config, write_cache
 
-from kdcache import RecordSpec
 from kdcache.errors import CacheError, StudentError
 from kdcache.store.cache import open_cache
 from kdcache.students.collate import Collator
 from kdcache.students.making import make_student
 from kdcache.students.scoring import check_held_out, evaluate_model
 from kdcache.students.settings import StudentConfig
+from kdcache.targets.dense import Dense
 
 
 def test_figures_are_those_of_whole_logits(tmp_path: Path) -> None:
     """Dense records, so that the divergence is exact; batches of 4 of 10 examples; the student is wider."""
-    dense = RecordSpec(exact_top_k="all", logit_dtype="float32")
+    dense = Dense(logit_dtype="float32")
     cache = open_cache(write_cache(tmp_path / "cache", examples=10, record=dense))
     model = make_student(StudentConfig(config=student_config(vocab_size=310)), cache, 0)
     done: list[int] = []

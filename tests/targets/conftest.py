@@ -23,5 +23,5 @@ def plain() -> Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]:
 def compression(request: pytest.FixtureRequest) -> Iterator[str]:
     """What makes the records of a test: the compiled loops of the CPU, then the plain path of every other device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdcache.targets.compress.method_on", lambda device_type: request.param)
+        patch.setattr("kdcache.targets.sparse_rows.method_on", lambda device_type: request.param)
         yield request.param

@@ -8,19 +8,23 @@ import torch
 from torch import Tensor
 
 from kdcache.targets.compress import compress
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.dense import Dense
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 
 pytestmark = pytest.mark.usefixtures("compression")
 
 TEMPERATURES = (0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
-T1_PROFILE = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
-DENSE = RecordSpec(exact_top_k="all", logit_dtype="float32")
+T1_PROFILE = Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
+DENSE = Dense(logit_dtype="float32")
 Rows = Callable[..., Tensor]
 Plain = Callable[[Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
 def worst(
-    plain: Plain, logits_PV: Tensor, spec: RecordSpec, temperatures: tuple[float, ...] = TEMPERATURES
+    plain: Plain, logits_PV: Tensor, spec: RecordKind, temperatures: tuple[float, ...] = TEMPERATURES
 ) -> tuple[float, float]:
     """The largest errors of the log-partition and of the entropy, nats."""
     targets = compress(logits_PV, spec)
@@ -40,7 +44,7 @@ def worst(
 @pytest.mark.parametrize("V", [32_000, 152_000, 262_144])
 @pytest.mark.parametrize("shape", ["zipf", "student_t", "normal", "two_kinds"])
 def test_any_temperature_from_a_half_to_eight(rows: Rows, plain: Plain, shape: str, V: int) -> None:
-    log_partition, entropy = worst(plain, rows(shape, 16, V), RecordSpec())
+    log_partition, entropy = worst(plain, rows(shape, 16, V), Sampled())
     # Logits with a polynomial tail have no moments to speak of: the larger the vocabulary, the sharper the curve bends.
     assert log_partition <= (2e-3 if (shape, V) == ("student_t", 262_144) else 1e-3)
     assert entropy <= 1e-2
@@ -48,7 +52,7 @@ def test_any_temperature_from_a_half_to_eight(rows: Rows, plain: Plain, shape: s
 
 def test_below_the_last_node_it_is_still_close(rows: Rows, plain: Plain) -> None:
     for shape in ("zipf", "student_t", "two_kinds"):
-        log_partition, entropy = worst(plain, rows(shape, 32, 32_000), RecordSpec(), (0.1, 0.2, 0.3, 0.4))
+        log_partition, entropy = worst(plain, rows(shape, 32, 32_000), Sampled(), (0.1, 0.2, 0.3, 0.4))
         assert log_partition <= 2e-2
         assert entropy <= 2e-2
 
@@ -75,7 +79,7 @@ def test_a_curve_of_one_temperature_answers_it(rows: Rows, plain: Plain) -> None
 def test_quantisation_alone_costs_next_to_nothing(rows: Rows, shape: str, dtype: str) -> None:
     """KL between the kept classes' shares before and after, the tail's mass included."""
     logits_PV = rows(shape, 64, 32_000)
-    spec = RecordSpec(logit_dtype=dtype)
+    spec = Sampled(logit_dtype=dtype)
     stored, exact = compress(logits_PV, spec), compress(logits_PV, spec.model_copy(update={"logit_dtype": "float32"}))
     assert torch.equal(stored.ids_PE, exact.ids_PE)
     p_PE, q_PE = (t.log_probs(1.0).double().masked_fill(~t.certain_PE(), -torch.inf) for t in (exact, stored))
@@ -87,16 +91,16 @@ def test_quantisation_alone_costs_next_to_nothing(rows: Rows, shape: str, dtype:
     assert kl_P.mean().abs() <= 1e-4
 
 
-@pytest.mark.parametrize("spec", [RecordSpec(), T1_PROFILE, RecordSpec(samples=0), RecordSpec(logit_dtype="uint8")])
-def test_normalised_weights_sum_to_one(rows: Rows, spec: RecordSpec) -> None:
+@pytest.mark.parametrize("spec", [Sampled(), T1_PROFILE, TopK(k=8), Sampled(logit_dtype="uint8")])
+def test_normalised_weights_sum_to_one(rows: Rows, spec: RecordKind) -> None:
     for shape in ("zipf", "student_t", "normal", "two_kinds"):
         targets = compress(rows(shape, 64, 5_000), spec)
         for temperature in (1.0,) if spec is T1_PROFILE else (0.5, 1.0, 2.0):
             total_P = targets.weights(temperature).sum(-1)
-            if spec.samples == 0:
+            if spec.plan.samples == 0:
                 total_P = total_P + targets.tail_mass(temperature)
             drawn_P = ((targets.inclusion_PE > 0) & ~targets.certain_PE()).any(-1)
-            complete_P = drawn_P | (targets.tail_mass(temperature) < 1e-6) | torch.tensor(spec.samples == 0)
+            complete_P = drawn_P | (targets.tail_mass(temperature) < 1e-6) | torch.tensor(spec.plan.samples == 0)
             assert complete_P.all()
             torch.testing.assert_close(total_P, torch.ones(64), rtol=0, atol=1e-5)
 
@@ -106,7 +110,7 @@ def test_noise_is_foretold(rows: Rows, plain: Plain) -> None:
     logits_PV, n = rows("zipf", 4, 3_000), 3_000
     for row in logits_PV:
         keys = np.stack([np.arange(n), np.zeros(n), np.zeros(n)], 1)
-        targets = compress(row.expand(n, -1), RecordSpec(logit_dtype="float32"), keys)
+        targets = compress(row.expand(n, -1), Sampled(logit_dtype="float32"), keys)
         for temperature in (0.7, 1.0, 1.5):
             p_V = plain(row[None], temperature)[0][0].exp()
             weights_PV = torch.zeros(n, 3_000, dtype=torch.float64).scatter_add_(
@@ -117,7 +121,7 @@ def test_noise_is_foretold(rows: Rows, plain: Plain) -> None:
             assert 0.8 * measured <= foretold <= 1.25 * measured
 
     def effective(samples: int, temperature: float) -> Tensor:
-        return compress(logits_PV, RecordSpec(samples=samples)).effective_samples(temperature).mean()
+        return compress(logits_PV, Sampled(samples=samples)).effective_samples(temperature).mean()
 
     assert effective(10, 1.0) < effective(40, 1.0)
     assert effective(25, 4.0) < effective(25, 1.0)

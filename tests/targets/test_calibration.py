@@ -127,12 +127,12 @@ def test_one_copy_of_a_basis_on_each_device() -> None:
 
 def test_what_is_refused() -> None:
     layer, hidden_ND = scene()
-    with pytest.raises(ConfigError, match=r"got record.factor.rank 25, expected at most 24.*use full"):
+    with pytest.raises(ConfigError, match=r"got record.rank 25, expected at most 24.*use full"):
         make_basis(layer, hidden_ND, 25)
     with pytest.raises(ConfigError, match=r"got calibration hidden states \[3000, 23\], expected \[2 or more, 24\]"):
         make_basis(layer, hidden_ND[:, 1:], 2)
     with pytest.raises(ConfigError, match=r"got an output layer of weight \[400, 24\] and bias \[3\]"):
         OutputLayer(layer.weight_VD, torch.zeros(3))
-    with pytest.raises(TeacherError, match=r"not its output layer's of its hidden states .*drop record.factor"):
+    with pytest.raises(TeacherError, match=r"not its output layer's of its hidden states .*use another record.kind"):
         layer.check(hidden_ND[:3], 2 * layer.logits(hidden_ND[:3]))
     layer.check(hidden_ND[:3], layer.logits(hidden_ND[:3])[:, :300])

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from kdcache.targets.is_exact import Dense
 
-from kdcache.targets.codec import decode
 from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.curve_codec import (
     DEVIATION_STEPS,
@@ -17,14 +17,14 @@ from kdcache.targets.curve_codec import (
     decode_moments,
     encode_moments,
 )
-from kdcache.targets.fields import record_fields
+from kdcache.targets.curve_spec import CurveSpec
 from kdcache.targets.logit_codec import float16_above, from_steps, steps_per_octave, to_steps
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
 
 pytestmark = pytest.mark.usefixtures("compression")
 
 NODES = CurveSpec()
-AT_ONE = RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
+AT_ONE = Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
 SINGLES = CurveSpec(temperatures=(1.0, 2.0))
 
 
@@ -60,12 +60,12 @@ def test_an_empty_tail_is_stored_as_zeros() -> None:
 @given(
     hnp.arrays(np.float32, 40, elements=st.floats(-240, 0, width=32)),
     st.sampled_from(
-        [(RecordSpec(), True, 3.5e-4), (RecordSpec(), False, 5.5e-3), (AT_ONE, True, 3.5e-4), (AT_ONE, False, 0.045)]
+        [(Sampled(), True, 3.5e-4), (Sampled(), False, 5.5e-3), (AT_ONE, True, 3.5e-4), (AT_ONE, False, 0.045)]
     ),
 )
-def test_logarithmic_steps_keep_what_matters(relative_E: np.ndarray, kept: tuple[RecordSpec, bool, float]) -> None:
+def test_logarithmic_steps_keep_what_matters(relative_E: np.ndarray, kept: tuple[Sampled, bool, float]) -> None:
     spec, certain, bound = kept
-    steps_E = steps_per_octave(spec, np.bool_(certain))
+    steps_E = steps_per_octave(spec.plan, np.bool_(certain))
     back_E = from_steps(to_steps(relative_E, steps_E, None), steps_E, None)
     assert (np.abs(back_E - relative_E) <= bound * (1 - relative_E)).all()
     assert (back_E[relative_E == 0] == 0).all()
@@ -84,17 +84,17 @@ def test_linear_steps_cover_the_span(relative_E: np.ndarray) -> None:
 @pytest.mark.parametrize("V", [40, 70_000])
 def test_arrays_have_the_declared_types_and_decode_alike_in_parts(dtype: str, V: int) -> None:
     logits_PV = torch.randn(12, V, generator=torch.Generator().manual_seed(V)) * 4
-    spec = RecordSpec(logit_dtype=dtype, exact_top_k=4, samples=6)
+    spec = Sampled(logit_dtype=dtype, exact_top_k=4, samples=6)
     arrays = compress_to_arrays(logits_PV, spec)
-    for field in record_fields(spec, V):
+    for field in spec.fields(V):
         assert arrays[field.name].dtype == field.dtype
         assert arrays[field.name].shape[1:] == field.shape
         rows = arrays["entry_counts"].sum() if field.level == "entry" else 12
         assert len(arrays[field.name]) == rows
-    whole = decode(arrays, spec, V)
+    whole = spec.decode(arrays, V)
     first = arrays["entry_counts"][:5].sum()
     part = {k: a[:first] if k in ("ids", "logits") else a[:5] for k, a in arrays.items()}
-    some = decode(part, spec, V)
+    some = spec.decode(part, V)
     E = some.ids_PE.shape[1]
     for name in ("ids_PE", "logits_PE", "inclusion_PE"):
         assert torch.equal(getattr(some, name), getattr(whole, name)[:5, :E])
@@ -107,7 +107,7 @@ def test_arrays_have_the_declared_types_and_decode_alike_in_parts(dtype: str, V:
 def test_sampled_logits_never_rank_above_certain_ones() -> None:
     """Coarse steps could lift one: order and the curve's ceiling hold all the same."""
     logits_PV = torch.randn(200, 3_000, generator=torch.Generator().manual_seed(1)) * 0.5
-    targets = compress(logits_PV, RecordSpec())
+    targets = compress(logits_PV, Sampled())
     assert (targets.logits_PE.masked_fill(targets.inclusion_PE == 0, -1e9).diff(dim=1) <= 1e-6)[:, :8].all()
     lowest_P = targets.logits_PE.masked_fill(~targets.certain_PE(), torch.inf).amin(1)
     sampled_PE = (targets.inclusion_PE > 0) & ~targets.certain_PE()
@@ -117,14 +117,14 @@ def test_sampled_logits_never_rank_above_certain_ones() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "uint16"])
 def test_dense_records_come_back(dtype: str) -> None:
     logits_PV = torch.randn(5, 300) * 3
-    targets = compress(logits_PV, RecordSpec(exact_top_k="all", logit_dtype=dtype))
+    targets = compress(logits_PV, Dense(logit_dtype=dtype))
     error = {"float16": 8e-3, "float32": 2e-6, "uint16": 8e-3}[dtype]
     assert (targets.logits_PE - logits_PV).abs().max() <= error
-    assert targets.dense
+    assert targets.is_exact
 
 
 def test_no_rows_are_fine() -> None:
-    for spec in (RecordSpec(), RecordSpec(exact_top_k="all"), RecordSpec(logit_dtype="uint8")):
+    for spec in (Sampled(), Dense(logit_dtype="uint16"), Sampled(logit_dtype="uint8")):
         targets = compress(torch.zeros(0, 50), spec)
         assert targets.num_positions == 0
         assert targets.log_partition(1.0).shape == (0,)

@@ -11,30 +11,33 @@ from numba import njit
 from torch import Tensor
 
 import kdcache
-from kdcache.targets.codec import Block
 from kdcache.targets.compiled.classes import exp
 from kdcache.targets.compiled.rows import CompiledRows, load_records
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.kind import RecordKind
 from kdcache.targets.rows import Rows
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.sparse_codec import Block
+from kdcache.targets.top_k import TopK
 
 SPECS = {
-    "default": RecordSpec(),
-    "other nodes": RecordSpec(curve=CurveSpec(nodes=(0.0, 0.01, 0.3, 1.0, 1.1, 7.0, 20.0))),
-    "two proposals": RecordSpec(proposal_temperatures=(1.0, 2.0), curve=CurveSpec(nodes=(0.0, 0.5, 1.0))),
-    "sampled only": RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),
-    "top-k": RecordSpec(exact_top_k=700, samples=0),
-    "one draw": RecordSpec(exact_top_k=1, samples=1),
+    "default": Sampled(),
+    "other nodes": Sampled(curve=CurveSpec(nodes=(0.0, 0.01, 0.3, 1.0, 1.1, 7.0, 20.0))),
+    "two proposals": Sampled(proposal_temperatures=(1.0, 2.0), curve=CurveSpec(nodes=(0.0, 0.5, 1.0))),
+    "sampled only": Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),
+    "top-k": TopK(k=700),
+    "one draw": Sampled(exact_top_k=1, samples=1),
 }
 MakeRows = Callable[..., Tensor]
 
 
-def both(logits_PV: Tensor, spec: RecordSpec) -> tuple[Block, Block]:
+def both(logits_PV: Tensor, spec: RecordKind) -> tuple[Block, Block]:
     uniform_P = torch.rand(len(logits_PV), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    compiled = CompiledRows(spec).block(logits_PV, uniform_P)
-    return compiled, Rows(logits_PV.shape[1], spec, logits_PV.device).block(logits_PV, uniform_P)
+    compiled = CompiledRows(spec.plan).block(logits_PV, uniform_P)
+    return compiled, Rows(logits_PV.shape[1], spec.plan, logits_PV.device).block(logits_PV, uniform_P)
 
 
-def check_alike(compiled: Block, plain: Block, spec: RecordSpec) -> None:
+def check_alike(compiled: Block, plain: Block, spec: RecordKind) -> None:
     for field in fields(Block):
         assert getattr(compiled, field.name).dtype.kind == getattr(plain, field.name).dtype.kind
     for name in ("maximum_R", "num_certain_R", "tail_count_R"):

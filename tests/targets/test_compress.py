@@ -10,21 +10,28 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdcache.errors import ConfigError, TeacherError
+from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compiled.rows import CompiledRows
 from kdcache.targets.compress import compress, compress_to_arrays
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.dense import Dense
+from kdcache.targets.factored import Factored
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.philox import uniform
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.rows import Rows as PlainRows
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.sparse import Sparse
+from kdcache.targets.top_k import TopK
 
 pytestmark = pytest.mark.usefixtures("compression")
 
 SPECS = {
-    "default": RecordSpec(),
-    "two proposals": RecordSpec(proposal_temperatures=(1.0, 2.0), curve=CurveSpec(nodes=(0.0, 0.5, 1.0))),
-    "sampled only": RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),
-    "top-k": RecordSpec(exact_top_k=32, samples=0),
-    "one draw": RecordSpec(exact_top_k=1, samples=1),
+    "default": Sampled(),
+    "two proposals": Sampled(proposal_temperatures=(1.0, 2.0), curve=CurveSpec(nodes=(0.0, 0.5, 1.0))),
+    "sampled only": Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),
+    "top-k": TopK(k=32),
+    "one draw": Sampled(exact_top_k=1, samples=1),
 }
 SIZES = (1, 2, 5, 63, 64, 65, 511, 513, 1000, 4096)
 Rows = Callable[..., Tensor]
@@ -34,15 +41,14 @@ def keys_of(P: int, seed: int = 3) -> np.ndarray:
     return np.stack([np.full(P, seed), np.arange(P) // 4, np.arange(P) % 4], 1)
 
 
-def check_laws(logits_PV: Tensor, spec: RecordSpec, keys_P3: np.ndarray, targets: TeacherTargets) -> None:
+def check_laws(logits_PV: Tensor, spec: Sparse, keys_P3: np.ndarray, targets: TeacherTargets) -> None:
     """The definition in float64: certain entries, then those where c + u passes an integer, in order of the logit."""
-    assert spec.exact_top_k != "all"
     V = logits_PV.shape[1]
     for row, u, p in zip(logits_PV.double(), uniform(keys_P3), range(len(logits_PV)), strict=True):
         order = np.lexsort((np.arange(V), -row.numpy()))
-        weight_V = torch.stack([(row / t).softmax(-1) for t in spec.proposal_temperatures]).mean(0).numpy()
-        inclusion_V = spec.samples * weight_V
-        expected = max(min(spec.exact_top_k, V), int((inclusion_V >= 1).sum()))
+        weight_V = torch.stack([(row / t).softmax(-1) for t in spec.plan.proposals or (1.0,)]).mean(0).numpy()
+        inclusion_V = spec.plan.samples * weight_V
+        expected = max(min(spec.plan.exact_top_k, V), int((inclusion_V >= 1).sum()))
         n, kept = int(targets.num_certain_P[p]), int((targets.inclusion_PE[p] > 0).sum())
         ids = targets.ids_PE[p, :kept].numpy()
         borderline = np.abs(inclusion_V[order[min(n, expected) : max(n, expected)]] - 1)
@@ -52,8 +58,8 @@ def check_laws(logits_PV: Tensor, spec: RecordSpec, keys_P3: np.ndarray, targets
         rank_V[order] = np.arange(V)
         assert (np.diff(rank_V[ids]) > 0).all()
         assert (targets.inclusion_PE[p, :n] == 1).all()
-        assert (targets.inclusion_PE[p, n:kept] < 1).all() or not spec.samples
-        if not spec.samples or n == V:
+        assert (targets.inclusion_PE[p, n:kept] < 1).all() or not spec.plan.samples
+        if not spec.plan.samples or n == V:
             assert kept == n
             continue
         inclusion_V[order[:n]] = 0
@@ -128,7 +134,7 @@ def small_blocks(init: Callable[..., None]) -> Callable[..., None]:
 def test_another_key_draws_another_sample(rows: Rows) -> None:
     logits_PV = rows("normal", 1, 2000).expand(3, -1)
     keys_P3 = np.array([[1, 2, 3], [1, 2, 4], [1, 2, 3]])
-    targets = compress(logits_PV, RecordSpec(), keys_P3)
+    targets = compress(logits_PV, Sampled(), keys_P3)
     assert torch.equal(targets.ids_PE[0], targets.ids_PE[2])
     assert not torch.equal(targets.ids_PE[0], targets.ids_PE[1])
 
@@ -154,25 +160,25 @@ def test_ids_beyond_two_bytes(rows: Rows) -> None:
     logits_PV = rows("student_t", 2, 140_000)
     logits_PV[:, 139_999] = 40.0
     logits_PV[:, 131_072] = 39.0
-    arrays = compress_to_arrays(logits_PV, RecordSpec())
+    arrays = compress_to_arrays(logits_PV, Sampled())
     assert arrays["ids"].dtype == np.uint32
-    assert compress(logits_PV, RecordSpec()).ids_PE[:, :2].tolist() == [[139_999, 131_072]] * 2
+    assert compress(logits_PV, Sampled()).ids_PE[:, :2].tolist() == [[139_999, 131_072]] * 2
 
 
 def test_the_largest_vocabulary() -> None:
     logits_PV = torch.zeros(1, 1 << 24)
     logits_PV[0, -1] = 3.0
-    targets = compress(logits_PV, RecordSpec())
+    targets = compress(logits_PV, Sampled())
     assert targets.ids_PE[0, 0] == (1 << 24) - 1
     assert targets.ids_PE[0, 1:8].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert abs(targets.log_partition(1.0).item() - np.log(2**24 - 1 + np.e**3)) < 1e-3
     with pytest.raises(ConfigError, match="got 16777217 classes, expected 1 to 16777216"):
-        compress(torch.zeros(1, 1).expand(1, (1 << 24) + 1), RecordSpec())
+        compress(torch.zeros(1, 1).expand(1, (1 << 24) + 1), Sampled())
 
 
 def test_equal_logits_are_drawn_evenly() -> None:
     """Every class has π = 25 / 992 of being drawn: 25 draws a row at even distances, all classes in turn."""
-    targets = compress(torch.zeros(4000, 1000), RecordSpec())
+    targets = compress(torch.zeros(4000, 1000), Sampled())
     assert (targets.num_certain_P == 8).all()
     assert ((targets.inclusion_PE > 0).sum(1) - 32.8).abs().max() < 1  # 8 + 25 · 992 / 1000
     counts_V = targets.ids_PE[targets.inclusion_PE > 0].bincount(minlength=1000).double()
@@ -185,7 +191,7 @@ def test_a_sure_teacher_still_draws_one() -> None:
     logits_PV = torch.full((3000, 300), -80.0)
     logits_PV[:, 17] = 0.0
     logits_PV[:, 250] = -80.0 + float(np.log(2 * 298))
-    spec = RecordSpec(exact_top_k=1, logit_dtype="float32")
+    spec = Sampled(exact_top_k=1, logit_dtype="float32")
     targets = compress(logits_PV, spec)
     assert targets.num_certain_P.tolist() == [1] * 3000
     assert targets.ids_PE.shape == (3000, 2)
@@ -217,7 +223,7 @@ def test_fewer_classes_than_certain_entries(rows: Rows, name: str, V: int) -> No
 def test_masked_classes_are_left_out_of_the_tail(rows: Rows, masked: float) -> None:
     logits_PV = rows("zipf", 6, 3000)
     logits_PV[:, ::3] = masked
-    targets = compress(logits_PV, RecordSpec())
+    targets = compress(logits_PV, Sampled())
     for temperature in (0.5, 1.0, 2.0, 8.0):
         expected_P = (logits_PV.double() / temperature).logsumexp(-1)
         torch.testing.assert_close(targets.log_partition(temperature).double(), expected_P, rtol=0, atol=6e-3)
@@ -227,7 +233,7 @@ def test_masked_classes_are_left_out_of_the_tail(rows: Rows, masked: float) -> N
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", [*SPECS, "dense"])
 def test_logits_that_are_not_finite_are_refused(rows: Rows, bad: float, name: str) -> None:
-    spec = SPECS.get(name, RecordSpec(exact_top_k="all", logit_dtype="float32"))
+    spec = SPECS.get(name, Dense(logit_dtype="float32"))
     for V in (100, 3000):
         logits_PV = rows("zipf", 3000, V) if V == 100 else rows("zipf", 8, V)
         logits_PV[len(logits_PV) - 2, V - 1] = bad
@@ -240,41 +246,36 @@ def test_keys_of_another_shape_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"got generator_keys int64\[2, 2\], expected whole numbers \[2, 3\]: seed, example"
     ):
-        compress(torch.zeros(2, 4), RecordSpec(), [[1, 2], [3, 4]])
+        compress(torch.zeros(2, 4), Sampled(), [[1, 2], [3, 4]])
 
 
 def test_keys_may_be_a_list_an_array_or_a_tensor(rows: Rows) -> None:
     logits_PV, keys = rows("zipf", 2, 500), [[1, 2, 3], [4, 5, 6]]
     first, *others = (
-        compress(logits_PV, RecordSpec(), given) for given in (keys, np.array(keys, np.int32), torch.tensor(keys))
+        compress(logits_PV, Sampled(), given) for given in (keys, np.array(keys, np.int32), torch.tensor(keys))
     )
     assert all(torch.equal(first.ids_PE, other.ids_PE) for other in others)
     assert torch.equal(
-        compress(logits_PV, RecordSpec()).ids_PE, compress(logits_PV, RecordSpec(), [[0, 0, 0], [0, 0, 1]]).ids_PE
+        compress(logits_PV, Sampled()).ids_PE, compress(logits_PV, Sampled(), [[0, 0, 0], [0, 0, 1]]).ids_PE
     )
 
 
 def test_rows_keys_and_bases_of_another_shape_are_refused() -> None:
-    from kdcache.targets.basis import Basis
-    from kdcache.targets.spec import FactorSpec
-
     with pytest.raises(ConfigError, match=r"got logits of shape \[2, 3, 4\], expected \[positions, classes\]"):
-        compress(torch.zeros(2, 3, 4), RecordSpec())
+        compress(torch.zeros(2, 3, 4), Sampled())
     with pytest.raises(ConfigError, match=r"got generator_keys float64\[1, 3\], expected whole numbers"):
-        compress(torch.zeros(1, 4), RecordSpec(), [[0.9, 1.0, 2.0]])
-    assert compress(torch.zeros(0, 4), RecordSpec(), []).num_positions == 0
-    with pytest.raises(ConfigError, match="got one of coefficients_PR and basis, expected both or none"):
-        compress(torch.zeros(2, 4), RecordSpec(), basis=Basis(torch.zeros(4, 1).half(), torch.zeros(4)))
-    spec, coefficients_PR = RecordSpec(factor=FactorSpec(rank=1)), torch.zeros(2, 1, dtype=torch.int8)
-    with pytest.raises(ConfigError, match=r"got a basis \[classes, rank\] \[3, 1\], expected \[4, 1\]"):
-        compress(
-            torch.zeros(2, 4),
-            spec,
-            coefficients_PR=coefficients_PR,
-            basis=Basis(torch.zeros(3, 1).half(), torch.zeros(3)),
-        )
+        compress(torch.zeros(1, 4), Sampled(), [[0.9, 1.0, 2.0]])
+    assert compress(torch.zeros(0, 4), Sampled(), []).num_positions == 0
+    layer = OutputLayer(torch.randn(3, 2))
+    encoder = Encoder(make_basis(layer, torch.randn(9, 2), 1), layer)
+    with pytest.raises(ConfigError, match="got hidden states or an encoder for a sampled record, expected none"):
+        compress(torch.zeros(2, 3), Sampled(), encoder=encoder)
+    with pytest.raises(ConfigError, match="got a basis of 3 classes, expected 4, those of the logits"):
+        compress(torch.zeros(2, 4), Factored(rank=1, samples=25), hidden_PD=torch.zeros(2, 2), encoder=encoder)
+    with pytest.raises(ConfigError, match=r"got labels \[3\], expected \[2\], one for each row"):
+        compress(torch.zeros(2, 4), Sampled(), labels_P=[1, 2, 3])
 
 
 def test_an_unknown_estimator_is_refused() -> None:
     with pytest.raises(ConfigError, match="got estimator 'foo', expected one of normalised, horvitz_thompson"):
-        compress(torch.zeros(2, 40), RecordSpec()).weights(1.0, "foo")  # type: ignore[arg-type]
+        compress(torch.zeros(2, 40), Sampled()).weights(1.0, "foo")  # type: ignore[arg-type]

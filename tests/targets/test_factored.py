@@ -7,10 +7,11 @@ from torch import Tensor
 from kdcache.errors import ConfigError
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress, compress_to_arrays
-from kdcache.targets.fields import record_fields
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.factored import Factored
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
-from kdcache.targets.spec import CurveSpec, FactorSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
 
 V, D, P = 3000, 32, 60
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
@@ -22,10 +23,9 @@ def scene(rank: int | str, seed: int = 0, **settings: object) -> tuple[Tensor, T
     mixing_DD = torch.randn(D, D, generator=rng) / D**0.5 * torch.linspace(2, 0.1, D)
     hidden_ND = torch.randn(2000, D, generator=rng) @ mixing_DD
     basis = make_basis(layer, hidden_ND[P:], rank)  # type: ignore[arg-type]
-    spec = RecordSpec.model_validate({"samples": 0, "factor": {"rank": rank}, **settings})
+    spec = Factored.model_validate({"rank": rank, **settings})
     logits_PV = layer.logits(hidden_ND[:P])
-    coefficients_PR = Encoder(basis, layer).coefficients(hidden_ND[:P])
-    return logits_PV, compress(logits_PV, spec, coefficients_PR=coefficients_PR, basis=basis)
+    return logits_PV, compress(logits_PV, spec, hidden_PD=hidden_ND[:P], encoder=Encoder(basis, layer))
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -87,26 +87,26 @@ def test_slices_and_devices_keep_the_factor() -> None:
 
 
 def test_arrays_are_as_declared_and_small() -> None:
-    _, targets = scene(4)
-    assert targets.coefficients_PR is not None
-    spec = RecordSpec(samples=0, factor=FactorSpec(rank=4))
+    layer, spec = OutputLayer(torch.randn(V, D)), Factored(rank=4)
+    hidden_PD = torch.randn(P, D)
+    encoder = Encoder(make_basis(layer, hidden_PD, 4), layer)
     for rows in (0, P):
-        arrays = compress_to_arrays(torch.randn(rows, V), spec, None, targets.coefficients_PR[:rows])
-        for field in record_fields(spec, V, 4):
+        arrays = compress_to_arrays(layer.logits(hidden_PD[:rows]), spec, None, None, hidden_PD[:rows], encoder)
+        for field in spec.fields(V, rank=4):
             assert arrays[field.name].dtype == field.dtype
             assert arrays[field.name].shape[1:] == field.shape
 
 
-def test_coefficients_go_with_a_factor() -> None:
-    logits_PV, plain, factored = torch.randn(3, 50), RecordSpec(), RecordSpec(factor=FactorSpec(rank=2))
-    coefficients_PR = torch.zeros(3, 2, dtype=torch.int8)
-    with pytest.raises(ConfigError, match="got no coefficients for records with a factor, expected them"):
+def test_hidden_states_go_with_a_factored_record() -> None:
+    logits_PV, plain, factored = torch.randn(3, 50), Sampled(), Factored(rank=2, samples=25)
+    hidden_PD = torch.zeros(3, 4)
+    with pytest.raises(ConfigError, match="got no hidden states or no encoder for factored records, expected both"):
         compress(logits_PV, factored)
-    with pytest.raises(ConfigError, match="got coefficients for records without a factor, expected none"):
-        compress(logits_PV, plain, coefficients_PR=coefficients_PR)
-    with pytest.raises(ConfigError, match=r"got coefficients torch.int8\[2, 2\], expected int8, one row for each of 3"):
-        compress(logits_PV, factored, coefficients_PR=coefficients_PR[:2])
-    with pytest.raises(ConfigError, match=r"got a sparse record, expected .*record.factor"):
+    with pytest.raises(ConfigError, match="got hidden states or an encoder for a sampled record, expected none"):
+        compress(logits_PV, plain, hidden_PD=hidden_PD)
+    with pytest.raises(ConfigError, match=r"got hidden states \[2, 4\], expected a row for each of 3 rows of logits"):
+        compress(logits_PV, factored, hidden_PD=hidden_PD[:2])
+    with pytest.raises(ConfigError, match=r"got a sparse record, expected .*record.kind factored or dense"):
         compress(logits_PV, plain).dense_log_probs(1.0)
 
 

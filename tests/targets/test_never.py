@@ -10,21 +10,24 @@ from kdcache.errors import TeacherError
 from kdcache.losses.distillation import distillation_loss
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.compress import compress
+from kdcache.targets.dense import Dense
+from kdcache.targets.factored import Factored
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 
 TEMPERATURES = (0.5, 1.0, 2.0, 8.0, 100.0)
 V, P, D = 1300, 12, 16
 SPECS = {
-    "float32": RecordSpec(exact_top_k="all", logit_dtype="float32"),
-    "float16": RecordSpec(exact_top_k="all", logit_dtype="float16"),
-    "uint16": RecordSpec(exact_top_k="all"),
-    "sampled": RecordSpec(),
-    "uint8": RecordSpec(logit_dtype="uint8"),
-    "many": RecordSpec(exact_top_k=600, samples=40),
-    "top-k": RecordSpec(exact_top_k=30, samples=0),
-    "renormalised": RecordSpec(exact_top_k=1200, samples=0, tail="renormalise"),
+    "float32": Dense(logit_dtype="float32"),
+    "float16": Dense(),
+    "uint16": Dense(logit_dtype="uint16"),
+    "sampled": Sampled(),
+    "uint8": Sampled(logit_dtype="uint8"),
+    "many": Sampled(exact_top_k=600, samples=40),
+    "top-k": TopK(k=30),
+    "renormalised": TopK(k=1200, tail="renormalise"),
 }
 DENSE = ("float32", "float16", "uint16")
 
@@ -131,8 +134,8 @@ def factored(rank: int | str, soft_cap: float | None, samples: int = 0) -> tuple
     logits_PV = layer.logits(hidden_ND[:P])
     layer.check(hidden_ND[:P], logits_PV)
     encoder.check_never(logits_PV)
-    spec = RecordSpec.model_validate({"samples": samples, "factor": {"rank": rank}})
-    targets = compress(logits_PV, spec, coefficients_PR=encoder.coefficients(hidden_ND[:P]), basis=basis)
+    spec = Factored(rank=rank, samples=samples)
+    targets = compress(logits_PV, spec, hidden_PD=hidden_ND[:P], encoder=encoder)
     return logits_PV, never_V, targets
 
 

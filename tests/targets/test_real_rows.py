@@ -12,8 +12,9 @@ from rows import plain
 from torch import Tensor
 
 from kdcache.targets.compress import compress
+from kdcache.targets.curve_spec import CurveSpec
 from kdcache.targets.record import TeacherTargets
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.sampled import Sampled
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("compression")]
 
@@ -28,7 +29,7 @@ def logits_PV(smollm2_folder: Path) -> Tensor:
 
 @pytest.fixture(scope="module")
 def targets(logits_PV: Tensor, compression: str) -> TeacherTargets:
-    return compress(logits_PV, RecordSpec())
+    return compress(logits_PV, Sampled())
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -55,6 +56,6 @@ def test_normalised_weights_sum_to_one(logits_PV: Tensor, targets: TeacherTarget
     for temperature in (0.5, 1.0, 2.0, 4.0):
         ones_P = targets.weights(temperature).sum(-1)
         torch.testing.assert_close(ones_P, torch.ones_like(ones_P), rtol=0, atol=1e-5)
-    at_one = compress(logits_PV, RecordSpec(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))))
+    at_one = compress(logits_PV, Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))))
     ones_P = at_one.weights(1.0).sum(-1)
     torch.testing.assert_close(ones_P, torch.ones_like(ones_P), rtol=0, atol=1e-5)

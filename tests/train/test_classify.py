@@ -89,7 +89,7 @@ def dump(folder: Path, task: str, teacher: Path, count: int, seed: int, **sectio
         "corpus": corpus,
         "teacher": {"path": str(teacher), "dtype": "float32"},
         "task": {"name": task, "max_length": 32},
-        "record": {"features": "positions"},
+        "record": [{"kind": "dense"}, {"kind": "features"}],
     }
     run_dump(DumpConfig.model_validate(settings | sections), World())
     return open_cache(folder)

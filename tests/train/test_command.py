@@ -23,7 +23,9 @@ from kdcache.errors import KdcacheError
 from kdcache.store.cache import open_cache
 from kdcache.store.manifest import CorpusPin
 from kdcache.stream.settings import StreamConfig
-from kdcache.targets.spec import CurveSpec, RecordSpec
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.sampled import Sampled
+from kdcache.targets.top_k import TopK
 from kdcache.train.cautions import warn
 from kdcache.train.distributed import free_port
 from kdcache.train.launch import run_train
@@ -152,7 +154,7 @@ def without_its_tokenizer(path: Path) -> Path:
     return path / "cache"
 
 
-WARM = RecordSpec(samples=0, curve=CurveSpec(temperatures=(2.0,)))
+WARM = TopK(k=8, curve=CurveSpec(temperatures=(2.0,)))
 MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str]] = {
     "unfinished cache": (
         lambda p: {"cache": str(unfinished(p / "half"))},
@@ -201,7 +203,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str
         lambda p: {"terms": [{"name": "divergence"}, {"name": "bottleneck"}]},
         None,
         1,
-        "holds no features of the teacher, expected them for a bottleneck term: dump again with record.features",
+        "holds no features of the teacher, expected them for a bottleneck term: dump again with a record",
     ),
     "temperature": (
         lambda p: {
@@ -282,7 +284,7 @@ def test_a_mistake_is_found_before_anything_starts(tmp_path: Path, mistake: str)
 def test_a_noisy_temperature_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], temperature: float, warned: bool
 ) -> None:
-    cache = write_cache(tmp_path / "cache", examples=16, record=RecordSpec(exact_top_k=2, samples=3))
+    cache = write_cache(tmp_path / "cache", examples=16, record=Sampled(exact_top_k=2, samples=3))
     terms = ({"name": "divergence", "temperature": temperature}, {"name": "cross_entropy"})
     warn(train_config(cache, tmp_path / "out", terms=terms).terms, open_cache(cache), None)
     said = capsys.readouterr().err

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcache import CacheWriter, RecordSpec
+from kdcache import CacheWriter
+from kdcache.targets.sampled import Sampled
 from kdcache.train.settings import TrainConfig
 
 CLASSES = 300
@@ -16,7 +17,7 @@ def write_cache(
 ) -> Path:
     """Ragged examples of one or two documents with ragged loss masks. unsupervised: share of empty ones."""
     rng = np.random.default_rng(seed)
-    record = settings.pop("record", RecordSpec(exact_top_k=8))
+    record = settings.pop("record", Sampled(exact_top_k=8))
     with CacheWriter(path, num_classes=classes, record=record, examples_per_shard=8, **settings) as writer:
         for _ in range(examples):
             documents = rng.integers(2, 12, size=rng.integers(1, 3))

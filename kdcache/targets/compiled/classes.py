@@ -15,8 +15,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
+from kdcache.targets.constants import CHUNK
+
 __all__ = [
-    "CHUNK",
     "bits",
     "compiled",
     "exp",
@@ -30,8 +31,6 @@ __all__ = [
     "survey",
     "unmask",
 ]
-
-CHUNK = 512
 
 compiled = partial(njit, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _FINITE = ("nnan", "ninf", "nsz")

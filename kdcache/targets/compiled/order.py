@@ -7,11 +7,10 @@ key is an int64 that grows with the logit and, of equal logits, with the smaller
 import numpy as np
 
 from kdcache.targets.compiled.classes import bits, compiled
+from kdcache.targets.constants import ID_BITS, ID_MASK
 
 __all__ = ["id_of", "largest", "order_key", "sort"]
 
-ID_BITS = 24
-_ID_MASK = (1 << ID_BITS) - 1
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _ZERO = np.float32(0.0)
 
@@ -20,12 +19,12 @@ _ZERO = np.float32(0.0)
 def order_key(logit, class_id):
     pattern = bits(logit + _ZERO)
     ordered = np.int64(pattern ^ ((pattern >> np.int32(31)) & _MAGNITUDE))
-    return (ordered << ID_BITS) | (_ID_MASK - class_id)
+    return (ordered << ID_BITS) | (ID_MASK - class_id)
 
 
 @compiled()
 def id_of(key):
-    return _ID_MASK - (key & _ID_MASK)
+    return ID_MASK - (key & ID_MASK)
 
 
 @compiled()

@@ -18,7 +18,6 @@ import numpy as np
 from numba import njit
 
 from kdcache.targets.compiled.classes import (
-    CHUNK,
     compiled,
     exponentials,
     load,
@@ -32,6 +31,7 @@ from kdcache.targets.compiled.classes import (
 )
 from kdcache.targets.compiled.order import id_of, largest
 from kdcache.targets.compiled.systematic import draw
+from kdcache.targets.constants import CHUNK
 
 __all__ = ["Output", "Settings", "records"]
 
@@ -52,7 +52,7 @@ class Settings(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The arrays of codec.Block, entries of each row at the start of a wide enough one."""
+    """The arrays of sparse_codec.Block, entries of each row at the start of a wide enough one."""
 
     maximum_R: np.ndarray
     num_certain_R: np.ndarray

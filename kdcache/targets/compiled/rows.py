@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.targets.codec import FLOOR, Block
-from kdcache.targets.moments import SEGMENT, product_pairs
-from kdcache.targets.sample import NEARLY_ONE
-from kdcache.targets.spec import RecordSpec
+from kdcache.targets import constants
+from kdcache.targets.constants import FLOOR, NEARLY_ONE, SEGMENT
+from kdcache.targets.moments import product_pairs
+from kdcache.targets.plan import Plan
+from kdcache.targets.sparse_codec import Block
 
 __all__ = ["CompiledRows", "load_records"]
 
@@ -26,17 +27,16 @@ __all__ = ["CompiledRows", "load_records"]
 class CompiledRows:
     """Makes Blocks of rows on the CPU; the first of a process loads numba and the compiled code."""
 
-    def __init__(self, spec: RecordSpec):
+    def __init__(self, plan: Plan):
         from kdcache.targets.compiled.records import Settings
 
-        assert spec.exact_top_k != "all"
-        columns = [spec.curve.column(t) for t in spec.proposals]
+        columns = [plan.curve.column(t) for t in plan.proposals]
         self._settings = Settings(
-            betas_J=np.array(spec.curve.betas, np.float64),
-            pairs_J2=np.array([(-1, -1) if pair is None else pair for pair in product_pairs(spec.curve.betas)]),
+            betas_J=np.array(plan.curve.betas, np.float64),
+            pairs_J2=np.array([(-1, -1) if pair is None else pair for pair in product_pairs(plan.curve.betas)]),
             columns_I=np.array(columns, np.int64),
-            exact_top_k=spec.exact_top_k,
-            samples=spec.samples if spec.proposals else 0,
+            exact_top_k=plan.exact_top_k,
+            samples=plan.samples,
             segment=SEGMENT,
             floor=FLOOR,
             nearly_one=NEARLY_ONE,
@@ -99,7 +99,7 @@ def load_records() -> Any:
     from kdcache.targets.compiled.records import records
 
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(constants.__file__)):
         digest.update(source.read_bytes())
     config: Any = numba.config
     given = config.CACHE_DIR

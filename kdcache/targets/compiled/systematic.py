@@ -9,10 +9,9 @@ import numpy as np
 
 from kdcache.targets.compiled.classes import compiled, exp
 from kdcache.targets.compiled.order import order_key, sort
+from kdcache.targets.constants import UNIT
 
 __all__ = ["draw"]
-
-UNIT = 1 << 44
 
 
 @compiled()

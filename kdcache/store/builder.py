@@ -1,0 +1,273 @@
+"""CacheBuilder: begin or resume a cache, commit its units in any order from any number of processes, finalize it.
+
+A sink for the partitions of any scheduler: a unit is committed once its shard and then its commit record are in place,
+writing one again replaces it, and whoever finds every unit committed may finalize, with no word between processes. A
+killed process leaves at most hidden temporary files, which finalize sweeps away. Same header and same units give the
+same bytes, whoever writes and however often it was interrupted.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdcache import __version__
+from kdcache.errors import CacheError
+from kdcache.store.backend import backend_versions
+from kdcache.store.basis_file import decode_basis, forget_other_bases, write_basis
+from kdcache.store.cache import begun_header, read_pinned
+from kdcache.store.files import Root
+from kdcache.store.manifest import (
+    BasisPin,
+    CalibrationPin,
+    CommitRecord,
+    CorpusPin,
+    Header,
+    Manifest,
+    SkippedRow,
+    canonical,
+    difference,
+    parse,
+)
+from kdcache.store.shard import commit_shard, record_name, shard_name
+from kdcache.store.skipped import write_skipped
+from kdcache.store.unit import Unit
+from kdcache.targets.records import calibrated_of
+
+if TYPE_CHECKING:
+    from kdcache.targets.basis import Basis
+    from kdcache.targets.calibration import Encoder
+
+    MakeBasis = Callable[[], tuple[Basis, CalibrationPin | None]]
+
+__all__ = ["CacheBuilder", "library_versions"]
+
+
+class CacheBuilder:
+    """A cache that is being made, unit by unit:
+
+        builder = CacheBuilder("my-cache", header, tokenizer_folder)
+        for index in my_share_of_the_units:
+            if index not in builder.committed():
+                with builder.unit(index) as unit:
+                    unit.add(tokens, logits)
+        builder.finalize(num_units)                 # once every unit is committed
+
+    header: what the cache was begun with. basis: of calibrated records. begun_anew: the key of the header that another
+    corpus gave another value, where older shards do not count for that.
+    """
+
+    begun_anew: str | None = None
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        header: Header,
+        tokenizer_folder: str | os.PathLike[str] | None = None,
+        *,
+        resume: bool = True,
+        make_basis: "MakeBasis | None" = None,
+        basis_fault: Callable[[BasisPin], str | None] = lambda pin: None,
+        from_corpus: Collection[str] = (),
+    ) -> None:
+        """Begin a cache, or go on with one of the same settings.
+
+        Args:
+            path: folder or fsspec URL.
+            header: what decides the bytes of every shard.
+            tokenizer_folder: holds the files that header.tokenizer names.
+            resume: go on with a cache that is begun; False refuses it.
+            make_basis: gives the basis of calibrated records, and what it was made of, where the cache is not begun.
+            basis_fault: why the basis of a begun cache is not the one that would be made now.
+            from_corpus: keys of the header that are made of the corpus; where a cache was begun with others of these
+                alone, it begins anew.
+
+        Raises:
+            CacheError: where the folder holds shards of other settings, naming the first that differs.
+        """
+        self.root = Root(path)
+        self.header = header
+        self.basis: Basis | None = None
+        begun = begun_header(self.root)
+        if begun is None and self.root.exists("cache.json"):
+            raise CacheError(f"{self.root.url} holds a cache without its header.json, expected a new folder")
+        if begun is not None and not resume:
+            raise CacheError(f"{self.root.url} already holds a cache, expected a new folder, or resume=True to go on")
+        fault = begun.basis and basis_fault(begun.basis) if begun else None
+        if begun is not None and self.root.list("shards"):
+            self.begun_anew = _other_corpus(begun.settings, header, from_corpus)
+            if fault and not difference(begun.settings, header):
+                raise CacheError(f"{self.root.url} was begun with another basis: {fault}; use another output folder")
+            anew = self.begun_anew is not None
+        else:  # nothing is lost by beginning anew
+            anew = begun is None or fault is not None or difference(begun.settings, header) is not None
+        if anew:
+            self.root.delete("cache.json")
+            self._pin(tokenizer_folder, make_basis, first=begun is None)
+        else:
+            assert begun is not None
+            self._go_on(begun)
+        self._header_sha256 = self.header.digest()
+
+    def _go_on(self, begun: Header) -> None:
+        """With a cache of the same settings: its basis, and so its header, are what it was begun with."""
+        if found := difference(begun.settings, self.header):
+            key, there, here = found
+            raise CacheError(
+                f"{self.root.url} was begun with {key} {_short(there)}, got {_short(here)}: "
+                "use the same settings to go on, or another output folder"
+            )
+        self.header = begun
+        if begun.basis is not None:
+            data = read_pinned(self.root, begun.basis.file, begun.basis.sha256)
+            self.basis = decode_basis(self.root, begun, data)
+
+    def _pin(
+        self, tokenizer_folder: str | os.PathLike[str] | None, make_basis: "MakeBasis | None", *, first: bool
+    ) -> None:
+        """The header goes last: where it is, the tokenizer and the basis are. Of several writers the first one's."""
+        if self.header.tokenizer is not None:
+            if tokenizer_folder is None:
+                raise CacheError(
+                    "got a header with a tokenizer and no tokenizer_folder, expected the folder of its files"
+                )
+            source = Root(tokenizer_folder)
+            for name, sha256 in self.header.tokenizer.files.items():
+                self.root.write(f"tokenizer/{name}", read_pinned(source, name, sha256))
+        if calibrated_of(self.header.records) is None:
+            self.root.write("header.json", canonical(self.header))
+            return
+        if make_basis is None:
+            raise CacheError("got a header of calibrated records and no make_basis, expected what makes their basis")
+        settings = self.header
+        self.header = write_basis(self.root, settings, *make_basis())
+        if first:
+            self.root.create("header.json", canonical(self.header))
+        else:
+            self.root.write("header.json", canonical(self.header))
+        begun = begun_header(self.root)
+        assert begun is not None
+        self.header = settings
+        self._go_on(begun)
+        forget_other_bases(self.root, begun)
+
+    @contextlib.contextmanager
+    def unit(self, index: int, source_sha256: str = "", encoder: "Encoder | None" = None) -> Iterator[Unit]:
+        """Fill a unit and commit it on leaving the block; after an error nothing is written.
+
+        Args:
+            index: its number, from 0.
+            source_sha256: digest of what the unit was made from, kept in its commit record.
+            encoder: of calibrated records.
+        """
+        unit = Unit(self.header, index, encoder)
+        yield unit
+        self.commit(index, unit.arrays(), source_sha256=source_sha256, notes=unit.notes)
+
+    def commit(
+        self,
+        index: int,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        source_sha256: str = "",
+        notes: Mapping[str, int] | None = None,
+        skipped: Sequence[SkippedRow] = (),
+        made_under: Mapping[str, str] | None = None,
+    ) -> CommitRecord:
+        """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record."""
+        return commit_shard(
+            self.root,
+            self.header,
+            index,
+            arrays,
+            source_sha256=source_sha256,
+            notes=notes,
+            skipped=skipped,
+            made_under=made_under,
+        )
+
+    def committed(self) -> set[int]:
+        """Units with a valid commit record."""
+        return {commit.unit for commit in self.commits()}
+
+    def forget_beyond(self, num_units: int) -> None:
+        """Delete the shards of later units and their records, of whatever header."""
+        names = [name for name in self.root.list("shards") if re.match(r"\d{6,}\.", name)]
+        beyond = [f"shards/{name}" for name in names if int(name.partition(".")[0]) >= num_units]
+        self.root.delete(sorted(beyond, key=lambda name: not name.endswith(".json")))
+
+    def finalize(
+        self,
+        num_units: int,
+        *,
+        corpus: CorpusPin | None = None,
+        where: Callable[[int, int], str] = lambda unit, row: f"unit {unit}, row {row + 1}",
+    ) -> Manifest:
+        """Write cache.json for units 0 to num_units - 1: the same bytes, whoever calls this and however often.
+
+        corpus: what the shards were made of. where: (unit, row) -> the place of a row that was left out.
+        Raises CacheError while a unit is missing, or where there is one too many.
+        """
+        commits = {commit.unit: commit for commit in self.commits()}
+        missing = [unit for unit in range(num_units) if unit not in commits]
+        if missing:
+            raise CacheError(
+                f"{self.root.url} is not finished: {len(missing)} of {num_units} units are missing, "
+                f"the first is {missing[0]}; run the same command again to go on"
+            )
+        if len(commits) > num_units:
+            raise CacheError(
+                f"{self.root.url} holds unit {max(commits)}, expected {num_units} units: "
+                "an earlier run wrote more; use another output folder"
+            )
+        manifest = Manifest.of(self.header, tuple(commits[unit] for unit in range(num_units)), corpus)
+        write_skipped(self.root, manifest.shards, where)
+        self.root.write("cache.json", canonical(manifest))
+        for sub in ("", "shards", "tokenizer"):
+            self.root.sweep(sub)
+        return manifest
+
+    def commits(self) -> list[CommitRecord]:
+        """The valid commit records, in order of units: of this header, with a shard of that size in place."""
+        sizes = self.root.sizes("shards")
+        names = [name for name in sizes if re.fullmatch(r"\d{6,}\.json", name)]
+        with ThreadPoolExecutor(16) as pool:
+            records = [*pool.map(self._commit_record, names)]
+        return [
+            record
+            for name, record in zip(names, records, strict=True)
+            if record is not None
+            and record_name(record.unit) == f"shards/{name}"
+            and record.file == shard_name(self.header, record.unit)
+            and record.header_sha256 == self._header_sha256
+            and sizes.get(record.file.removeprefix("shards/")) == record.bytes
+        ]
+
+    def _commit_record(self, name: str) -> CommitRecord | None:
+        try:
+            return parse(CommitRecord, self.root.read(f"shards/{name}"), name)
+        except (CacheError, FileNotFoundError):
+            return None
+
+
+def _other_corpus(begun: Header, header: Header, keys: Collection[str]) -> str | None:
+    """The first key at which these headers differ, if they differ in those keys alone."""
+    found = difference(begun, header)
+    same = begun.model_copy(update={key: getattr(header, key) for key in keys})
+    return found[0] if found and difference(same, header) is None else None
+
+
+def library_versions(backend: str, *, teacher: bool = False) -> dict[str, str]:
+    """Versions of what the bytes of a shard depend on. Raises ConfigError for an unknown backend."""
+    names = ("numpy", *(("numba", "torch") if teacher else ()))
+    return {"kdcache": __version__, **backend_versions(backend), **{name: version(name) for name in names}}
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,93 @@
+"""Sparse: what sampled, top-k and factored records have in common, some entries of each row and the tail's curve.
+
+    position  label_logits (of the label, relative to the maximum)  maximum  num_certain
+              tail_value, tail_mean, tail_deviation (the curve)     span (of uint8 logits)
+    entry     ids, logits
+
+Settings and names alone; the arithmetic is in compress.py and sparse_codec.py, and imports torch.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field as Setting
+
+from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.fields import Field, class_dtype
+from kdcache.targets.kind import RecordKind
+from kdcache.targets.logit_codec import octave_steps
+from kdcache.targets.plan import LogitDtype, Plan
+
+if TYPE_CHECKING:
+    from kdcache.targets.basis import Basis
+    from kdcache.targets.calibration import Encoder
+    from kdcache.targets.sparse_targets import SparseTargets
+    from kdcache.targets.teacher_rows import TeacherRows
+
+__all__ = ["Sparse", "check_proposals"]
+
+
+class Sparse(RecordKind):
+    """logit_dtype: how a kept logit is stored, relative to the row's maximum. "uint16", logarithmic steps, keeps log Z
+        to 1e-3; "uint8" saves 5 bytes per position and keeps it to 1e-2.
+    curve: where the partition curve of the tail is stored.
+    """
+
+    logit_dtype: LogitDtype = "uint16"
+    curve: CurveSpec = Setting(default_factory=CurveSpec)
+
+    @property
+    def plan(self) -> Plan:
+        """What is kept of a row."""
+        raise NotImplementedError
+
+    @property
+    def tail_rule(self) -> Literal["sampled", "ghost", "renormalise"]:
+        """What stands for the classes that are not certain entries (SparseTargets)."""
+        return "sampled" if self.plan.samples else "ghost"
+
+    def fields(self, num_classes: int, *, width: int | None = None, rank: int | None = None) -> list[Field]:
+        plan, K = self.plan, len(self.curve.betas)
+        return [
+            Field("label_logits", "position", "float16"),
+            Field("maximum", "position", "float32"),
+            *([Field("span", "position", "float16")] if plan.logit_dtype == "uint8" else []),
+            Field("num_certain", "position", "uint16"),
+            Field("tail_value", "position", "uint16", (K,)),
+            Field("tail_mean", "position", "uint16", (K,)),
+            *([Field("tail_deviation", "position", "uint16", (K,))] if self.curve.interpolates else []),
+            Field("ids", "entry", class_dtype(num_classes)),
+            Field("logits", "entry", plan.logit_dtype, steps_per_octave=octave_steps(plan)),
+        ]
+
+    def encode(self, rows: "TeacherRows", encoder: "Encoder | None" = None) -> dict[str, np.ndarray]:
+        from kdcache.targets.sparse_rows import sparse_arrays
+
+        return sparse_arrays(rows, self.plan)
+
+    def decode(
+        self, arrays: Mapping[str, np.ndarray], num_classes: int, basis: "Basis | None" = None
+    ) -> "SparseTargets":
+        from kdcache.targets.sparse_codec import decode
+        from kdcache.targets.sparse_targets import SparseTargets
+
+        return SparseTargets(**decode(arrays, self.plan, num_classes), tail=self.tail_rule)
+
+    def answers(self, temperature: float) -> bool:
+        return self.curve.interpolates or temperature in self.curve.at_temperatures
+
+    def misfit(self, *, few_classes: bool, whole_examples: bool) -> str | None:
+        return f"got record.kind {self.kind}, expected dense, which holds every class" if few_classes else None
+
+
+def check_proposals(proposals: Any, curve: CurveSpec) -> None:
+    """Raises ValueError where nothing can be drawn at these temperatures."""
+    if not proposals:
+        raise ValueError("got no proposal_temperatures, expected at least one, e.g. [1.0]")
+    for temperature in proposals:
+        if not temperature > 0 or curve.column(temperature) is None:
+            raise ValueError(
+                f"got proposal temperature {temperature:g} without a point of the curve at it, expected one: "
+                f"add {1 / temperature if temperature > 0 else 1:g} to curve.nodes or use a stored temperature"
+            )
