@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from kdcache.config.base import PathText
@@ -54,7 +54,7 @@ def sections(cls: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[B
     yield path, cls
     for name, field in cls.model_fields.items():
         for said, inner in _inside(field.annotation, field.metadata):
-            many = ".N" if _is_list(field.annotation) else ""
+            many = ".N" if _is_list(field.annotation) and not _may_be_one(field) else ""
             beside = said.startswith(f", {name}: ")
             yield from sections(inner, path + said if beside else f"{path}.{name}{many}".lstrip(".") + said)
 
@@ -108,7 +108,15 @@ def type_words(name: str, field: FieldInfo) -> str:
     chosen = _chosen(field.metadata)
     if chosen is not None and chosen.key == name:
         return f"{_names(chosen.registry)}; see below"
-    return _words(field.annotation, field.metadata)
+    words = _words(field.annotation, field.metadata)
+    return words.replace("list of: ", "").replace(", see", ", or a list of them; see") if _may_be_one(field) else words
+
+
+def _may_be_one(field: FieldInfo) -> bool:
+    """Whether a list of mappings may be given as a mapping: the one that it would hold."""
+    (item, *_) = (*get_args(field.annotation), None)
+    listed = any(isinstance(one, BeforeValidator) for one in field.metadata)
+    return listed and _chosen(getattr(item, "__metadata__", ())) is not None
 
 
 def _chosen(metadata: Sequence[Any]) -> Chosen | None:
@@ -175,6 +183,8 @@ def default_words(name: str, field: FieldInfo) -> str:
         return f"`{named}`" if chosen.key == name else f"`{{{chosen.key}: {named}}}`"
     if value is None:
         return ""
+    if _may_be_one(field):
+        (value,) = value
     return (
         f"`{json.dumps(_plain(value), ensure_ascii=False)}`".replace('"', "") if not _empty(value) else "its defaults"
     )
@@ -182,14 +192,24 @@ def default_words(name: str, field: FieldInfo) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in sorted(value.model_fields_set)}
+        return {name: _plain(getattr(value, name)) for name in sorted(_kind_of(value) | value.model_fields_set)}
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return value
 
 
 def _empty(value: Any) -> bool:
-    return isinstance(value, BaseModel) and not value.model_fields_set
+    return isinstance(value, BaseModel) and not value.model_fields_set and not _kind_of(value)
+
+
+def _kind_of(value: BaseModel) -> set[str]:
+    """The field that names the kind of these settings, where there are several kinds."""
+    return {name for name in type(value).model_fields if name in ("kind", "name") and _names_a_class(value, name)}
+
+
+def _names_a_class(value: BaseModel, name: str) -> bool:
+    annotation = type(value).model_fields[name].annotation
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
 
 
 def _inside(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[tuple[str, type[BaseModel]]]:

@@ -11,6 +11,7 @@ from helpers import kdcache, make_model, make_tokenizer, sentences, write_jsonl
 from kdcache.cli import cli
 from kdcache.config.base import Config
 from kdcache.config.file import load_config
+from kdcache.config.yaml_text import read_yaml
 from kdcache.dump.settings import DumpConfig
 from kdcache.train.settings import TrainConfig
 
@@ -49,6 +50,15 @@ def test_settings_on_a_page_are_loaded(page: str, tmp_path: Path) -> None:
         assert command[0] == "kdcache", block
         (tmp_path / command[2]).write_text(block, encoding="utf-8")
         load_config(SETTINGS[command[1]], tmp_path / command[2])
+
+
+def test_records_on_their_page_are_settings() -> None:
+    table = PAGES["kdcache/targets/RECORDS.md"].partition("## What each one measured")[0]
+    records = re.findall(r"`(\[?\{kind: .*?)`", table)
+    assert len(records) >= 7
+    rest = {"output": "c", "corpus": {"paths": "a.jsonl", "format": "jsonl"}, "teacher": {"path": "t"}}
+    for record in records:
+        DumpConfig.model_validate({**rest, "record": read_yaml(record)})
 
 
 def test_the_readme_has_a_dump_and_a_training_run_in_about_twenty_lines() -> None:

@@ -1,19 +1,37 @@
 """The cache on disk: atomic commits, every read checked, bytes that are a function of content.
 
-cache      open_cache, Cache: reading
-batch      Batch: some examples in memory
-builder    CacheBuilder: begin, resume, commit units, finalize
-writer     CacheWriter: examples one after the other, on top of it
-checked    what a caller gives as an example -> Example, checked
-unit       the examples and records of one shard
-manifest   header, commit records, cache.json
-schema     which arrays a task's shards hold
-shard      one shard file and its commit record
-basis_file the basis of calibrated records, one file of the cache
-backend    flat arrays <-> one file: zarr_backend, arrow_backend
-files      a cache's folder, local or remote; local_copies: shards of remote caches
-convert    from one backend to the other
-verify     every digest and count of a cache
+cache            open_cache and Cache: reading
+batch            Batch: some examples in memory
+builder          CacheBuilder: begin, resume, commit units, finalize, from any number of processes
+writer           CacheWriter: examples one after the other, on top of the builder
+checked          what a caller gives as an example -> Example, checked
+unit             the examples and records of one shard
+manifest         header, commit records and cache.json, as classes
+schema           which arrays the shards of a task hold
+shard            one shard file and its commit record
+skipped          skipped.jsonl: the bad rows that were left out
+score            what the teacher's own records score on the labels
+tokenizer_files  pins a tokenizer: what it is, and the digests of its files
+basis_file       the basis of calibrated records, one file of the cache
+backend          Backend: flat arrays <-> one file, and the registered ones
+zarr_backend     shards as Zarr groups: chunks, codec and level of compression
+arrow_backend    shards as Arrow IPC files: columns, codec and level of compression
+files            a cache's folder, local or remote
+local_copies     shards of remote caches, kept on the local disk
+convert          from one backend to another
+verify           every digest and count of a cache
 
-This package knows nothing of teachers, corpora or training.
+This package knows nothing of teachers, corpora or training. What a reader without kdcache needs stands in READING.md.
+
+How to add a backend
+--------------------
+Write one file with a class that has
+
+- `suffix`, how the names of its files end, and `libraries`, the distributions whose versions decide its bytes;
+- `encode(fields, arrays) -> bytes` and `decode(fields, bytes) -> arrays`. The same arrays must give the same bytes, and
+  what is read must be what was written. `kdcache.to_arrow` and `from_arrow` give the arrays as one row per example.
+
+Call `kdcache.register_backend("mine", MyBackend())`, name the file's module as `module` in the settings of a dump and
+of a run and as `--module` of the other commands, and `backend: mine` uses it. tests/extending/parquet.py is a whole
+one.
 """
