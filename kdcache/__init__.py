@@ -6,7 +6,8 @@ Train from it     Loader, Collator, make_student, with_loss, LossTerms; distilla
                   HeadLoss with a Head, the fused output layer and loss, in a loop of your own;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
-Add kinds         register_backend, register_divergence, register_student, register_task, register_term
+Add kinds         register_backend, register_divergence, register_record, register_student, register_task,
+                  register_term; RecordKind, SparseTargets, TailCurve and TeacherRows for a record kind of your own
 Errors            KdcacheError and those below it
 
 The names load on first use, so that `import kdcache` stays cheap; none of them needs DeepSpeed.
@@ -74,10 +75,13 @@ if TYPE_CHECKING:
     from kdcache.students.scoring import evaluate_model
     from kdcache.students.settings import StudentConfig
     from kdcache.targets.compress import compress
+    from kdcache.targets.curve import TailCurve
     from kdcache.targets.fields import Field
     from kdcache.targets.kind import RecordKind
     from kdcache.targets.record import TeacherTargets
     from kdcache.targets.registry import register_record
+    from kdcache.targets.sparse_targets import SparseTargets
+    from kdcache.targets.teacher_rows import TeacherRows
     from kdcache.tasks.registry import register_task
 
 __version__ = "0.1.0"
@@ -102,12 +106,15 @@ __all__ = [
     "Manifest",
     "RecordKind",
     "RowError",
+    "SparseTargets",
     "StudentConfig",
     "StudentError",
     "StudentWithLoss",
     "Supervision",
+    "TailCurve",
     "TeacherError",
     "TeacherPin",
+    "TeacherRows",
     "TeacherTargets",
     "TokenizerPin",
     "TrainError",
@@ -154,9 +161,12 @@ _HOMES = {
     "kdcache.students.settings": "StudentConfig",
     "kdcache.targets.compress": "compress",
     "kdcache.targets.fields": "Field",
+    "kdcache.targets.curve": "TailCurve",
     "kdcache.targets.kind": "RecordKind",
     "kdcache.targets.record": "TeacherTargets",
     "kdcache.targets.registry": "register_record",
+    "kdcache.targets.sparse_targets": "SparseTargets",
+    "kdcache.targets.teacher_rows": "TeacherRows",
     "kdcache.tasks.registry": "register_task",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -8,12 +8,12 @@ from pathlib import Path
 import kdcache
 
 PUBLIC = """
-    Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field Head
-    HeadLoss Header
-    Inputs KdcacheError Loader LossTerms Manifest RecordKind RowError StudentConfig StudentError StudentWithLoss
-    Supervision TeacherError TeacherPin TeacherTargets TokenizerPin TrainError array_fields compress
-    distillation_loss evaluate_model from_arrow make_student make_term open_cache register_backend
-    register_divergence register_record register_student register_task register_term to_arrow with_loss
+    Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field
+    Head HeadLoss Header Inputs KdcacheError Loader LossTerms Manifest RecordKind RowError SparseTargets
+    StudentConfig StudentError StudentWithLoss Supervision TailCurve TeacherError TeacherPin TeacherRows
+    TeacherTargets TokenizerPin TrainError array_fields compress distillation_loss evaluate_model from_arrow
+    make_student make_term open_cache register_backend register_divergence register_record register_student
+    register_task register_term to_arrow with_loss
 """
 
 

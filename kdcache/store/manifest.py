@@ -40,6 +40,7 @@ from kdcache.store.files import check_name
 from kdcache.targets.fields import Field
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.records import Records, distribution_of
+from kdcache.targets.registry import RECORDS
 from kdcache.tasks.score import Score
 
 __all__ = [
@@ -286,10 +287,23 @@ def parse(cls: type[M], data: bytes, where: str) -> M:
             f"{where} has format version {version}, expected at most {FORMAT_VERSION}: "
             "update kdcache to read this cache"
         )
+    for kind in _kinds(header):
+        if kind not in RECORDS:
+            raise CacheError(
+                f"{where} has records of kind {kind}, which is not known here; import the module that registers "
+                "it: `module` in the settings of a dump or a run, --module of the other commands; or update kdcache"
+            )
     try:
         return cls.model_validate(values)
     except ValidationError as error:
         raise CacheError(f"{where} is damaged: {first_fault(error)}") from None
+
+
+def _kinds(header: Any) -> list[str]:
+    """The names of the records' kinds, as far as they can be told."""
+    records = header.get("records") if isinstance(header, dict) else None
+    named = [record.get("kind") for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+    return [name for name in named if isinstance(name, str)]
 
 
 def first_fault(error: ValidationError) -> str:
