@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from kdcache.targets.is_exact import Dense
 
 from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.curve_codec import (
@@ -18,6 +17,7 @@ from kdcache.targets.curve_codec import (
     encode_moments,
 )
 from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.dense import Dense
 from kdcache.targets.logit_codec import float16_above, from_steps, steps_per_octave, to_steps
 from kdcache.targets.sampled import Sampled
 
