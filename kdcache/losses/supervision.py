@@ -16,10 +16,15 @@ __all__ = ["Supervision"]
 
 @dataclass(frozen=True)
 class Supervision:
-    """labels_P: int64, NO_LABEL where there is none. targets: the teacher's records; None in a label-only cache.
+    """What the positions of a batch are compared with.
 
     A position without a label has cross-entropy 0 and gradient 0, and counts like any other in what a loss is divided
-    by. features_PH: float, the teacher's hidden features; None where the cache holds none.
+    by.
+
+    Attributes:
+        labels_P: The labels, int64; NO_LABEL where there is none.
+        targets: The teacher's records; None in a label-only cache.
+        features_PH: The teacher's hidden features, float; None where the cache holds none.
     """
 
     labels_P: Tensor

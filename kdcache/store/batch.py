@@ -31,12 +31,16 @@ LONG_RANGE = 64
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B examples of a cache.
+    """Some examples of a cache with the teacher's records; len() is their number.
 
-    fields: what the arrays are. arrays: {field.name: flat array} and the counts arrays of `levels_of(fields)`; they
-    may be read-only, and shared with other batches. records, num_classes: what they mean of the teacher.
-    load_basis: gives the basis of calibrated records, the same one for every batch of a cache; None where there is
-    none.
+    Attributes:
+        fields: What the arrays are.
+        arrays: {field.name: flat array}, and the arrays of counts of `levels_of(fields)`. They may be read-only, and
+            shared with other batches.
+        records: What is kept of the teacher.
+        num_classes: Columns of the teacher's logits.
+        load_basis: Gives the basis of calibrated records, the same one for every batch of a cache; None where there is
+            none.
     """
 
     fields: tuple[Field, ...]
@@ -62,7 +66,7 @@ class Batch:
         return sum(array.nbytes for array in self.arrays.values())
 
     def tokens(self, i: int) -> np.ndarray:
-        """Token ids of example i, int64 [L]."""
+        """The token ids of example i, int64 [L]."""
         return self._of("tokens", "token", i)
 
     def types(self, i: int) -> np.ndarray | None:
@@ -97,7 +101,14 @@ class Batch:
         return self.arrays["tokens"][next_P].astype(np.int64)
 
     def targets(self) -> "TeacherTargets":
-        """The teacher's distributions as torch tensors on the CPU. Raises CacheError for a cache without any."""
+        """Decode the teacher's distributions.
+
+        Returns:
+            The distributions at all P positions, as torch tensors on the CPU.
+
+        Raises:
+            CacheError: The cache holds labels only.
+        """
         kind = self.distribution
         if kind is None:
             raise CacheError(
@@ -111,7 +122,15 @@ class Batch:
         return distribution_of(self.records)
 
     def slice(self, start: int, stop: int) -> "Batch":
-        """Examples start to stop, as views."""
+        """Cut out some consecutive examples.
+
+        Args:
+            start: The first example.
+            stop: One past the last.
+
+        Returns:
+            A batch of them, whose arrays are views.
+        """
         picked = {
             field.name: self.arrays[field.name][self._bounds[field.level][start] : self._bounds[field.level][stop]]
             for field in array_fields(self.fields)
@@ -119,7 +138,14 @@ class Batch:
         return self._with(picked)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Batch":
-        """The examples at these indices, in their order, repeats allowed."""
+        """Pick examples by number.
+
+        Args:
+            indices: Their numbers, in any order; repeats are allowed.
+
+        Returns:
+            A batch of them, in this order.
+        """
         chosen = np.asarray(indices, np.int64)
         pick = {level: _picker(bounds[chosen], bounds[chosen + 1]) for level, bounds in self._bounds.items()}
         return self._with({f.name: pick[f.level](self.arrays[f.name]) for f in array_fields(self.fields)})

@@ -40,11 +40,19 @@ def open_cache(
 ) -> "Cache":
     """Open a finished cache for reading.
 
-    path: a folder or any fsspec URL. verify: compare the sha256 of every shard that is read. local_cache: folder for
-    copies of whole shards, at most local_cache_gb (10⁹ bytes) of them; by default ~/.cache/kdcache/shards for a
-    remote URL and none for a local path. local_cache_gb=0 keeps none.
-    Raises CacheError for a folder that is no cache, an unfinished cache, a newer format version, a backend that nobody
-    registered, or a damaged basis.
+    Args:
+        path: A folder, or any URL that fsspec reads.
+        verify: Compare the sha256 of every shard that is read.
+        local_cache: A folder for copies of whole shards; by default ~/.cache/kdcache/shards for a remote URL, and none
+            for a local path.
+        local_cache_gb: How many GB (10⁹ bytes) of copies are kept; 0 keeps none.
+
+    Returns:
+        The cache. No shard has been read yet.
+
+    Raises:
+        CacheError: The folder is no cache, the cache is unfinished, of a newer format or of a backend that nobody
+            registered, or its basis is damaged.
     """
     root = Root(path)
     manifest = read_manifest(root)
@@ -58,7 +66,11 @@ def open_cache(
 
 
 class Cache:
-    """A finished cache; len() is its number of examples."""
+    """A finished cache; len() is its number of examples. `open_cache` makes one.
+
+    Attributes:
+        manifest: What the cache says of itself: header, corpus, shards.
+    """
 
     def __init__(
         self, root: Root, manifest: Manifest, *, verify: bool = True, copies: LocalCopies | None = None
@@ -87,7 +99,19 @@ class Cache:
         return self.manifest.digest()
 
     def read(self, start: int, stop: int) -> Batch:
-        """Examples start to stop. Raises IndexError outside 0..len(self), DamagedShardError for a bad shard."""
+        """Read some consecutive examples. Whole shards are decoded for it.
+
+        Args:
+            start: The first example, from 0.
+            stop: One past the last.
+
+        Returns:
+            A batch of them.
+
+        Raises:
+            IndexError: They are not all in the cache.
+            DamagedShardError: The bytes of a shard are not what was committed.
+        """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"got examples {start} to {stop}, expected 0 <= start <= stop <= {len(self)}")
         header = self.manifest.header
@@ -104,7 +128,14 @@ class Cache:
         return concat(parts)
 
     def read_shard(self, index: int) -> Batch:
-        """All examples of one shard. Raises DamagedShardError."""
+        """Read all examples of one shard.
+
+        Args:
+            index: The number of the shard, from 0.
+
+        Raises:
+            DamagedShardError: Its bytes are not what was committed.
+        """
         commit = self.manifest.shards[index]
         data = None if self._copies is None else self._copies.get(commit.sha256)
         if data is None or mismatch(commit, data, digest=self.verify):
@@ -134,7 +165,14 @@ class Cache:
         return None if self.manifest.header.basis is None else lambda: self.basis
 
     def save_tokenizer(self, folder: str | os.PathLike[str]) -> None:
-        """Copy the tokenizer's files into a local folder. Raises CacheError if there are none or one is damaged."""
+        """Copy the files of the cache's tokenizer.
+
+        Args:
+            folder: A local folder.
+
+        Raises:
+            CacheError: The cache has no tokenizer, or a file is damaged.
+        """
         target = Root(folder)
         for name, data in self._tokenizer_files():
             target.write(name, data)

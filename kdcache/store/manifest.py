@@ -77,8 +77,13 @@ class Model(BaseModel):
 
 
 class TokenizerPin(Model):
-    """behaviour_sha256: its identity, `tokenizer_digest` of kdcache.tasks.tokenizer, whatever its folder. vocab_size:
-    highest id + 1. files: name -> sha256 of the copies under tokenizer/."""
+    """What is pinned of the tokenizer.
+
+    Attributes:
+        behaviour_sha256: Its identity, whatever its folder: `tokenizer_digest` of kdcache.tasks.tokenizer.
+        vocab_size: Its highest id + 1.
+        files: Name -> sha256 of the copies under tokenizer/.
+    """
 
     behaviour_sha256: Sha256
     vocab_size: PositiveInt
@@ -86,7 +91,18 @@ class TokenizerPin(Model):
 
 
 class TeacherPin(Model):
-    """tokenizer_sha256, max_length: of the tokens that it was fed with, where they are not the cache's."""
+    """What is pinned of the teacher.
+
+    Attributes:
+        name: The folder or hub name that it was loaded from.
+        revision: Of a model on the hub.
+        weights_sha256: A digest of its weights.
+        dtype: The precision in which it computed.
+        parameters: How many it has.
+        architecture: Its class in transformers.
+        tokenizer_sha256: The identity of its own tokenizer, where its tokens are not the cache's.
+        max_length: How many tokens of an example it read, where its tokens are not the cache's.
+    """
 
     name: str
     revision: str | None = None
@@ -128,11 +144,19 @@ class BasisPin(Model):
 
 
 class Header(Model):
-    """records: what is kept of the teacher, nothing in a label-only cache. task, compute: the settings of the task and
-    of the teacher's run.
+    """What decides the bytes of every shard, pinned before the first one is written.
 
-    backend: of the shards, by its registered name. fields: the arrays of every shard. id2label: the names of the
-    classes of a classification.
+    Attributes:
+        backend: The registered name of the shards' format.
+        task: The settings of the task.
+        records: What is kept of the teacher; nothing in a label-only cache.
+        num_classes: Columns of the teacher's logits.
+        fields: The arrays of every shard.
+        compute: The settings of the teacher's run.
+        seed: Of the draws of sampled records.
+        libraries: The versions that the bytes depend on.
+        id2label: The names of the classes; None for a language model.
+        basis: The basis of calibrated records.
     """
 
     format: Literal["kdcache"] = "kdcache"
@@ -201,10 +225,17 @@ class SkippedRow(Model):
 class CommitRecord(Model):
     """One committed shard.
 
-    unit: its number, also the unit of work it came from. bytes, sha256: of its file. source_sha256: digest of the
-    corpus rows it was made from. notes: counts worth telling, such as {"truncated": 3}. score: of the teacher on the
-    labels, where there are both, in sums that the task defines. skipped: bad rows left out, in order. made_under: the
-    settings for bad and overlong rows, where it has some: {"overlong": "truncate"}.
+    Attributes:
+        unit: Its number, which is that of the work unit it came from.
+        file: The name of its file inside the cache.
+        examples, tokens, positions, entries: How many it holds.
+        bytes, sha256: The size and the digest of its file.
+        source_sha256: The digest of the corpus rows that it was made from.
+        header_sha256: The digest of the header that it was made under.
+        notes: Counts worth telling, such as {"truncated": 3}.
+        score: The teacher's score on the labels, where there are both, in sums that the task defines.
+        skipped: The bad rows that were left out, in order.
+        made_under: The settings for bad and overlong rows, where it has some, such as {"overlong": "truncate"}.
     """
 
     unit: NonNegativeInt

@@ -30,7 +30,14 @@ __all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeding_of", "
 
 @dataclass(frozen=True)
 class Inputs:
-    """flat_P: where the supervised positions are among the B·L tokens, int64. real_BL: bool, False for padding."""
+    """The tensors of one forward pass of a student.
+
+    Attributes:
+        model: The arguments of the model's forward.
+        flat_P: Where the supervised positions are among the B·L tokens, int64.
+        supervision: What the positions are compared with.
+        real_BL: False for padding, bool.
+    """
 
     model: ModelInputs
     flat_P: Tensor
@@ -75,7 +82,14 @@ class Inputs:
 
 
 class Collator:
-    """collator(batch) -> Inputs for this student. Raises StudentError for an example that is too long for it."""
+    """Makes the tensors of a forward pass of a batch: collator(batch) -> Inputs.
+
+    A call raises StudentError for an example that is too long for the student.
+
+    Args:
+        student: The model that will be fed, such as `make_student` gives.
+        cache: The cache that the batches come from.
+    """
 
     def __init__(self, student: Any, cache: Cache) -> None:
         self.student, self.feeding = student, feeding_of(student, cache)

@@ -37,9 +37,13 @@ Estimator = Literal["normalised", "horvitz_thompson"]
 class TeacherTargets:
     """The teacher's distributions at P positions.
 
-    ids_PE: class of each entry, largest logit first. relative_PE: raw logits minus maximum_P, the row's largest: logits
-    far from 0 keep their digits. inclusion_PE: probability that the entry was kept; 1 = certain, 0 = padding.
-    num_certain_P: the first so many entries of a row are certain.
+    Attributes:
+        ids_PE: The class of each entry, largest logit first, int64.
+        relative_PE: Raw logits minus maximum_P, float32: so logits far from 0 keep their digits.
+        maximum_P: The largest logit of each row, float32.
+        inclusion_PE: The probability with which each entry was kept; 1 for a certain entry, 0 for padding.
+        num_certain_P: How many entries of each row are certain; they are the first ones.
+        num_classes: V.
     """
 
     ids_PE: Tensor
@@ -124,11 +128,31 @@ class TeacherTargets:
         return certain_P if tail is None else torch.logaddexp(certain_P, tail[0])
 
     def log_partition(self, temperature: float) -> Tensor:
-        """log Σ_classes exp(z / T) of the raw logits, [P], nats."""
+        """The normaliser of the softmax at a temperature.
+
+        Args:
+            temperature: T, above 0.
+
+        Returns:
+            log Σ_classes exp(z / T) of the raw logits, [P], nats.
+
+        Raises:
+            ConfigError: The records do not answer this temperature.
+        """
         return self._relative_log_partition(temperature) + self.maximum_P / temperature
 
     def log_probs(self, temperature: float) -> Tensor:
-        """log p of each entry at T, [P, E]; −inf for padding, −240 for a class that is never given."""
+        """The log-probabilities of the entries.
+
+        Args:
+            temperature: T, above 0.
+
+        Returns:
+            log p at T, [P, E]; −inf for padding, −240 for a class that is never given.
+
+        Raises:
+            ConfigError: The records do not answer this temperature.
+        """
         shift_P1 = temperature * self._relative_log_partition(temperature)[:, None]
         log_probs_PE = (self.relative_PE - shift_P1) / temperature
         return log_probs_PE.masked_fill(self.inclusion_PE == 0, -torch.inf)
@@ -141,11 +165,25 @@ class TeacherTargets:
         return tail[0] - self._relative_log_partition(temperature)
 
     def tail_mass(self, temperature: float) -> Tensor:
-        """Probability outside the certain entries at T, [P]."""
+        """The probability of all classes outside the certain entries.
+
+        Args:
+            temperature: T, above 0.
+
+        Returns:
+            The tail's mass at T, [P].
+        """
         return self.log_tail_mass(temperature).exp()
 
     def entropy(self, temperature: float) -> Tensor:
-        """−Σ p log p at T, [P], nats; of the tail by its mass and mean: mass · (log Z − mean / T)."""
+        """The entropy of the whole distribution.
+
+        Args:
+            temperature: T, above 0.
+
+        Returns:
+            −Σ p log p at T, [P], nats; the tail's part is mass · (log Z − mean / T).
+        """
         log_probs_PE = self.log_probs(temperature).masked_fill(~self.certain_PE(), 0.0)
         entropy_P = -(log_probs_PE.exp() * log_probs_PE).sum(-1)
         tail = self._tail(temperature)
@@ -155,12 +193,23 @@ class TeacherTargets:
         return entropy_P + self.tail_mass(temperature) * surprise_P
 
     def weights(self, temperature: float, estimator: Estimator = "normalised") -> Tensor:
-        """Target probabilities a loss uses, [P, E]: p_i(T) / π_i, 0 for padding.
+        """The target probabilities that a loss uses.
 
-        "horvitz_thompson" (1952) is unbiased at every T, but for the rounding of stored logits: one that it moved by δ
-        nats counts exp(δ (1/T − 1/T_proposal)) times what it should. "normalised" scales the sampled entries to the
-        tail's exact mass, so that a row sums to 1: less noise, and a bias of the order of one over the number sampled.
-        With tail "renormalise" the entries' mass is scaled to 1.
+        Args:
+            temperature: T, above 0.
+            estimator: "horvitz_thompson" is unbiased at every T, but for the rounding of stored logits: one that it
+                moved by δ nats counts exp(δ (1/T − 1/T_proposal)) times what it should. "normalised" scales the sampled
+                entries to the tail's exact mass, so that a row sums to 1: it has less noise, and a bias of the order of
+                one over the number sampled. With tail "renormalise" the entries' mass is scaled to 1.
+
+        Returns:
+            p_i(T) / π_i, [P, E], 0 for padding.
+
+        Raises:
+            ConfigError: The estimator is unknown, or the records do not answer this temperature.
+
+        References:
+            Horvitz and Thompson 1952, Journal of the American Statistical Association 47.
         """
         if estimator not in get_args(Estimator):
             raise ConfigError(f"got estimator {estimator!r}, expected one of {', '.join(get_args(Estimator))}")
@@ -171,9 +220,17 @@ class TeacherTargets:
         return log_weights_PE.exp()
 
     def effective_samples(self, temperature: float) -> Tensor:
-        """(Σw)² / Σw² of the sampled entries at T, [P]: how many equal draws would be as noisy (Kish 1965).
+        """How many equal draws would be as noisy as the sampled entries are.
 
-        0 where a tail has no sampled entry to stand for it, infinite where there is no tail or a factored one.
+        Args:
+            temperature: T, above 0.
+
+        Returns:
+            (Σw)² / Σw² of the sampled entries at T, [P]; 0 where a tail has no sampled entry to stand for it, infinite
+            where there is no tail or a factored one.
+
+        References:
+            Kish 1965, Survey Sampling.
         """
         return torch.full_like(self.maximum_P, torch.inf)
 
@@ -187,10 +244,19 @@ class TeacherTargets:
         return (weights_PE**2 * (1.0 - self.inclusion_PE)).sum(-1)
 
     def dense_log_probs(self, temperature: float) -> Tensor:
-        """log p of every class at T, [P, V]; call it on a chunk of positions.
+        """The log-probabilities of all classes; call it on a chunk of positions.
 
-        Of a factored record certain entries are exact and the others share the tail's exact mass as its coefficients
-        say. Raises ConfigError for a record that does not know every class.
+        In a factored record certain entries are exact, and the others share the tail's exact mass as its coefficients
+        say.
+
+        Args:
+            temperature: T, above 0.
+
+        Returns:
+            log p at T, [P, V].
+
+        Raises:
+            ConfigError: The record does not know every class.
         """
         raise self._not_known()
 
@@ -207,6 +273,7 @@ class TeacherTargets:
     # Where it is
 
     def to(self, device: torch.device | str) -> Self:
+        """The same distributions on another device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def __getitem__(self, index: slice | Tensor) -> Self:
