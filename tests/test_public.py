@@ -1,6 +1,8 @@
 """What `import kdcache` promises, and what it does not pull in."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,15 @@ def test_the_public_names() -> None:
     assert kdcache.__all__ == PUBLIC.split()
     assert set(kdcache.__all__) <= set(dir(kdcache))
     assert all(getattr(kdcache, name).__doc__ for name in kdcache.__all__)
+
+
+def test_functions_and_what_is_made_by_hand_are_documented_in_google_form() -> None:
+    public = {name: getattr(kdcache, name) for name in kdcache.__all__}
+    made = ("Batch", "Cache", "CacheWriter", "Collator", "Head", "HeadLoss", "Inputs", "Loader", "LossTerms")
+    for name, thing in public.items():
+        if inspect.isfunction(thing) or name in made:
+            text = f"{inspect.getdoc(thing)}\n{inspect.getdoc(getattr(thing, '__init__', None))}"
+            assert re.search(r"^(Args|Attributes):$", text, re.MULTILINE), name
 
 
 def test_editors_and_type_checkers_see_the_same_names() -> None:

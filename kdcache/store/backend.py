@@ -103,7 +103,14 @@ BackendName = Annotated[str, Known(BACKENDS)]
 
 
 def array_fields(fields: Sequence[Field]) -> list[Field]:
-    """Every array of a shard: the counts, as uint32 fields of their parent's level, then the fields."""
+    """Every array of a shard.
+
+    Args:
+        fields: What the header of a cache names.
+
+    Returns:
+        The counts, as uint32 fields of their parent's level, then the fields themselves.
+    """
     return [*(Field(COUNTS[level], PARENT[level], "uint32") for level in levels_of(fields)), *fields]
 
 
