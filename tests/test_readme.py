@@ -23,6 +23,7 @@ PAGES = {
         "configs/README.md",
         "configs/SETTINGS.md",
         "configs/TASKS.md",
+        "kdcache/store/FORMAT.md",
         "kdcache/store/READING.md",
         "kdcache/targets/RECORDS.md",
         "launch/CLUSTER.md",

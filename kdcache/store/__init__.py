@@ -21,7 +21,8 @@ local_copies     shards of remote caches, kept on the local disk
 convert          from one backend to another
 verify           every digest and count of a cache
 
-This package knows nothing of teachers, corpora or training. What a reader without kdcache needs stands in READING.md.
+This package knows nothing of teachers, corpora or training. FORMAT.md specifies the format,
+and READING.md reads it without kdcache.
 
 How to add a backend
 --------------------
