@@ -28,7 +28,7 @@ def oracle(targets: kdcache.TeacherTargets, student_PV: torch.Tensor, temperatur
     """The formula on all classes, or on the certain entries and one class for all else, row by row; float64, [P]."""
     values = []
     for row, q_V in enumerate((student_PV / temperature).softmax(-1)):
-        if targets.dense or targets.factored:
+        if targets.knows_every_class:
             p_C = targets.dense_log_probs(temperature)[row].double().exp()
             q_C = q_V
         else:
