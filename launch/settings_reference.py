@@ -100,7 +100,7 @@ def described(cls: type[BaseModel]) -> tuple[str, dict[str, str]]:
 def _inherited(cls: type[BaseModel]) -> dict[str, str]:
     """What the docstrings of the classes above say of settings that this class has from them."""
     above = [base for base in cls.__mro__[1:] if issubclass(base, BaseModel) and base.model_fields]
-    return dict(described(above[0])[1]) if above else {}
+    return {name: words for base in reversed(above) for name, words in described(base)[1].items()}
 
 
 def type_words(name: str, field: FieldInfo) -> str:

@@ -115,7 +115,7 @@ def named_outside(names: dict[str, str]) -> list[str]:
     return sorted(set(found))
 
 
-TASKS = ("causal_lm", "sequence_classification", "token_classification")
+TASKS = ("causal_lm", "multilabel_classification", "regression", "sequence_classification", "token_classification")
 
 
 def threaded(above: int = 4) -> list[str]:

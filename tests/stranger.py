@@ -25,7 +25,7 @@ def language_model(folder: str, rows: list[str], ended: bool) -> dict[str, float
         count += len(ids) - 1
     (generated,) = pipeline("text-generation", model=folder)(rows[0][:20], max_new_tokens=4, min_new_tokens=1)
     assert generated["generated_text"].startswith(rows[0][:20])
-    return {"loss": total / count}
+    return {"label_nll": total / count}
 
 
 def sequence_classification(folder: str, rows: list[dict[str, str]], **_: Any) -> dict[str, float]:
@@ -40,7 +40,7 @@ def sequence_classification(folder: str, rows: list[dict[str, str]], **_: Any) -
         [found[0]["label"] for found in classify(inputs, batch_size=4)] if classify.tokenizer.pad_token else predicted
     )
     assert batched == predicted
-    return {"loss": loss / len(rows), "macro_f1": macro_f1(labels, predicted), **accuracy(labels, predicted)}
+    return {"label_nll": loss / len(rows), "macro_f1": macro_f1(labels, predicted), **accuracy(labels, predicted)}
 
 
 def token_classification(folder: str, rows: list[tuple[list[str], list[str]]], between: str = " ") -> dict[str, float]:

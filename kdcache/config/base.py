@@ -8,7 +8,7 @@ from kdcache.config.paths import expanded
 from kdcache.errors import ConfigError
 from kdcache.registry import import_extensions
 
-__all__ = ["Config", "Name", "PathText", "Run"]
+__all__ = ["Config", "Name", "PathText", "Run", "import_module_of"]
 
 
 class Config(BaseModel):
@@ -27,12 +27,17 @@ class Run(Config):
     @model_validator(mode="before")
     @classmethod
     def _import_module(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("module"), str):
-            try:
-                import_extensions(data["module"])
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
+        import_module_of(data)
         return data
+
+
+def import_module_of(data: Any) -> None:
+    """Import the module that a run's settings name, before anything asks for what it registers."""
+    if isinstance(data, dict) and isinstance(data.get("module"), str):
+        try:
+            import_extensions(data["module"])
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 def _expanded(path: str) -> str:

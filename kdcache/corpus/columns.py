@@ -6,6 +6,7 @@ label  string. Integers in decimal, floats that are whole numbers too, booleans 
        and NaN are null. Integers whose names are known (class_names) are these names
 words  list<string>. Lists, or JSON text of lists (CSV has no others)
 labels list<string>, of labels
+numbers list<double>. A number or a list of them, also as text; null, NaN and an empty text are null, and in a list NaN
 
 A label or a list that a row lacks is null where the column is optional, and refused where it is required. Nulls of
 text and json are left to the task.
@@ -24,19 +25,32 @@ from kdcache.corpus.class_names import NO_CLASS
 from kdcache.errors import ConfigError, CorpusError, RowError
 from kdcache.near import nearest
 
-__all__ = ["Column", "Names", "Where", "check_columns", "conform", "is_text", "label", "lacks", "word_list"]
+__all__ = [
+    "Column",
+    "Names",
+    "Where",
+    "check_columns",
+    "conform",
+    "is_text",
+    "label",
+    "lacks",
+    "number_list",
+    "word_list",
+]
 
 Where = Callable[[int], str]
 WORDS = pa.list_(pa.string())
+NUMBERS = pa.list_(pa.float64())
 Names = Mapping[str, str]
 """The name of each integer of a column of labels."""
 EXPECTED = {
     "label": "a string, an integer or a boolean",
     "words": "a list of strings",
     "labels": "a list of strings or integers",
+    "numbers": "a number or a list of numbers",
 }
-REGRESSION = "real-valued scores need regression, which is not built yet: expected classes"
-MULTI_LABEL = "several labels for a text need multi-label classification, which is not built yet: expected one label"
+REGRESSION = "real-valued scores are of a regression: expected classes, or set task.name: regression"
+MULTI_LABEL = "several labels for a text: expected one label, or set task.name: multilabel_classification"
 JSON_TYPES = {
     dict: "an object",
     list: "an array",
@@ -56,7 +70,7 @@ class Column:
     name: str
     setting: str
     required: bool = True
-    kind: Literal["text", "json", "label", "words", "labels"] = "text"
+    kind: Literal["text", "json", "label", "words", "labels", "numbers"] = "text"
 
 
 def check_columns(columns: Sequence[Column], files: Iterable[tuple[str, tuple[str, ...] | None]]) -> None:
@@ -135,6 +149,26 @@ def word_list(value: object, column: Column, row: int, where: Where) -> list[str
     return words
 
 
+def number_list(value: object, column: Column, row: int, where: Where) -> list[float] | None:
+    """A number or a list of them, of JSON or as text; NaN stands for one that is missing, None for none at all."""
+    if isinstance(value, str):
+        text = value
+        try:
+            value = json.loads(text) if text else None
+        except (ValueError, RecursionError):
+            raise RowError(where, row, f": {column.name} is {text[:40]!r}, expected {EXPECTED['numbers']}") from None
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    numbers = []
+    for item in items:
+        if item is None:
+            numbers.append(math.nan)
+        elif isinstance(item, bool) or not isinstance(item, int | float) or math.isinf(item):
+            raise RowError(where, row, f": {column.name} has {item!r:.40}, expected {EXPECTED['numbers']}")
+        else:
+            numbers.append(float(item))
+    return None if all(map(math.isnan, numbers)) else numbers
+
+
 def check_unicode(text: str, column: Column, row: int, where: Where) -> None:
     try:
         text.encode("utf-8")
@@ -157,8 +191,11 @@ def _conformed(table: pa.Table, column: Column, where: Where, names: Mapping[str
     values = table[column.name] if here else pa.chunked_array([pa.nulls(len(table))])
     if column.kind not in EXPECTED:
         return values
-    values = _labels(values, column, where) if column.kind == "label" else _words(values, column, where)
-    if column.kind != "words" and column.name in names:
+    if column.kind == "numbers":
+        values = _numbers(values, column, where)
+    else:
+        values = _labels(values, column, where) if column.kind == "label" else _words(values, column, where)
+    if column.kind in ("label", "labels") and column.name in names:
         values = _named(values, names[column.name], column, where)
     if column.required and values.null_count:
         row = values.is_null().to_pylist().index(True)
@@ -228,6 +265,11 @@ def _words(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedA
         row, words = next((row, words) for row, words in enumerate(lists.to_pylist()) if words and None in words)
         raise _wrong_item("null", words.index(None) + 1, column, row, where)
     return lists
+
+
+def _numbers(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedArray:
+    rows = [number_list(value, column, row, where) for row, value in enumerate(values.to_pylist())]
+    return pa.chunked_array([pa.array(rows, NUMBERS)])
 
 
 def is_text(type: pa.DataType) -> bool:

@@ -13,13 +13,31 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdcache.corpus.columns import JSON_TYPES, WORDS, Column, Where, check_unicode, label, lacks, word_list
+from kdcache.corpus.columns import (
+    JSON_TYPES,
+    NUMBERS,
+    WORDS,
+    Column,
+    Where,
+    check_unicode,
+    label,
+    lacks,
+    number_list,
+    word_list,
+)
 from kdcache.corpus.layout import Layout
 from kdcache.errors import CorpusError, RowError, one_line
 
 __all__ = ["parse_csv", "parse_jsonl", "parse_text"]
 
-TYPES = {"text": pa.large_string(), "json": pa.large_string(), "label": pa.string(), "words": WORDS, "labels": WORDS}
+TYPES = {
+    "text": pa.large_string(),
+    "json": pa.large_string(),
+    "label": pa.string(),
+    "words": WORDS,
+    "labels": WORDS,
+    "numbers": NUMBERS,
+}
 
 
 def parse_jsonl(data: bytes, starts: np.ndarray, columns: Sequence[Column], where: Where) -> pa.Table:
@@ -45,12 +63,14 @@ def _document(line: bytes, row: int, where: Where) -> dict[str, Any]:
     return document
 
 
-def _json_value(document: dict[str, Any], column: Column, row: int, where: Where) -> str | list[str] | None:
+def _json_value(document: dict[str, Any], column: Column, row: int, where: Where) -> Any:
     if column.required and column.name not in document:
         raise RowError(where, row, f" {lacks(column, document)}")
     value = document.get(column.name)
     if column.kind in ("words", "labels"):
         return word_list(value, column, row, where)
+    if column.kind == "numbers":
+        return number_list(value, column, row, where)
     if column.kind == "label":
         text = label(value, column, row, where)
     elif value is None or isinstance(value, str):

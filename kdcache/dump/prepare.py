@@ -33,12 +33,14 @@ def settled(config: DumpConfig, tokenizer: Any, root: Root) -> DumpConfig:
 def find_labels(config: DumpConfig, corpus: Corpus, folder: str | None) -> Labels | None:
     """The classes; None for a language model, whose tokens they are.
 
-    Raises ConfigError for names that are not the teacher's, CorpusError for a corpus without any.
+    Raises ConfigError for names that are not the teacher's, TeacherError for a teacher of another task, CorpusError for
+    a corpus without any.
     """
     task = task_of(config.task)
     model_config = None
     if config.teacher != "none" and folder is not None and not task.generates:
         model_config = read_model_config(config.teacher, folder)
+        task.check_teacher(model_config, model_config.num_labels)
 
     def found() -> set[str | None]:
         tables = corpus.tables(skip=config.on_bad_row == "skip")

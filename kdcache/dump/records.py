@@ -113,11 +113,12 @@ def _records(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The records of these examples' positions, block by block. numbers: the examples' numbers in the cache."""
     recorder, features = Recorder(header.records, encoder), features_at(header.records)
-    positions = [e.positions for e in examples]
+    task, positions = task_of(header.task), [e.positions for e in examples]
     labels_P = np.concatenate([e.labels for e in examples])
     numbers_P = np.repeat(numbers, [len(p) for p in positions])
     keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
     for part, logits_PV, hidden_PD in _blocks(teacher, examples):
+        task.check_outputs(logits_PV)
         rows = TeacherRows(logits_PV, labels_P[part], keys_P3[part], hidden_PD, None if features is None else hidden_PD)
         try:
             yield recorder.arrays(rows)

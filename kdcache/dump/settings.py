@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from kdcache.config.base import Config, PathText, Run
+from kdcache.config.base import Config, PathText, Run, import_module_of
 from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
 from kdcache.store.backend import BackendName
 from kdcache.targets.records import Records
@@ -101,6 +101,7 @@ class DumpConfig(Run):
         """Records are what the task has by default, unless the config says."""
         if not isinstance(data, dict) or not isinstance(task := data.get("task"), dict):
             return data
+        import_module_of(data)
         name, record = task.get("name", DEFAULT), data.get("record")
         if name in TASKS and isinstance(record, dict | None) and "kind" not in (record or {}):
             data = {**data, "record": {**TASKS[name].record_defaults, **(record or {})}}

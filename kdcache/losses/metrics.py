@@ -50,6 +50,14 @@ class Sums:
         "accuracy",
     )
 
+    @classmethod
+    def of_positions(cls, outputs_PK: Tensor) -> "Sums":
+        """The number of positions alone: outputs that are no logits have no other measure here."""
+        vector = torch.full((len(cls.names),), torch.nan, dtype=torch.float64, device=outputs_PK.device)
+        vector[:3] = 0
+        vector[0] = len(outputs_PK)
+        return cls(vector)
+
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(self.vector + other.vector)
 

@@ -29,7 +29,7 @@ from kdcache.errors import KdcacheError, one_line
 from kdcache.models.feeding import Feeding
 from kdcache.models.modes import evaluating
 from kdcache.models.probes import Probes, make_probes
-from kdcache.tasks.example import Example
+from kdcache.tasks import Example, task_of
 
 __all__ = ["Findings", "find_feeding", "may_be_packed"]
 
@@ -53,7 +53,7 @@ class Findings:
 
 def may_be_packed(task: dict[str, Any], examples: Sequence[Example]) -> bool:
     """Whether an example of this task may hold several documents that do not see each other. task: its settings."""
-    if task.get("attention", "document") != "document" or task.get("packing") == "documents":
+    if task_of(task).attention != "document" or task.get("packing") == "documents":
         return False
     return task.get("packing") == "windows" or any(len(example.documents) > 1 for example in examples)
 
@@ -168,7 +168,8 @@ class _Check:
             _at_positions(self.model, inputs.to(_device(self.model)).arguments, flat_P)
             for inputs, flat_P in feeding.passes(rows)
         ]
-        log_probs_PC = torch.cat(parts).float().log_softmax(-1).cpu()
+        outputs_PC = torch.cat(parts).float().cpu()
+        log_probs_PC = outputs_PC.log_softmax(-1) if outputs_PC.shape[1] > 1 else outputs_PC
         self.seconds = time.perf_counter() - started
         if order is None:
             return log_probs_PC

@@ -93,9 +93,13 @@ class Batch:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label of each position, int64 [P]: stored (NO_LABEL: not known), or for a causal LM the next token."""
+        """The label of each position: as it is stored, whole numbers as int64, or for a causal LM the next token.
+
+        int64 [P] (NO_LABEL: not known) where classes exclude each other; [P, C] where a label has a number per class.
+        """
         if "labels" in self.arrays:
-            return self.arrays["labels"].astype(np.int64)
+            stored = self.arrays["labels"]
+            return stored.astype(np.int64) if stored.dtype.kind in "iu" else stored
         starts_B = self._bounds["token"][:-1]
         next_P = np.repeat(starts_B, self.arrays["position_counts"]) + self.arrays["positions"] + 1
         return self.arrays["tokens"][next_P].astype(np.int64)

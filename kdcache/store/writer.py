@@ -227,7 +227,8 @@ class CacheWriter:
         parts = [example.tokens, example.positions, example.documents]
         parts += [example.labels] if "labels" in stored else []
         parts += [example.types] if "token_types" in stored and example.types is not None else []
-        return b"".join(len(part).to_bytes(8, "little") + part.astype("<i8").tobytes() for part in parts)
+        whole = [part.astype("<i8" if part.dtype.kind in "iu" else "<f8") for part in parts]
+        return b"".join(len(part).to_bytes(8, "little") + part.tobytes() for part in whole)
 
     def _start_unit(self, index: int) -> None:
         if index == 0:

@@ -4,7 +4,7 @@ B examples, L tokens (padded to the longest), P positions of all examples.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from kdcache.models.inputs import (
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.targets.moving import moved
+from kdcache.tasks import Task, task_of
 
 __all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeding_of", "feeds_types"]
 
@@ -35,14 +36,16 @@ class Inputs:
     Attributes:
         model: The arguments of the model's forward.
         flat_P: Where the supervised positions are among the B·L tokens, int64.
-        supervision: What the positions are compared with.
+        supervision: What the rows that the task makes of the outputs at the positions are compared with.
         real_BL: False for padding, bool.
+        task: The task of the cache.
     """
 
     model: ModelInputs
     flat_P: Tensor
     supervision: Supervision
     real_BL: Tensor
+    task: Task
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Inputs":
         """All of it on a device.
@@ -93,6 +96,7 @@ class Collator:
 
     def __init__(self, student: Any, cache: Cache) -> None:
         self.student, self.feeding = student, feeding_of(student, cache)
+        self.task = task_of(cache.manifest.header.task)
 
     def __call__(self, batch: Batch) -> Inputs:
         examples = range(len(batch))
@@ -105,17 +109,18 @@ class Collator:
             self.feeding.inputs(tokens, documents, [batch.types(i) for i in examples]),
             flat_positions([batch.positions(i) for i in examples], longest),
             Supervision(
-                torch.from_numpy(batch.labels),
-                None if batch.distribution is None else batch.targets(),
+                torch.from_numpy(self.task.row_labels(batch.labels)),
+                None if batch.distribution is None else self.task.row_targets(batch.targets()),
                 None if features is None else torch.from_numpy(np.array(features)),
             ),
             torch.arange(longest) < torch.tensor([*map(len, tokens)])[:, None],
+            self.task,
         )
 
 
 def attention_of(cache: Cache) -> Attention:
     """How packed documents see each other; the cache pins it for teacher and student."""
-    return cache.manifest.header.task.get("attention", "document")
+    return cast(Attention, task_of(cache.manifest.header.task).attention)
 
 
 def feeding_of(student: Any, cache: Cache) -> Feeding:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kdcache.errors import StudentError
 from kdcache.losses.beside_term import Pass
 from kdcache.losses.fused import FusedLoss
-from kdcache.losses.metrics import FusedSums, measure
+from kdcache.losses.metrics import FusedSums, Sums, measure
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import head_loss
 from kdcache.models.head import HEADS, Head, head_module, width_of
@@ -72,10 +72,13 @@ class StudentWithLoss(nn.Module):
         wanted = terms is not None and any(term.needs_hidden for term in terms.beside.values())
         with self.head.fed() if wanted else nullcontext([]) as seen:
             out = self.student(**arguments, **causal)
-            logits_PV = inputs.at_positions(out.logits)
+            outputs_PV = inputs.at_positions(out.logits)
+        logits_PV = inputs.task.rows(outputs_PV)
         if terms is None:
-            vector = measure(logits_PV, supervision, temperature=temperature, chunk=self.chunk).vector
-            return vector if causal else (vector, logits_PV.float())
+            sums = Sums.of_positions(outputs_PV)
+            if inputs.task.distributions:
+                sums = measure(logits_PV, supervision, temperature=temperature, chunk=self.chunk)
+            return sums.vector if causal else (sums.vector, outputs_PV.float())
         loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
         hidden = None
         if seen:

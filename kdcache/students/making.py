@@ -59,6 +59,9 @@ def make_student(
         student = _from_config(config, cache, tokenizer)
     else:
         student = _from_folder(config, cache, tokenizer)
+    problem = task_of(cache.manifest.header.task).problem_type
+    if problem is not None:
+        student.config.problem_type = problem
     check_fits(student, cache)
     check_neighbours(student, cache, batch_examples=batch_examples, device=device)
     if config.gradient_checkpointing:

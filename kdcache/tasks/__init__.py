@@ -5,7 +5,10 @@ registry                 TASKS, register_task, task_of
 causal_lm                next-token prediction on documents or chats
 classification           what the tasks of a few exclusive classes have in common
 sequence_classification  one class for a text or a pair of texts
+multilabel_classification any number of classes for a text
+regression               scores for a text
 token_classification     a tag for each word
+texts                    what tasks of whole texts have in common
 example                  Example, one model input
 settings                 settings that several tasks share
 
@@ -46,16 +49,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdcache.config.base import Config as Settings
+    from kdcache.corpus.columns import Column
+    from kdcache.targets.fields import NO_LABEL, Field
     from kdcache.tasks.example import Example
+    from kdcache.tasks.labels import Labels
+    from kdcache.tasks.measures import Measure, Usage
+    from kdcache.tasks.metrics import Predictions
     from kdcache.tasks.registry import register_task, task_of
+    from kdcache.tasks.score import Score, Verdict
     from kdcache.tasks.task import Reader, Task
 
-__all__ = ["Example", "Reader", "Task", "register_task", "task_of"]
+__all__ = [
+    "NO_LABEL",
+    "Column",
+    "Example",
+    "Field",
+    "Labels",
+    "Measure",
+    "Predictions",
+    "Reader",
+    "Score",
+    "Settings",
+    "Task",
+    "Usage",
+    "Verdict",
+    "register_task",
+    "task_of",
+]
 
 _HOME = {
+    "NO_LABEL": "kdcache.targets.fields",
+    "Column": "kdcache.corpus.columns",
     "Example": "kdcache.tasks.example",
+    "Field": "kdcache.targets.fields",
+    "Labels": "kdcache.tasks.labels",
+    "Measure": "kdcache.tasks.measures",
+    "Predictions": "kdcache.tasks.metrics",
     "Reader": "kdcache.tasks.task",
+    "Score": "kdcache.tasks.score",
+    "Settings": "kdcache.config.base",
     "Task": "kdcache.tasks.task",
+    "Usage": "kdcache.tasks.measures",
+    "Verdict": "kdcache.tasks.score",
     "register_task": "kdcache.tasks.registry",
     "task_of": "kdcache.tasks.registry",
 }
@@ -65,4 +101,4 @@ def __getattr__(name: str) -> Any:
     """Public names load on first use: a manifest is read without pyarrow, which reads a corpus."""
     if name not in _HOME:
         raise AttributeError(f"module 'kdcache.tasks' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_HOME[name]), "Config" if name == "Settings" else name)

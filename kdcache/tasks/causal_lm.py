@@ -68,8 +68,7 @@ class CausalLMConfig(Config):
     date: the day that the template takes for today, such as 2025-01-31; by default the day on which the dump began, if
         the template asks for it. For chats.
     num_classes: how many columns of the logits are kept, by default one for each id of the tokenizer. Give fewer where
-    a
-        tokenizer has ids that its teacher has no row for (Gemma 3 1B has 262,145 ids and 262,144 rows): a text that
+        a tokenizer has ids that its teacher has no row for (Gemma 3 1B has 262,145 ids and 262,144 rows): a text that
         contains one is a bad row.
     """
 

@@ -97,7 +97,7 @@ class Classification(Task):
         if kind not in (None, "single_label_classification") or num_classes < 2:
             raise TeacherError(
                 f"got a teacher for {kind or 'regression'} ({config.num_labels} outputs), expected one of two or "
-                "more classes that exclude each other: regression and several labels for a text are not built yet"
+                "more classes that exclude each other: else see task.name: regression and multilabel_classification"
             )
 
     def figures(

@@ -15,7 +15,7 @@ import numpy as np
 
 from kdcache.targets.fields import NO_LABEL
 
-__all__ = ["Predictions", "class_scores", "scores"]
+__all__ = ["CALIBRATION_BINS", "Predictions", "class_row", "class_scores", "scores"]
 
 CALIBRATION_BINS = 15
 ENTITY_TAG = re.compile(r"[BIESLU]-")
@@ -105,15 +105,19 @@ def class_scores(
     predicted_P, labels_P = torch.from_numpy(known.outputs_PC.argmax(1)), torch.from_numpy(known.labels_P)
     counts = multiclass_stat_scores(predicted_P, labels_P, len(names), average=None).tolist()
     return [
-        {
-            "name": name,
-            "precision": hits / max(hits + wrong, 1),
-            "recall": hits / max(support, 1),
-            "f1": 2 * hits / max(2 * hits + wrong + missed, 1),
-            "support": support,
-        }
-        for name, (hits, wrong, _, missed, support) in zip(names, counts, strict=True)
+        class_row(name, hits, wrong, missed) for name, (hits, wrong, _, missed, _) in zip(names, counts, strict=True)
     ]
+
+
+def class_row(name: str, hits: int, wrong: int, missed: int) -> dict[str, Any]:
+    """A row of a table of classes. hits, wrong, missed: how often it was rightly told, wrongly told, and not told."""
+    return {
+        "name": name,
+        "precision": hits / max(hits + wrong, 1),
+        "recall": hits / max(hits + missed, 1),
+        "f1": 2 * hits / max(2 * hits + wrong + missed, 1),
+        "support": hits + missed,
+    }
 
 
 def _are_entities(names: Sequence[str]) -> bool:

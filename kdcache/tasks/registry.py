@@ -22,6 +22,8 @@ TASKS: Registry[Any] = Registry(
     {
         "causal_lm": "kdcache.tasks.causal_lm:CausalLM",
         "sequence_classification": "kdcache.tasks.sequence_classification:SequenceClassification",
+        "multilabel_classification": "kdcache.tasks.multilabel_classification:MultilabelClassification",
+        "regression": "kdcache.tasks.regression:Regression",
         "token_classification": "kdcache.tasks.token_classification:TokenClassification",
     },
 )

@@ -17,7 +17,7 @@ from kdcache.config.base import Config
 from kdcache.corpus import Column
 from kdcache.corpus.columns import Where
 from kdcache.corpus.settings import CorpusConfig
-from kdcache.errors import CorpusError, RowError
+from kdcache.errors import CorpusError, RowError, TeacherError
 from kdcache.targets.fields import Field
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
@@ -89,6 +89,10 @@ class Task(ABC):
         record_defaults: What its records are where the config does not say otherwise.
         length_setting: The setting that bounds the tokens of an example.
         label_setting: The setting below corpus.* that names the column of labels, if there is one.
+        distributions: Whether a model's outputs are logits of a distribution, so that cross-entropy, divergences and
+            agreement are defined. Raw scores have squared_error and cosine.
+        exclusive: Whether a position has one class, so that classes can be weighted by their labels.
+        problem_type: What transformers calls the task in the config of a model; None where it has no name for it.
         remedies: Settings that matter to no other rows than those that these notes of `Reader.examples` count.
         nothing_to_learn: What a user should look at where a corpus gives no supervised position.
         measures: What `kdcache eval` shows of it, in the order of the table's columns.
@@ -102,6 +106,9 @@ class Task(ABC):
     one_position: ClassVar[bool] = False
     every_class: ClassVar[bool] = True
     record_defaults: ClassVar[Mapping[str, Any]] = {"kind": "dense"}
+    distributions: ClassVar[bool] = True
+    exclusive: ClassVar[bool] = True
+    problem_type: ClassVar[str | None] = None
     length_setting: ClassVar[str] = "max_length"
     label_setting: ClassVar[str | None] = None
     remedies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -247,6 +254,31 @@ class Task(ABC):
             num_classes: Columns of the logits.
         """
 
+    # What a loss compares
+
+    def row_classes(self, num_classes: int) -> int:
+        """Columns of `rows`."""
+        return num_classes
+
+    def rows(self, outputs_PC: "Tensor") -> "Tensor":
+        """A model's outputs as rows of logits whose softmax is a distribution, one or several for each position."""
+        return outputs_PC
+
+    def row_targets(self, targets: "TeacherTargets") -> "TeacherTargets":
+        """The teacher's records as records of the same rows."""
+        return targets
+
+    def row_labels(self, labels: np.ndarray) -> np.ndarray:
+        """The labels of positions as labels of the same rows."""
+        return labels
+
+    def check_outputs(self, outputs_PC: "Tensor") -> None:  # noqa: B027
+        """Look at what a teacher gives, before it is recorded.
+
+        Raises:
+            TeacherError: It cannot be recorded.
+        """
+
     # Models
 
     def vocab_size(self, num_classes: int, tokenizer_size: int | None) -> int:
@@ -259,12 +291,18 @@ class Task(ABC):
             return {}
         return {"num_labels": len(names), "id2label": dict(names), "label2id": {name: i for i, name in names.items()}}
 
-    def check_teacher(self, config: Any, num_classes: int) -> None:  # noqa: B027
+    def check_teacher(self, config: Any, num_classes: int) -> None:
         """Look at the transformers config of a loaded teacher.
 
         Raises:
             TeacherError: The teacher is of another task.
         """
+        kind = getattr(config, "problem_type", None)
+        if kind not in (None, self.problem_type):
+            raise TeacherError(
+                f"got a teacher for {kind} ({config.num_labels} outputs), expected one for {self.problem_type}: see "
+                "task.name"
+            )
 
     def logits_shape(self, length: int, num_classes: int) -> list[int]:
         """The shape of a model's logits for one example of so many tokens."""

@@ -29,7 +29,7 @@ def warn(terms: Sequence[Term], cache: Cache, held_out: Cache | None) -> None:
 def first_targets(cache: Cache) -> TeacherTargets:
     """Some 2,000 records of a cache with a teacher, to ask before a run what they can answer."""
     examples = math.ceil(2000 * len(cache) / cache.num_positions)
-    return cache.read(0, min(examples, len(cache))).targets()
+    return task_of(cache.manifest.header.task).row_targets(cache.read(0, min(examples, len(cache))).targets())
 
 
 def _noise(terms: Sequence[Term], cache: Cache) -> Iterator[str]:

@@ -23,7 +23,7 @@ from kdcache.losses.terms import LossTerms
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.students.balance import terms_of_student, warn_unbalanced
-from kdcache.students.class_weights import class_weights
+from kdcache.students.class_weights import check_terms, class_weights, row_classes
 from kdcache.students.collate import Collator
 from kdcache.students.loss import head_width, with_loss
 from kdcache.students.making import make_student
@@ -73,7 +73,7 @@ def train(run: Run, world: World, device: str) -> None:
             say(f"going on from step {saved.step} of {pace.total_steps}")
         terms = LossTerms(
             (*run.terms, *terms_of_student(student)),
-            cache.manifest.header.num_classes,
+            row_classes(cache),
             class_weights(run.terms, cache),
         )
         step = 0 if saved is None else saved.step
@@ -148,10 +148,11 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
             f"{run.cache} holds labels and no teacher, expected one for {asking.spoken} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
+    check_terms(run.terms, cache)
     class_weights(run.terms, cache)
     feature_width(run.terms, cache)
     if header.distribution is not None:
-        LossTerms(run.terms, header.num_classes).check(first_targets(cache))
+        LossTerms(run.terms, row_classes(cache)).check(first_targets(cache))
     if run.eval is None:
         return cache, None
     held_out = open_cache(run.eval.cache)

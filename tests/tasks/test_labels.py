@@ -87,13 +87,13 @@ def test_numbers_of_a_table_are_whole_or_scores() -> None:
     labels = Labels.found(["1.0", "0.0", "10.0"], "label")
     assert labels.names == ("0", "1", "10")
     assert labels.id("10.0", 0, where) == 2
-    with pytest.raises(CorpusError, match=r"got the number 0.8 as a label .* regression, which is not built yet"):
+    with pytest.raises(CorpusError, match=r"got the number 0.8 as a label .* set task.name: regression"):
         Labels.found(["0.0", "0.8", "1.6"], "label")
     with pytest.raises(CorpusError, match=r"rows.jsonl:3: got label 0.8, expected one of .* regression"):
         labels.id("0.8", 2, where)
-    with pytest.raises(CorpusError, match=r"got .'sport', 'money'. as a label .* multi-label classification, which is"):
+    with pytest.raises(CorpusError, match=r"got .'sport', 'money'. as a label .* set task.name: multilabel_cl"):
         Labels.found(["['sport', 'money']", "['sport']"], "label")
-    with pytest.raises(CorpusError, match=r"got label .2, 7., expected one of .* multi-label classification"):
+    with pytest.raises(CorpusError, match=r"got label .2, 7., expected one of .* several labels for a text"):
         labels.id("[2, 7]", 2, where)
     assert Labels.found(["1.0", "v2"], "label").names == ("1.0", "v2")
     assert Labels(["1.5", "2.5"]).id("2.5", 0, where) == 1

@@ -8,14 +8,14 @@ from readers import reader
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.labels import Labels
-from kdcache.tasks.sequence_classification import SequenceClassificationConfig, TextReader
+from kdcache.tasks.sequence_classification import ClassReader, SequenceClassificationConfig
 
 
 def where(row: int) -> str:
     return f"rows.jsonl:{row + 1}"
 
 
-def make(max_length: int = 16, tokenizer: Any = None, overlong: Any = None, **corpus: Any) -> TextReader:
+def make(max_length: int = 16, tokenizer: Any = None, overlong: Any = None, **corpus: Any) -> ClassReader:
     config = SequenceClassificationConfig(name="sequence_classification", max_length=max_length, overlong=overlong)
     columns = {"label_field": "label", **corpus}
     return reader(config, tokenizer or word_piece(), Labels(["bright", "dark"]), **columns)
