@@ -1,7 +1,7 @@
 """The basis of a dump's calibrated records: the principal directions of logits on the first positions of the corpus.
 
 Units are read in order from the first until there are enough positions, whatever the rank and the world size. Only the
-teacher's body runs: the time of so many tokens of the dump, and 16 bytes a position and number of hidden width.
+teacher's body runs: the time of so many tokens of the dump, and 16 bytes per position and number of hidden width.
 
 N calibration rows, D hidden width.
 """

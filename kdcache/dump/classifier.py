@@ -1,6 +1,6 @@
 """A teacher that classifies: a row of class logits for each position, and its features if they are asked for.
 
-Everything of a batch fits memory, so there are no blocks: logits of a sequence classification are one row an example,
+Everything of a batch fits memory, so there are no blocks: logits of a sequence classification are one row per example,
 those of a token classification are picked at the positions.
 
 B examples, L tokens, P positions, C classes, D hidden width.

@@ -106,7 +106,7 @@ def own_devices(config: TeacherConfig, compute: ComputeConfig, world: World) -> 
     if first + group > available:
         raise ConfigError(
             f"rank {world.rank} needs GPUs {first} to {first + group - 1} of its node, which has {available}; "
-            "expected ranks a node × teacher.gpus_per_replica to be at most the GPUs of a node"
+            "expected ranks per node × teacher.gpus_per_replica to be at most the GPUs of a node"
         )
     return [torch.device("cuda", first + i) for i in range(group)]
 

@@ -3,7 +3,7 @@
 Seven forms:
   dense        every class, from a dense or a factored record: divergences are exact for the former, and for the latter
                those of the distribution that it stands for
-  expected     the same for forward KL: all it needs of log q is its mean under p, one number a position, and so few
+  expected     the same for forward KL: all it needs of log q is its mean under p, one number per position, and so few
                passes over the classes
   coarse       the certain entries, and everything else as one class with the exact tail mass. Merging classes can only
                lose information, so an f-divergence is a lower bound of the full one, tight where student and teacher

@@ -8,8 +8,8 @@ whole file with a float16 column in it.
 One record batch, so that every column reads back as one flat array. Offsets are 32 bits: a shard holds fewer than
 2³¹ entries.
 
-Zstd level 2: of the records of a 135M language model (32 entries), 134 bytes a position in memory, 109 are left; one
-core writes 340 MB of arrays a second and reads 550. Records with a varying number of entries cost more here than in
+Zstd level 2: of the records of a 135M language model (32 entries), 134 bytes per position in memory, 109 are left; one
+core writes 340 MB of arrays per second and reads 550. Records with a varying number of entries cost more here than in
 Zarr: each column of entries has its own offsets.
 """
 

@@ -65,7 +65,7 @@ def checked_example(
         raise CacheError(f"got document lengths {_some(documents_D)}, expected ones above 0 that sum to {L}")
     types_L = np.arange(len(documents_D)).repeat(documents_D) if types is None else as_integers(types, "token types")
     if len(types_L) != L or (not task.generates and not 0 <= types_L.min() <= types_L.max() < 256):
-        raise CacheError(f"got token types {_some(types_L)}, expected {L} of them from 0 to 255, one a token")
+        raise CacheError(f"got token types {_some(types_L)}, expected {L} of them from 0 to 255, one per token")
     labels_P = task.checked_labels(labels, tokens_L, positions_P, header.num_classes)
     return Example(tokens_L, positions_P, labels_P, documents_D, continues, types_L)
 

@@ -10,7 +10,7 @@ middle of a dump: the shards that this does not touch stay. The whole corpus is 
 
 All three are canonical JSON (sorted keys, no time, host or world size): the same dump writes the same bytes, and a
 digest is the sha256 of the file. Keys that are null are left out, so that a key added later, null by default, leaves
-the digests of older caches as they are. A manifest takes about 500 bytes a shard.
+the digests of older caches as they are. A manifest takes about 500 bytes per shard.
 """
 
 import hashlib

@@ -101,7 +101,7 @@ class Unit:
         """The arrays of the shard. Raises CacheError unless there is one record for each position."""
         expected = self._positions if self.header.records else 0
         if self._records != expected:
-            raise CacheError(f"got {self._records} records in unit {self.index}, expected {expected}, one a position")
+            raise CacheError(f"got {self._records} records in unit {self.index}, expected {expected}, one per position")
         return {field.name: self._joined(field) for field in array_fields(self.header.fields)}
 
     def _rows(
@@ -194,6 +194,6 @@ def as_logits(logits: Array, rows: int, num_classes: int) -> "Tensor":
     if tuple(tensor.shape) != (rows, num_classes) or not tensor.is_floating_point():
         raise CacheError(
             f"got logits {str(tensor.dtype).removeprefix('torch.')}{[*tensor.shape]}, expected floats "
-            f"[{rows}, {num_classes}]: one row a position (the last token has none), one column a class"
+            f"[{rows}, {num_classes}]: one row per position (the last token has none), one column per class"
         )
     return tensor.detach()

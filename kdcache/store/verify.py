@@ -8,7 +8,7 @@
     in a shard     documents fill their example, positions ascend inside it, tokens and class ids are in range,
                    no number is NaN
 
-It reads every byte once: 0.1–0.5 GB of shards a second.
+It reads every byte once: 0.1–0.5 GB of shards per second.
 """
 
 import os

@@ -10,8 +10,8 @@ at a time (a dense record of 150k classes gets there with 7,000 positions), and 
 encodes and decodes in parallel; Blosc compresses blocks of under 1 MiB anyway, so the ratio is the same. Equal
 chunks matter: zarr pads the last one to full size.
 
-Zstd level 5: of the records of a 135M language model (32 entries), 134 bytes a position in memory, 104 are left; one
-core writes 115 MB of arrays a second and reads 350. Level 3 leaves 106 and writes 180; level 7 103 and 60.
+Zstd level 5: of the records of a 135M language model (32 entries), 134 bytes per position in memory, 104 are left; one
+core writes 115 MB of arrays per second and reads 350. Level 3 leaves 106 and writes 180; level 7 103 and 60.
 
 Every chunk is written, also one of zeros alone, because a missing chunk would read as zeros without a word.
 dimension_names say the level of each array, so that a reader without kdcache can tell which belong together, and an
@@ -77,7 +77,7 @@ ZARR = ZarrBackend()
 
 
 def _chunk_rows(field: Field, rows: int) -> int:
-    """Rows a chunk so that the fewest chunks of at most CHUNK_BYTES hold all of them, equally filled."""
+    """Rows per chunk, so that the fewest chunks of at most CHUNK_BYTES hold all of them, equally filled."""
     row_bytes = np.dtype(field.dtype).itemsize * int(np.prod(field.shape, dtype=np.int64))
     chunks = max(1, -(-rows // max(1, CHUNK_BYTES // row_bytes)))
     return max(1, -(-rows // chunks))

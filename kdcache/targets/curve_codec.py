@@ -12,9 +12,9 @@ Neighbouring nodes determine each other, so a node stores what the one before do
 
 in steps, the forecast of the decoded numbers rounded to a step. A value's residual beyond 8 nats is in steps of 2⁻⁷:
 that takes a tail whose classes lie some 60 nats apart. At β = 0 the value is the log of the number of tail classes and
-the residual 0, unless some are masked. A curve of 7 nodes is 42 bytes a position, 16 after compression (rows of a 135M
-language model, 49,152 classes); int16 values and float16 moments as they are take 31 with a larger error.
-A curve of single temperatures stores each value and mean as it is, zigzag-coded.
+the residual 0, unless some are masked. A curve of 7 nodes is 42 bytes per position, 16 after compression (rows of a
+135M language model, 49,152 classes); int16 values and float16 moments as they are take 31 with a larger error. A curve
+of single temperatures stores each value and mean as it is, zigzag-coded.
 
 P positions, K nodes.
 """

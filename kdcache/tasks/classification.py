@@ -73,10 +73,10 @@ class Classification(Task):
 
     def checked_labels(self, labels: Any, tokens_L: np.ndarray, positions_P: np.ndarray, num_classes: int) -> Any:
         if labels is None:
-            raise CacheError(f"got no labels, expected one a position for task {self.name}")
+            raise CacheError(f"got no labels, expected one per position for task {self.name}")
         labels_P = as_integers(labels, "labels")
         if len(labels_P) != len(positions_P):
-            raise CacheError(f"got {len(labels_P)} labels, expected {len(positions_P)}, one a position")
+            raise CacheError(f"got {len(labels_P)} labels, expected {len(positions_P)}, one per position")
         check_classes(labels_P[labels_P != NO_LABEL], num_classes, f", or {NO_LABEL} where there is none")
         return labels_P
 

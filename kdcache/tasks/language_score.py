@@ -58,14 +58,14 @@ def language_verdict(score: Score, num_classes: int) -> Verdict:
     labelled = score["labelled"]
     loss = score["nano_nats"] / 1e9 / labelled
     figures = {"positions": labelled, "label_nll": loss, "perplexity": math.exp(loss)}
-    line = f"perplexity {figures['perplexity']:,.1f}, {loss:.3f} nats a position"
+    line = f"perplexity {figures['perplexity']:,.1f}, {loss:.3f} nats per position"
     if score.get("chance_nano_nats") is None:
         return Verdict(figures, line, [])
     chance = min(score["chance_nano_nats"] / 1e9 / labelled, math.log(num_classes))
     warnings = []
     if loss >= NEAR * chance:
         warnings.append(
-            f"the teacher's loss, {loss:.2f} nats a position, is near or above {chance:.2f}, what the counts of the "
+            f"the teacher's loss, {loss:.2f} nats per position, is near or above {chance:.2f}, what the counts of the "
             "labels alone give: look at its tokenizer and at task.attention, or whether it knows this language"
         )
     return Verdict(

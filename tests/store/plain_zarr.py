@@ -4,7 +4,7 @@ import numpy as np
 import zarr
 
 shard = zarr.open_group(zarr.storage.ZipStore(sys.argv[1], mode="r"), mode="r")
-tokens = np.split(shard["tokens"][:], np.cumsum(shard["token_counts"][:])[:-1])  # one array an example
+tokens = np.split(shard["tokens"][:], np.cumsum(shard["token_counts"][:])[:-1])  # one array per example
 below, maximum = shard["logits"][:], shard["maximum"][:]
 steps = shard["logits"].attrs.get("steps_per_octave")  # of certain entries and of the others
 ids, ends = None, None  # a dense record: every class, in order
@@ -15,7 +15,7 @@ if "ids" in shard:  # others: so many entries of each position, one after the ot
     rank = np.concatenate([np.arange(n) for n in counts])
     certain = rank < np.repeat(shard["num_certain"][:], counts)
     maximum = np.repeat(maximum, counts)
-    if "span" in shard:  # logit_dtype uint8: 255 equal steps a position
+    if "span" in shard:  # logit_dtype uint8: 255 equal steps per position
         below = below * -np.repeat(shard["span"][:] / np.float64(255), counts)
 else:
     certain, maximum = True, maximum[:, None]

@@ -110,7 +110,7 @@ def test_records_may_come_in_blocks_that_cross_examples() -> None:
     logits_PV = torch.from_numpy(np.concatenate([logits for _, logits in examples]))
     labels_P = np.concatenate([tokens[1:] for tokens, _ in examples])
     keys_P3 = np.array([[0, i, p] for i, (_, z) in enumerate(examples) for p in range(len(z))])
-    with pytest.raises(CacheError, match=rf"got 0 records in unit 0, expected {len(labels_P)}, one a position"):
+    with pytest.raises(CacheError, match=rf"got 0 records in unit 0, expected {len(labels_P)}, one per position"):
         blocks.arrays()
     for part in (slice(0, 7), slice(7, 8), slice(8, None)):
         blocks.add_record(compress_to_arrays(logits_PV[part], spec, keys_P3[part], labels_P[part]))
@@ -158,7 +158,7 @@ ROW = np.zeros((1, CLASSES), np.float32)
         ({"tokens": [1, 40], "logits": ROW}, "got labels 40 to 40, expected class ids from 0 to 39"),
         ({"tokens": [1, 2], "logits": ROW, "documents": [1]}, "got document lengths 1, expected ones above 0 that sum"),
         ({"tokens": [1, 2], "logits": ROW, "documents": [2, 0]}, "got document lengths 2, 0, expected ones above 0"),
-        ({"tokens": [1, 2, 3], "logits": ROW}, r"got logits float32\[1, 40\], expected floats \[2, 40\]: one row a"),
+        ({"tokens": [1, 2, 3], "logits": ROW}, r"got logits float32\[1, 40\], expected floats \[2, 40\]: one row per"),
         ({"tokens": [1, 2], "logits": ROW[:, :9]}, r"got logits float32\[1, 9\], expected floats \[1, 40\]"),
         ({"tokens": [1, 2], "logits": ROW.astype(int)}, r"got logits int64\[1, 40\], expected floats \[1, 40\]"),
     ],
@@ -206,7 +206,7 @@ def test_a_classification_of_another_engine(tmp_path: Path) -> None:
     assert plain.header.records == (Dense(),)
     for arguments, message in (
         ({"labels": [2]}, "got labels 2 to 2, expected class ids from 0 to 1, or -100 where there is none"),
-        ({}, "got no labels, expected one a position for task sequence_classification"),
+        ({}, "got no labels, expected one per position for task sequence_classification"),
         ({"labels": [0], "features": np.zeros((1, 3))}, "got features with an example, expected none"),
     ):
         with pytest.raises(CacheError, match=message):
