@@ -35,6 +35,7 @@ constants         numbers that torch and numba share
 never             classes that a teacher never gives (logits of −inf)
 precision         float32 products in float32, whatever is allowed around them
 product           products of integers and half-precision numbers
+decisions         records of several classes as records of yes and no, one for each class
 moving            the tensors of a record batch to another device
 
 This package knows nothing of files, models or training. RECORDS.md says which record to choose.
@@ -49,5 +50,6 @@ Write one file with a subclass of `kdcache.targets.kind.RecordKind`:
    the mass of the rest). A kind that is no distribution, as features are, sets `distribution = False`.
 
 Call `kdcache.register_record("mine", Mine)` and name the file's module as `module` in the settings of a dump and of a
-run; `record: {kind: mine}` uses it. kind.py says what each method is for; features.py is the shortest kind.
+run; `record: {kind: mine}` uses it. kind.py says what each method is for; tests/extending/label_only.py is a kind of a
+user's own.
 """

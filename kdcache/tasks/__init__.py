@@ -42,7 +42,8 @@ Write one file and call `kdcache.register_task` on its class (it also serves as 
 3. a `Reader`, which makes an `Example` of each row, and says RowError for rows that it cannot use.
 
 Name the file's module as `module` in the settings of a dump and of a run, and `task: {name: mine, …}` uses it. The
-built-in tasks are such files in this folder, each with one line in registry.py.
+built-in tasks are such files in this folder, each with one line in registry.py; tests/extending/preference.py is a task
+of a user's own.
 """
 
 from importlib import import_module
