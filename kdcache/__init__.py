@@ -55,7 +55,6 @@ if TYPE_CHECKING:
         TrainError,
     )
     from kdcache.losses.distillation import distillation_loss
-    from kdcache.losses.head_loss import HeadLoss
     from kdcache.losses.registry import register_divergence, register_term
     from kdcache.losses.supervision import Supervision
     from kdcache.losses.term import make_term
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from kdcache.store.writer import CacheWriter
     from kdcache.stream.loader import Loader
     from kdcache.students.collate import Collator, Inputs
+    from kdcache.students.head_loss import HeadLoss
     from kdcache.students.loss import StudentWithLoss, with_loss
     from kdcache.students.making import make_student
     from kdcache.students.scoring import evaluate_model
@@ -140,7 +140,6 @@ _HOMES = {
     "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError "
     "RowError StudentError TeacherError TrainError",
     "kdcache.losses.distillation": "distillation_loss",
-    "kdcache.losses.head_loss": "HeadLoss",
     "kdcache.losses.registry": "register_divergence register_term",
     "kdcache.losses.supervision": "Supervision",
     "kdcache.losses.term": "make_term",
@@ -155,6 +154,7 @@ _HOMES = {
     "kdcache.store.writer": "CacheWriter",
     "kdcache.stream.loader": "Loader",
     "kdcache.students.collate": "Collator Inputs",
+    "kdcache.students.head_loss": "HeadLoss",
     "kdcache.students.loss": "StudentWithLoss with_loss",
     "kdcache.students.making": "make_student",
     "kdcache.students.scoring": "evaluate_model",

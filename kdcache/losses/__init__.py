@@ -19,8 +19,7 @@ reduction     the mean over classes
 surplus       Surplus: columns of a student above the teacher's classes
 supervision   Supervision: what the positions of a batch are compared with
 fused         FusedLoss: the output layer and the loss together, chunk by chunk
-head_loss     HeadLoss: the fused output layer and loss as a module, for any trainer
-unfused       head_loss: the same loss on logits that exist
+unfused       loss_of_logits: the same loss on logits that exist
 metrics       Sums: the label's negative log-likelihood, KL to the teacher, agreement
 
 This package knows nothing of files and trainers.

@@ -7,7 +7,8 @@ Seven forms:
                passes over the classes
   coarse       the certain entries, and everything else as one class with the exact tail mass. Merging classes can only
                lose information, so an f-divergence is a lower bound of the full one, tight where student and teacher
-               spread their tails alike
+               spread their tails alike. Classes outside the entries that the teacher never gives are such a class too,
+               of probability 0: what the student puts there counts
   weights      (named by their estimator) entries with weights, and no class for the rest: forward KL of a sample, or
                of a top-k record renormalised to 1
   one_hot      the likeliest entry alone, as at a vanishing temperature; forward KL
@@ -28,6 +29,7 @@ from kdcache.errors import ConfigError
 from kdcache.losses.divergence import Divergence
 from kdcache.losses.entropy import teacher_entropy
 from kdcache.losses.supervision import Supervision
+from kdcache.targets.never import LOG_NEVER
 from kdcache.targets.record import Estimator, TeacherTargets
 from kdcache.targets.whole import dot
 
@@ -107,9 +109,11 @@ class Reference:
 
     @classmethod
     def _coarse(cls, targets: TeacherTargets, temperature: float, dtype: torch.dtype) -> "Reference":
-        log_tail_P = targets.log_tail_mass(temperature)
-        padding_PC = torch.cat([~targets.certain_PE(), log_tail_P[:, None] == -torch.inf], 1)
-        log_p_PC = torch.cat([targets.log_probs(temperature), log_tail_P[:, None]], 1).to(dtype)
+        log_tail_P1 = targets.log_tail_mass(temperature)[:, None]
+        log_tail_P1 = log_tail_P1.masked_fill(log_tail_P1 == -torch.inf, LOG_NEVER)
+        all_entries_P1 = targets.num_certain_P[:, None] == targets.num_classes
+        padding_PC = torch.cat([~targets.certain_PE(), all_entries_P1], 1)
+        log_p_PC = torch.cat([targets.log_probs(temperature), log_tail_P1], 1).to(dtype)
         log_p_PC = log_p_PC.masked_fill(padding_PC, 0.0)
         p_PC = log_p_PC.exp().masked_fill_(padding_PC, 0.0)
         return cls(_ids(targets, padding_PC[:, :-1]), padding_PC, log_p_PC, p_PC, tail=True)

@@ -5,11 +5,17 @@ P positions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.targets.record import TeacherTargets
+
+if TYPE_CHECKING:
+    from kdcache.store.batch import Batch
+    from kdcache.tasks.task import Task
 
 __all__ = ["Supervision"]
 
@@ -30,6 +36,21 @@ class Supervision:
     labels_P: Tensor
     targets: TeacherTargets | None = None
     features_PH: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: "Batch", task: "Task | None" = None) -> "Supervision":
+        """What the positions of a batch of a cache are compared with, on the CPU.
+
+        Args:
+            batch: Examples of the cache.
+            task: Its task, where that makes several rows of logits of a position.
+        """
+        targets = None if batch.distribution is None else batch.targets()
+        return cls(
+            torch.from_numpy(batch.labels if task is None else task.row_labels(batch.labels)),
+            targets if task is None or targets is None else task.row_targets(targets),
+            None if batch.features is None else torch.from_numpy(np.array(batch.features)),
+        )
 
     @property
     def num_positions(self) -> int:

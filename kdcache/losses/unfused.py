@@ -1,4 +1,4 @@
-"""head_loss: the loss on logits that a model's own head made, with whatever soft-cap or scale it has.
+"""loss_of_logits: the loss on logits that a model's own head made, with whatever soft-cap or scale it has.
 
 Same value and gradient as FusedLoss. Logits of all positions and their gradient exist at the same time, which is what
 the fused head avoids: 2 · positions · classes numbers. The loss itself adds one chunk.
@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 
-__all__ = ["head_loss"]
+__all__ = ["loss_of_logits"]
 
 
-def head_loss(
+def loss_of_logits(
     logits_PV: Tensor,
     terms: LossTerms,
     supervision: Supervision,
@@ -30,10 +30,10 @@ def head_loss(
     logits_PV: supervised positions only, in the order of `supervision`; columns above num_classes: surplus.py.
     weights_PK: what each position counts in each term, constants; [P, 1] for the same in all. None: 1.
     """
-    return _HeadLoss.apply(logits_PV, terms, supervision, chunk, weights_PK)
+    return _LossOfLogits.apply(logits_PV, terms, supervision, chunk, weights_PK)
 
 
-class _HeadLoss(torch.autograd.Function):
+class _LossOfLogits(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

@@ -7,6 +7,7 @@ special_ids    the tokenizer's special ids in a student's configs
 trial          whether neighbours in a batch or a packed example change what a student says
 collate        Collator: a Batch of a cache -> the tensors of one forward pass
 loss           StudentWithLoss: body, head and loss in one forward
+head_loss      HeadLoss: the output layer and the loss together, as a module of its own, for any trainer
 balance        the balancing loss of a mixture of experts
 class_weights  what each class counts in a cross_entropy term
 scoring        the figures of a student on held-out text

@@ -6,7 +6,6 @@ B examples, L tokens (padded to the longest), P positions of all examples.
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,16 +102,11 @@ class Collator:
         tokens = [batch.tokens(i) for i in examples]
         longest = max(map(len, tokens))
         check_length(self.student, longest)
-        features = batch.features
         documents = [batch.documents(i) for i in examples]
         return Inputs(
             self.feeding.inputs(tokens, documents, [batch.types(i) for i in examples]),
             flat_positions([batch.positions(i) for i in examples], longest),
-            Supervision(
-                torch.from_numpy(self.task.row_labels(batch.labels)),
-                None if batch.distribution is None else self.task.row_targets(batch.targets()),
-                None if features is None else torch.from_numpy(np.array(features)),
-            ),
+            Supervision.of(batch, self.task),
             torch.arange(longest) < torch.tensor([*map(len, tokens)])[:, None],
             self.task,
         )

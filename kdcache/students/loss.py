@@ -22,7 +22,7 @@ from kdcache.losses.beside_term import Pass
 from kdcache.losses.fused import FusedLoss
 from kdcache.losses.metrics import FusedSums, Sums, measure
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.models.head import HEADS, Head, head_module, width_of
 from kdcache.progress import say
 from kdcache.students.collate import Inputs
@@ -79,7 +79,7 @@ class StudentWithLoss(nn.Module):
             if inputs.task.distributions:
                 sums = measure(logits_PV, supervision, temperature=temperature, chunk=self.chunk)
             return sums.vector if causal else (sums.vector, outputs_PV.float())
-        loss, sums_K = head_loss(logits_PV, terms, supervision, self.chunk)
+        loss, sums_K = loss_of_logits(logits_PV, terms, supervision, self.chunk)
         hidden = None
         if seen:
             hidden = self.head.at_positions(seen[0], out.logits, inputs.model.arguments["input_ids"], inputs.flat_P)

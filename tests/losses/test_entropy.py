@@ -11,7 +11,7 @@ from kdcache.losses.fused import FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.compress import compress
 from kdcache.targets.curve_spec import CurveSpec
@@ -111,15 +111,17 @@ def test_gradients_in_float64(teacher, form):
     some, student_PV = teacher(5, 9, form), torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
     supervision = Supervision(torch.arange(5), some.targets)
     matching = LossTerms([make_term(name="entropy", temperature=2.0), make_term(name="entropy", weight=0.3)], 9)
-    assert torch.autograd.gradcheck(lambda logits: head_loss(logits, matching, supervision, chunk=2)[0], student_PV)
+    assert torch.autograd.gradcheck(
+        lambda logits: loss_of_logits(logits, matching, supervision, chunk=2)[0], student_PV
+    )
     weights_P1 = weights(some.logits_PV, student_PV.detach(), 2.0)[:, None]
     plain = LossTerms([make_term(name="divergence", temperature=2.0)], 9)
     assert torch.autograd.gradcheck(
-        lambda logits: head_loss(logits, plain, supervision, chunk=2, weights_PK=weights_P1)[0], student_PV
+        lambda logits: loss_of_logits(logits, plain, supervision, chunk=2, weights_PK=weights_P1)[0], student_PV
     )
     weighted = make_term(name="divergence", temperature=2.0, weighting="entropy", entropy_temperature=2.0)
-    loss, _ = head_loss(student_PV, LossTerms([weighted], 9), supervision, chunk=2)
-    held, _ = head_loss(student_PV, plain, supervision, weights_PK=weights_P1)
+    loss, _ = loss_of_logits(student_PV, LossTerms([weighted], 9), supervision, chunk=2)
+    held, _ = loss_of_logits(student_PV, plain, supervision, weights_PK=weights_P1)
     torch.testing.assert_close(
         *(torch.autograd.grad(value, student_PV)[0] for value in (loss, held)), rtol=1e-5, atol=1e-6
     )
@@ -141,7 +143,7 @@ def test_fused_equals_unfused_equals_autograd(teacher, price, form):
     )
     supervision = Supervision(labels_P, some.targets)
     fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=4))
-    unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, chunk=4)
+    unfused, unfused_K = loss_of_logits(head(hidden_PD), terms, supervision, chunk=4)
     wide_PV = head(hidden_PD).double()
     logits_PV = wide_PV[:, :V]
     kl_P = some.forward_kl(2.0, logits_PV) + price(wide_PV, V, 2.0)

@@ -14,7 +14,7 @@ from kdcache.losses.fused import FusedLoss
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.models.wide_linear import WideLinear
 
 TERMS = (make_term(name="divergence", temperature=2.0, weight=0.9), make_term(name="cross_entropy", weight=0.1))
@@ -146,7 +146,7 @@ def test_unfused_equals_fused_and_goes_through_a_soft_cap(teacher):
     head, terms, supervision = fused_head(D, V + 2), LossTerms(TERMS, V), Supervision(labels_P, some.targets)
     hidden_PD = torch.randn(P, D, requires_grad=True)
     fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, 4))
-    unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, chunk=4)
+    unfused, unfused_K = loss_of_logits(head(hidden_PD), terms, supervision, chunk=4)
     torch.testing.assert_close(unfused, fused)
     torch.testing.assert_close(unfused_K, fused_K)
     leaves = (hidden_PD, head.weight)
@@ -155,7 +155,7 @@ def test_unfused_equals_fused_and_goes_through_a_soft_cap(teacher):
     ):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     capped_PV = 5 * torch.tanh(head(hidden_PD) / 5)
-    loss, _ = head_loss(capped_PV, terms, supervision)
+    loss, _ = loss_of_logits(capped_PV, terms, supervision)
     oracle = plain_loss(5 * torch.tanh(head(hidden_PD) / 5), some, labels_P, V)
     torch.testing.assert_close(
         torch.autograd.grad(loss, hidden_PD)[0], torch.autograd.grad(oracle, hidden_PD)[0], rtol=1e-5, atol=1e-6
@@ -169,7 +169,7 @@ def test_weights_of_positions_and_terms(teacher):
     head, terms, supervision = fused_head(D, V), LossTerms(TERMS, V), Supervision(labels_P, some.targets)
     hidden_PD = torch.randn(P, D, requires_grad=True)
     fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, 4, weights_PK))
-    unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, 4, weights_PK)
+    unfused, unfused_K = loss_of_logits(head(hidden_PD), terms, supervision, 4, weights_PK)
     logits_PV = head(hidden_PD)
     kl_P = 0.9 * 4 * some.forward_kl(2.0, logits_PV)
     nll_P = 0.1 * nn.functional.cross_entropy(logits_PV.double(), labels_P, reduction="none")

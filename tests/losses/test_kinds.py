@@ -19,7 +19,7 @@ from kdcache.losses.registry import DIVERGENCES
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.models.wide_linear import WideLinear
 
 F_DIVERGENCES = [
@@ -101,7 +101,7 @@ def test_gradients_in_float64(teacher, form, kind, parameters):
         LossTerms([term(kind, parameters, temperature=2.0)], 9),
         Supervision(torch.zeros(4, dtype=torch.int64), some.targets),
     )
-    assert torch.autograd.gradcheck(lambda logits: head_loss(logits, terms, supervision, chunk=3)[0], student_PV)
+    assert torch.autograd.gradcheck(lambda logits: loss_of_logits(logits, terms, supervision, chunk=3)[0], student_PV)
 
 
 @pytest.mark.parametrize(("form", "kind", "parameters"), CASES)

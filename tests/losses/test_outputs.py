@@ -8,7 +8,7 @@ from kdcache.errors import ConfigError
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 
 P, K = 7, 5
 ORACLES = {
@@ -44,7 +44,7 @@ def test_gradients_by_finite_differences_beside_a_softmax(teacher, name):
     terms = LossTerms([make_term(**one) for one in settings], K)
     outputs_PK = torch.randn(P, K, dtype=torch.float64, requires_grad=True)
     supervision = Supervision(torch.zeros(P, dtype=torch.int64), some.targets)
-    assert torch.autograd.gradcheck(lambda x: head_loss(x, terms, supervision, chunk=3)[0], outputs_PK)
+    assert torch.autograd.gradcheck(lambda x: loss_of_logits(x, terms, supervision, chunk=3)[0], outputs_PK)
 
 
 def test_sums_beside_cross_entropy_are_each_ones_own(teacher):

@@ -14,7 +14,7 @@ from kdcache.losses.metrics import FusedSums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.targets.output_layer import PostFunction
 
 P, D, V, SURPLUS = 23, 6, 15, 3
@@ -76,7 +76,7 @@ def test_fused_equals_unfused(teacher, post):
     terms, leaves = LossTerms(TERMS, V), leaves_of(bias=True)
     fused, fused_K = FusedLoss(terms, supervision, chunk=4)(*leaves, post=post)
     logits_PV = after(post, nn.functional.linear(*leaves))
-    unfused, unfused_K = head_loss(logits_PV, terms, supervision, chunk=4)
+    unfused, unfused_K = loss_of_logits(logits_PV, terms, supervision, chunk=4)
     torch.testing.assert_close(fused, unfused)
     torch.testing.assert_close(fused_K, unfused_K)
     for one, other in zip(*(torch.autograd.grad(loss, leaves) for loss in (fused, unfused)), strict=True):

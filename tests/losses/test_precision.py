@@ -11,7 +11,7 @@ from kdcache.losses.metrics import FusedSums, Sums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.calibration import Encoder, make_basis
 from kdcache.targets.dense import Dense
@@ -50,7 +50,7 @@ def test_float16_students_get_their_gradient_through_a_loss_scale(changes: dict)
         if fused:
             loss, _ = FusedLoss(terms, supervision, chunk=10)(*given)
         else:
-            loss, _ = head_loss(given[0] @ given[1].T, terms, supervision, chunk=10)
+            loss, _ = loss_of_logits(given[0] @ given[1].T, terms, supervision, chunk=10)
         return tuple(gradient.double() / scale for gradient in torch.autograd.grad(loss * scale, given))  # type: ignore
 
     exact = gradients(hidden.double(), weight.double(), True, 1.0)
@@ -65,7 +65,7 @@ def test_the_outer_gradient_is_not_rounded_to_the_logits_dtype() -> None:
     norms = []
     for dtype in (torch.float32, torch.bfloat16):
         logits = rows(6, 50, 1).to(dtype).requires_grad_()
-        loss, _ = head_loss(logits, terms, supervision)
+        loss, _ = loss_of_logits(logits, terms, supervision)
         (gradient,) = torch.autograd.grad(loss / 7e5, logits)
         norms.append(gradient.double().norm().item())
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
@@ -81,7 +81,7 @@ def test_autocast_and_tf32_change_nothing(record: str, kind: str) -> None:
     if record == "factored":
         encoder = Encoder(make_basis(layer, hidden, 4), layer)
         spec = Factored(rank=4)
-        made = {"coefficients_PR": encoder.coefficients(hidden), "basis": encoder.basis}
+        made = {"hidden_PD": hidden, "encoder": encoder}
     else:
         spec, made = DENSE if record == "dense" else Sampled(), {}
     student = rows(40, V, 5)
@@ -90,7 +90,7 @@ def test_autocast_and_tf32_change_nothing(record: str, kind: str) -> None:
         targets = kdcache.compress(logits, spec, **made)  # type: ignore[arg-type]
         given = student.clone().requires_grad_()
         loss = kdcache.distillation_loss(given, targets, kind=kind, temperature=2.0)
-        found, sums_K = head_loss(
+        found, sums_K = loss_of_logits(
             given, LossTerms([make_term(name="divergence", kind=kind, temperature=2.0)], V), supervised(targets)
         )
         return [loss.detach(), *torch.autograd.grad(loss, given), found.detach(), sums_K]
@@ -178,7 +178,9 @@ def test_gradients_are_let_go_after_backward_and_have_no_second_derivative(fused
 
     def loss() -> Tensor:
         return (
-            FusedLoss(terms, supervision)(given, rows(V, 6, 2))[0] if fused else head_loss(given, terms, supervision)[0]
+            FusedLoss(terms, supervision)(given, rows(V, 6, 2))[0]
+            if fused
+            else loss_of_logits(given, terms, supervision)[0]
         )
 
     found = loss()
@@ -213,7 +215,7 @@ def test_near_the_teacher_a_half_precision_student_has_the_gradient_of_its_own_w
             layer = WideLinear(D, V, bias=False)
             layer.weight = torch.nn.Parameter(given[1])
             given = given[0], layer.weight
-            loss, _ = head_loss(layer(given[0]), terms, supervision, chunk=16)
+            loss, _ = loss_of_logits(layer(given[0]), terms, supervision, chunk=16)
         return torch.autograd.grad(loss * 64, given)
 
     exact = gradients(hidden.double(), weight.double())

@@ -12,7 +12,7 @@ from kdcache.losses.metrics import FusedSums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.models.wide_linear import WideLinear
 
 P, V, X = 7, 12, 5
@@ -48,7 +48,7 @@ def test_of_forward_kl_and_labels_it_is_the_whole_softmax_with_probability_0_abo
     kl = (torch.xlogy(p_PV, p_PV) - p_PV * student_PV.log_softmax(-1)).sum()
     expected = kl + 0.3 * torch.nn.functional.cross_entropy(student_PV, LABELS_P, reduction="sum")
     terms = LossTerms([term("forward_kl", {}), make_term(name="cross_entropy", weight=0.3)], V)
-    loss, _ = head_loss(student_PV, terms, Supervision(LABELS_P, some.targets), chunk=3)
+    loss, _ = loss_of_logits(student_PV, terms, Supervision(LABELS_P, some.targets), chunk=3)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
     got_PV, expected_PV = (torch.autograd.grad(value, student_PV)[0] for value in (loss, expected))
     torch.testing.assert_close(got_PV, expected_PV, rtol=1e-6, atol=1e-6)
@@ -67,7 +67,7 @@ def test_in_a_model_tied_or_not(teacher, price, tied, fused):
     if fused:
         loss, _ = model.lm_head(hidden_PD, task=FusedLoss(terms, supervision, chunk=3))
     else:
-        loss, _ = head_loss(model.lm_head(hidden_PD), terms, supervision, chunk=3)
+        loss, _ = loss_of_logits(model.lm_head(hidden_PD), terms, supervision, chunk=3)
     logits_PV = model.lm_head(model.hidden(ids_BL, flat_P))
     divergence_P = some.divergence("jsd", 2.0, logits_PV[:, :V]) + price(logits_PV, V, 2.0)
     expected = 4 * divergence_P.sum() + 0.3 * torch.nn.functional.cross_entropy(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 
 hinton = st.tuples(st.just("hinton"), st.sampled_from([0.5, 1.0, 2.0]))
 article = st.tuples(st.just("article"), st.sampled_from([0.5, 1.0, 2.0, 1 / 3]))
@@ -148,7 +148,7 @@ def test_gradient_is_the_slope_of_the_value(teacher, form):
     )
     student_PV = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
     supervision = Supervision(torch.tensor([0, 8, 3, 3]), some.targets)
-    assert torch.autograd.gradcheck(lambda logits: head_loss(logits, terms, supervision, chunk=3)[0], student_PV)
+    assert torch.autograd.gradcheck(lambda logits: loss_of_logits(logits, terms, supervision, chunk=3)[0], student_PV)
 
 
 @pytest.mark.parametrize("student_tail", [1e-3, 1e-7, 1e-30])
@@ -294,7 +294,7 @@ def test_class_weights_are_those_of_torch_whose_sum_is_divided_by_positions():
     terms = LossTerms([make_term(**term), make_term(**term, temperature=2.0), plain], 5, {0: weights_C, 1: weights_C})
     assert terms.names == ("cross_entropy_class_weights", "cross_entropy@2_class_weights", "cross_entropy")
     for given_P1 in (None, own_P1):
-        loss, sums_K = head_loss(logits_PV, terms, Supervision(labels_P), 16, given_P1)
+        loss, sums_K = loss_of_logits(logits_PV, terms, Supervision(labels_P), 16, given_P1)
         (found_PV,) = torch.autograd.grad(loss, logits_PV)
 
         def nll(temperature, weight, given_P1=given_P1):

@@ -11,7 +11,7 @@ from kdcache.losses.metrics import FusedSums, measure
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
-from kdcache.losses.unfused import head_loss
+from kdcache.losses.unfused import loss_of_logits
 from kdcache.models.wide_linear import WideLinear
 from kdcache.targets.fields import NO_LABEL
 
@@ -45,7 +45,7 @@ def test_a_divergence_beside_it_still_learns_there(teacher, price, form):
     head, hidden_PD = nn.Linear(D, 23), torch.randn(6, D, requires_grad=True)
     head.__class__ = WideLinear
     fused, fused_K = head(hidden_PD, task=FusedLoss(terms, supervision, chunk=4))
-    unfused, unfused_K = head_loss(head(hidden_PD), terms, supervision, chunk=4)
+    unfused, unfused_K = loss_of_logits(head(hidden_PD), terms, supervision, chunk=4)
     logits_PV = head(hidden_PD)
     kl_P = some.forward_kl(1.0, logits_PV[:, :20]) + price(logits_PV, 20)
     nll_P = nn.functional.cross_entropy(logits_PV.double(), LABELS_P, reduction="none")
