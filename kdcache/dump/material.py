@@ -86,13 +86,13 @@ def gather(
     Raises:
         ConfigError, CorpusError, TeacherError: the settings, the corpus or the teacher's folder cannot be used.
     """
-    folder = None
+    root, folder = Root(config.output), None
+    corpus_config = with_begun_units(config.corpus, root)
     if config.teacher != "none":
         folder = teacher_folder(config.teacher, weights=weights)
         register_small_models()
-    root = Root(config.output)
     columns = task_of(config.task).columns(config.corpus)
-    corpus = open_corpus(with_begun_units(config.corpus, root), columns, work)
+    corpus = open_corpus(corpus_config, columns, work)
     looking = config.model_copy(update={"on_bad_row": "skip"}) if skip_bad_rows else config
     tokenizers = find_tokenizers(looking, corpus, folder)
     config = settled(config, tokenizers.cache, root)

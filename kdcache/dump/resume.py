@@ -11,22 +11,23 @@ from collections.abc import Iterable
 
 from kdcache.corpus import Corpus
 from kdcache.corpus.settings import CorpusConfig
-from kdcache.errors import CacheError
+from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
-from kdcache.store.manifest import BasisPin, CalibrationPin, CommitRecord, Header, parse
+from kdcache.store.manifest import BasisPin, CalibrationPin, CommitRecord
 
 __all__ = ["basis_fault", "calibration_pin", "standing", "with_begun_units"]
 
 
 def with_begun_units(config: CorpusConfig, root: Root) -> CorpusConfig:
-    """With the size of units of a cache that has shards, where the config leaves it open: the corpus may have grown."""
-    if config.unit_rows != "auto" or not root.list("shards"):
+    """With the size of units of a cache that has shards, where the config leaves it open: the corpus may have grown.
+
+    Raises CacheError for a cache that cannot be read here, before anything is written beside it.
+    """
+    begun = begun_header(root)
+    if begun is None or config.unit_rows != "auto" or not root.list("shards"):
         return config
-    try:
-        begun = parse(Header, root.read("header.json"), "header.json").compute.get("unit_rows")
-    except (CacheError, FileNotFoundError):
-        return config
-    return config.model_copy(update={"unit_rows": begun}) if begun else config
+    unit_rows = begun.compute.get("unit_rows")
+    return config.model_copy(update={"unit_rows": unit_rows}) if unit_rows else config
 
 
 def standing(

@@ -7,6 +7,7 @@ writer           CacheWriter: examples one after the other, on top of the builde
 checked          what a caller gives as an example -> Example, checked
 unit             the examples and records of one shard
 manifest         header, commit records and cache.json, as classes
+requires         the features of the format that a header names
 schema           which arrays the shards of a task hold
 shard            one shard file and its commit record
 skipped          skipped.jsonl: the bad rows that were left out

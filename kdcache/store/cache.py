@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.store.backend import BACKENDS
 from kdcache.store.basis_file import decode_basis
 from kdcache.store.batch import Batch, concat
 from kdcache.store.files import Root
@@ -218,11 +217,6 @@ def read_manifest(root: Root) -> Manifest:
             missing_path=not root.is_there(),
         ) from None
     manifest = parse(Manifest, data, f"{root.url}/cache.json")
-    if manifest.header.backend not in BACKENDS:
-        raise CacheError(
-            f"{root.url} is stored with the backend {manifest.header.backend}, which is not known here; import the "
-            "module that registers it: `module` in the settings of a dump or a run, --module of the other commands"
-        )
     header_sha256 = manifest.header.digest()
     for index, shard in enumerate(manifest.shards):
         if (shard.unit, shard.header_sha256) != (index, header_sha256):

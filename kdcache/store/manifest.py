@@ -28,6 +28,8 @@ from pydantic import (
     PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
+    WithJsonSchema,
+    computed_field,
     field_validator,
     model_serializer,
     model_validator,
@@ -36,11 +38,12 @@ from pydantic import Field as Limits
 
 from kdcache.errors import CacheError
 from kdcache.store.backend import array_fields
-from kdcache.store.files import check_name
+from kdcache.store.files import PART, check_name
+from kdcache.store.requires import check_requires, required
 from kdcache.targets.fields import Field
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.records import Records, distribution_of
-from kdcache.targets.registry import RECORDS
+from kdcache.tasks.registry import DEFAULT
 from kdcache.tasks.score import Score
 
 __all__ = [
@@ -65,7 +68,11 @@ FORMAT_VERSION = 1
 DTYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 
 Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
-FileName = Annotated[str, AfterValidator(check_name)]
+FileName = Annotated[
+    str,
+    AfterValidator(check_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{PART.pattern}(/{PART.pattern})*$"}),
+]
 
 
 class Model(BaseModel):
@@ -157,6 +164,7 @@ class Header(Model):
         libraries: The versions that the bytes depend on.
         id2label: The names of the classes; None for a language model.
         basis: The basis of calibrated records.
+        requires: The features of the format that a reader must know (requires.py); it follows from the others.
     """
 
     format: Literal["kdcache"] = "kdcache"
@@ -179,6 +187,19 @@ class Header(Model):
     def _in_order(cls, id2label: dict[int, str] | None) -> dict[int, str] | None:
         """JSON sorts keys as text: 0, 1, 10, 2."""
         return None if id2label is None else dict(sorted(id2label.items()))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _requires_follows(cls, data: Any) -> Any:
+        """`parse` compares what is stored with what follows."""
+        return {key: value for key, value in data.items() if key != "requires"} if isinstance(data, dict) else data
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def requires(self) -> list[str]:
+        """The features of the format that a reader must know, in alphabetical order."""
+        task, kinds = str(self.task.get("name", DEFAULT)), [kind.kind for kind in self.records]
+        return required(self.backend, kinds, task, self.fields, basis=self.basis is not None)
 
     @property
     def class_names(self) -> list[str]:
@@ -305,7 +326,8 @@ def canonical(model: BaseModel) -> bytes:
 def parse(cls: type[M], data: bytes, where: str) -> M:
     """A model from JSON read at `where`.
 
-    Raises CacheError: not JSON, another format, a format version newer than this package, or a bad value.
+    Raises CacheError: not JSON, another format, a format version newer than this package, a feature that it does not
+    know, or a bad value. What is too new is said before anything is called damaged.
     """
     try:
         values = json.loads(data)
@@ -318,23 +340,16 @@ def parse(cls: type[M], data: bytes, where: str) -> M:
             f"{where} has format version {version}, expected at most {FORMAT_VERSION}: "
             "update kdcache to read this cache"
         )
-    for kind in _kinds(header):
-        if kind not in RECORDS:
-            raise CacheError(
-                f"{where} has records of kind {kind}, which is not known here; import the module that registers "
-                "it: `module` in the settings of a dump or a run, --module of the other commands; or update kdcache"
-            )
+    features = header.get("requires") if isinstance(header, dict) else None
+    check_requires(features, where)
     try:
-        return cls.model_validate(values)
+        model = cls.model_validate(values)
     except ValidationError as error:
         raise CacheError(f"{where} is damaged: {first_fault(error)}") from None
-
-
-def _kinds(header: Any) -> list[str]:
-    """The names of the records' kinds, as far as they can be told."""
-    records = header.get("records") if isinstance(header, dict) else None
-    named = [record.get("kind") for record in records if isinstance(record, dict)] if isinstance(records, list) else []
-    return [name for name in named if isinstance(name, str)]
+    follows = getattr(getattr(model, "header", model), "requires", None)
+    if features != follows:
+        raise CacheError(f"{where} is damaged: requires: got {features}, expected {follows}")
+    return model
 
 
 def first_fault(error: ValidationError) -> str:
@@ -345,7 +360,10 @@ def first_fault(error: ValidationError) -> str:
 
 
 def difference(first: BaseModel, second: BaseModel) -> tuple[str, object, object] | None:
-    """The first key, in sorted order, at which two models differ, dotted, with both values; None if they are equal."""
+    """The first key, in sorted order, at which two models differ, dotted, with both values; None if they are equal.
+
+    `requires` of a header is left out: it follows from the other keys.
+    """
     return _difference("", first.model_dump(mode="json"), second.model_dump(mode="json"))
 
 
@@ -354,7 +372,7 @@ def _difference(key: str, first: object, second: object) -> tuple[str, object, o
         first, second = ({kind["kind"]: kind for kind in kinds} for kinds in (first, second))
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return None if first == second else (key, first, second)
-    for name in sorted(first.keys() | second.keys()):
+    for name in sorted((first.keys() | second.keys()) - ({"requires"} if not key else set())):
         found = _difference(f"{key}.{name}".lstrip("."), first.get(name), second.get(name))
         if found:
             return found

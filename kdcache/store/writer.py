@@ -50,6 +50,34 @@ class CacheWriter:
 
     Leaving the block without an error finalizes the cache. Run the same program again after a crash and it goes on:
     examples in committed shards are only compared, and their logits, given as a function, are not computed.
+
+    Args:
+        path: Folder or fsspec URL.
+        num_classes: Columns of the logits.
+        record: What is kept of each row, as in a settings file: {"kind": "sampled", …}, or a list of several
+            kinds; None for a label-only cache (logits None). By default a sample for a language model, every class
+            for a classification.
+        task: Pinned for readers: {"attention": "document"} (the default) where a document does not see the others
+            of its example, {"attention": "causal"} where it does; or {"name": "sequence_classification"}, {"name":
+            "token_classification"}, with labels.
+        backend: How shards are written, a registered name.
+        tokenizer: A folder from save_pretrained, copied into the cache.
+        teacher: A name, or a TeacherPin with more.
+        corpus: What the examples are made of.
+        seed: Of the records' random draws.
+        examples_per_shard: How many examples a shard has.
+        resume: Go on with a cache of the same settings; False refuses any existing one.
+        output_layer: Of factored records, a pair (weight, bias), or an OutputLayer of kdcache.targets.output_layer
+            where there is a soft-cap or a scale.
+        calibration: Of factored records, hidden states [N, D] of typical text, N about 8 D, or a function that
+            gives them; not asked for where the cache is begun already.
+        labels: The names of the classes of a classification.
+        features: Width of the teacher's features, where a record keeps them.
+
+    Raises:
+        CacheError: Where the folder holds shards of other settings, naming the first that differs, or where the
+            settings do not fit together.
+        ConfigError: For an unknown backend.
     """
 
     def __init__(
@@ -71,47 +99,10 @@ class CacheWriter:
         labels: Sequence[str] | None = None,
         features: int | None = None,
     ) -> None:
-        """Begin the cache, or go on with one of the same settings.
-
-        Args:
-            path: folder or fsspec URL.
-            num_classes: columns of the logits.
-            record: what is kept of each row, as in a settings file: {"kind": "sampled", …}, or a list of several
-                kinds; None for a label-only cache (logits None). By default a sample for a language model, every class
-                for a classification.
-            task: pinned for readers: {"attention": "document"} (the default) where a document does not see the others
-                of its example, {"attention": "causal"} where it does; or {"name": "sequence_classification"}, {"name":
-                "token_classification"}, with labels.
-            backend: how shards are written, a registered name.
-            tokenizer: a folder from save_pretrained, copied into the cache.
-            teacher: a name, or a TeacherPin with more.
-            corpus: what the examples are made of.
-            seed: of the records' random draws.
-            examples_per_shard: how many examples a shard has.
-            resume: go on with a cache of the same settings; False refuses any existing one.
-            output_layer: of factored records, a pair (weight, bias), or an OutputLayer of kdcache.targets.output_layer
-                where there is a soft-cap or a scale.
-            calibration: of factored records, hidden states [N, D] of typical text, N about 8 D, or a function that
-                gives them; not asked for where the cache is begun already.
-            labels: the names of the classes of a classification.
-            features: width of the teacher's features, where a record keeps them.
-
-        Raises:
-            CacheError: where the folder holds shards of other settings, naming the first that differs, or where the
-                settings do not fit together.
-            ConfigError: for an unknown backend.
-        """
-        if not 0 < examples_per_shard <= EXAMPLES_PER_UNIT:
-            raise CacheError(f"got examples_per_shard {examples_per_shard}, expected 1 to {EXAMPLES_PER_UNIT}")
+        """Begin the cache, or go on with one of the same settings. The arguments: see the class."""
         made = check_task(task or {})
         records = _records(made.record_defaults if record is OF_THE_TASK else record)
-        if (features_at(records) is not None) != (features is not None):
-            raise CacheError(f"got features {features} for this record, expected their width just where it has some")
-        if labels is not None and len(labels) != num_classes:
-            raise CacheError(f"got {len(labels)} labels, expected {num_classes}, a name for each class")
-        if (calibrated_of(records) is not None) != (output_layer is not None):
-            got, expected = ("no output_layer", "one") if output_layer is None else ("an output_layer", "none")
-            raise CacheError(f"got {got} for this record, expected {expected}: it goes with a factored record")
+        _check_fit(records, num_classes, labels, features, output_layer, examples_per_shard)
         pin = None if tokenizer is None else pin_tokenizer(tokenizer)
         try:
             header = Header(
@@ -273,6 +264,26 @@ def _calibrated(
         raise CacheError("got no calibration for a factored record, expected hidden states of typical text")
     hidden = calibration() if callable(calibration) else calibration
     return kind.make_basis(layer, torch.as_tensor(hidden), num_classes), None
+
+
+def _check_fit(
+    records: Sequence[RecordKind],
+    num_classes: int,
+    labels: Sequence[str] | None,
+    features: int | None,
+    layer: Any,
+    examples_per_shard: int,
+) -> None:
+    """Raises CacheError for arguments that do not go with the records or with each other."""
+    if not 0 < examples_per_shard <= EXAMPLES_PER_UNIT:
+        raise CacheError(f"got examples_per_shard {examples_per_shard}, expected 1 to {EXAMPLES_PER_UNIT}")
+    if (features_at(records) is not None) != (features is not None):
+        raise CacheError(f"got features {features} for this record, expected their width just where it has some")
+    if labels is not None and len(labels) != num_classes:
+        raise CacheError(f"got {len(labels)} labels, expected {num_classes}, a name for each class")
+    if (calibrated_of(records) is not None) != (layer is not None):
+        got, expected = ("no output_layer", "one") if layer is None else ("an output_layer", "none")
+        raise CacheError(f"got {got} for this record, expected {expected}: it goes with a factored record")
 
 
 def _records(given: "Records") -> tuple[RecordKind, ...]:

@@ -36,15 +36,20 @@ __all__ = ["Factored"]
 class Factored(Sparse):
     """The largest logits of a row, and coefficients that say how the other classes share the rest.
 
-    rank: how many directions, a byte each; "full" takes as many as the hidden state has numbers, so that nothing is
-        lost but the rounding.
-    dtype: of a coefficient.
+    rank: how many directions of the basis, each a coefficient of one byte per position; "full" takes as many as the
+        hidden state has numbers, so that nothing is lost but the rounding.
+    dtype: the integers that coefficients are rounded to.
     calibration_positions: how many positions the directions are found from, the first of the corpus; "auto" takes 8 for
         each number of the hidden state, 4096 at least.
     exact_top_k: how many of the largest logits are kept for certain.
     samples: how many of the other classes are drawn beside the coefficients. Where some are, forward KL at temperatures
         up to 1 uses the sample, and all else the coefficients.
-    proposal_temperatures, logit_dtype, curve: as of a sampled record.
+    proposal_temperatures: where samples are drawn, the draw follows the mean of the teacher's softmax at these; each
+        must be on the curve.
+    logit_dtype: how a kept logit is stored, relative to the row's maximum. "uint16", logarithmic steps, keeps log Z
+        to 1e-3; "uint8" saves 5 bytes per position and keeps it to 1e-2; "float16" and "float32" are as they say.
+    curve: where the partition curve of the tail is stored; the coefficients share the mass that it gives, at any
+        temperature that it answers.
     """
 
     calibrated: ClassVar[bool] = True

@@ -66,5 +66,5 @@ def test_who_has_not_registered_it_is_told_how(
 ) -> None:
     command("dump-logits", language_model(tmp_path / "cache", module=MODULE, record={"kind": "label"}))
     monkeypatch.delitem(RECORDS._found, "label")
-    with pytest.raises(kdcache.CacheError, match="has records of kind label, which is not known here"):
+    with pytest.raises(kdcache.CacheError, match="or a module of yours that registers it: feature record/label"):
         kdcache.open_cache(tmp_path / "cache")

@@ -66,7 +66,7 @@ def test_who_has_not_registered_it_is_told_how(command: Callable, language_model
     command("dump-logits", language_model(tmp_path / "cache", module=MODULE, backend="parquet"))
     done = kdcache("inspect", tmp_path / "cache")
     assert done.returncode == 1
-    assert "stored with the backend parquet, which is not known here; import the module" in done.stderr
+    assert "or a module of yours that registers it: feature backend/parquet (`module` in" in done.stderr
     done = kdcache("dump-logits", language_model(tmp_path / "other", backend="parquet"))
     assert done.returncode == 2
     assert "backend: got backend 'parquet', which is not known; expected one of zarr, arrow" in done.stderr
