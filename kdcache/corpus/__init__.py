@@ -10,7 +10,8 @@ parse          bytes of JSONL, CSV and plain text -> tables
 conll          CoNLL files: sentences of words and tags, one word per line
 conll_shape    refuses files that are not CoNLL, and says what they are
 columnar       the index and the ranges of rows of Parquet and Arrow IPC
-columns        Column: a column that a task reads, and the type that it needs
+column         Column: a column that a task reads
+columns        the type that each kind of column comes in, and what is refused
 class_names    names of the integers in a column of labels
 split          finds the bad rows among many by halving
 corpus         open_corpus and Corpus: work units, their digests, places of rows for messages
@@ -18,7 +19,18 @@ corpus         open_corpus and Corpus: work units, their digests, places of rows
 A new file format is a class of files in `lines` (or `columnar`), a parser in `parse`, and a word in `settings`.
 """
 
-from kdcache.corpus.columns import Column
-from kdcache.corpus.corpus import Corpus, UnitRows, open_corpus
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdcache.corpus.column import Column
+    from kdcache.corpus.corpus import Corpus, UnitRows, open_corpus
 
 __all__ = ["Column", "Corpus", "UnitRows", "open_corpus"]
+
+
+def __getattr__(name: str) -> Any:
+    """On first use: reading a corpus imports pyarrow, and a task is known without it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'kdcache.corpus' has no attribute {name!r}")
+    return getattr(import_module(f"kdcache.corpus.{'column' if name == 'Column' else 'corpus'}"), name)

@@ -14,21 +14,19 @@ text and json are left to the task.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdcache.corpus.class_names import NO_CLASS
+from kdcache.corpus.column import MULTI_LABEL, REGRESSION, Column, Where
 from kdcache.errors import ConfigError, CorpusError, RowError
 from kdcache.near import nearest
 
 __all__ = [
-    "Column",
     "Names",
-    "Where",
     "check_columns",
     "conform",
     "is_text",
@@ -38,7 +36,6 @@ __all__ = [
     "word_list",
 ]
 
-Where = Callable[[int], str]
 WORDS = pa.list_(pa.string())
 NUMBERS = pa.list_(pa.float64())
 Names = Mapping[str, str]
@@ -49,8 +46,6 @@ EXPECTED = {
     "labels": "a list of strings or integers",
     "numbers": "a number or a list of numbers",
 }
-REGRESSION = "real-valued scores are of a regression: expected classes, or set task.name: regression"
-MULTI_LABEL = "several labels for a text: expected one label, or set task.name: multilabel_classification"
 JSON_TYPES = {
     dict: "an object",
     list: "an array",
@@ -60,17 +55,6 @@ JSON_TYPES = {
     bool: "a boolean",
     type(None): "null",
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """name: in the files. setting: the key below corpus.* that names it, for messages. required: whether every file
-    and row has it."""
-
-    name: str
-    setting: str
-    required: bool = True
-    kind: Literal["text", "json", "label", "words", "labels", "numbers"] = "text"
 
 
 def check_columns(columns: Sequence[Column], files: Iterable[tuple[str, tuple[str, ...] | None]]) -> None:

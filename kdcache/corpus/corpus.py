@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdcache.corpus.column import Column
 from kdcache.corpus.columnar import feed, index_arrow, index_parquet, read_arrow, read_parquet
-from kdcache.corpus.columns import Column, Names, check_columns, conform
+from kdcache.corpus.columns import Names, check_columns, conform
 from kdcache.corpus.compressed import plain_copy
 from kdcache.corpus.conll import parse_conll
 from kdcache.corpus.files import CorpusFile, changed, find_files

@@ -13,18 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdcache.corpus.columns import (
-    JSON_TYPES,
-    NUMBERS,
-    WORDS,
-    Column,
-    Where,
-    check_unicode,
-    label,
-    lacks,
-    number_list,
-    word_list,
-)
+from kdcache.corpus.column import Column, Where
+from kdcache.corpus.columns import JSON_TYPES, NUMBERS, WORDS, check_unicode, label, lacks, number_list, word_list
 from kdcache.corpus.layout import Layout
 from kdcache.errors import CorpusError, RowError, one_line
 

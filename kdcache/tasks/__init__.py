@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdcache.config.base import Config as Settings
-    from kdcache.corpus.columns import Column
+    from kdcache.corpus.column import Column
     from kdcache.targets.fields import NO_LABEL, Field
     from kdcache.tasks.example import Example
     from kdcache.tasks.labels import Labels

@@ -9,14 +9,13 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BeforeValidator, Field, model_validator
 
 from kdcache.config.base import Config
-from kdcache.corpus import Column
+from kdcache.corpus.column import Column
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CacheError, ConfigError, RowError
 from kdcache.targets.fields import Field as Stored
@@ -32,6 +31,9 @@ from kdcache.tasks.score import Records, Score, Verdict
 from kdcache.tasks.stored import as_integers, check_classes
 from kdcache.tasks.task import Reader, Task, Where, strings
 from kdcache.tasks.tokenizer import vocabulary_size
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["CausalLM", "CausalLMConfig"]
 
@@ -127,7 +129,7 @@ class CausalLM(Task):
             return (Column(corpus.text_field, "text_field"),)
         return (Column(corpus.messages_field, "messages_field", kind="json"),)
 
-    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+    def texts(self, table: "pa.Table", corpus: CorpusConfig) -> Iterator[str]:
         return (text for text in table[corpus.messages_field or corpus.text_field].to_pylist() if text)
 
     def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None = None) -> "TokenReader":
@@ -204,7 +206,7 @@ class TokenReader(Reader):
                     "eos_token, or task.end_of_text: false"
                 )
 
-    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+    def examples(self, table: "pa.Table", where: Where) -> tuple[list[Example], dict[str, int]]:
         notes: Counter[str] = Counter()
         if self._chats is None:
             by_row = [[document] for document in self._texts(table, where)]
@@ -221,7 +223,7 @@ class TokenReader(Reader):
         notes["unsupervised"] = left_out
         return examples, {name: count for name, count in notes.items() if count}
 
-    def _texts(self, table: pa.Table, where: Where) -> list[Document]:
+    def _texts(self, table: "pa.Table", where: Where) -> list[Document]:
         """A document of no tokens stands for a text of none."""
         texts = strings(table[self._text_field], self._text_field, where)
         full = [text for text in texts if text]

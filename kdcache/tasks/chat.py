@@ -8,10 +8,9 @@ follows the end-of-turn mark is not.
 
 from collections import Counter
 from datetime import date
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from kdcache.errors import ConfigError
 from kdcache.tasks.messages import read_messages
@@ -19,6 +18,9 @@ from kdcache.tasks.packing import Document
 from kdcache.tasks.task import Where
 from kdcache.tasks.template import ChatTemplate, Span
 from kdcache.tasks.turns import Supervised, Turns, supervised_texts, thoughts_left_out
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Chats"]
 
@@ -54,11 +56,11 @@ class Chats:
         self._turns = turns
         self._special = np.array(sorted({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}), np.int64)
 
-    def documents(self, table: pa.Table, where: Where) -> list[Document]:
+    def documents(self, table: "pa.Table", where: Where) -> list[Document]:
         """Tokens of each conversation; learnable where the assistant speaks. The template ends a turn itself."""
         return [document for documents in self.by_row(table, where)[0] for document in documents]
 
-    def by_row(self, table: pa.Table, where: Where) -> tuple[list[list[Document]], Counter[str]]:
+    def by_row(self, table: "pa.Table", where: Where) -> tuple[list[list[Document]], Counter[str]]:
         """The documents of each row, one or several, and counts: "split_chats", rows of several documents, and
         "thoughts_left_out", messages whose thinking the template leaves out."""
         texts: list[str] = []

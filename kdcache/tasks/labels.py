@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kdcache.corpus.columns import MULTI_LABEL, REGRESSION, Where
+from kdcache.corpus.column import MULTI_LABEL, REGRESSION, Where
 from kdcache.errors import ConfigError, CorpusError, RowError
 from kdcache.targets.fields import NO_LABEL
 from kdcache.tasks.label_map import OUTSIDE, LabelMap

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CacheError
@@ -28,6 +27,7 @@ from kdcache.tasks.task import Task, Where
 from kdcache.tasks.texts import TextReader, TextSettings, TextTask
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from kdcache.targets.record import TeacherTargets
@@ -67,7 +67,7 @@ class MultilabelClassification(TextTask, Classification):
         "agreement": AGREEMENT,
     }
 
-    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+    def label_names(self, table: "pa.Table", corpus: CorpusConfig) -> list[str | None]:
         rows = [] if corpus.label_field is None else table[corpus.label_field].to_pylist()
         return [name for row in rows for name in row or []]
 

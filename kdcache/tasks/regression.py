@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field as Limits
 
 from kdcache.corpus.settings import CorpusConfig
@@ -25,6 +24,7 @@ from kdcache.tasks.task import Where
 from kdcache.tasks.texts import TextReader, TextSettings, TextTask
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from kdcache.targets.record import TeacherTargets
@@ -69,7 +69,7 @@ class Regression(TextTask):
         "spearman": Measure("Spearman", lambda value: f"{value:.3f}"),
     }
 
-    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+    def label_names(self, table: "pa.Table", corpus: CorpusConfig) -> list[str | None]:
         """How many numbers each label has."""
         rows = [] if corpus.label_field is None else table[corpus.label_field].to_pylist()
         return [str(len(row)) for row in rows if row is not None]

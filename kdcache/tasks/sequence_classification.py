@@ -1,9 +1,7 @@
 """Sequence classification: one record for each example, the teacher's distribution over the classes of a text."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.targets.fields import NO_LABEL
@@ -12,6 +10,9 @@ from kdcache.tasks.labels import Labels
 from kdcache.tasks.settings import ClassSettings
 from kdcache.tasks.task import Where
 from kdcache.tasks.texts import TextReader, TextSettings, TextTask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["ClassReader", "SequenceClassification", "SequenceClassificationConfig"]
 
@@ -38,7 +39,7 @@ class SequenceClassification(TextTask, Classification):
     Settings: ClassVar = SequenceClassificationConfig
     whole_rows = True
 
-    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+    def label_names(self, table: "pa.Table", corpus: CorpusConfig) -> list[str | None]:
         return [] if corpus.label_field is None else table[corpus.label_field].to_pylist()
 
     def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None) -> "ClassReader":

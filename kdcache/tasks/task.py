@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pyarrow as pa
 
 from kdcache.config.base import Config
-from kdcache.corpus import Column
-from kdcache.corpus.columns import Where
+from kdcache.corpus.column import Column, Where
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import CorpusError, RowError, TeacherError
 from kdcache.targets.fields import Field
@@ -26,6 +24,7 @@ from kdcache.tasks.metrics import Predictions
 from kdcache.tasks.score import Records, Score, Verdict
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from kdcache.targets.record import TeacherTargets
@@ -42,7 +41,7 @@ class Reader(ABC):
 
     labels: Labels | None = None
 
-    def check(self, table: pa.Table, where: Where) -> int:
+    def check(self, table: "pa.Table", where: Where) -> int:
         """Count the rows that have labels, without making tokens of them.
 
         Args:
@@ -58,7 +57,7 @@ class Reader(ABC):
         return 0
 
     @abstractmethod
-    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+    def examples(self, table: "pa.Table", where: Where) -> tuple[list[Example], dict[str, int]]:
         """Make the examples of a unit's rows.
 
         Args:
@@ -158,10 +157,10 @@ class Task(ABC):
         """The columns that a reader needs of each row, to open the corpus with."""
 
     @abstractmethod
-    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+    def texts(self, table: "pa.Table", corpus: CorpusConfig) -> Iterator[str]:
         """All text of these rows, to make a tokenizer of."""
 
-    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> Iterable[str | None]:
+    def label_names(self, table: "pa.Table", corpus: CorpusConfig) -> Iterable[str | None]:
         """All labels of these rows, to make classes of."""
         return ()
 
@@ -351,8 +350,10 @@ class Task(ABC):
         """How a finished student is called. longest: tokens of an example, where the cache says so."""
 
 
-def strings(column: pa.ChunkedArray, field: str, where: Where) -> list[str]:
+def strings(column: "pa.ChunkedArray", field: str, where: Where) -> list[str]:
     """The text of a column. Raises CorpusError for a column of another type, RowError for a null in it."""
+    import pyarrow as pa
+
     is_text = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null
     if not any(test(column.type) for test in is_text):
         raise CorpusError(f"{where(0)}: {field} is {column.type}, expected a string")

@@ -8,20 +8,22 @@ declares and makes it so.
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 from kdcache.config.base import Config
-from kdcache.corpus import Column
+from kdcache.corpus.column import Column
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, RowError
 from kdcache.tasks.example import Example
 from kdcache.tasks.measures import Usage
 from kdcache.tasks.task import Reader, Task, Where, strings
 from kdcache.tasks.windows import Surroundings, window_starts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["TextReader", "TextSettings", "TextTask"]
 
@@ -63,7 +65,7 @@ class TextTask(Task):
             columns.append(Column(corpus.label_field, "label_field", required=False, kind=self.label_kind))
         return tuple(columns)
 
-    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+    def texts(self, table: "pa.Table", corpus: CorpusConfig) -> Iterator[str]:
         fields = [corpus.text_field, *([corpus.text_pair_field] if corpus.text_pair_field else [])]
         return (text for field in fields for text in table[field].to_pylist() if text)
 
@@ -103,15 +105,15 @@ class TextReader(Reader):
     def counts(self, labels: Sequence[Any]) -> dict[str, int]:
         """Notes on the labels of these examples, "unlabelled" among them."""
 
-    def check(self, table: pa.Table, where: Where) -> int:
+    def check(self, table: "pa.Table", where: Where) -> int:
         labels = self._labels(table, where)
         return len(labels) - self.counts(labels).get("unlabelled", 0)
 
-    def _labels(self, table: pa.Table, where: Where) -> list[Any]:
+    def _labels(self, table: "pa.Table", where: Where) -> list[Any]:
         values = [None] * len(table) if self._label is None else table[self._label].to_pylist()
         return self.row_labels(values, where)
 
-    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+    def examples(self, table: "pa.Table", where: Where) -> tuple[list[Example], dict[str, int]]:
         texts = [strings(table[self._text], self._text, where)]
         if self._pair is not None:
             texts.append(strings(table[self._pair], self._pair, where))

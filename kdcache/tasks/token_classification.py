@@ -9,13 +9,12 @@ the tokenizer makes nothing of stands as the unknown token, and is counted: its 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
-from kdcache.corpus import Column
+from kdcache.corpus.column import Column
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.errors import ConfigError, RowError
 from kdcache.tasks.classification import Classification
@@ -27,6 +26,9 @@ from kdcache.tasks.running_text import encode_rows
 from kdcache.tasks.settings import ClassSettings
 from kdcache.tasks.task import Reader, Where
 from kdcache.tasks.windows import OVERLAP, Surroundings, window_starts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["TokenClassification", "TokenClassificationConfig", "check_bio"]
 
@@ -80,11 +82,11 @@ class TokenClassification(Classification):
         column = Column(words, "tokens_field", kind="words")
         return (column,) if tags is None else (column, Column(tags, "tags_field", required=False, kind="labels"))
 
-    def texts(self, table: pa.Table, corpus: CorpusConfig) -> Iterator[str]:
+    def texts(self, table: "pa.Table", corpus: CorpusConfig) -> Iterator[str]:
         words, _ = _fields(corpus)
         return (word for row in table[words].to_pylist() for word in row)
 
-    def label_names(self, table: pa.Table, corpus: CorpusConfig) -> list[str | None]:
+    def label_names(self, table: "pa.Table", corpus: CorpusConfig) -> list[str | None]:
         _, tags = _fields(corpus)
         return [] if tags is None else [tag for row in table[tags].to_pylist() for tag in row or []]
 
@@ -126,19 +128,19 @@ class WordReader(Reader):
     def _room(self) -> int:
         return self._config.max_length - len(self._special)
 
-    def check(self, table: pa.Table, where: Where) -> int:
+    def check(self, table: "pa.Table", where: Where) -> int:
         tagged = 0
         for row, (words, tags) in enumerate(self._rows(table)):
             self._ids(tags, len(words), row, where)
             tagged += bool(words) and tags is not None
         return tagged
 
-    def _rows(self, table: pa.Table) -> Iterator[tuple[list[str], list[str] | None]]:
+    def _rows(self, table: "pa.Table") -> Iterator[tuple[list[str], list[str] | None]]:
         """(words, tags) of each row."""
         rows = table[self._words].to_pylist()
         return zip(rows, [None] * len(rows) if self._tags is None else table[self._tags].to_pylist(), strict=True)
 
-    def examples(self, table: pa.Table, where: Where) -> tuple[list[Example], dict[str, int]]:
+    def examples(self, table: "pa.Table", where: Where) -> tuple[list[Example], dict[str, int]]:
         rows = [*self._rows(table)]
         examples: list[Example] = []
         notes = {"empty": 0, "windowed": 0, "kept_apart": 0, "unreadable": 0, "unlabelled": 0}

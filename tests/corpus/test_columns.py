@@ -226,7 +226,7 @@ def test_required_labels_and_words_are_never_null(tmp_path, kind):
         (TOKENS, '"a"', "tokens is a string, expected a list of strings"),
         (TOKENS, ["a", None], "tokens has null as item 2, expected strings"),
         (TAGS, ["O", 3], "tags has a number as item 2, expected strings"),
-        (NUMBERED, [1, 0.5], "tags is the number 0.5; real-valued scores need regression"),
+        (NUMBERED, [1, 0.5], "tags is the number 0.5; real-valued scores are of a regression"),
         (NUMBERED, [1, None], "tags has null as item 2, expected strings or integers"),
         (NUMBERED, [1, ["a"]], "tags has an array as item 2, expected strings or integers"),
         (TAGS, ["\ud800"], "tags holds half a surrogate pair"),
@@ -257,8 +257,12 @@ def test_bad_lists_in_text_cells(tmp_path, headed, cell, got):
 @pytest.mark.parametrize(
     ("column", "values", "got"),
     [
-        (LABEL, pa.array([1.0, 2.5]), "row 2: label is the number 2.5; real-valued scores need regression"),
-        (LABEL, pa.array([["a"], ["b"]]), "row 1: label is list<element: string>; several labels for a text need"),
+        (LABEL, pa.array([1.0, 2.5]), "row 2: label is the number 2.5; real-valued scores are of a regression"),
+        (
+            LABEL,
+            pa.array([["a"], ["b"]]),
+            "row 1: label is list<element: string>; several labels for a text: expected one label",
+        ),
         (LABEL, pa.array([[1], [2]]), "row 1: label is list<element: int64>; several labels"),
         (LABEL, pa.array([b"a", b"b"]), "row 1: label is binary, expected a string, an integer or a boolean"),
         (TOKENS, pa.array([1, 2]), "row 1: tokens is int64, expected a list of strings"),
