@@ -64,6 +64,15 @@ class Chosen:
             found = {"faults": faults, "cls": cls, "message": f"{where}: {message}" if where else message}
             raise PydanticCustomError("chosen", "{message}", found) from None
 
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
+        """One of the built-in classes, or a mapping that names another one."""
+        names = self.registry.built_in
+        classes = [self._settings_of(self.registry[name]) for name in names]
+        of_a_users_own = {"properties": {self.key: {"type": "string", "not": {"enum": names}}}, "required": [self.key]}
+        return {
+            "anyOf": [*(handler(cls.__pydantic_core_schema__) for cls in classes), {"type": "object"} | of_a_users_own]
+        }
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
             self.parse,

@@ -26,7 +26,7 @@ RECORDS = [
 
 @pytest.mark.parametrize("model", [one for one in FILES if one.model_fields], ids=lambda one: one.__name__)
 def test_every_key_is_named(model: type[BaseModel]) -> None:
-    assert model.model_fields.keys() - NAMED == set()
+    assert (model.model_fields.keys() | model.model_computed_fields.keys()) - NAMED == set()
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["kind"])
@@ -34,6 +34,8 @@ def test_every_array_of_a_record_is_named(record: dict) -> None:
     fields = [field for kind in record_kinds(record) for field in kind.fields(40, width=8, rank=4)]
     assert {field.name for field in fields} - NAMED == set()
     assert record["kind"] in NAMED
+    (kind,) = record_kinds(record)
+    assert type(kind).model_fields.keys() - NAMED == set()
 
 
 def test_every_array_of_a_task_is_named() -> None:

@@ -1,0 +1,240 @@
+"""A reader of caches written from FORMAT.md alone: numpy, and Zarr or pyarrow. It imports nothing of kdcache.
+
+    python plain_reader.py CACHE      prints what the records of a cache say, as JSON
+
+Sampled, top-k and dense records. It is written for its reader and not for speed: one position after the other.
+"""
+
+import hashlib
+import io
+import json
+import math
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+TEMPERATURES = (0.5, 1.0, 2.0)
+KNOWN = {"backend/zarr", "backend/arrow", "task/causal_lm", "record/sampled", "record/top_k", "record/dense"}
+PARENTS = {"token": "example", "document": "example", "position": "example", "entry": "position"}
+
+
+# Sections 1, 2 and 6: files, JSON, features
+
+
+def read(folder: Path) -> tuple[dict, dict]:
+    """The header, and the arrays of all shards, one after the other."""
+    manifest = json.loads((folder / "cache.json").read_bytes())
+    header = manifest["header"]
+    assert (header["format"], header["format_version"]) == ("kdcache", 1)
+    assert set(header["requires"]) <= KNOWN, f"needs {set(header['requires']) - KNOWN}"
+    assert digest(canonical(header)) == digest((folder / "header.json").read_bytes())
+    parts = []
+    for unit, commit in enumerate(manifest["shards"]):
+        assert (commit["unit"], commit["header_sha256"]) == (unit, digest(canonical(header)))
+        data = (folder / commit["file"]).read_bytes()
+        assert (len(data), digest(data)) == (commit["bytes"], commit["sha256"])
+        parts.append({"zarr": read_zarr, "arrow": read_arrow}[header["backend"]](data, header["fields"]))
+        for field in header["fields"]:
+            assert str(parts[-1][field["name"]].dtype) == field["dtype"]
+        for key, name in {"examples": "token_counts", "tokens": "tokens", "positions": "positions"}.items():
+            assert len(parts[-1][name]) == commit[key]
+    return header, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def canonical(values: dict) -> bytes:
+    return (json.dumps(values, sort_keys=True, indent=1) + "\n").encode()
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# Section 3: arrays
+
+
+def read_zarr(data: bytes, fields: list[dict]) -> dict:
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+
+    buffer = default_buffer_prototype().buffer
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
+    group = zarr.open_group(zarr.storage.MemoryStore(members), mode="r")
+    for field in fields:
+        steps = field.get("steps_per_octave")
+        assert group[field["name"]].attrs.get("steps_per_octave") == steps
+    return {name: np.asarray(array) for name, array in group.members()}
+
+
+def read_arrow(data: bytes, fields: list[dict]) -> dict:
+    import pyarrow as pa
+
+    batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+    arrays = {}
+    for field in fields:
+        column, level = batch.column(field["name"]), field["level"]
+        path = [] if level == "example" else [level] if PARENTS[level] == "example" else [PARENTS[level], level]
+        for one in path:
+            arrays[f"{one}_counts"] = np.diff(column.offsets.to_numpy())
+            column = column.values
+        for _ in field["shape"]:
+            column = column.values
+        arrays[field["name"]] = column.to_numpy().astype(field["dtype"]).reshape(-1, *field["shape"])
+    return arrays
+
+
+# Section 4: records
+
+
+def decode(header: dict, arrays: dict) -> dict:
+    """What the distributions say, by position."""
+    (record,) = [one for one in header["records"] if one["kind"] in ("sampled", "top_k", "dense")]
+    at = {f"{T:g}": {"log_partition": [], "entropy": [], "weights": []} for T in TEMPERATURES}
+    found: dict = {"counts": [], "ids": [], "logits": [], "at": at}
+    starts = np.cumsum(arrays["entry_counts"]) - arrays["entry_counts"] if "ids" in arrays else None
+    for p in range(len(arrays["positions"])):
+        if record["kind"] == "dense":
+            ids, z, certain, tail = *dense_row(record, header, arrays, p), None
+        else:
+            entries = slice(int(starts[p]), int(starts[p] + arrays["entry_counts"][p]))
+            ids, z, certain, tail = sparse_row(record, header, arrays, p, entries)
+        maximum = float(arrays["maximum"][p])
+        found["counts"].append(len(ids))
+        found["ids"] += [int(i) for i in ids]
+        found["logits"] += [maximum + float(x) for x in z]
+        for T in TEMPERATURES:
+            if tail is not None and tail.temperatures is not None and T not in tail.temperatures:
+                at.pop(f"{T:g}", None)
+                continue
+            log_z, entropy, weights = answers(record, z, certain, tail, T)
+            at[f"{T:g}"]["log_partition"].append(log_z + maximum / T)
+            at[f"{T:g}"]["entropy"].append(entropy)
+            at[f"{T:g}"]["weights"] += weights.tolist()
+    return found
+
+
+def dense_row(record: dict, header: dict, arrays: dict, p: int) -> tuple:
+    stored = arrays["logits"][p]
+    z = steps_of(stored, header, np.ones(len(stored), bool)) if record["logit_dtype"] == "uint16" else stored
+    return np.arange(header["num_classes"]), z.astype(np.float64), np.ones(len(stored), bool)
+
+
+def sparse_row(record: dict, header: dict, arrays: dict, p: int, entries: slice) -> tuple:
+    stored, ids = arrays["logits"][entries], arrays["ids"][entries]
+    certain = np.arange(len(ids)) < arrays["num_certain"][p]
+    if record["logit_dtype"] == "uint16":
+        z = steps_of(stored, header, certain)
+    elif record["logit_dtype"] == "uint8":
+        span = float(arrays["span"][p])
+        z = stored * -((span if span > 0 else 1.0) / 255)
+    else:
+        z = stored.astype(np.float64)
+    lowest = z[certain].min() if certain.any() else 0.0
+    z = np.where(certain, z, np.minimum(z, lowest))
+    count = header["num_classes"] - int(arrays["num_certain"][p])
+    return ids, z, certain, Tail(record["curve"], arrays, p, count, lowest)
+
+
+def steps_of(stored: np.ndarray, header: dict, certain: np.ndarray) -> np.ndarray:
+    (field,) = [field for field in header["fields"] if field["name"] == "logits"]
+    return 1 - 2 ** (stored / np.where(certain, *field["steps_per_octave"]))
+
+
+def answers(record: dict, z: np.ndarray, certain: np.ndarray, tail: "Tail | None", T: float) -> tuple:
+    """log Z of logits relative to the maximum, entropy, and normalised weights."""
+    value, mean = (-math.inf, 0.0) if tail is None else tail.at(1 / T)
+    log_z = np.logaddexp(log_sum_exp(z[certain] / T), value)
+    log_p = z / T - log_z
+    tail_mass = math.exp(value - log_z)
+    entropy = -(np.exp(log_p) * log_p)[certain].sum() + tail_mass * (log_z - mean / T)
+    weights = np.exp(log_p)
+    if record["kind"] == "sampled":
+        weights = weights / inclusion(record, z, certain, tail)
+        drawn = weights[~certain].sum()
+        weights = np.where(certain, weights, weights * tail_mass / (drawn or 1.0))
+    return float(log_z), float(entropy), weights
+
+
+def inclusion(record: dict, z: np.ndarray, certain: np.ndarray, tail: "Tail") -> np.ndarray:
+    shares, masses = [], []
+    for T in record["proposal_temperatures"]:
+        value, _ = tail.at(1 / T)
+        log_z = np.logaddexp(log_sum_exp(z[certain] / T), value)
+        shares.append(np.exp(z / T - log_z))
+        masses.append(math.exp(value - log_z))
+    scale = max(record["samples"], 1 / np.mean(masses) if np.mean(masses) > 0 else 0)
+    return np.where(certain, 1.0, np.minimum(1.0, scale * np.mean(shares, 0)))
+
+
+def log_sum_exp(x: np.ndarray) -> float:
+    return float(np.log(np.exp(x - x.max()).sum()) + x.max()) if len(x) else -math.inf
+
+
+def unzigzag(codes: np.ndarray) -> list[int]:
+    return [int(code) // 2 if code % 2 == 0 else -(int(code) + 1) // 2 for code in codes]
+
+
+def unfold(residual: int) -> int:
+    """Beyond 8 nats, 16384 steps, a residual of a value goes on in steps 16 times as large."""
+    beyond = abs(residual) - 16384
+    return residual if beyond <= 0 else int(math.copysign(16384 + 16 * beyond, residual))
+
+
+class Tail:
+    """The curve of one position."""
+
+    def __init__(self, curve: dict, arrays: dict, p: int, count: int, ceiling: float) -> None:
+        self.temperatures, self.ceiling = curve.get("temperatures"), ceiling
+        self.empty = count == 0 or arrays["tail_value"][p][0] == 65535
+        value = [unfold(code) for code in unzigzag(arrays["tail_value"][p])]
+        mean = unzigzag(arrays["tail_mean"][p])
+        if self.temperatures:
+            self.betas = [1 / T for T in self.temperatures]
+            self.value, self.mean, self.v = [x / 2048 for x in value], [x / 128 for x in mean], None
+            return
+        self.betas = curve["nodes"]
+        deviation = np.cumsum(unzigzag(arrays["tail_deviation"][p])).tolist()
+        v = [(one / 64) ** 2 for one in deviation]
+        first = math.log(max(count, 1)) + value[0] / 2048
+        value[0] += round(math.log(max(count, 1)) * 2048)
+        for k in range(1, len(self.betas)):
+            h = self.betas[k] - self.betas[k - 1]
+            forecast = mean[k - 1] + round(128 * h * (v[k - 1] + v[k]) / 2)
+            mean[k] += min(max(forecast, -255 * 128), 0)
+            bend = min(max(h * h * (v[k - 1] - v[k]) / 12, -1.0), 1.0)
+            value[k] += value[k - 1] + round(2048 * (h * (mean[k - 1] + mean[k]) / 2 / 128 + bend))
+        self.value = [first, *(x / 2048 for x in value[1:])]
+        self.mean, self.v = [x / 128 for x in mean], v
+
+    def at(self, beta: float) -> tuple[float, float]:
+        """(log Σ exp(β z), mean of z) of the tail's logits relative to the maximum."""
+        if self.empty:
+            return -math.inf, 0.0
+        for k, node in enumerate(self.betas):
+            if abs(node - beta) <= 1e-6 * beta:
+                return self.value[k], self.mean[k]
+        assert self.v is not None
+        assert beta < self.betas[-1]
+        k = max(i for i, node in enumerate(self.betas) if node < beta)
+        h = self.betas[k + 1] - self.betas[k]
+        f0, f1 = self.value[k], self.value[k + 1]
+        m0, m1 = self.mean[k] * h, self.mean[k + 1] * h
+        s0, s1 = self.v[k] * h * h, self.v[k + 1] * h * h
+        # The quintic a + b t + … with these values, slopes and curvatures at t = 0 and t = 1.
+        rows = [[1] * 3, [3, 4, 5], [6, 12, 20]]
+        right = [f1 - f0 - m0 - s0 / 2, m1 - m0 - s0, s1 - s0]
+        coefficients = [f0, m0, s0 / 2, *np.linalg.solve(rows, right)]
+        t = (beta - self.betas[k]) / h
+        value = sum(c * t**i for i, c in enumerate(coefficients))
+        mean = sum(i * c * t ** (i - 1) for i, c in enumerate(coefficients) if i) / h
+        left, right_ = f0 + t * m0, f1 - (1 - t) * m1
+        value = min(max(value, left, right_), f0 + t * (f1 - f0))
+        return value, min(max(mean, self.mean[k]), self.mean[k + 1])
+
+
+if __name__ == "__main__":
+    answered = decode(*read(Path(sys.argv[1])))
+    assert not any(name.split(".")[0] in ("kdcache", "torch") for name in sys.modules)
+    print(json.dumps(answered))
