@@ -63,7 +63,7 @@ def load_shell(folder: str | Path, dtype: torch.dtype | None, device: torch.devi
     stored = _read(folder, [spellings for _, _, spellings in wanted], device)
     for (module, key, _), tensor in zip(wanted, stored, strict=True):
         setattr(module, key, nn.Parameter(tensor.to(dtype or tensor.dtype), requires_grad=False))
-    setattr(model, model.base_model_prefix, Replay())
+    setattr(model, model.base_model_prefix, Replay(model.base_model))
     model.get_output_embeddings = lambda: layer  # its own looks into the body
     return model, norm
 

@@ -57,11 +57,17 @@ class Found:
 
 
 class Replay(nn.Module):
-    """Stands in for a model's body and hands back given hidden states."""
+    """Stands in for a model's body and hands back given hidden states.
 
-    def __init__(self) -> None:
+    It has the body's numbers, since some models keep a factor of their logits there (Falcon-H1).
+    """
+
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.hidden_1PD: Tensor | None = None
+        for name, value in vars(body).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(self, name, value)
 
     @property
     def decoder(self) -> nn.Module:
@@ -100,7 +106,7 @@ def replayed(model: Any, hidden_PD: Tensor) -> Tensor:
     Returns:
         [P, V], as the model gives them.
     """
-    replay = Replay()
+    replay = Replay(model.base_model)
     replay.hidden_1PD = hidden_PD[None]
     ids_1P = torch.zeros(1, len(hidden_PD), dtype=torch.long, device=model.device)
     with _in_place_of_the_body(model, replay):

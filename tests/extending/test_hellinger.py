@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from extending.hellinger import Hellinger
+from helpers import sentences, write_jsonl
 from losses.conftest import make_teacher
 
 import kdcache
@@ -114,3 +116,39 @@ def test_through_settings_train_and_eval(
     command("eval", tmp_path / "student", "--cache", tmp_path / "cache", "--untrained", "--json")
     rows = json.loads(capsys.readouterr().out)
     assert rows[-1]["agreement"] > 10 * rows[-2]["agreement"]
+
+
+def test_training_lowers_the_distance_itself_on_other_text(
+    language_model: Callable, command: Callable, train: Callable, tmp_path: Path
+) -> None:
+    """Further than training by forward KL does.
+
+    On eight certain entries and all else as one class, that is: 62% of this teacher's mass is in the one class, and
+    how the student spreads its own there is left to chance, so that the KL on all classes rises from 1.39 to 1.77
+    while the distance falls from 0.133 to 0.095. A dense record has no such class: there 60 steps take the distance on
+    all classes from 0.301 to 0.250 and the KL from 1.39 to 1.10.
+    """
+    other = {"paths": str(write_jsonl(tmp_path / "other.jsonl", sentences(20, seed=1))), "format": "jsonl"}
+    command("dump-logits", language_model(tmp_path / "held_out", corpus=other, record={"kind": "dense"}))
+    held_out = kdcache.open_cache(tmp_path / "held_out")
+    batch = held_out.read(0, len(held_out))
+    dense = batch.targets()
+    top = kdcache.compress(dense.logits_PE, {"kind": "top_k", "k": 8})
+
+    def distance(student: Any, targets: kdcache.TeacherTargets) -> float:
+        inputs = kdcache.Collator(student, held_out)(batch)
+        with torch.no_grad():
+            logits_PV = inputs.at_positions(student.eval()(**inputs.model.arguments).logits)
+        return distillation_loss(logits_PV, targets, kind="hellinger").item()
+
+    fresh = kdcache.make_student(kdcache.StudentConfig(config=LLAMA), held_out, seed=0)
+    for kind, targets, share in (("sampled", top, 0.8), ("dense", dense, 0.9)):
+        command("dump-logits", language_model(tmp_path / kind, record={"kind": kind}))
+        found = {}
+        for loss in ("hellinger", "forward_kl"):
+            folder = tmp_path / f"{kind}_{loss}"
+            train(tmp_path / kind, folder, LLAMA, [{"name": "divergence", "kind": loss}], steps=60)
+            student = kdcache.make_student(kdcache.StudentConfig(path=str(folder)), held_out, seed=0)
+            found[loss] = distance(student, targets)
+        assert found["hellinger"] < share * distance(fresh, targets)
+        assert found["hellinger"] < found["forward_kl"]

@@ -24,6 +24,8 @@ from kdcache.train.export import full_weights
 
 GEMMA2 = {"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 30.0, "tie_word_embeddings": True}
 GRANITE = {"model_type": "granite", "logits_scaling": 2.0}
+GEMMA3 = {"model_type": "gemma3_text", "head_dim": 8, "final_logit_softcapping": 20.0, "tie_word_embeddings": True}
+COHERE2 = {"model_type": "cohere2", "logit_scale": 0.125, "tie_word_embeddings": True}
 COHERE = {"model_type": "cohere", "logit_scale": 0.0625, "tie_word_embeddings": True}
 UNKNOWN = {"model_type": "llama", "architectures": ["Unknown"]}
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 300}
@@ -50,9 +52,21 @@ def student_of(cache: Cache, settings: dict[str, Any]) -> Any:
         (student_config(**GEMMA2), True),
         (student_config(**GRANITE), True),
         (student_config(**COHERE), True),
+        (student_config(**GEMMA3), True),
+        (student_config(**COHERE2), True),
         (student_config(**UNKNOWN), False),
     ],
-    ids=["tied", "wide", "gpt2", "soft-cap", "scale", "small scale", "unknown"],
+    ids=[
+        "tied",
+        "wide",
+        "gpt2",
+        "soft-cap",
+        "scale",
+        "small scale",
+        "gemma3",
+        "cohere2",
+        "unknown",
+    ],
 )
 def test_loss_and_gradients_are_those_of_whole_logits(
     cache: Cache, settings: dict[str, Any], fused: bool, capsys: pytest.CaptureFixture[str]
