@@ -19,7 +19,8 @@ from kdcache.dump.teacher import Teacher, load_model
 from kdcache.errors import TeacherError
 from kdcache.launcher import World
 from kdcache.models.feeding import Feeding
-from kdcache.models.head import HEADS, Head, reads_last_token
+from kdcache.models.head import Head
+from kdcache.models.head_parts import HEADS, reads_last_token
 from kdcache.models.inputs import ModelInputs
 from kdcache.models.loading import check_classifier, find_last_by_mask
 from kdcache.tasks import Example, Task

@@ -10,7 +10,9 @@ feeding       in which forward passes examples go through the model, documents p
 neighbours    whether a model's logits depend on an example's neighbours in a batch
 probes        the rows to try that with
 head          Head: what a model's body hands over, and the logits made of it (bias, soft-cap, scale, final norm)
+head_parts    which module of a model is its head, how wide it is, what it reads
 head_probe    finds out what is true of a head
+replay        a model's own forward over given hidden states, in the place of its body's
 head_file     a head with its final norm from a checkpoint, without the body
 wide_linear   the output layer with float32 logits, which does a task with its own weight
 taps          what goes into a module of a model and what comes out of it

@@ -26,16 +26,15 @@ from torch import Tensor, nn
 
 from kdcache.errors import TeacherError
 from kdcache.models.head_file import load_shell, probe_shell
-from kdcache.models.head_probe import Found, probe, replayed
+from kdcache.models.head_parts import head_module, is_language_model, output_layer_of, reads_last_token
+from kdcache.models.head_probe import Found, probe
 from kdcache.models.inputs import at_last
+from kdcache.models.replay import replayed
 from kdcache.models.taps import inputs_of, outputs_of
 from kdcache.models.wide_linear import WideLinear, widen
 from kdcache.targets.output_layer import OutputLayer, PostFunction
 
-__all__ = ["HEADS", "Head", "head_module", "reads_last_token", "width_of"]
-
-HEADS = ("classifier", "score")
-"""What transformers call the last layers of classifiers."""
+__all__ = ["Head"]
 
 
 class Head:
@@ -59,7 +58,7 @@ class Head:
         """
         self.model, self.module = model, head_module(model)
         self.norm: nn.Module | None = None
-        layer = _output_layer(model)
+        layer = output_layer_of(model)
         self.layer: WideLinear | None = layer if widen(layer) else None  # type: ignore[assignment]
         self.found: Found | None = probe(model, model.get_output_embeddings()) if probed else None
 
@@ -196,35 +195,3 @@ class Head:
         if logits.ndim == 2 and reads_last_token(self.model):
             return at_last(states, ids_BL, self.model.config.pad_token_id, flat_P)
         return states.flatten(0, 1)[flat_P]
-
-
-def is_language_model(model: Any) -> bool:
-    """Whether it has a head over a vocabulary; classifiers have none."""
-    return model.get_output_embeddings() is not None
-
-
-def reads_last_token(model: Any) -> bool:
-    """Whether a sequence classifier takes its row of logits from the last token, as decoders' heads called score do."""
-    return hasattr(model, "score")
-
-
-def head_module(model: Any) -> nn.Module | None:
-    """The output layer of a language model, or the last layers of a classifier, where they have a usual name."""
-    heads = (model.get_output_embeddings(), *(getattr(model, name, None) for name in HEADS))
-    return next((head for head in heads if isinstance(head, nn.Module)), None)
-
-
-def width_of(model: Any) -> int:
-    """How many numbers a model's head is fed with at a position."""
-    head = head_module(model)
-    return int(head.in_features if isinstance(head, nn.Linear) else model.config.hidden_size)
-
-
-def _output_layer(model: Any) -> nn.Module | None:
-    """The layer that gives a model's logits: of a classifier the last linear one with as many outputs as classes."""
-    layer: nn.Module | None = model.get_output_embeddings()
-    head = head_module(model)
-    if layer is not None or head is None:
-        return layer
-    linear = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
-    return linear[-1] if linear else None

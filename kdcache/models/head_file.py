@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from kdcache.errors import TeacherError, one_line
-from kdcache.models.head_probe import Found, Replay, post_of, replayed
+from kdcache.models.head_probe import Found, post_of
+from kdcache.models.replay import Replay, replayed
 
 __all__ = ["final_norm", "load_shell", "probe_shell"]
 

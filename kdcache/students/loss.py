@@ -23,7 +23,8 @@ from kdcache.losses.fused import FusedLoss
 from kdcache.losses.metrics import FusedSums, Sums, measure
 from kdcache.losses.terms import LossTerms
 from kdcache.losses.unfused import loss_of_logits
-from kdcache.models.head import HEADS, Head, head_module, width_of
+from kdcache.models.head import Head
+from kdcache.models.head_parts import HEADS, head_module, width_of
 from kdcache.progress import say
 from kdcache.students.collate import Inputs
 
