@@ -2,7 +2,7 @@
 
     python plain_reader.py CACHE      prints what the records of a cache say, as JSON
 
-Sampled, top-k and dense records. It is written for its reader and not for speed: one position after the other.
+Sampled, top-k, factored and dense records. It is written to be read and not for speed: one position after the other.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 TEMPERATURES = (0.5, 1.0, 2.0)
-KNOWN = {"backend/zarr", "backend/arrow", "task/causal_lm", "record/sampled", "record/top_k", "record/dense"}
+KINDS = ("sampled", "top_k", "factored", "dense")
+KNOWN = {"backend/zarr", "backend/arrow", "task/causal_lm", "basis", *(f"record/{kind}" for kind in KINDS)}
 PARENTS = {"token": "example", "document": "example", "position": "example", "entry": "position"}
 
 
@@ -35,12 +36,13 @@ def read(folder: Path) -> tuple[dict, dict]:
         assert (commit["unit"], commit["header_sha256"]) == (unit, digest(canonical(header)))
         data = (folder / commit["file"]).read_bytes()
         assert (len(data), digest(data)) == (commit["bytes"], commit["sha256"])
-        parts.append({"zarr": read_zarr, "arrow": read_arrow}[header["backend"]](data, header["fields"]))
+        parts.append(READ[header["backend"]](data, header["fields"]))
         for field in header["fields"]:
             assert str(parts[-1][field["name"]].dtype) == field["dtype"]
         for key, name in {"examples": "token_counts", "tokens": "tokens", "positions": "positions"}.items():
             assert len(parts[-1][name]) == commit[key]
-    return header, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return header, arrays | (read_basis(folder, header) if "basis" in header else {})
 
 
 def canonical(values: dict) -> bytes:
@@ -75,7 +77,7 @@ def read_arrow(data: bytes, fields: list[dict]) -> dict:
     arrays = {}
     for field in fields:
         column, level = batch.column(field["name"]), field["level"]
-        path = [] if level == "example" else [level] if PARENTS[level] == "example" else [PARENTS[level], level]
+        path = [] if level not in PARENTS else [level] if PARENTS[level] == "example" else [PARENTS[level], level]
         for one in path:
             arrays[f"{one}_counts"] = np.diff(column.offsets.to_numpy())
             column = column.values
@@ -85,13 +87,26 @@ def read_arrow(data: bytes, fields: list[dict]) -> dict:
     return arrays
 
 
+READ = {"zarr": read_zarr, "arrow": read_arrow}
+
+
+def read_basis(folder: Path, header: dict) -> dict:
+    pin = header["basis"]
+    data = (folder / pin["file"]).read_bytes()
+    assert (len(data), digest(data)) == (pin["bytes"], pin["sha256"])
+    mean = {"name": "mean", "level": "class", "dtype": "float32", "shape": []}
+    basis = {"name": "basis", "level": "class", "dtype": "float16", "shape": [pin["rank"]]}
+    return READ[header["backend"]](data, [mean, basis])
+
+
 # Section 4: records
 
 
 def decode(header: dict, arrays: dict) -> dict:
     """What the distributions say, by position."""
-    (record,) = [one for one in header["records"] if one["kind"] in ("sampled", "top_k", "dense")]
-    at = {f"{T:g}": {"log_partition": [], "entropy": [], "weights": []} for T in TEMPERATURES}
+    (record,) = [one for one in header["records"] if one["kind"] in KINDS]
+    names = ("log_partition", "entropy", "weights", *(["log_probs"] if record["kind"] in ("dense", "factored") else []))
+    at = {f"{T:g}": {name: [] for name in names} for T in TEMPERATURES}
     found: dict = {"counts": [], "ids": [], "logits": [], "at": at}
     starts = np.cumsum(arrays["entry_counts"]) - arrays["entry_counts"] if "ids" in arrays else None
     for p in range(len(arrays["positions"])):
@@ -112,7 +127,26 @@ def decode(header: dict, arrays: dict) -> dict:
             at[f"{T:g}"]["log_partition"].append(log_z + maximum / T)
             at[f"{T:g}"]["entropy"].append(entropy)
             at[f"{T:g}"]["weights"] += weights.tolist()
+            if record["kind"] == "dense":
+                at[f"{T:g}"]["log_probs"].append((z / T - log_z).tolist())
+            if record["kind"] == "factored":
+                log_mass = tail.at(1 / T)[0] - log_z
+                whole = whole_row(header, arrays, p, T, ids[certain], z[certain] / T - log_z, log_mass)
+                at[f"{T:g}"]["log_probs"].append(whole.tolist())
     return found
+
+
+def whole_row(
+    header: dict, arrays: dict, p: int, T: float, ids: np.ndarray, log_p: np.ndarray, log_tail_mass: float
+) -> np.ndarray:
+    """log p of every class: certain entries are exact, the others share the tail's mass as the coefficients say."""
+    logits = arrays["mean"] + arrays["basis"].astype(np.float64) @ unzigzag(arrays["coefficients"][p])
+    if (cap := header["basis"].get("soft_cap")) is not None:
+        logits = cap * np.tanh(logits / cap)
+    in_tail = ~np.isin(np.arange(header["num_classes"]), ids)
+    whole = logits / T + log_tail_mass - log_sum_exp(logits[in_tail] / T)
+    whole[ids] = log_p
+    return whole
 
 
 def dense_row(record: dict, header: dict, arrays: dict, p: int) -> tuple:
@@ -150,7 +184,7 @@ def answers(record: dict, z: np.ndarray, certain: np.ndarray, tail: "Tail | None
     tail_mass = math.exp(value - log_z)
     entropy = -(np.exp(log_p) * log_p)[certain].sum() + tail_mass * (log_z - mean / T)
     weights = np.exp(log_p)
-    if record["kind"] == "sampled":
+    if record.get("samples"):
         weights = weights / inclusion(record, z, certain, tail)
         drawn = weights[~certain].sum()
         weights = np.where(certain, weights, weights * tail_mass / (drawn or 1.0))
