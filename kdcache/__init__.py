@@ -2,7 +2,7 @@
 
 Write a cache     CacheWriter, compress; `kdcache dump-logits`
 Read it           open_cache, Cache, Batch, TeacherTargets; the manifest's types Manifest, Header, CommitRecord
-Train from it     Loader, Collator, make_student, with_loss, LossTerms; distillation_loss on logits that exist;
+Train from it     Loader, Collator, make_student, with_loss, loss_terms; distillation_loss on logits that exist;
                   HeadLoss with a Head, the fused output layer and loss, in a loop of your own;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from kdcache.students.making import make_student
     from kdcache.students.scoring import evaluate_model
     from kdcache.students.settings import StudentConfig
+    from kdcache.students.terms import loss_terms
     from kdcache.targets.compress import compress
     from kdcache.targets.curve import TailCurve
     from kdcache.targets.fields import Field
@@ -123,6 +124,7 @@ __all__ = [
     "distillation_loss",
     "evaluate_model",
     "from_arrow",
+    "loss_terms",
     "make_student",
     "make_term",
     "open_cache",
@@ -157,6 +159,7 @@ _HOMES = {
     "kdcache.students.head_loss": "HeadLoss",
     "kdcache.students.loss": "StudentWithLoss with_loss",
     "kdcache.students.making": "make_student",
+    "kdcache.students.terms": "loss_terms",
     "kdcache.students.scoring": "evaluate_model",
     "kdcache.students.settings": "StudentConfig",
     "kdcache.targets.compress": "compress",

@@ -9,6 +9,7 @@ collate        Collator: a Batch of a cache -> the tensors of one forward pass
 loss           StudentWithLoss: body, head and loss in one forward
 head_loss      HeadLoss: the output layer and the loss together, as a module of its own, for any trainer
 balance        the balancing loss of a mixture of experts
+terms          loss_terms: the loss that some terms are on a cache
 class_weights  what each class counts in a cross_entropy term
 scoring        the figures of a student on held-out text
 deployed       what makes transformers' pipelines feed a finished student as its training did

@@ -1,33 +1,15 @@
-"""What a cache's classes are to the terms of a loss: how many a row has, and the weights that terms ask for."""
+"""The weights of classes that terms ask for, in the order of the cache's classes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from kdcache.errors import ConfigError
-from kdcache.losses.softmax_term import SoftmaxTerm
 from kdcache.losses.term import Term
 from kdcache.store.cache import Cache
 from kdcache.tasks import task_of
 
-__all__ = ["check_terms", "class_weights", "row_classes"]
-
-
-def row_classes(cache: Cache) -> int:
-    """Columns of the rows that a loss compares: those of the cache, but two of each yes or no."""
-    header = cache.manifest.header
-    return task_of(header.task).row_classes(header.num_classes)
-
-
-def check_terms(terms: Sequence[Term], cache: Cache) -> None:
-    """Raises ConfigError for a term of a softmax where the cache's outputs are no logits of one."""
-    task = task_of(cache.manifest.header.task)
-    soft = next((term for term in terms if isinstance(term, SoftmaxTerm)), None)
-    if soft is not None and not task.distributions:
-        raise ConfigError(
-            f"got {soft.spoken} term and {cache.root.url}, whose outputs are scores and no distribution "
-            f"({task.name}), expected terms such as squared_error or cosine"
-        )
+__all__ = ["class_weights"]
 
 
 def class_weights(terms: Sequence[Term], cache: Cache) -> dict[int, list[float]]:

@@ -19,15 +19,14 @@ from kdcache.disk import Disk
 from kdcache.errors import CacheError, TrainError
 from kdcache.launcher import World
 from kdcache.losses.term import Term
-from kdcache.losses.terms import LossTerms
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.students.balance import terms_of_student, warn_unbalanced
-from kdcache.students.class_weights import check_terms, class_weights, row_classes
 from kdcache.students.collate import Collator
 from kdcache.students.loss import head_width, with_loss
 from kdcache.students.making import make_student
 from kdcache.students.scoring import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
+from kdcache.students.terms import loss_terms
 from kdcache.train.cautions import first_targets, warn
 from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.engine import make_engine, make_monitor
@@ -71,11 +70,7 @@ def train(run: Run, world: World, device: str) -> None:
             checkpoints.load(engine, saved, convert=convert)
             loader.load_state_dict(saved.loader)
             say(f"going on from step {saved.step} of {pace.total_steps}")
-        terms = LossTerms(
-            (*run.terms, *terms_of_student(student)),
-            row_classes(cache),
-            class_weights(run.terms, cache),
-        )
+        terms = loss_terms(run.terms, cache, beside=terms_of_student(student))
         step = 0 if saved is None else saved.step
         trainer = Trainer(engine, pace, terms, Collator(student, cache), world, device=device, step=step)
         log = Log(run.output, make_monitor(run.engine.for_monitors(run.output)), world, step)
@@ -148,11 +143,10 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
             f"{run.cache} holds labels and no teacher, expected one for {asking.spoken} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
-    check_terms(run.terms, cache)
-    class_weights(run.terms, cache)
+    terms = loss_terms(run.terms, cache)
     feature_width(run.terms, cache)
     if header.distribution is not None:
-        LossTerms(run.terms, row_classes(cache)).check(first_targets(cache))
+        terms.check(first_targets(cache))
     if run.eval is None:
         return cache, None
     held_out = open_cache(run.eval.cache)

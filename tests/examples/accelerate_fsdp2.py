@@ -17,7 +17,7 @@ world, device = accelerator.num_processes, accelerator.device
 cache = kdcache.open_cache(folder)
 with open(config, encoding="utf-8") as file:
     student = kdcache.make_student(kdcache.StudentConfig(config=json.load(file)), cache, seed=0)
-terms = kdcache.LossTerms([kdcache.make_term("divergence")], cache.manifest.header.num_classes)
+terms = kdcache.loss_terms([{"name": "divergence"}], cache)
 collate = kdcache.Collator(student, cache)
 model = kdcache.with_loss(student).to(device)
 mesh = init_device_mesh(device.type, (world,))

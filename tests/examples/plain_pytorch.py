@@ -13,7 +13,7 @@ cache = kdcache.open_cache(folder)
 with open(config, encoding="utf-8") as file:
     student = kdcache.make_student(kdcache.StudentConfig(config=json.load(file)), cache, seed=0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-terms = kdcache.LossTerms([kdcache.make_term("divergence")], cache.manifest.header.num_classes)
+terms = kdcache.loss_terms([{"name": "divergence"}], cache)
 collate = kdcache.Collator(student, cache)
 model = kdcache.with_loss(student).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

@@ -58,9 +58,7 @@ def train() -> Callable[..., list[float]]:
         opened = kdcache.open_cache(cache)
         student = kdcache.make_student(kdcache.StudentConfig(config=config), opened, seed=0)
         model, collate = kdcache.with_loss(student), kdcache.Collator(student, opened)
-        loss_terms = kdcache.LossTerms(
-            [kdcache.make_term(**term) for term in terms], opened.manifest.header.num_classes
-        )
+        loss_terms = kdcache.loss_terms(terms, opened)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         losses = []
         with kdcache.Loader(opened, global_batch=8) as loader:

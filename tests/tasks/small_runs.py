@@ -13,8 +13,6 @@ import kdcache
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.launcher import World
-from kdcache.losses.term import make_term
-from kdcache.students.class_weights import row_classes
 from kdcache.students.making import make_student
 from kdcache.students.settings import StudentConfig
 
@@ -60,7 +58,8 @@ def train(cache: Any, output: Path, terms: Sequence[dict[str, Any]], steps: int 
     """The loss of each step of a student that is saved at the end."""
     student = make_student(StudentConfig(config=BERT), cache, seed=0)
     model, collate = kdcache.with_loss(student), kdcache.Collator(student, cache)
-    loss_terms = kdcache.LossTerms([make_term(**term) for term in terms], row_classes(cache))
+    loss_terms = kdcache.loss_terms(terms, cache)
+    torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     with kdcache.Loader(cache, global_batch=16) as loader:

@@ -166,8 +166,8 @@ def test_classes_are_found_in_the_corpus_and_renamed(tmp_path: Path) -> None:
     task = TASK | {"label_map": {"long": "lengthy"}}
     cache = dump(tmp_path / "cache", "none", task, several(40), tokenizer=str(tmp_path / "tokenizer"))
     assert cache.manifest.header.class_names == ["bright", "dark", "lengthy"]
-    losses = train(cache, tmp_path / "student", [{"name": "cross_entropy"}], steps=20)
-    assert losses[-1] < losses[0]
+    losses = train(cache, tmp_path / "student", [{"name": "cross_entropy"}], steps=40)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_how_a_student_is_used(made: dict[str, Any]) -> None:

@@ -10,13 +10,12 @@ import torch
 from classes import MOODS, moods
 from tasks.small_runs import dump, make_teacher, train
 
-from kdcache import CacheWriter, open_cache
+from kdcache import CacheWriter, loss_terms, open_cache
 from kdcache.errors import CacheError, ConfigError, CorpusError, TeacherError
 from kdcache.losses.term import make_term
 from kdcache.report.evaluate import columns_of, evaluate_students, render
 from kdcache.report.inspect import describe
 from kdcache.store.verify import verify
-from kdcache.students.class_weights import check_terms
 from kdcache.students.collate import Collator
 from kdcache.students.deployed import usage
 
@@ -101,7 +100,7 @@ def test_the_squared_error_is_over_known_scores_alone(made: dict[str, Any]) -> N
 
 def test_what_is_no_regression(made: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"whose outputs are scores and no distribution .regression., expected terms"):
-        check_terms([make_term("cross_entropy")], made["train"])
+        loss_terms([{"name": "cross_entropy"}], made["train"])
     with pytest.raises(TeacherError, match=r"got a teacher for regression .* see task.name: regression"):
         dump(tmp_path / "classes", made["root"] / "teacher", {"name": "sequence_classification"}, moods(4))
     make_teacher(tmp_path / "teacher", num_labels=2, problem_type="single_label_classification")
