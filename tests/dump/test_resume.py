@@ -19,6 +19,7 @@ from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError, CorpusError, KdcacheError, RowError
 from kdcache.launcher import World
+from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.skipped import read_skipped
@@ -265,7 +266,7 @@ def test_the_basis_of_a_factor_is_of_the_corpus_now(make: MakeConfig, tmp_path: 
     assert files_of(tmp_path / "cache") == files_of(tmp_path / "fresh")
     first = rows[0]
     rows[0] = json.dumps({"text": "another first row"})
-    with pytest.raises(CacheError, match=r"was begun with another basis: the first \d+ rows, on which its factor was"):
+    with pytest.raises(CacheError, match=r"was begun with another basis: the first \d+ rows, on which its record was"):
         dump(make("cache", rows, **sections))
     assert files_of(tmp_path / "cache") == files_of(tmp_path / "fresh")
     rows[0] = first
@@ -308,18 +309,15 @@ def test_a_corpus_that_changes_while_it_is_dumped_ends_the_dump(
 ) -> None:
     rows = lines(texts())
     config = make("cache", rows)
-    commit = "kdcache.dump.run.CacheWriter.commit"
-    from kdcache.store.writer import CacheWriter
+    original = CacheBuilder.commit
 
-    original = CacheWriter.commit
-
-    def and_edit(writer: CacheWriter, index: int, *args: object, **settings: object) -> object:
+    def and_edit(builder: CacheBuilder, index: int, *args: object, **settings: object) -> object:
         if index == 2:
             path = tmp_path / "corpus.jsonl"
             path.write_text(path.read_text().replace("cache", "cacao"))
-        return original(writer, index, *args, **settings)  # type: ignore[arg-type]
+        return original(builder, index, *args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(commit, and_edit)
+    monkeypatch.setattr(CacheBuilder, "commit", and_edit)
     with pytest.raises(CorpusError, match=r"corpus\.jsonl changed while it was being used"):
         dump(config)
     monkeypatch.undo()
