@@ -1,7 +1,7 @@
 """Reference: the teacher's side of a divergence at one temperature, on the classes where it is known.
 
 Seven forms:
-  dense        every class, from a dense or a factored record: divergences are exact for the former, and for the latter
+  whole        every class, from a dense or a factored record: divergences are exact for the former, and for the latter
                those of the distribution that it stands for
   expected     the same for forward KL: all it needs of log q is its mean under p, one number per position, and so few
                passes over the classes
@@ -35,8 +35,8 @@ from kdcache.targets.whole import dot
 
 __all__ = ["WIDE", "Form", "Pair", "Reference", "form_of"]
 
-Form = Literal["dense", "expected", "coarse", "normalised", "horvitz_thompson", "one_hot", "labels", "entropy"]
-WIDE = ("dense", "expected")
+Form = Literal["whole", "expected", "coarse", "normalised", "horvitz_thompson", "one_hot", "labels", "entropy"]
+WIDE = ("whole", "expected")
 """Forms as wide as the logits: made for one block of rows at a time."""
 
 
@@ -60,7 +60,7 @@ class Reference:
 
     @classmethod
     def of(cls, targets: TeacherTargets, temperature: float, form: Form, dtype: torch.dtype) -> "Reference":
-        if form == "dense":
+        if form == "whole":
             log_p_PV = targets.dense_log_probs(temperature).to(dtype)
             return cls(None, None, log_p_PV, log_p_PV.exp())
         if form == "expected":
@@ -195,7 +195,7 @@ def form_of(targets: TeacherTargets, divergence: Divergence, estimator: Estimato
     if divergence.weighable and targets.weighs(temperature):
         return estimator
     if targets.knows_every_class:
-        return "expected" if divergence.weighable else "dense"
+        return "expected" if divergence.weighable else "whole"
     if divergence.cannot_merge is not None:
         raise ConfigError(
             f"got kind {divergence.kind} with {divergence.cannot_merge} on sparse records, expected one "
