@@ -10,6 +10,9 @@ from pathlib import Path
 
 from threading_of_parameters import functions_of, longest_chains
 
+from kdcache.targets.registry import RECORDS
+from kdcache.tasks.registry import TASKS
+
 PACKAGE = Path(__file__).parent.parent / "kdcache"
 ROOMS = (
     *("errors", "near", "disk", "progress", "registry", "config", "launcher", "targets", "corpus", "tasks", "models"),
@@ -118,9 +121,6 @@ def named_outside(names: Mapping[str, Collection[str]]) -> list[str]:
     return sorted(set(found))
 
 
-TASKS = ("causal_lm", "multilabel_classification", "regression", "sequence_classification", "token_classification")
-
-
 def threaded(above: int = 4) -> list[str]:
     """Parameters that go unchanged through more than so many calls, with the longest chain of each."""
     modules = {module_of(path): path for path in files()}
@@ -132,8 +132,8 @@ def threaded(above: int = 4) -> list[str]:
 
 KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(TASKS, ("tasks",)),
-    # A task owns what its records are by default.
-    **dict.fromkeys(("sampled", "factored", "dense", "top_k"), ("targets", "tasks")),
+    # A task owns what its records are by default. "features" is the name of an array too.
+    **dict.fromkeys([kind for kind in RECORDS if kind != "features"], ("targets", "tasks")),
 }
 """Names of kinds, and the rooms that may say them."""
 NOT_KINDS = {("students/balance.py", "top_k")}
