@@ -187,7 +187,7 @@ def test_what_may_be_packed() -> None:
     assert not may_be_packed({"attention": "document", "packing": "documents"}, single)
     assert may_be_packed({}, packed)
     assert not may_be_packed({}, single)
-    assert not may_be_packed({"attention": "full"}, packed)
+    assert not may_be_packed({"name": "token_classification"}, packed)
 
 
 def test_probes_are_the_runs_own_tokens_of_unequal_lengths() -> None:

@@ -307,8 +307,8 @@ def test_classes_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ConfigError, match="got module not_there, which cannot be imported"):
         import_extensions("not_there")
-    with pytest.raises(ConfigError, match="got task regression, expected some of causal_lm"):
-        register_student(object, regression=object)
+    with pytest.raises(ConfigError, match="got task ranking, expected some of causal_lm"):
+        register_student(object, ranking=object)
 
 
 def test_what_the_teacher_scores_is_in_the_cache(root: Path) -> None:
