@@ -1,12 +1,11 @@
 """What the extensions of this folder go through: the command line, and a loop of one's own over the public names."""
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import own_loop
 import pytest
-import torch
 import yaml
 from helpers import sentences, write_jsonl
 
@@ -56,20 +55,6 @@ def train() -> Callable[..., list[float]]:
         cache: Path, output: Path, config: dict[str, Any], terms: Sequence[dict[str, Any]], steps: int = 12
     ) -> list[float]:
         opened = kdcache.open_cache(cache)
-        student = kdcache.make_student(kdcache.StudentConfig(config=config), opened, seed=0)
-        model, collate = kdcache.with_loss(student), kdcache.Collator(student, opened)
-        loss_terms = kdcache.loss_terms(terms, opened)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        losses = []
-        with kdcache.Loader(opened, global_batch=8) as loader:
-            for (batch,) in islice(loader, steps):
-                loss, _ = model(collate(batch), loss_terms)
-                losses.append(loss.item() / batch.num_positions)
-                optimizer.zero_grad()
-                (loss / batch.num_positions).backward()
-                optimizer.step()
-        opened.save_tokenizer(output)
-        student.save_pretrained(output)
-        return losses
+        return own_loop.train(opened, output, config, terms, steps=steps, global_batch=8, learning_rate=0.01)
 
     return loop

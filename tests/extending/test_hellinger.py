@@ -10,20 +10,13 @@ import torch
 from extending.hellinger import Hellinger
 from helpers import sentences, write_jsonl
 from losses.conftest import make_teacher
+from own_loop import LLAMA
 
 import kdcache
 from kdcache.losses import distillation_loss
 
 FORMS = ["dense", "factored", "ghost", "renormalise", "sample"]
 P, V = 9, 30
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
 
 
 def oracle(targets: kdcache.TeacherTargets, student_PV: torch.Tensor, temperature: float) -> torch.Tensor:

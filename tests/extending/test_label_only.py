@@ -7,19 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from extending.label_only import LabelOnly
+from own_loop import LLAMA
 
 import kdcache
 from kdcache.targets.registry import RECORDS
 
 MODULE = "extending.label_only"
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
 
 
 def test_what_it_answers_is_the_labels_own() -> None:

@@ -9,21 +9,13 @@ import pytest
 from extending.parquet import Parquet
 from helpers import files_of, kdcache
 from hypothesis import given
+from own_loop import LLAMA
 from store.making import same_arrays, shards
 
 import kdcache as public
 from kdcache.store.backend import check_arrays
 
 MODULE = "extending.parquet"
-
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
 
 
 @given(shard=shards())

@@ -9,17 +9,10 @@ import pytest
 import yaml
 from extending.test_preference import pairs
 from helpers import kdcache, sentences, write_jsonl
+from own_loop import LLAMA
 from tasks.small_runs import BERT, make_teacher
 
 TESTS = Path(__file__).parent.parent
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
 
 
 def run(folder: Path, *arguments: object) -> str:

@@ -1,10 +1,10 @@
 """A task of texts from rows to a table: a small teacher, its cache, and a student by a loop of one's own."""
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import own_loop
 import torch
 import transformers
 from classes import word_piece, write_rows
@@ -13,8 +13,6 @@ import kdcache
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.launcher import World
-from kdcache.students.making import make_student
-from kdcache.students.settings import StudentConfig
 
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.1}
@@ -56,19 +54,4 @@ def dump(folder: Path, teacher: Path | str, task: dict[str, Any], rows: list[dic
 
 def train(cache: Any, output: Path, terms: Sequence[dict[str, Any]], steps: int = 60) -> list[float]:
     """The loss of each step of a student that is saved at the end."""
-    student = make_student(StudentConfig(config=BERT), cache, seed=0)
-    model, collate = kdcache.with_loss(student), kdcache.Collator(student, cache)
-    loss_terms = kdcache.loss_terms(terms, cache)
-    torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
-    with kdcache.Loader(cache, global_batch=16) as loader:
-        for (batch,) in islice(loader, steps):
-            loss, _ = model(collate(batch), loss_terms)
-            losses.append(loss.item() / batch.num_positions)
-            optimizer.zero_grad()
-            (loss / batch.num_positions).backward()
-            optimizer.step()
-    cache.save_tokenizer(output)
-    student.eval().save_pretrained(output)
-    return losses
+    return own_loop.train(cache, output, BERT, terms, steps=steps, global_batch=16, learning_rate=3e-3)
