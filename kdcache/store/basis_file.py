@@ -35,8 +35,7 @@ def write_basis(root: Root, settings: Header, basis: "Basis", calibration: Calib
         file=file, rank=basis.rank, soft_cap=basis.soft_cap, bytes=len(data), sha256=digest, calibration=calibration
     )
     plain = {field.name: field for field in settings.fields}
-    width = next((field.shape[0] for field in settings.fields if field.name == "features"), None)
-    of_records = record_fields(settings.records, settings.num_classes, width=width, rank=basis.rank)
+    of_records = record_fields(settings.records, settings.num_classes, width=settings.features_width, rank=basis.rank)
     own = {field.name for field in of_records}
     fields = (*(field for name, field in plain.items() if name not in own), *of_records)
     return settings.model_copy(update={"basis": pin, "fields": fields})

@@ -219,6 +219,11 @@ class Header(Model):
         return distribution_of(self.records)
 
     @property
+    def features_width(self) -> int | None:
+        """How many numbers the teacher's features at a position have; None where the records hold none."""
+        return next((field.shape[0] for field in self.fields if field.name == "features"), None)
+
+    @property
     def settings(self) -> Self:
         """What was decided before there was a basis."""
         late = {name for kind in self.records for name in kind.late_fields}

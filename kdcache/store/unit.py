@@ -133,17 +133,17 @@ class Unit:
         return TeacherRows(logits_PV, example.labels, keys_P3, hidden_PD, features_PH)
 
     def _features(self, features: Array | None, P: int) -> "Tensor | None":
-        field = next((field for field in self.header.fields if field.name == "features"), None)
-        if (features is None) != (field is None):
+        width = self.header.features_width
+        if (features is None) != (width is None):
             got, expected = ("no features", "them") if features is None else ("features", "none")
             raise CacheError(f"got {got} with an example, expected {expected}: see record.kind features")
-        if field is None or features is None:
+        if features is None:
             return None
         import torch
 
         tensor = features.detach() if isinstance(features, torch.Tensor) else torch.from_numpy(np.array(features))
-        if tuple(tensor.shape) != (P, *field.shape):
-            raise CacheError(f"got features {[*tensor.shape]}, expected {[P, *field.shape]}: a row for each position")
+        if tuple(tensor.shape) != (P, width):
+            raise CacheError(f"got features {[*tensor.shape]}, expected {[P, width]}: a row for each position")
         return tensor
 
     def _with_hidden(self, logits: Array | None, hidden: Array, P: int) -> "tuple[Array, Tensor]":

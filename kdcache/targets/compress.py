@@ -47,7 +47,7 @@ def compress(
         TeacherError: for NaN, +inf or nothing but −inf in a row.
         ConfigError: for settings, keys, labels or hidden states that are not right.
     """
-    (kind,), arrays = _compressed(logits_PV, record, generator_keys, labels_P, hidden_PD, encoder)
+    kind, arrays = _compressed(logits_PV, record, generator_keys, labels_P, hidden_PD, encoder)
     basis = None if encoder is None else encoder.basis
     return kind.decode(arrays, logits_PV.shape[1], basis).to(logits_PV.device)
 
@@ -74,7 +74,7 @@ def _compressed(
     labels_P: object,
     hidden_PD: Tensor | None,
     encoder: Encoder | None,
-) -> tuple[tuple[RecordKind, ...], dict[str, np.ndarray]]:
+) -> tuple[RecordKind, dict[str, np.ndarray]]:
     kinds = record_kinds(record)
     if len(kinds) != 1 or not kinds[0].distribution:
         raise ConfigError(f"got record {record}, expected one kind of distribution, such as {{kind: sampled}}")
@@ -86,4 +86,4 @@ def _compressed(
         )
     if not kind.calibrated and (encoder is not None or hidden_PD is not None):
         raise ConfigError(f"got hidden states or an encoder for a {kind.kind} record, expected none")
-    return kinds, Recorder(kinds, encoder).arrays(rows)
+    return kind, Recorder(kinds, encoder).arrays(rows)

@@ -169,12 +169,10 @@ def modules_of(terms: Sequence[Term], seed: int, student: Any, cache: Cache) -> 
 
 def feature_width(terms: Sequence[Term], cache: Cache) -> int | None:
     """How many numbers the teacher's features have. Raises CacheError where a term needs some and there are none."""
-    for field in cache.manifest.header.fields:
-        if field.name == "features":
-            return field.shape[0]
+    width = cache.manifest.header.features_width
     asking = next((term for term in terms if term.needs_features), None)
-    if asking is None:
-        return None
+    if width is not None or asking is None:
+        return width
     raise CacheError(
         f"{cache.root.url} holds no features of the teacher, expected them for {asking.spoken} term: "
         "dump again with a record {kind: features}, or take the term out of terms"
