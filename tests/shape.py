@@ -131,11 +131,11 @@ def threaded(above: int = 4) -> list[str]:
 
 
 KINDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(TASKS, ("tasks",)),
+    **dict.fromkeys(TASKS.built_in, ("tasks",)),
     # A task owns what its records are by default. "features" is the name of an array too.
-    **dict.fromkeys([kind for kind in RECORDS if kind != "features"], ("targets", "tasks")),
+    **dict.fromkeys([kind for kind in RECORDS.built_in if kind != "features"], ("targets", "tasks")),
 }
-"""Names of kinds, and the rooms that may say them."""
+"""Names of the kinds that come with kdcache, and the rooms that may say them."""
 NOT_KINDS = {("students/balance.py", "top_k")}
 """A key of transformers' configs that is called like a kind."""
 
