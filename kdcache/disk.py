@@ -1,5 +1,7 @@
 """A folder on a local or mounted disk: atomic writes that survive SIGKILL and power loss.
 
+Only regular files are read, and no more of one than is expected of it: a FIFO would hang and a device never end.
+
 A file is written under a hidden temporary name, fsynced and renamed, and then its folder is fsynced: a reader sees
 the whole file or none. A writer holds a lock (flock) on its temporary file, so that `sweep` can tell the leftovers
 of a killed process from a write in progress. Cost over a plain write: two fsyncs, 1–20 ms on a disk.
@@ -8,6 +10,7 @@ of a killed process from a write in progress. Cost over a plain write: two fsync
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ try:
 except ImportError:  # not POSIX: nothing is locked, so nothing is swept
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FULL_DISK", "Disk", "fault", "is_temporary", "locked", "whole_file"]
+__all__ = ["FULL_DISK", "Disk", "UnexpectedContent", "fault", "is_temporary", "locked", "read_regular", "whole_file"]
 
 TEMPORARY = ".tmp"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -37,8 +40,9 @@ class Disk:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
 
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """most: how many bytes it may hold. Raises UnexpectedContent for more, and for what is no regular file."""
+        return read_regular(self.folder / name, most)
 
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
         """replace: False leaves a file that is there already as it is."""
@@ -72,6 +76,39 @@ class Disk:
                 with contextlib.suppress(OSError), open(path, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
+
+
+class UnexpectedContent(OSError):
+    """What bears the name of a file is no regular file, or is larger than it may be."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(errno.EINVAL, words)
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file, whose size is compared before one of them is read.
+
+    Args:
+        path: Links are followed.
+        most: How many bytes it may hold.
+
+    Raises:
+        UnexpectedContent: It holds more, or is a FIFO, a socket or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise UnexpectedContent(f"got {_kind(status.st_mode)}, expected a regular file")
+        if most is not None and status.st_size > most:
+            raise UnexpectedContent(f"got {status.st_size} bytes, expected at most {most}")
+        return file.read(status.st_size)
+
+
+def _kind(mode: int) -> str:
+    return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 @contextlib.contextmanager

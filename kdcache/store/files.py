@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from kdcache.config.paths import expanded
-from kdcache.disk import FULL_DISK, Disk, fault, is_temporary
+from kdcache.disk import FULL_DISK, Disk, UnexpectedContent, fault, is_temporary
 from kdcache.errors import CacheError
 
-__all__ = ["Root", "check_name"]
+__all__ = ["Root", "UnexpectedFile", "check_name"]
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -27,8 +27,12 @@ def check_name(name: str) -> str:
     return name
 
 
+class UnexpectedFile(CacheError):
+    """What bears the name of a file is no regular file, or is larger than it may be."""
+
+
 class Files(Protocol):
-    def read(self, name: str) -> bytes: ...
+    def read(self, name: str, most: int | None = None) -> bytes: ...
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None: ...
     def size(self, name: str) -> int: ...
     def sizes(self, sub: str) -> dict[str, int]: ...
@@ -67,11 +71,17 @@ class Root:
     def __repr__(self) -> str:
         return f"Root({self.url!r})"
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """A whole file. most: how many bytes it may hold, compared before they are read.
+
+        Raises UnexpectedFile for a larger file, and for a FIFO, a socket or a device.
+        """
         try:
-            return self._files.read(check_name(name))
+            return self._files.read(check_name(name), most)
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
+        except UnexpectedContent as error:
+            raise UnexpectedFile(f"cannot read {self.url}/{name}: {fault(error)}") from None
         except OSError as error:
             raise CacheError(f"cannot read {self.url}/{name}: {fault(error)}") from None
 
@@ -151,8 +161,13 @@ class Remote:
         self.filesystem = filesystem
         self.path = path.rstrip("/")
 
-    def read(self, name: str) -> bytes:
-        return self.filesystem.cat_file(f"{self.path}/{name}")
+    def read(self, name: str, most: int | None = None) -> bytes:
+        data = self.filesystem.cat_file(
+            f"{self.path}/{name}", **({} if most is None else {"start": 0, "end": most + 1})
+        )
+        if most is not None and len(data) > most:
+            raise UnexpectedContent(f"got more than {most} bytes, expected at most so many")
+        return data
 
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
         target = f"{self.path}/{name}"

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from kdcache.disk import Disk, is_temporary
 from kdcache.errors import CacheError
-from kdcache.store.files import Root, check_name
+from kdcache.store.files import Root, UnexpectedFile, check_name
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -161,3 +162,29 @@ def test_file_modes_follow_the_umask(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     Disk(tmp_path).write("shard", b"")
     assert (tmp_path / "shard").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A FIFO would wait for a writer, and a device never end."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "link").symlink_to("fifo")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(tmp_path / "socket"))
+        for name, what in {"fifo": "got a FIFO", "zero": "got a device", "link": "got a FIFO", "socket": ""}.items():
+            with pytest.raises(CacheError, match=f"cannot read .*/{name}: {what}"):
+                Root(tmp_path).read(name)
+
+
+def test_a_file_larger_than_expected_is_not_read(root: Root) -> None:
+    root.write("a", b"12345")
+    assert root.read("a", 5) == b"12345"
+    with pytest.raises(UnexpectedFile, match=r"cannot read .*/a: got .* bytes, expected at most"):
+        root.read("a", 4)
+
+
+def test_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 43)
+    with pytest.raises(UnexpectedFile, match="got 8796093022208 bytes, expected at most 100"):
+        Root(tmp_path).read("sparse", 100)
