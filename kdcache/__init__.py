@@ -19,6 +19,7 @@ The rooms, in the order in which they may import each other. Each room's own doc
     disk         atomic writes to a folder that survive a kill or a power loss
     progress     a bar on a terminal, plain lines elsewhere; words for counts and durations
     registry     kinds of one thing by name, a user's own among them
+    owned        output folders: marked as ours or refused, and who writes in them now
     config       settings files: YAML -> frozen settings
     launcher     which rank, which world, which device, for both commands
     targets      records: what is kept of the teacher's distribution at one position, and what it answers
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         CorpusError,
         DamagedShardError,
         KdcacheError,
+        LockedError,
         RowError,
         StudentError,
         TeacherError,
@@ -103,6 +105,7 @@ __all__ = [
     "Inputs",
     "KdcacheError",
     "Loader",
+    "LockedError",
     "LossTerms",
     "Manifest",
     "RecordKind",
@@ -139,7 +142,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError "
+    "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError LockedError "
     "RowError StudentError TeacherError TrainError",
     "kdcache.losses.distillation": "distillation_loss",
     "kdcache.losses.registry": "register_divergence register_term",

@@ -8,6 +8,7 @@ KdcacheError               exit status 1: the work failed; 2 for any of them tha
 ├── TeacherError           the teacher cannot be loaded, or gave logits that cannot be stored
 ├── StudentError           the student does not fit the cache
 ├── TrainError             training cannot go on
+├── LockedError            another command writes in the output folder
 └── ConfigError            exit status 2: the command or its config was wrong
 
 A message is one line: what was got, what was expected, what to do.
@@ -22,6 +23,7 @@ __all__ = [
     "CorpusError",
     "DamagedShardError",
     "KdcacheError",
+    "LockedError",
     "RowError",
     "StudentError",
     "TeacherError",
@@ -94,6 +96,10 @@ class StudentError(KdcacheError):
 
 class TrainError(KdcacheError):
     """Training cannot go on."""
+
+
+class LockedError(KdcacheError):
+    """Another command writes in the output folder."""
 
 
 class ConfigError(KdcacheError):
