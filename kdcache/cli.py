@@ -216,14 +216,43 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
 @cli.command()
 @click.argument("cache", type=PATH)
 @with_module
-def verify(cache: str) -> None:
+@click.option("--repair", is_flag=True, help="Make damaged and missing files what they were, and delete leftovers.")
+@click.option(
+    "--config",
+    type=PATH,
+    metavar="DUMP.YAML",
+    help="The settings file of the dump, for a cache that does not keep its settings.",
+)
+@click.option(
+    "--from", "copy", type=PATH, metavar="COPY", help="With --repair: take files from this copy of the cache."
+)
+@click.option("--force", is_flag=True, help="With --repair: also delete files that kdcache did not write.")
+def verify(cache: str, repair: bool, config: str | None, copy: str | None, force: bool) -> None:
     """Check every byte of CACHE: the manifest, and the counts, size and sha256 of each shard.
 
-    If anything is wrong, it prints the names of the damaged shards and the exit status is 1.
-    """
-    from kdcache.report.verify import verify_cache
+    If anything is wrong, it prints each fault and the command to type next, and the exit status is 1. It writes nothing
+    unless you say --repair.
 
-    verify_cache(cache)
+    With --repair, header and commit records come from cache.json, and cache.json from them. The tokenizer, the basis
+    and shards are made again as kdcache dump-logits made them, for which corpus and teacher must be where they were. A
+    file is written only if its digest is the recorded one, so the cache is afterwards what it was, byte for byte. Where
+    the digest is another (another GPU, other versions of a library), a line says what differs, and a copy of the cache
+    helps.
+
+    \b
+    kdcache verify runs/cache
+    kdcache verify runs/cache --repair
+    kdcache verify runs/cache --repair --config dump.yaml
+    kdcache verify runs/cache --repair --from s3://backup/cache
+    """
+    from kdcache.report.verify import verify_and_repair, verify_cache
+
+    if repair:
+        verify_and_repair(cache, config=config, copy=copy, force=force)
+    elif config or copy or force:
+        raise click.UsageError("got --config, --from or --force without --repair, expected it with --repair")
+    else:
+        verify_cache(cache)
 
 
 @cli.command()

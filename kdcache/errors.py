@@ -11,9 +11,11 @@ KdcacheError               exit status 1: the work failed; 2 for any of them tha
 ├── LockedError            another command writes in the output folder
 └── ConfigError            exit status 2: the command or its config was wrong
 
-A message is one line: what was got, what was expected, what to do.
+A message is one line: what was got, what was expected, what to do. Where that is a command, it is spelled out
+(`next_command`), so that it can be typed as it stands.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -28,6 +30,7 @@ __all__ = [
     "StudentError",
     "TeacherError",
     "TrainError",
+    "next_command",
     "one_line",
 ]
 
@@ -112,3 +115,8 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     """What another library's error says, without its line breaks; its class where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def next_command(*words: object) -> str:
+    """What to type next, for the end of a message: "run kdcache verify 'my cache' --repair"."""
+    return f"run {shlex.join(['kdcache', *map(str, words)])}"

@@ -48,7 +48,7 @@ from kdcache.targets.records import calibrated_of
 from kdcache.targets.sparse_rows import method_on
 from kdcache.tasks.tokenizer import gives_types, save_tokenizer, tokenizing_libraries
 
-__all__ = ["run_dump"]
+__all__ = ["made_header", "run_dump"]
 
 
 def run_dump(config: DumpConfig, world: World) -> None:
@@ -111,7 +111,7 @@ def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheBuild
         save_tokenizer(material.tokenizer, copy)
         return CacheBuilder(
             config.output,
-            _header(material, teacher, pin_tokenizer(copy, material.tokenizer), threads),
+            made_header(material, teacher, pin_tokenizer(copy, material.tokenizer), threads),
             copy,
             make_basis=make_basis,
             basis_fault=partial(basis_fault, corpus=corpus, settings=material.remedies),
@@ -119,7 +119,7 @@ def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheBuild
         )
 
 
-def _header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPin, threads: int) -> Header:
+def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPin, threads: int) -> Header:
     """What decides the bytes of every shard."""
     config, folder, device = material.config, material.folder, teacher.devices[0].type
     of_teacher = None

@@ -1,25 +1,65 @@
-"""`kdcache verify`: read every byte of a cache, name what is damaged."""
+"""`kdcache verify`: read every byte of a cache, name what is damaged and what to type next; --repair mends it."""
 
-from kdcache.errors import CacheError
+from collections.abc import Sequence
+
+from kdcache.errors import CacheError, next_command
 from kdcache.progress import Progress, counted
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
-from kdcache.store.verify import verify
+from kdcache.store.verify import Fault, verify
 
-__all__ = ["verify_cache"]
+__all__ = ["verify_and_repair", "verify_cache"]
 
 
 def verify_cache(path: str) -> None:
-    """Prints a line for each fault, or one that all is well. Raises CacheError when something is wrong."""
+    """Prints a line for each fault, or one that all is well; writes nothing.
+
+    Raises:
+        CacheError: Something is wrong; it says what to type next.
+    """
     totals = read_manifest(Root(path)).totals
     with Progress(totals.shards, "shards", "verify") as progress:
         faults = verify(path, progress.advance)
+    _print(faults)
+    if not faults:
+        _say_sound(path)
+        return
+    damaged = {fault.shard for fault in faults if not fault.is_stranger}
+    force = ["--force"] if any(fault.needs_force for fault in faults) else []
+    again = next_command("verify", path, "--repair", *force)
+    if damaged:
+        raise CacheError(f"{path}: {counted(len(damaged), 'file')} damaged, expected none; {again}")
+    files = len({fault.shard for fault in faults})
+    raise CacheError(f"{path}: {counted(files, 'file')} too many, expected none; {again}")
+
+
+def verify_and_repair(path: str, *, config: str | None = None, copy: str | None = None, force: bool = False) -> None:
+    """Repairs what can be (kdcache.report.repair). Raises CacheError where something is still wrong then."""
+    from kdcache.report.repair import repair_cache
+
+    faults = repair_cache(path, config=config, copy=copy, force=force)
+    _print(faults)
+    strangers = {fault.shard for fault in faults if fault.is_stranger}
+    if damaged := {fault.shard for fault in faults} - strangers:
+        raise CacheError(
+            f"{path}: {counted(len(damaged), 'file')} still damaged, expected none: each line above says why; "
+            f"or take {'it' if len(damaged) == 1 else 'them'} from a copy of the cache: "
+            f"{next_command('verify', path, '--repair', '--from', 'COPY')}"
+        )
+    if strangers:
+        raise CacheError(
+            f"{path}: {counted(len(strangers), 'file')} that kdcache did not write, expected none: move "
+            f"{'it' if len(strangers) == 1 else 'them'} elsewhere, or to delete "
+            f"{next_command('verify', path, '--repair', '--force')}"
+        )
+    _say_sound(path)
+
+
+def _say_sound(path: str) -> None:
+    totals = read_manifest(Root(path)).totals
+    print(f"{path}: {counted(totals.shards, 'shard')}, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")
+
+
+def _print(faults: Sequence[Fault]) -> None:
     for fault in faults:
         print(fault.what if fault.shard in fault.what else f"{fault.shard}: {fault.what}")
-    if faults:
-        files = len({fault.shard for fault in faults})
-        raise CacheError(
-            f"{path}: {counted(files, 'file')} damaged, expected none; delete them and dump again, "
-            "or copy them again from where they came"
-        )
-    print(f"{path}: {counted(totals.shards, 'shard')}, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")

@@ -21,6 +21,7 @@ files            a cache's folder, local or remote
 local_copies     shards of remote caches, kept on the local disk
 convert          from one backend to another
 verify           every digest and count of a cache
+repair           what of a damaged cache can be had again without its teacher
 
 This package knows nothing of teachers, corpora or training. FORMAT.md specifies the format,
 and READING.md reads it without kdcache.

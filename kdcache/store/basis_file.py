@@ -13,21 +13,27 @@ from kdcache.errors import CacheError, one_line
 from kdcache.store.backend import backend, check_arrays
 from kdcache.store.files import Root
 from kdcache.store.manifest import BasisPin, CalibrationPin, Header
+from kdcache.store.shard import repair_command
 from kdcache.targets.fields import Field
 from kdcache.targets.records import record_fields
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
 
-__all__ = ["decode_basis", "forget_other_bases", "write_basis"]
+__all__ = ["decode_basis", "encode_basis", "forget_other_bases", "is_basis", "write_basis"]
 
 PREFIX = "basis-"
 
 
+def encode_basis(settings: Header, basis: "Basis") -> bytes:
+    """The bytes of its file."""
+    arrays = {"mean": basis.mean_V.numpy(), "basis": basis.basis_VR.numpy()}
+    return backend(settings.backend).encode(_fields(basis.rank), arrays)
+
+
 def write_basis(root: Root, settings: Header, basis: "Basis", calibration: CalibrationPin | None) -> Header:
     """Write the file, and add its pin, and the fields that depend on it, to a header without them."""
-    arrays = {"mean": basis.mean_V.numpy(), "basis": basis.basis_VR.numpy()}
-    data = backend(settings.backend).encode(_fields(basis.rank), arrays)
+    data = encode_basis(settings, basis)
     digest = sha256(data).hexdigest()
     file = f"{PREFIX}{digest[:12]}{backend(settings.backend).suffix}"
     root.write(file, data)
@@ -53,11 +59,13 @@ def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
         arrays = backend(header.backend).decode(fields, data)
         check_arrays(fields, arrays)
     except Exception as error:  # whatever the library raises for bytes that are not its format
-        raise CacheError(f"{root.url}/{header.basis.file} is damaged: {one_line(error)}") from error
+        raise CacheError(
+            f"{root.url}/{header.basis.file} is damaged: {one_line(error)}; {repair_command(root)}"
+        ) from error
     if len(arrays["mean"]) != header.num_classes:
         raise CacheError(
             f"{root.url}/{header.basis.file} is damaged: got {len(arrays['mean'])} classes, expected "
-            f"{header.num_classes}; copy it again"
+            f"{header.num_classes}; {repair_command(root)}"
         )
     basis_VR, mean_V = (torch.from_numpy(arrays[name].copy()) for name in ("basis", "mean"))
     return Basis(basis_VR, mean_V, header.basis.soft_cap)
@@ -66,7 +74,12 @@ def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
 def forget_other_bases(root: Root, header: Header) -> None:
     """Delete the bases that lost, or of settings that were given up before a shard was written."""
     kept = header.basis.file if header.basis else None
-    root.delete(name for name in root.list() if name.startswith(PREFIX) and name != kept)
+    root.delete(name for name in root.list() if is_basis(name) and name != kept)
+
+
+def is_basis(name: str) -> bool:
+    """Whether this file in the folder of a cache is that of a basis, of this cache or of one that it was before."""
+    return name.startswith(PREFIX)
 
 
 def _fields(rank: int) -> tuple[Field, ...]:

@@ -34,7 +34,7 @@ from kdcache.store.manifest import (
     difference,
     parse,
 )
-from kdcache.store.shard import commit_shard, record_name, shard_name
+from kdcache.store.shard import commit_shard, make_shard, record_name, repair_command, shard_name
 from kdcache.store.skipped import write_skipped
 from kdcache.store.unit import Unit
 from kdcache.targets.records import calibrated_of
@@ -95,7 +95,7 @@ class CacheBuilder:
         self.basis: Basis | None = None
         begun = begun_header(self.root)
         if begun is None and self.root.exists("cache.json"):
-            raise CacheError(f"{self.root.url} holds a cache without its header.json, expected a new folder")
+            raise CacheError(f"{self.root.url} holds a cache without its header.json; {repair_command(self.root)}")
         if begun is not None and not resume:
             raise CacheError(f"{self.root.url} already holds a cache, expected a new folder, or resume=True to go on")
         fault = begun.basis and basis_fault(begun.basis) if begun else None
@@ -138,7 +138,7 @@ class CacheBuilder:
                 )
             source = Root(tokenizer_folder)
             for name, sha256 in self.header.tokenizer.files.items():
-                self.root.write(f"tokenizer/{name}", read_pinned(source, name, sha256))
+                self.root.write(f"tokenizer/{name}", read_pinned(source, name, sha256, "copy it again"))
         if calibrated_of(self.header.records) is None:
             self.root.write("header.json", canonical(self.header))
             return
@@ -180,8 +180,7 @@ class CacheBuilder:
         made_under: Mapping[str, str] | None = None,
     ) -> CommitRecord:
         """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record."""
-        return commit_shard(
-            self.root,
+        made = make_shard(
             self.header,
             index,
             arrays,
@@ -190,6 +189,7 @@ class CacheBuilder:
             skipped=skipped,
             made_under=made_under,
         )
+        return commit_shard(self.root, *made)
 
     def committed(self) -> set[int]:
         """Units with a valid commit record."""

@@ -21,7 +21,7 @@ from kdcache.store.batch import Batch, concat
 from kdcache.store.files import Root
 from kdcache.store.local_copies import LocalCopies, default_folder
 from kdcache.store.manifest import Header, Manifest, parse
-from kdcache.store.shard import decode_shard, fetch_shard, mismatch
+from kdcache.store.shard import decode_shard, fetch_shard, mismatch, repair_command
 from kdcache.targets.fields import empty_arrays
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Cache:
 def begun_header(root: Root) -> Header | None:
     """What a cache was begun with, finished or not; None for a folder that is no cache yet. Raises CacheError."""
     try:
-        return parse(Header, root.read("header.json"), f"{root.url}/header.json")
+        return parse(Header, root.read("header.json"), f"{root.url}/header.json", repair_command(root))
     except FileNotFoundError:
         return None
 
@@ -216,26 +216,35 @@ def read_manifest(root: Root) -> Manifest:
             f"{root.url} is not a cache: it has no cache.json; expected a folder made by kdcache dump-logits",
             missing_path=not root.is_there(),
         ) from None
-    manifest = parse(Manifest, data, f"{root.url}/cache.json")
+    manifest = parse(Manifest, data, f"{root.url}/cache.json", repair_command(root))
     header_sha256 = manifest.header.digest()
     for index, shard in enumerate(manifest.shards):
         if (shard.unit, shard.header_sha256) != (index, header_sha256):
             raise CacheError(
-                f"{root.url}/cache.json is damaged: its entry {index} is not of this header; copy it again"
+                f"{root.url}/cache.json is damaged: its entry {index} is not of this header; {repair_command(root)}"
             )
     if Manifest.of(manifest.header, manifest.shards, manifest.corpus) != manifest:
-        raise CacheError(f"{root.url}/cache.json is damaged: its totals are not those of its shards; copy it again")
+        raise CacheError(
+            f"{root.url}/cache.json is damaged: its totals are not those of its shards; {repair_command(root)}"
+        )
     return manifest
 
 
-def read_pinned(root: Root, name: str, sha256: str) -> bytes:
-    """A file whose digest is known. Raises CacheError where it is missing or differs."""
+def read_pinned(root: Root, name: str, sha256: str, remedy: str | None = None) -> bytes:
+    """A file whose digest is known. remedy: what to do otherwise; by default, to repair the cache in root.
+
+    Raises:
+        CacheError: It is missing or differs.
+    """
     try:
         data = root.read(name)
     except FileNotFoundError:
         raise CacheError(
-            f"{root.url}/{name} is missing, expected the file with sha256 {sha256[:12]}…: copy it again"
+            f"{root.url}/{name} is missing, expected the file with sha256 {sha256[:12]}…; "
+            f"{remedy or repair_command(root)}"
         ) from None
     if (got := hashlib.sha256(data).hexdigest()) != sha256:
-        raise CacheError(f"{root.url}/{name} has sha256 {got[:12]}…, expected {sha256[:12]}…: copy it again")
+        raise CacheError(
+            f"{root.url}/{name} has sha256 {got[:12]}…, expected {sha256[:12]}…; {remedy or repair_command(root)}"
+        )
     return data

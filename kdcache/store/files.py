@@ -15,14 +15,19 @@ from kdcache.config.paths import expanded
 from kdcache.disk import FULL_DISK, Disk, UnexpectedContent, fault, is_temporary
 from kdcache.errors import CacheError
 
-__all__ = ["Root", "UnexpectedFile", "check_name"]
+__all__ = ["Root", "UnexpectedFile", "check_name", "is_name"]
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
+def is_name(name: str) -> bool:
+    """Whether it is a plain relative path: not .., absolute, hidden or odd."""
+    return all(PART.fullmatch(part) for part in name.split("/"))
+
+
 def check_name(name: str) -> str:
-    """The name, if it is a plain relative path. Raises ValueError for .., absolute, hidden or odd ones."""
-    if not all(PART.fullmatch(part) for part in name.split("/")):
+    """The name, if it is a plain relative path. Raises ValueError for others."""
+    if not is_name(name):
         raise ValueError(f"got file name {name!r}, expected a relative path inside the cache")
     return name
 

@@ -328,8 +328,8 @@ def canonical(model: BaseModel) -> bytes:
     return (json.dumps(model.model_dump(mode="json", exclude_none=True), sort_keys=True, indent=1) + "\n").encode()
 
 
-def parse(cls: type[M], data: bytes, where: str) -> M:
-    """A model from JSON read at `where`.
+def parse(cls: type[M], data: bytes, where: str, remedy: str = "copy it again") -> M:
+    """A model from JSON read at `where`. remedy: what to do about a damaged one.
 
     Raises CacheError: not JSON, another format, a format version newer than this package, a feature that it does not
     know, or a bad value. What is too new is said before anything is called damaged.
@@ -337,7 +337,7 @@ def parse(cls: type[M], data: bytes, where: str) -> M:
     try:
         values = json.loads(data)
     except ValueError:
-        raise CacheError(f"{where} is not JSON, expected {cls.__name__.lower()} of a kdcache cache") from None
+        raise CacheError(f"{where} is not JSON, expected {cls.__name__.lower()} of a kdcache cache; {remedy}") from None
     header = values.get("header", values) if isinstance(values, dict) else {}
     version = header.get("format_version") if isinstance(header, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -350,10 +350,10 @@ def parse(cls: type[M], data: bytes, where: str) -> M:
     try:
         model = cls.model_validate(values)
     except ValidationError as error:
-        raise CacheError(f"{where} is damaged: {first_fault(error)}") from None
+        raise CacheError(f"{where} is damaged: {first_fault(error)}; {remedy}") from None
     follows = getattr(getattr(model, "header", model), "requires", None)
     if features != follows:
-        raise CacheError(f"{where} is damaged: requires: got {features}, expected {follows}")
+        raise CacheError(f"{where} is damaged: requires: got {features}, expected {follows}; {remedy}")
     return model
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdcache.errors import DamagedShardError, one_line
+from kdcache.errors import DamagedShardError, next_command, one_line
 from kdcache.store.backend import backend, check_arrays, level_sizes
 from kdcache.store.batch import Batch
 from kdcache.store.files import Root
@@ -13,7 +13,16 @@ from kdcache.store.manifest import CommitRecord, Header, SkippedRow, canonical
 from kdcache.store.score import unit_score
 from kdcache.targets.fields import Level
 
-__all__ = ["commit_shard", "decode_shard", "fetch_shard", "mismatch", "record_name", "shard_name"]
+__all__ = [
+    "commit_shard",
+    "decode_shard",
+    "fetch_shard",
+    "make_shard",
+    "mismatch",
+    "record_name",
+    "repair_command",
+    "shard_name",
+]
 
 COUNTED: dict[str, Level] = {"examples": "example", "tokens": "token", "positions": "position", "entries": "entry"}
 
@@ -24,6 +33,11 @@ def shard_name(header: Header, unit: int) -> str:
 
 def record_name(unit: int) -> str:
     return f"shards/{unit:06d}.json"
+
+
+def repair_command(root: Root) -> str:
+    """What to type where a file of a finished cache is missing or damaged."""
+    return next_command("verify", root.url, "--repair")
 
 
 def mismatch(commit: CommitRecord, data: bytes, *, digest: bool = True) -> str | None:
@@ -40,29 +54,28 @@ def fetch_shard(root: Root, commit: CommitRecord, *, digest: bool = True) -> byt
     try:
         data = root.read(commit.file)
     except FileNotFoundError:
-        raise DamagedShardError(f"{root.url}/{commit.file} is missing: dump or copy this shard again") from None
+        raise DamagedShardError(f"{root.url}/{commit.file} is missing; {repair_command(root)}") from None
     if fault := mismatch(commit, data, digest=digest):
-        raise DamagedShardError(f"{root.url}/{commit.file} is damaged: {fault}; dump or copy this shard again")
+        raise DamagedShardError(f"{root.url}/{commit.file} is damaged: {fault}; {repair_command(root)}")
     return data
 
 
 def decode_shard(root: Root, header: Header, commit: CommitRecord, data: bytes) -> Batch:
     """The examples in bytes that `mismatch` found right. Raises DamagedShardError where they do not hold them."""
-    where = f"{root.url}/{commit.file} is damaged"
+    where, remedy = f"{root.url}/{commit.file} is damaged", repair_command(root)
     try:
         arrays = backend(header.backend).decode(header.fields, data)
         check_arrays(header.fields, arrays)
     except Exception as error:  # whatever the library raises for bytes that are not its format
-        raise DamagedShardError(f"{where}: {one_line(error)}; dump or copy this shard again") from error
+        raise DamagedShardError(f"{where}: {one_line(error)}; {remedy}") from error
     counts = _counts(header, arrays)
     for name, count in counts.items():
         if count != getattr(commit, name):
-            raise DamagedShardError(f"{where}: got {count} {name}, expected {getattr(commit, name)}; dump it again")
+            raise DamagedShardError(f"{where}: got {count} {name}, expected {getattr(commit, name)}; {remedy}")
     return Batch(header.fields, arrays, header.records, header.num_classes)
 
 
-def commit_shard(
-    root: Root,
+def make_shard(
     header: Header,
     unit: int,
     arrays: Mapping[str, np.ndarray],
@@ -71,14 +84,11 @@ def commit_shard(
     notes: Mapping[str, int] | None = None,
     skipped: Sequence[SkippedRow] = (),
     made_under: Mapping[str, str] | None = None,
-) -> CommitRecord:
-    """Write a shard and then its commit record, each atomically; an older record of the unit goes before.
-
-    Raises CacheError if the disk refuses.
-    """
+) -> tuple[bytes, CommitRecord]:
+    """The bytes of a shard, and the commit record that belongs to them; nothing is written."""
     check_arrays(header.fields, arrays)
     data = backend(header.backend).encode(header.fields, arrays)
-    commit = CommitRecord(
+    return data, CommitRecord(
         unit=unit,
         file=shard_name(header, unit),
         **_counts(header, arrays),
@@ -91,10 +101,17 @@ def commit_shard(
         skipped=tuple(skipped) or None,
         made_under=dict(made_under) if made_under else None,
     )
-    if root.exists(record_name(unit)):
-        root.delete(record_name(unit))
+
+
+def commit_shard(root: Root, data: bytes, commit: CommitRecord) -> CommitRecord:
+    """Write what `make_shard` gave, the shard and then its commit record, each atomically; an older record goes before.
+
+    Raises CacheError if the disk refuses.
+    """
+    if root.exists(record_name(commit.unit)):
+        root.delete(record_name(commit.unit))
     root.write(commit.file, data)
-    root.write(record_name(unit), canonical(commit))
+    root.write(record_name(commit.unit), canonical(commit))
     return commit
 
 

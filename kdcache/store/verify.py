@@ -4,30 +4,34 @@
     tokenizer/     every file in place, sha256
     basis          in place, sha256, no number is NaN
     skipped.jsonl  the rows that the commit records say were left out
-    shards/        every shard and commit record in place and as in cache.json: size, sha256, counts; nothing else
+    shards/        every shard and commit record in place and as in cache.json: size, sha256, counts; nothing else, and
+                   no leftovers of a killed writer in any folder
     in a shard     documents fill their example, positions ascend inside it, tokens and class ids are in range,
                    no number is NaN
 
-It reads every byte once: 0.1–0.5 GB of shards per second.
+It reads every byte once, 0.1–0.5 GB of shards per second, and writes nothing: repair.py does.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.store.basis_file import decode_basis
+from kdcache.store.basis_file import decode_basis, is_basis
 from kdcache.store.batch import Batch
 from kdcache.store.cache import read_manifest, read_pinned
 from kdcache.store.files import Root
-from kdcache.store.manifest import CommitRecord, Header, canonical
+from kdcache.store.manifest import CommitRecord, Header, Manifest, canonical
 from kdcache.store.shard import decode_shard, fetch_shard, record_name
 from kdcache.store.skipped import SKIPPED, read_skipped
 from kdcache.tasks.registry import task_of
 
 __all__ = ["Fault", "verify"]
+
+LEFT_OVER = "is left over from a killed writer"
+STRANGE = "is not part of the cache"
 
 
 @dataclass(frozen=True)
@@ -37,25 +41,58 @@ class Fault:
     shard: str
     what: str
 
+    @property
+    def is_stranger(self) -> bool:
+        """Whether nothing of the cache is wrong, and this file is one too many."""
+        return self.what in (LEFT_OVER, STRANGE)
 
-def verify(path: str | os.PathLike[str], progress: Callable[[int], object] | None = None) -> list[Fault]:
-    """The faults of a finished cache, none for a sound one.
+    @property
+    def needs_force(self) -> bool:
+        """Whether a repair leaves the file alone: nobody knows whose it is."""
+        return self.what == STRANGE
 
-    progress: called with 1 after each shard. Raises CacheError for a folder that is no finished cache, or whose
-    cache.json is damaged.
+
+def verify(
+    path: str | os.PathLike[str],
+    progress: Callable[[int], object] | None = None,
+    *,
+    units: Collection[int] | None = None,
+) -> list[Fault]:
+    """The faults of a finished cache.
+
+    Args:
+        path: A folder, or any URL that fsspec reads.
+        progress: Called with 1 after each shard.
+        units: The shards to read, by default all.
+
+    Returns:
+        The faults, none for a sound cache.
+
+    Raises:
+        CacheError: It is no finished cache, or its cache.json is damaged.
     """
     root = Root(path)
     manifest = read_manifest(root)
     header, shards = manifest.header, manifest.shards
     faults = [*_pinned_faults(root, header)]
     for commit in shards:
-        faults += _shard_faults(root, header, commit)
-        if progress:
-            progress(1)
-    faults += _skipped_faults(root, shards)
-    known = {name for commit in shards for name in (commit.file, record_name(commit.unit))}
-    found = {f"shards/{name}" for name in (*root.list("shards"), *root.leftovers("shards"))}
-    return faults + [Fault(name, "is not part of the cache: delete it") for name in sorted(found - known)]
+        if units is None or commit.unit in units:
+            faults += _shard_faults(root, header, commit)
+            if progress:
+                progress(1)
+    return [*faults, *_skipped_faults(root, shards), *_strangers(root, manifest)]
+
+
+def _strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
+    """Files that are none of the cache's: in the folders that are its own, and leftovers and old bases beside them."""
+    header = manifest.header
+    known = {name for commit in manifest.shards for name in (commit.file, record_name(commit.unit))}
+    known |= {f"tokenizer/{name}" for name in (header.tokenizer.files if header.tokenizer else ())}
+    for sub in ("", "shards", "tokenizer"):
+        yield from (Fault(f"{sub}/{name}".lstrip("/"), LEFT_OVER) for name in root.leftovers(sub))
+    bases = {name for name in root.list() if is_basis(name)} - ({header.basis.file} if header.basis else set())
+    found = {f"{sub}/{name}" for sub in ("shards", "tokenizer") for name in root.list(sub)} - known
+    yield from (Fault(name, STRANGE) for name in sorted(bases | found))
 
 
 def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:

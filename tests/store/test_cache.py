@@ -78,7 +78,7 @@ def test_truncated_and_missing_shards_are_named(cache_folder: Path, verify: bool
     with pytest.raises(DamagedShardError, match=rf"{path.name} is damaged: got {size - 1} bytes, expected {size}"):
         cache.read_shard(2)
     path.unlink()
-    with pytest.raises(DamagedShardError, match=rf"{path.name} is missing: dump or copy this shard again"):
+    with pytest.raises(DamagedShardError, match=rf"{path.name} is missing; run kdcache verify .* --repair"):
         cache.read_shard(2)
 
 

@@ -436,7 +436,7 @@ def test_the_tokenizer_goes_along(tmp_path: Path, model: object) -> None:
     for name in pin.files:
         assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
     (tmp_path / "cache/tokenizer/tokenizer.json").write_text("{}")
-    with pytest.raises(CacheError, match=r"tokenizer/tokenizer.json has sha256 .* copy it again"):
+    with pytest.raises(CacheError, match=r"tokenizer/tokenizer.json has sha256 .*; run kdcache verify .* --repair"):
         cache.save_tokenizer(tmp_path / "copy")
 
 
