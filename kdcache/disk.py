@@ -23,7 +23,17 @@ try:
 except ImportError:  # not POSIX: nothing is locked, so nothing is swept
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FULL_DISK", "Disk", "UnexpectedContent", "fault", "is_temporary", "locked", "read_regular", "whole_file"]
+__all__ = [
+    "FULL_DISK",
+    "Disk",
+    "UnexpectedContent",
+    "fault",
+    "is_temporary",
+    "locked",
+    "read_regular",
+    "sync_folder",
+    "whole_file",
+]
 
 TEMPORARY = ".tmp"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -131,7 +141,7 @@ def whole_file(target: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def fault(error: BaseException) -> str:
@@ -156,7 +166,8 @@ def _lock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

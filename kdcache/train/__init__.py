@@ -13,6 +13,11 @@ precision        the dtypes that a run really has
 schedule         the learning rate of a step, a pure function
 loop             the steps, and what the log says of them
 checkpoint       saving, resuming, and changing the world size
+checkpoint_folder  which checkpoints there are, which is the newest, which go
+checkpoint_engine  what DeepSpeed writes and reads their files with
+sealed           a folder with the size and digest of each of its files
+unpickling       torch.load that runs no code
+universal        a checkpoint for another world size, in a process of its own
 pinned           which settings a resumed run may not change
 export           the Hugging Face folder of the student and its model card
 

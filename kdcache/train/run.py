@@ -50,7 +50,7 @@ def train(run: Run, world: World, device: str) -> None:
         return
     pace, pinned = run.pace(len(cache)), run.pinned_with(cache)
     checkpoints = Checkpoints(run.output, run.checkpoint, world)
-    saved = checkpoints.latest()
+    saved = checkpoints.latest(sweep=True)
     if saved is not None:
         check_unchanged(saved.settings, pinned, run.output)
     elif world.first:

@@ -81,8 +81,10 @@ def back_to_step_5(source: Path, target: Path, world: World) -> None:
         shutil.rmtree(target / "student")
         (target / "done.json").unlink()
         checkpoints = target / "checkpoints"
-        (checkpoints / "step-00000010").rename(checkpoints / "step-00000010.partial")
-        (checkpoints / "step-00000010.partial" / "kdcache.json").unlink()
+        half = checkpoints / ".kdcache" / "saving" / "step-00000010"
+        half.parent.mkdir()
+        (checkpoints / "step-00000010").rename(half)
+        (half / "kdcache.json").unlink()
         (checkpoints / "latest").write_text("step-00000005\n")
     world.barrier()
 
