@@ -4,7 +4,8 @@ KdcacheError               exit status 1: the work failed; 2 for any of them tha
 ├── CorpusError            a corpus file is missing, empty, not the format it claims, or lacks a field
 │   └── RowError           one row of it cannot be used
 ├── CacheError             a cache is unfinished, damaged, of a newer format, or not the one that was asked for
-│   └── DamagedShardError  a shard's bytes do not match its commit record
+│   ├── DamagedShardError  a shard's bytes do not match its commit record
+│   └── UnreadableError    a file of a cache cannot be read now; nothing says that it is damaged
 ├── TeacherError           the teacher cannot be loaded, or gave logits that cannot be stored
 ├── StudentError           the student does not fit the cache
 ├── TrainError             training cannot go on
@@ -30,6 +31,7 @@ __all__ = [
     "StudentError",
     "TeacherError",
     "TrainError",
+    "UnreadableError",
     "next_command",
     "one_line",
 ]
@@ -87,6 +89,10 @@ class CacheError(KdcacheError):
 
 class DamagedShardError(CacheError):
     """A shard's bytes do not match its commit record."""
+
+
+class UnreadableError(CacheError):
+    """A file of a cache cannot be read or listed now: no answer, no permission. Nothing says that it is damaged."""
 
 
 class TeacherError(KdcacheError):

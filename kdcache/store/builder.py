@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdcache import __version__
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, UnreadableError
 from kdcache.store.backend import backend_versions
 from kdcache.store.basis_file import decode_basis, forget_other_bases, write_basis
 from kdcache.store.cache import begun_header, read_pinned
@@ -250,7 +250,10 @@ class CacheBuilder:
 
     def _commit_record(self, name: str) -> CommitRecord | None:
         try:
-            return parse(CommitRecord, self.root.read(f"shards/{name}"), name)
+            data = self.root.read(f"shards/{name}", wrong=lambda data: not parse(CommitRecord, data, name))
+            return parse(CommitRecord, data, name)
+        except UnreadableError:
+            raise
         except (CacheError, FileNotFoundError):
             return None
 

@@ -197,7 +197,9 @@ class Cache:
 def begun_header(root: Root) -> Header | None:
     """What a cache was begun with, finished or not; None for a folder that is no cache yet. Raises CacheError."""
     try:
-        return parse(Header, root.read("header.json"), f"{root.url}/header.json", repair_command(root))
+        where = f"{root.url}/header.json"
+        data = root.read("header.json", wrong=lambda data: not parse(Header, data, where))
+        return parse(Header, data, where, repair_command(root))
     except FileNotFoundError:
         return None
 
@@ -205,7 +207,7 @@ def begun_header(root: Root) -> Header | None:
 def read_manifest(root: Root) -> Manifest:
     """cache.json of a finished cache. Raises CacheError as `open_cache` does."""
     try:
-        data = root.read("cache.json")
+        data = root.read("cache.json", wrong=lambda data: not parse(Manifest, data, f"{root.url}/cache.json"))
     except FileNotFoundError:
         if root.exists("header.json"):
             units = sum(name.endswith(".json") for name in root.list("shards"))
@@ -237,7 +239,7 @@ def read_pinned(root: Root, name: str, sha256: str, remedy: str | None = None) -
         CacheError: It is missing or differs.
     """
     try:
-        data = root.read(name)
+        data = root.read(name, wrong=lambda data: hashlib.sha256(data).hexdigest() != sha256 and "another sha256")
     except FileNotFoundError:
         raise CacheError(
             f"{root.url}/{name} is missing, expected the file with sha256 {sha256[:12]}…; "

@@ -1,21 +1,30 @@
 """Root: a cache's folder, on disk or anywhere fsspec reaches (s3://, gs://, memory://, file://).
 
 Names inside it are relative and checked, so that a cache from elsewhere cannot make a reader leave its folder.
-Writes are atomic: on disk see disk.py; a remote object appears whole or not at all because it is put in one request.
-fsspec is imported for URLs only: a local path costs no 0.2 s of start-up.
+Writes are atomic: on disk see disk.py; an object of a store (S3 and its like, Google's, Azure's, memory) appears whole
+or not at all, because it is put in one request, or in parts that the last request makes an object. On what has folders
+behind a URL (sftp, smb, hdfs) a reader may see half a file, which its digest tells. Requests that fail are tried again
+(kdcache/remote.py), a bucket is never made. fsspec is imported for URLs only: a local path costs no 0.2 s of start-up.
 """
 
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from kdcache.config.paths import expanded
 from kdcache.disk import FULL_DISK, Disk, UnexpectedContent, fault, is_temporary
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, UnreadableError
+from kdcache.progress import say
+from kdcache.remote import create_file, open_url, retried
 
 __all__ = ["Root", "UnexpectedFile", "check_name", "is_name"]
+
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "obs", "tos", "r2", "memory"}
+"""Protocols of stores that have no folders to be made; making one of them would make a bucket."""
+REFETCHES = 2
+"""How often the body of a remote file is fetched again that is not what it should be."""
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -48,8 +57,9 @@ class Files(Protocol):
 class Root:
     """A folder of files. `url`: a path or an fsspec URL.
 
-    Raises FileNotFoundError for a file that is not there, CacheError for every other failure of the storage:
-    a full disk, no permission, a protocol whose package is not installed.
+    Raises FileNotFoundError for a file that is not there, UnreadableError for one that cannot be read or listed now,
+    CacheError for every other failure of the storage: a full disk, no permission, a protocol whose package is not
+    installed.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
@@ -58,17 +68,16 @@ class Root:
         if "://" not in self.url:
             self._files: Files = Disk(self.url)
             return
-        from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
 
         try:
-            filesystem, path = url_to_fs(self.url, use_listings_cache=False)
+            filesystem, path = open_url(self.url)
         except (ValueError, ImportError, OSError) as error:
             raise CacheError(f"cannot open {self.url}: {fault(error)}") from None
         if isinstance(filesystem, LocalFileSystem):
             self._files = Disk(path)
         else:
-            self._files, self.remote = Remote(filesystem, path), True
+            self._files, self.remote = Remote(self.url, filesystem, path), True
 
     def __truediv__(self, sub: str) -> "Root":
         return Root(f"{self.url}/{check_name(sub)}")
@@ -76,24 +85,39 @@ class Root:
     def __repr__(self) -> str:
         return f"Root({self.url!r})"
 
-    def read(self, name: str, most: int | None = None) -> bytes:
-        """A whole file. most: how many bytes it may hold, compared before they are read.
+    def read(self, name: str, most: int | None = None, *, wrong: Callable[[bytes], object] | None = None) -> bytes:
+        """The bytes of a file.
 
-        Raises UnexpectedFile for a larger file, and for a FIFO, a socket or a device.
+        Args:
+            name: of the file.
+            most: how many bytes it may hold, compared before they are read.
+            wrong: says what is wrong with its bytes, or raises CacheError; nothing where they are right. A remote body
+                that is wrong is fetched again, twice at most, before anybody calls the file damaged.
+
+        Raises:
+            UnexpectedFile: a larger file, or a FIFO, a socket or a device.
         """
-        try:
-            return self._files.read(check_name(name), most)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
-        except UnexpectedContent as error:
-            raise UnexpectedFile(f"cannot read {self.url}/{name}: {fault(error)}") from None
-        except OSError as error:
-            raise CacheError(f"cannot read {self.url}/{name}: {fault(error)}") from None
+        for again in range(REFETCHES, -1, -1):
+            try:
+                data = self._files.read(check_name(name), most)
+            except FileNotFoundError:
+                raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
+            except UnexpectedContent as error:
+                raise UnexpectedFile(f"cannot read {self.url}/{name}: {fault(error)}") from None
+            except OSError as error:
+                raise self._unreadable("read", name, error) from None
+            found = _fault(wrong, data) if self.remote and wrong is not None and again else None
+            if not found:
+                break
+            say(f"got wrong bytes of {self.url}/{name} ({found}); fetching it again")
+        return data
 
     def create(self, name: str, data: bytes) -> bytes:
         """Create a file, atomically, unless it is there already; what is in it now.
 
-        On a disk one of several writers is the first, and all get its bytes. A remote store has no such promise.
+        On a disk, and in a store that knows conditional writes (S3's If-None-Match, Google's generations, memory), one
+        of several writers is the first, and all get its bytes. A store that does not know them refuses them, and is
+        then asked before writing, or ignores them: there, of two writers in the same moment each may get its own.
         """
         self.write(name, data, replace=False)
         return self.read(name)
@@ -108,7 +132,9 @@ class Root:
                     f"no room for {self.url}/{name} ({len(data) / 1e6:.3g} MB): free some space and run the same "
                     "command again; committed shards are kept"
                 ) from None
-            raise CacheError(f"cannot write {self.url}/{name}: {fault(error)}") from None
+            raise CacheError(
+                f"cannot write {self.url}/{name}: {fault(error)}", missing_path=getattr(error, "missing", False)
+            ) from None
 
     def sizes(self, sub: str = "") -> dict[str, int]:
         """Name -> bytes of the files directly in a subfolder, sorted by name, without unfinished writes."""
@@ -127,7 +153,7 @@ class Root:
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
         except OSError as error:
-            raise CacheError(f"cannot read {self.url}/{name}: {fault(error)}") from None
+            raise self._unreadable("read", name, error) from None
 
     def is_there(self) -> bool:
         """Whether the folder itself is there; of a remote store, which has no folders, whether it holds shards."""
@@ -156,40 +182,65 @@ class Root:
         try:
             return self._files.sizes(check_name(sub) if sub else sub)
         except OSError as error:
-            raise CacheError(f"cannot list {self.url}/{sub}: {fault(error)}") from None
+            raise self._unreadable("list", sub, error) from None
+
+    def _unreadable(self, verb: str, name: str, error: OSError) -> UnreadableError:
+        words = f"cannot {verb} {self.url}/{name}: {fault(error)}"
+        return UnreadableError(words, missing_path=getattr(error, "missing", False))
+
+
+def _fault(wrong: Callable[[bytes], object], data: bytes) -> object:
+    try:
+        return wrong(data)
+    except CacheError as error:
+        return error
 
 
 class Remote:
-    """Files under a prefix of an fsspec filesystem."""
+    """Files under a prefix of an fsspec filesystem. Raises RemoteError, an OSError, for what a server says."""
 
-    def __init__(self, filesystem: Any, path: str) -> None:
+    def __init__(self, url: str, filesystem: Any, path: str) -> None:
+        self.url = url
         self.filesystem = filesystem
         self.path = path.rstrip("/")
+        protocols = filesystem.protocol
+        protocols = {protocols} if isinstance(protocols, str) else {*protocols}
+        self._has_folders = OBJECT_STORES.isdisjoint(protocols)
+        # One request has one version of an object, and a checksum; s3fs would take several, and ask for the size before.
+        self._in_one = {"max_concurrency": 1} if "s3" in protocols else {}
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        data = self.filesystem.cat_file(
-            f"{self.path}/{name}", **({} if most is None else {"start": 0, "end": most + 1})
-        )
-        if most is not None and len(data) > most:
-            raise UnexpectedContent(f"got more than {most} bytes, expected at most so many")
-        return data
+        if most is not None and (size := self.size(name)) > most:
+            raise UnexpectedContent(f"got {size} bytes, expected at most {most}")
+        what = f"cannot read {self.url}/{name}"
+        return retried(lambda: self.filesystem.cat_file(f"{self.path}/{name}", **self._in_one), what)
 
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
-        target = f"{self.path}/{name}"
-        if not replace and self.filesystem.exists(target):
+        target, what = f"{self.path}/{name}", f"cannot write {self.url}/{name}"
+        if self._has_folders:
+            retried(lambda: self.filesystem.makedirs(target.rpartition("/")[0], exist_ok=True), what)
+        if replace:
+            retried(lambda: self.filesystem.pipe_file(target, data), what)
             return
-        self.filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self.filesystem.pipe_file(target, data)
+        with contextlib.suppress(FileExistsError):
+            retried(lambda: create_file(self.filesystem, target, data), what)
 
     def size(self, name: str) -> int:
-        self.filesystem.invalidate_cache()
-        return self.filesystem.size(f"{self.path}/{name}")
+        def ask() -> int:
+            self.filesystem.invalidate_cache()
+            return int(self.filesystem.size(f"{self.path}/{name}"))
+
+        return retried(ask, f"cannot read {self.url}/{name}")
 
     def sizes(self, sub: str) -> dict[str, int]:
         folder = f"{self.path}/{sub}".rstrip("/")
-        self.filesystem.invalidate_cache()
+
+        def ask() -> list[dict[str, Any]]:
+            self.filesystem.invalidate_cache()
+            return self.filesystem.ls(folder, detail=True)
+
         try:
-            entries = self.filesystem.ls(folder, detail=True)
+            entries = retried(ask, f"cannot list {self.url}/{sub}")
         except (FileNotFoundError, NotADirectoryError):
             return {}
         files = (entry for entry in entries if entry["type"] == "file")
@@ -197,7 +248,7 @@ class Remote:
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.filesystem.rm_file(f"{self.path}/{name}")
+            retried(lambda: self.filesystem.rm_file(f"{self.path}/{name}"), f"cannot delete {self.url}/{name}")
 
     def sweep(self, sub: str) -> None:
         """A remote write leaves nothing behind."""

@@ -52,7 +52,7 @@ def mismatch(commit: CommitRecord, data: bytes, *, digest: bool = True) -> str |
 def fetch_shard(root: Root, commit: CommitRecord, *, digest: bool = True) -> bytes:
     """The bytes of a shard's file. Raises DamagedShardError where they are not what was committed, or missing."""
     try:
-        data = root.read(commit.file)
+        data = root.read(commit.file, wrong=lambda data: mismatch(commit, data, digest=digest))
     except FileNotFoundError:
         raise DamagedShardError(f"{root.url}/{commit.file} is missing; {repair_command(root)}") from None
     if fault := mismatch(commit, data, digest=digest):
