@@ -165,9 +165,7 @@ def _limit() -> float:
     try:
         return float(os.environ.get(RETRY_SECONDS, "60"))
     except ValueError:
-        raise RemoteError(
-            f"got {RETRY_SECONDS}={os.environ[RETRY_SECONDS]}, expected seconds such as 60"
-        ) from None
+        raise RemoteError(f"got {RETRY_SECONDS}={os.environ[RETRY_SECONDS]}, expected seconds such as 60") from None
 
 
 def _causes(error: BaseException) -> Iterator[Any]:
@@ -198,17 +196,17 @@ def _passes(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
     if not isinstance(error, Exception) or isinstance(error, LASTING):
         return False
+    kinds = _kinds(error)
+    if kinds & LASTING_KINDS or isinstance(error, RemoteError):
+        return False
+    if kinds & PASSING_KINDS:
+        return True
     status, code = _answer(error)
     if code in ("IncompleteBody", "BadDigest", "RequestTimeout", "SlowDown", "XAmzContentSHA256Mismatch"):
         return True
     if status is not None and status >= 300:
         return status in PASSING_STATUS or (status >= 500 and status != 501)
-    kinds = _kinds(error)
-    if kinds & LASTING_KINDS or isinstance(error, RemoteError):
-        return False
-    if isinstance(error, OSError):
-        return error.errno not in LASTING_ERRNO
-    return bool(kinds & PASSING_KINDS)
+    return isinstance(error, OSError) and error.errno not in LASTING_ERRNO
 
 
 def _refuses_conditions(error: BaseException) -> bool:

@@ -206,7 +206,7 @@ class Remote:
         protocols = filesystem.protocol
         protocols = {protocols} if isinstance(protocols, str) else {*protocols}
         self._has_folders = OBJECT_STORES.isdisjoint(protocols)
-        # One request has one version of an object, and a checksum; s3fs would take several, and ask for the size before.
+        # One request has one version of an object, and a checksum; s3fs would take several, and ask for the size first.
         self._in_one = {"max_concurrency": 1} if "s3" in protocols else {}
 
     def read(self, name: str, most: int | None = None) -> bytes:
