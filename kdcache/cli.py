@@ -227,7 +227,34 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
     "--from", "copy", type=PATH, metavar="COPY", help="With --repair: take files from this copy of the cache."
 )
 @click.option("--force", is_flag=True, help="With --repair: also delete files that kdcache did not write.")
-def verify(cache: str, repair: bool, config: str | None, copy: str | None, force: bool) -> None:
+@click.option(
+    "--teacher",
+    is_flag=False,
+    flag_value="",
+    metavar="[PATH]",
+    help="Run the teacher again on some examples; PATH where it is not in the folder that the dump had it from.",
+)
+@click.option(
+    "--sample",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="With --teacher: how many examples, spread over the shards.",
+)
+@click.option("--seed", default=0, show_default=True, help="With --teacher: which examples.")
+@click.option("--json", "as_json", is_flag=True, help="With --teacher: print JSON instead of a table.")
+def verify(
+    cache: str,
+    *,
+    repair: bool,
+    config: str | None,
+    copy: str | None,
+    force: bool,
+    teacher: str | None,
+    sample: int,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Check every byte of CACHE: the manifest, and the counts, size and sha256 of each shard.
 
     If anything is wrong, it prints each fault and the command to type next, and the exit status is 1. It writes nothing
@@ -239,15 +266,31 @@ def verify(cache: str, repair: bool, config: str | None, copy: str | None, force
     the digest is another (another GPU, other versions of a library), a line says what differs, and a copy of the cache
     helps.
 
+    With --teacher, it asks instead whether the records are what the teacher gives: it runs the teacher twice on some
+    examples, and says apart how two runs of it differ, how the stored records differ from the first run, and what even
+    a sound record leaves out (KL in nats at T = 1 and 2, or the noise of a sample). The exit status is 1 if the records
+    differ from the teacher by more than it differs from itself.
+
     \b
     kdcache verify runs/cache
     kdcache verify runs/cache --repair
     kdcache verify runs/cache --repair --config dump.yaml
     kdcache verify runs/cache --repair --from s3://backup/cache
+    kdcache verify runs/cache --teacher --sample 64
+    kdcache verify runs/cache --teacher models/SmolLM2-135M --json
     """
     from kdcache.report.verify import verify_and_repair, verify_cache
 
-    if repair:
+    if teacher is not None:
+        if repair or copy or force:
+            raise click.UsageError("got --teacher with --repair, --from or --force, expected one at a time")
+        from kdcache.report.teacher_check import check_teacher, refuse_unfaithful, render
+
+        path = expanded(teacher) if teacher else None
+        facts = check_teacher(cache, path, sample=sample, seed=seed, config=config)
+        click.echo(json.dumps(facts, indent=1) if as_json else render(facts))
+        refuse_unfaithful(facts)
+    elif repair:
         verify_and_repair(cache, config=config, copy=copy, force=force)
     elif config or copy or force:
         raise click.UsageError("got --config, --from or --force without --repair, expected it with --repair")

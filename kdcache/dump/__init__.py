@@ -16,6 +16,7 @@ records       a unit's examples to the arrays of its shard
 background    write shards while the teacher works on
 check         every row looked at before a teacher is loaded
 run           the loop over units: skip what is committed, make the rest, finalize
+rerun         the teacher of a finished cache, run again on some of its examples
 remake        lost files of a finished cache made again, byte for byte
 
 Only this package loads a teacher.

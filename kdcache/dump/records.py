@@ -26,7 +26,7 @@ from kdcache.targets.records import features_at
 from kdcache.targets.teacher_rows import TeacherRows
 from kdcache.tasks import Example, task_of
 
-__all__ = ["longest_first", "unit_arrays"]
+__all__ = ["longest_first", "rows_of", "unit_arrays"]
 
 
 def unit_arrays(
@@ -111,19 +111,41 @@ def _records(
     examples: Sequence[Example],
     numbers: np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The records of these examples' positions, block by block. numbers: the examples' numbers in the cache."""
-    recorder, features = Recorder(header.records, encoder), features_at(header.records)
+    """The records of these examples' positions, block by block."""
+    recorder = Recorder(header.records, encoder)
+    for _, rows in rows_of(header, teacher, examples, numbers):
+        try:
+            yield recorder.arrays(rows)
+        except TeacherError as error:
+            raise _named(error, rows.logits_PV, rows.keys_P3) from None
+
+
+def rows_of(
+    header: Header, teacher: AnyTeacher, examples: Sequence[Example], numbers: np.ndarray
+) -> Iterator[tuple[slice, TeacherRows]]:
+    """What the teacher says at these examples' positions, block by block.
+
+    Args:
+        header: Of the cache.
+        teacher: Runs when the first block is asked for.
+        examples: Of one batch.
+        numbers: Their numbers in the cache, int64.
+
+    Yields:
+        Which of the positions of all the examples a block has, and its rows.
+
+    Raises:
+        TeacherError: The task cannot have such outputs.
+    """
+    features = features_at(header.records)
     task, positions = task_of(header.task), [e.positions for e in examples]
     labels_P = np.concatenate([e.labels for e in examples])
     numbers_P = np.repeat(numbers, [len(p) for p in positions])
     keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
     for part, logits_PV, hidden_PD in _blocks(teacher, examples):
         task.check_outputs(logits_PV)
-        rows = TeacherRows(logits_PV, labels_P[part], keys_P3[part], hidden_PD, None if features is None else hidden_PD)
-        try:
-            yield recorder.arrays(rows)
-        except TeacherError as error:
-            raise _named(error, logits_PV, keys_P3[part]) from None
+        of_features = None if features is None else hidden_PD
+        yield part, TeacherRows(logits_PV, labels_P[part], keys_P3[part], hidden_PD, of_features)
 
 
 def _blocks(teacher: AnyTeacher, examples: Sequence[Example]) -> Iterator[tuple[slice, Tensor, Tensor | None]]:

@@ -3,6 +3,8 @@
 inspect    `kdcache inspect`: describes a cache from its manifest, and its records at a temperature
 verify     `kdcache verify`: checks every byte against its digest
 repair     `kdcache verify --repair`: makes damaged files what they were, or says why it cannot
+teacher_check  `kdcache verify --teacher`: runs the teacher again and compares
+comparison     the sums of that comparison
 dump_settings  what a cache was dumped with, where somebody knows it
 convert    `kdcache convert`: writes a cache with the other storage backend
 evaluate   `kdcache eval`: students and teacher in one table. The scores themselves are computed in `kdcache.students`

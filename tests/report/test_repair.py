@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 import yaml
 from helpers import files_of, make_model, make_tokenizer, sentences, write_jsonl
 
-from kdcache.cli import main
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.launcher import World
@@ -24,23 +22,6 @@ KINDS = {
     "sampled": {"record": {"exact_top_k": 8}, "backend": "zarr"},
     "factored": {"record": {"kind": "factored", "rank": 8, "exact_top_k": 4}, "backend": "arrow"},
 }
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """run("verify", path) -> (exit status, standard output, standard error)"""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capfd.readouterr()
-
-    return call
 
 
 def next_typed(message: str) -> list[str]:

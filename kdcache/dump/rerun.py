@@ -1,0 +1,261 @@
+"""Run the teacher of a finished cache again, on some of its examples, as the dump ran it.
+
+The bits of a logit depend on what else is in the batch, so an example runs in the batch that it had: its unit's
+examples in their order, longest first. They come from the cache itself; only a teacher that reads other tokens than the
+cache's needs the corpus again.
+
+P positions.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcache.dump.classifier import AnyTeacher
+from kdcache.dump.lazy_teacher import devices_of, load_any
+from kdcache.dump.material import Material, gather
+from kdcache.dump.pins import pin_teacher
+from kdcache.dump.records import longest_first, rows_of
+from kdcache.dump.settings import ComputeConfig, DumpConfig, TeacherConfig
+from kdcache.dump.teacher import Teacher, teacher_folder
+from kdcache.errors import CacheError
+from kdcache.launcher import World
+from kdcache.models.registry import register_small_models
+from kdcache.store.batch import Batch
+from kdcache.store.cache import Cache
+from kdcache.store.manifest import difference
+from kdcache.store.unit import EXAMPLES_PER_UNIT
+from kdcache.targets.calibration import Encoder
+from kdcache.targets.records import calibrated_of
+from kdcache.targets.teacher_rows import TeacherRows
+from kdcache.tasks import Example, task_of
+from kdcache.tasks.tokenizer import load_tokenizer
+
+__all__ = ["Block", "Rerun", "Sample"]
+
+PLACE = {"name": "", "revision": None, "max_length": None, "tokenizer_sha256": None}
+"""What of a teacher's pin may be another, or does not depend on its files."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch of a unit's examples that is run for the sake of some of them.
+
+    Attributes:
+        unit: The number of the unit.
+        batch: The numbers of the batch's examples in it, int64.
+        wanted: Those among them that were chosen.
+    """
+
+    unit: int
+    batch: np.ndarray
+    wanted: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some positions of a sample's batch, run twice.
+
+    Attributes:
+        first: The rows of the first run.
+        second: Those of the second.
+        wanted_P: Which of them are of chosen examples, bool.
+        positions_P: The numbers of all of them among the positions of the unit, int64.
+    """
+
+    first: TeacherRows
+    second: TeacherRows
+    wanted_P: np.ndarray
+    positions_P: np.ndarray
+
+
+class Rerun:
+    """A cache and its teacher, loaded.
+
+    Args:
+        cache: A finished cache that kdcache dump-logits made.
+        settings: Of its dump, where they are known.
+        path: The teacher's folder, where it is not that of the settings.
+
+    Raises:
+        CacheError: The cache does not say how its teacher was run, or its teacher was another one.
+        TeacherError: The teacher does not load.
+    """
+
+    def __init__(self, cache: Cache, settings: DumpConfig | None, path: str | None = None) -> None:
+        self.cache, self.header = cache, cache.manifest.header
+        self.task = task_of(self.header.task)
+        self.config = self._config(settings, path)
+        register_small_models()
+        self._check_pins()
+        self._material = self._gathered(settings)
+        self._units: dict[int, Sequence[Example]] = {}
+        self.teacher = self._load()
+        self.encoder = self._encoder()
+
+    @property
+    def batch_examples(self) -> int:
+        """How many examples a forward pass of the dump had."""
+        return int(self.header.compute["batch_examples"])
+
+    def samples(self, count: int, seed: int) -> list[Sample]:
+        """Choose so many examples with supervised positions, spread over the shards; the same ones for a seed."""
+        rng = np.random.default_rng(seed)
+        units = [commit.unit for commit in self.cache.manifest.shards if commit.positions]
+        order = rng.permutation(units)[: max(count, 1)]
+        chosen: list[Sample] = []
+        for place, unit in enumerate(order.tolist()):
+            examples = self._examples(unit)
+            supervised = [i for i, example in enumerate(examples) if len(example.positions)]
+            share = count // len(order) + (place < count % len(order))
+            wanted = {*rng.permutation(supervised)[:share].tolist()}
+            for batch in longest_first(examples, self.batch_examples):
+                if mine := wanted.intersection(batch.tolist()):
+                    chosen.append(Sample(unit, batch, frozenset(mine)))
+        return chosen
+
+    def blocks(self, sample: Sample) -> Iterator[Block]:
+        """The rows of a sample's batch, twice, block by block."""
+        examples = self._examples(sample.unit)
+        chosen = [examples[i] for i in sample.batch]
+        counts = [len(example.positions) for example in examples]
+        starts = np.cumsum([0, *counts])
+        positions_P = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in sample.batch])
+        wanted_P = np.repeat([int(i) in sample.wanted for i in sample.batch], [counts[i] for i in sample.batch])
+        numbers = sample.batch + sample.unit * EXAMPLES_PER_UNIT
+        runs = [rows_of(self.header, self.teacher, chosen, numbers) for _ in range(2)]
+        for (part, first), (_, second) in zip(*runs, strict=True):
+            yield Block(first, second, wanted_P[part], positions_P[part])
+
+    def _config(self, settings: DumpConfig | None, path: str | None) -> TeacherConfig:
+        pin = self.header.teacher
+        if pin is None or not self.header.records:
+            raise CacheError(
+                f"{self.cache.root.url} holds labels and no teacher, expected a cache with a teacher's records"
+            )
+        if "batch_examples" not in self.header.compute:
+            raise CacheError(
+                f"{self.cache.root.url} was made by another program, which ran its teacher {pin.name}, expected a "
+                "cache made by kdcache dump-logits"
+            )
+        if settings is not None and isinstance(settings.teacher, TeacherConfig):
+            return settings.teacher if path is None else settings.teacher.model_copy(update={"path": path})
+        if path is None:
+            raise CacheError(
+                f"{self.cache.root.url} does not say where its teacher {pin.name} is: give its folder, --teacher PATH"
+            )
+        return TeacherConfig.model_validate({"path": path, "dtype": pin.dtype})
+
+    def _check_pins(self) -> None:
+        """Raises CacheError for another teacher, before it is loaded."""
+        folder, pin = teacher_folder(self.config), self.header.teacher
+        assert pin is not None
+        here = pin_teacher(self.config, folder)
+        found = difference(pin.model_copy(update=PLACE), here.model_copy(update=PLACE))
+        if found is not None:
+            key, there, value = found
+            raise CacheError(
+                f"{self.config.path} is not the teacher of {self.cache.root.url}: its {key} is {_short(value)}, "
+                f"expected {_short(there)}; give the folder of {pin.name}, --teacher PATH"
+            )
+
+    def _gathered(self, settings: DumpConfig | None) -> Material | None:
+        """Where the teacher reads other tokens than the cache's: what it was made of."""
+        assert self.header.teacher is not None
+        if self.header.teacher.tokenizer_sha256 is None:
+            return None
+        if settings is None:
+            raise CacheError(
+                f"the teacher of {self.cache.root.url} read other tokens than the cache's, and nothing says which: "
+                "give the settings file of its dump, --config dump.yaml"
+            )
+        corpus = settings.corpus.model_copy(update={"unit_rows": self.header.compute["unit_rows"]})
+        return gather(
+            settings.model_copy(update={"output": self.cache.root.url, "corpus": corpus, "teacher": self.config})
+        )
+
+    def _load(self) -> AnyTeacher:
+        pinned = self.header.compute
+        device = pinned["device"] if pinned["device"] != "cuda" or torch.cuda.is_available() else "auto"
+        compute = ComputeConfig.model_validate(
+            {"device": device, "batch_examples": self.batch_examples, "block_positions": pinned["block_positions"]}
+        )
+        if threads := int(pinned.get("threads") or 0):
+            torch.set_num_threads(threads)
+        devices = devices_of(self.config, compute, World())
+        teacher = load_any(
+            self.config,
+            compute,
+            World(),
+            devices=devices,
+            task=self.task,
+            num_classes=self.header.num_classes,
+            records=self.header.records,
+            fed_with=self._fed_with(),
+            examples=self._some,
+        )
+        feeding = {name: pinned[name] for name in ("together", "apart") if name in pinned}
+        teacher.feeding = replace(teacher.feeding, **feeding)
+        return teacher
+
+    def _fed_with(self) -> Any:
+        if self._material is not None:
+            return self._material.fed_with
+        if self.header.tokenizer is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            self.cache.save_tokenizer(folder)
+            return load_tokenizer(Path(folder))
+
+    def _some(self) -> Sequence[Example]:
+        units = (commit.unit for commit in self.cache.manifest.shards if commit.positions)
+        return [example for example in self._examples(next(units)) if len(example.positions)]
+
+    def _encoder(self) -> Encoder | None:
+        kind = calibrated_of(self.header.records)
+        if kind is None:
+            return None
+        assert isinstance(self.teacher, Teacher)
+        return kind.make_encoder(self.cache.basis, self.teacher.output_layer())
+
+    def _examples(self, unit: int) -> Sequence[Example]:
+        """The examples of a unit, in the tokens that the teacher reads."""
+        if unit not in self._units:
+            self._units = {unit: self._made(unit)}
+        return self._units[unit]
+
+    def _made(self, unit: int) -> Sequence[Example]:
+        if self._material is None:
+            return examples_of(self.cache.read_shard(unit))
+        if self._material.corpus.unit_sha256(unit) != self.cache.manifest.shards[unit].source_sha256:
+            raise CacheError(f"the rows of shard {unit} changed since the dump: give the corpus back as it was")
+        made = self._material.unit(unit, skip=self._material.config.on_bad_row == "skip")
+        assert made.own is not None
+        return made.own
+
+
+def examples_of(batch: Batch) -> list[Example]:
+    """The examples of a shard, as the dump's tokenizer made them."""
+    ends = np.cumsum([len(batch.positions(i)) for i in range(len(batch))])
+    starts, continues, labels = [0, *ends[:-1]], batch.continues, batch.labels
+    return [
+        Example(
+            tokens=batch.tokens(i),
+            positions=batch.positions(i),
+            labels=labels[starts[i] : ends[i]],
+            documents=batch.documents(i),
+            continues=bool(continues[i]),
+            types=batch.types(i),
+        )
+        for i in range(len(batch))
+    ]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 20 else f"{text[:12]}…"
