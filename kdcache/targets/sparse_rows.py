@@ -1,7 +1,8 @@
 """Rows of a teacher to the arrays of sparse records.
 
 A row's record depends on the row, the settings and its key alone: not on its neighbours, the block, the batch or the
-rank. It may differ in the last step of a stored number between kinds of hardware, as the logits themselves do.
+rank. The compiled loops make the same bits of the same logits on every processor (compiled/lanes.py); torch's sums on a
+GPU may differ in the last step of a stored number between kinds of it, as the logits themselves do.
 
 They are made by plain torch on every device but the CPU, where loops compiled by numba take a third of its time;
 `method_on` names which, for the header of a cache.

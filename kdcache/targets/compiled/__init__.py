@@ -2,6 +2,8 @@
 
 rows         CompiledRows: a block of rows, on as many threads as torch has
 records      one row after the other: two reads of its classes, then the draw
+lanes        sums in an order that is written down: the same bits on every machine
+flags        how all of these are compiled
 classes      loops over all classes of a row, in vector instructions: maxima, exponentials, sums
 order        the largest logits of a row, in order
 systematic   the draw

@@ -1,59 +1,41 @@
 """Loops over the classes of a row, in vector instructions of the machine at hand.
 
-exp by a polynomial of degree 6 on [−ln 2 / 2, ln 2 / 2], within 1e-7. A chunk of 512 classes is summed in float32, in
-an order that is the same for every chunk.
+exp by a polynomial of degree 6 on [−ln 2 / 2, ln 2 / 2], within 1e-7. What is summed here is summed in the order of
+lanes.py; all else is done number by number, or has no order, as a maximum of integers has none.
 
 A loop is one that vectors can run if its length is not a constant below some hundred (those are unrolled first), so
 the width of a segment is an argument.
 """
 
-from functools import partial
 from typing import Any
 
 import llvmlite.ir as ir
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from kdcache.targets.compiled.flags import compiled
+from kdcache.targets.compiled.lanes import float_of, fma, order_bits, segment_sum
 from kdcache.targets.constants import CHUNK
 
 __all__ = [
-    "bits",
-    "compiled",
     "exp",
     "exponentials",
     "load",
     "mask",
     "mask_below",
-    "moments",
-    "product_moments",
     "segment_sums",
     "survey",
     "unmask",
 ]
 
-compiled = partial(njit, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-_FINITE = ("nnan", "ninf", "nsz")
-_elementwise = compiled(fastmath={"contract", *_FINITE})
-_sum = compiled(fastmath={"reassoc", "contract", "nsz"})
-
 _F = np.float32
 _MASKED = _F(-1.2345e30)  # no logit is so: −1e30 is what some teachers mask with
 _ZERO, _ONE = _F(0.0), _F(1.0)
-_SMALL = _F(2.0**-26)
+_HIGHEST, _LOWEST_BITS = np.int32(0x7F7FFFFF), np.int32(-0x7F800000)
 _LOWEST = _F(-87.0)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4)
 _P2, _P3, _P4, _P5, _P6 = _F(0.49999993), _F(0.16666515), _F(0.04166846), _F(0.00836942), _F(0.00138131)
-
-
-@intrinsic
-def bits(typingctx: Any, number: Any) -> Any:
-    """The bits of a float32 as int32."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), codegen
 
 
 @intrinsic
@@ -67,33 +49,27 @@ def _power_of_two(typingctx: Any, exponent: Any) -> Any:
     return types.float32(types.int32), codegen
 
 
-@intrinsic
-def _larger(typingctx: Any, a: Any, b: Any) -> Any:
-    """max in the one form that vectors reduce by."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", *args, flags=_FINITE), *args, flags=_FINITE)
-
-    return types.float32(types.float32, types.float32), codegen
-
-
-@_sum
+@compiled()
 def survey(z, segment, maxima):
-    """Fills the largest of each segment; (largest, smallest, a number that is finite if all are)."""
-    top, bottom, total = z[0], -z[0], _ZERO
+    """Fills the largest of each segment; (largest, smallest, whether all are finite).
+
+    In integers that are ordered as the logits are: the largest of these is the same in any order, NaN and −0 among
+    them, so that vectors may look for it.
+    """
+    top = bottom = order_bits(z[0])
     for s in range(maxima.size):
         part = z[s * segment : (s + 1) * segment]
-        most = part[0]
+        most = order_bits(part[0])
         for i in range(part.size):
-            most = _larger(most, part[i])
-            bottom = _larger(bottom, -part[i])
-            total += abs(part[i]) * _SMALL
-        maxima[s] = most
-        top = _larger(top, most)
-    return top, -bottom, total
+            order = order_bits(part[i])
+            most = max(most, order)
+            bottom = min(bottom, order)
+        maxima[s] = float_of(most)
+        top = max(top, most)
+    return float_of(top), float_of(bottom), top <= _HIGHEST and bottom >= _LOWEST_BITS
 
 
-@_sum
+@compiled()
 def load(z, start, origin, x):
     """x = z − origin of a chunk; masked beyond the last class."""
     part = z[start : start + CHUNK]
@@ -103,7 +79,7 @@ def load(z, start, origin, x):
         x[i] = _MASKED
 
 
-@_sum
+@compiled()
 def mask_below(z, start, floor, x):
     """Masks the classes of a chunk below the floor; how many were not masked before."""
     part, count = z[start : start + CHUNK], 0
@@ -119,7 +95,7 @@ def mask(x, place):
     x[place] = _MASKED
 
 
-@_sum
+@compiled()
 def unmask(x):
     """0 in the masked places."""
     for i in range(CHUNK):
@@ -127,51 +103,23 @@ def unmask(x):
             x[i] = _ZERO
 
 
-@_elementwise
+@compiled()
 def exp(y):
     """For y ≤ 0; 1.6e-38 below -87."""
-    y = _larger(y, _LOWEST)
+    y = y if y > _LOWEST else _LOWEST
     n = np.rint(y * _LOG2_E)
-    r = (y - n * _LN2_HIGH) - n * _LN2_LOW
-    p = (((_P6 * r + _P5) * r + _P4) * r + _P3) * r + _P2
-    return ((p * r + _ONE) * r + _ONE) * _power_of_two(np.int32(n))
+    r = fma(-n, _LN2_LOW, fma(-n, _LN2_HIGH, y))
+    p = fma(fma(fma(fma(_P6, r, _P5), r, _P4), r, _P3), r, _P2)
+    return fma(fma(p, r, _ONE), r, _ONE) * _power_of_two(np.int32(n))
 
 
-@_elementwise
+@compiled()
 def exponentials(x, beta, e):
     for i in range(CHUNK):
         e[i] = exp(x[i] * beta)
 
 
-@_sum
-def moments(x, e):
-    """Σ e x², Σ e x, Σ e of a chunk."""
-    squares, firsts, zeroths = _ZERO, _ZERO, _ZERO
-    for i in range(CHUNK):
-        ex = e[i] * x[i]
-        squares += ex * x[i]
-        firsts += ex
-        zeroths += e[i]
-    return squares, firsts, zeroths
-
-
-@_sum
-def product_moments(x, a, b, e):
-    """The moments of e = a b, which it fills."""
-    squares, firsts, zeroths = _ZERO, _ZERO, _ZERO
-    for i in range(CHUNK):
-        e[i] = a[i] * b[i]
-        ex = e[i] * x[i]
-        squares += ex * x[i]
-        firsts += ex
-        zeroths += e[i]
-    return squares, firsts, zeroths
-
-
-@_sum
+@compiled()
 def segment_sums(e, segment, sums):
     for s in range(sums.size):
-        part, total = e[s * segment : (s + 1) * segment], _ZERO
-        for i in range(part.size):
-            total += part[i]
-        sums[s] = total
+        sums[s] = segment_sum(e, s * segment)

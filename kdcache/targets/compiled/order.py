@@ -6,7 +6,8 @@ key is an int64 that grows with the logit and, of equal logits, with the smaller
 
 import numpy as np
 
-from kdcache.targets.compiled.classes import bits, compiled
+from kdcache.targets.compiled.flags import compiled
+from kdcache.targets.compiled.lanes import bits
 from kdcache.targets.constants import ID_BITS, ID_MASK
 
 __all__ = ["id_of", "largest", "order_key", "sort"]

@@ -11,24 +11,22 @@ R rows of a block, V classes, S segments, C chunks, K candidates for certain ent
 curve, I of the proposals, E entries.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from kdcache.targets.compiled.classes import (
-    compiled,
     exponentials,
     load,
     mask,
     mask_below,
-    moments,
-    product_moments,
     segment_sums,
     survey,
     unmask,
 )
+from kdcache.targets.compiled.flags import compiled
+from kdcache.targets.compiled.lanes import exp64, log64, moments, product_moments
 from kdcache.targets.compiled.order import id_of, largest
 from kdcache.targets.compiled.systematic import draw
 from kdcache.targets.constants import CHUNK
@@ -94,8 +92,8 @@ def records(flat_logits, stride, num_classes, start, stop, uniform_R, settings, 
 
     for r in range(start, stop):
         z = flat_logits[r * stride : r * stride + V]
-        largest_logit, smallest, total = survey(z, segment, maxima_S)
-        if not np.isfinite(total):
+        largest_logit, smallest, finite = survey(z, segment, maxima_S)
+        if not finite:
             output.maximum_R[r] = np.nan
             continue
         maximum = np.float64(largest_logit)
@@ -109,10 +107,10 @@ def records(flat_logits, stride, num_classes, start, stop, uniform_R, settings, 
         else:
             _fill(sums_J3.reshape(sums_J3.size), 0.0)
         for i in range(I):
-            mass = sums_J3[settings.columns_I[i], 2] * math.exp(beta_I[i] * (origin - maximum))
+            mass = sums_J3[settings.columns_I[i], 2] * exp64(beta_I[i] * (origin - maximum))
             for k in range(K):
-                mass += math.exp(beta_I[i] * some.relative_K[k])
-            log_partition_I[i] = math.log(mass)
+                mass += exp64(beta_I[i] * some.relative_K[k])
+            log_partition_I[i] = log64(mass)
         n = _num_certain(some.relative_K, beta_I, log_partition_I, settings)
 
         top_id = id_of(keys[min(n, keys.size - 1)])
@@ -129,15 +127,15 @@ def records(flat_logits, stride, num_classes, start, stop, uniform_R, settings, 
             _fill(inclusion_S, 0.0)
             for i in range(I):
                 log_weight = beta_I[i] * relative_top - log_partition_I[i]
-                coefficient_I[i] = math.exp(log_weight) * samples / I
+                coefficient_I[i] = exp64(log_weight) * samples / I
                 if rest:
-                    scale = coefficient_I[i] * math.exp(-beta_I[i] * down)
+                    scale = coefficient_I[i] * exp64(-beta_I[i] * down)
                     for s in range(S):
                         inclusion_S[s] += scale * masses_IS[i, s]
                 for k in range(n, K):
                     if some.relative_K[k] >= settings.floor:
                         x = some.relative_K[k] - relative_top
-                        inclusion_S[some.ids_K[k] // segment] += coefficient_I[i] * math.exp(beta_I[i] * x)
+                        inclusion_S[some.ids_K[k] // segment] += coefficient_I[i] * exp64(beta_I[i] * x)
             count = draw(
                 z, segment, inclusion_S, uniform_R[r], beta_I, coefficient_I, top, top_id, weights, running_S, drawn
             )
@@ -209,7 +207,7 @@ def _num_certain(relative_K, beta_I, log_partition_I, settings):
     while n < relative_K.size:
         weight = 0.0
         for i in range(beta_I.size):
-            weight += math.exp(beta_I[i] * relative_K[n] - log_partition_I[i]) / beta_I.size
+            weight += exp64(beta_I[i] * relative_K[n] - log_partition_I[i]) / beta_I.size
         if settings.samples * weight < settings.nearly_one:
             break
         n += 1
@@ -225,7 +223,7 @@ def _tail_sums(relative_T, relative_top, settings, sums_J3, rest, down, tail_J3)
         beta = settings.betas_J[j]
         squares, firsts, zeroths = 0.0, 0.0, 0.0
         if rest:
-            scale = math.exp(-beta * down)
+            scale = exp64(-beta * down)
             squares = scale * (sums_J3[j, 0] + down * (down * sums_J3[j, 2] - 2.0 * sums_J3[j, 1]))
             firsts = scale * (sums_J3[j, 1] - down * sums_J3[j, 2])
             zeroths = scale * sums_J3[j, 2]
@@ -233,7 +231,7 @@ def _tail_sums(relative_T, relative_top, settings, sums_J3, rest, down, tail_J3)
         for t in range(relative_T.size):
             if relative_T[t] >= settings.floor:
                 x = relative_T[t] - relative_top
-                weight = math.exp(beta * x)
+                weight = exp64(beta * x)
                 squares, firsts, zeroths = squares + weight * x * x, firsts + weight * x, zeroths + weight
                 count += 1
         tail_J3[j, 0], tail_J3[j, 1], tail_J3[j, 2] = squares, firsts, zeroths

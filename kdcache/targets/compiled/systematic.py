@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from kdcache.targets.compiled.classes import compiled, exp
+from kdcache.targets.compiled.classes import exp
+from kdcache.targets.compiled.flags import compiled
 from kdcache.targets.compiled.order import order_key, sort
 from kdcache.targets.constants import UNIT
 
