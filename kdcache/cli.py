@@ -5,16 +5,18 @@ is always 2 (errors.py, missing_path). Imports happen inside the commands, so th
 in under a second.
 """
 
+import contextlib
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
 from kdcache.config.paths import expanded
-from kdcache.errors import KdcacheError
+from kdcache.errors import LONGEST_LINE, KdcacheError, printable
 
 __all__ = ["main"]
 
@@ -46,6 +48,10 @@ def _import_first(ctx: click.Context, param: click.Parameter, module: str | None
 
 with_module = click.option(
     "--module", help=MODULE_HELP, callback=_import_first, expose_value=False, is_eager=True, metavar="MODULE"
+)
+
+with_trust = click.option(
+    "--trust-remote-code", is_flag=True, help="Let Python code that comes with the models run on this machine."
 )
 
 
@@ -164,6 +170,7 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
 )
 @click.option("--teacher", type=PATH, help="The teacher's folder, to measure its speed beside the students'.")
 @with_module
+@with_trust
 @click.option("--per-class", is_flag=True, help="Add a table with the scores of each class, or of each type of entity.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of a table; it has the scores of each class too."
@@ -181,9 +188,9 @@ def evaluate(students: tuple[str, ...], per_class: bool, as_json: bool, **option
     from kdcache.report.evaluate import columns_of, evaluate_students, render, render_classes
 
     rows = evaluate_students(students, **options)
-    click.echo(json.dumps(rows, indent=1) if as_json else render(rows, columns_of(options["cache"])))
+    click.echo(json.dumps(rows, indent=1) if as_json else _shown(render(rows, columns_of(options["cache"]))))
     if per_class and not as_json:
-        click.echo(f"\n{render_classes(rows)}")
+        click.echo(f"\n{_shown(render_classes(rows))}")
 
 
 @cli.command()
@@ -210,7 +217,7 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
     from kdcache.report.inspect import describe, render
 
     facts = describe(cache, temperatures)
-    click.echo(json.dumps(facts, indent=1) if as_json else render(facts))
+    click.echo(json.dumps(facts, indent=1) if as_json else _shown(render(facts)))
 
 
 @cli.command()
@@ -314,7 +321,8 @@ def convert(source: str, target: str, backend: str) -> None:
 @click.argument("teacher", type=PATH)
 @click.option("--layers", required=True, metavar="0,4,8,…", help="The layers to keep, counted from 0.")
 @click.option("--out", required=True, type=PATH, help="The folder of the new model.")
-def cut(teacher: str, layers: str, out: str) -> None:
+@with_trust
+def cut(teacher: str, layers: str, out: str, trust_remote_code: bool) -> None:
     """Make a student from some of TEACHER's layers; embeddings, final norm and head stay as they are.
 
     \b
@@ -326,21 +334,26 @@ def cut(teacher: str, layers: str, out: str) -> None:
         numbers = [int(part) for part in layers.split(",")]
     except ValueError:
         raise click.UsageError(f"got --layers {layers}, expected numbers such as 0,4,8") from None
-    folder = cut_layers(teacher, numbers, Path(out))
-    click.echo(f"wrote {folder}")
+    folder = cut_layers(teacher, numbers, Path(out), trust_remote_code=trust_remote_code)
+    click.echo(f"wrote {printable(folder)}")
+
+
+def _shown(text: str) -> str:
+    return printable(text, lines=True)
 
 
 def main() -> None:
     """Entry point of the console script: one line for an error that kdcache raised on purpose."""
     # DeepSpeed, which transformers imports too, says this on standard output wherever there is no GPU.
+    _neutralise_what_libraries_say()
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
     try:
         cli.main(prog_name="kdcache", standalone_mode=False)
     except KdcacheError as error:
-        print(f"kdcache: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(error.exit_status)
     except click.exceptions.Abort:
-        print("kdcache: interrupted; run the same command again to go on", file=sys.stderr)
+        _complain("interrupted; run the same command again to go on")
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -348,7 +361,30 @@ def main() -> None:
     except click.ClickException as error:
         where = getattr(error, "ctx", None)
         hint = f"; see {where.command_path} --help" if where else ""
-        print(f"kdcache: {' '.join(error.format_message().split()).rstrip('.')}{hint}", file=sys.stderr)
+        _complain(f"{' '.join(error.format_message().split()).rstrip('.')}{hint}")
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
+
+
+def _complain(text: str) -> None:
+    print(f"kdcache: {printable(text, limit=LONGEST_LINE)}", file=sys.stderr)
+
+
+def _neutralise_what_libraries_say() -> None:
+    """Their log lines and warnings quote configs and names too."""
+    made, worded = logging.getLogRecordFactory(), warnings.formatwarning
+    if made is not logging.LogRecord:
+        return
+
+    def record(*given: Any, **named: Any) -> logging.LogRecord:
+        line = made(*given, **named)
+        with contextlib.suppress(Exception):  # a line that does not fit its arguments: logging says so itself
+            line.msg, line.args = _shown(line.getMessage()), ()
+        return line
+
+    def worded_plainly(*given: Any, **named: Any) -> str:
+        return _shown(worded(*given, **named))
+
+    logging.setLogRecordFactory(record)
+    warnings.formatwarning = worded_plainly

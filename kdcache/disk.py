@@ -27,6 +27,7 @@ __all__ = [
     "FULL_DISK",
     "Disk",
     "UnexpectedContent",
+    "check_regular",
     "fault",
     "is_temporary",
     "locked",
@@ -118,6 +119,8 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
 
 def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
     return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
@@ -142,6 +145,20 @@ def whole_file(target: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def check_regular(path: str | os.PathLike[str], most: int | None = None) -> int:
+    """The size of a file that others will read to its end. Links are followed.
+
+    Raises OSError where it cannot be looked at: UnexpectedContent for a pipe, a device, a socket or a folder, whose
+    reading might never end, and for more bytes than `most`.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnexpectedContent(f"got {_kind(status.st_mode)}, expected a regular file")
+    if most is not None and status.st_size > most:
+        raise UnexpectedContent(f"got {status.st_size:,} bytes, expected at most {most:,}")
+    return status.st_size
 
 
 def fault(error: BaseException) -> str:

@@ -14,13 +14,19 @@ KdcacheError               exit status 1: the work failed; 2 for any of them tha
 
 A message is one line: what was got, what was expected, what to do. Where that is a command, it is spelled out
 (`next_command`), so that it can be typed as it stands.
+
+Names in it may be a stranger's: of a teacher, a class, a column, a file. `printable` and `in_markdown` say how such a
+text is shown, on a terminal and on a model card; whatever writes there calls them, and JSON stays exact.
 """
 
+import re
 import shlex
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Self
 
 __all__ = [
+    "LONGEST_LINE",
     "CacheError",
     "ConfigError",
     "CorpusError",
@@ -32,9 +38,18 @@ __all__ = [
     "TeacherError",
     "TrainError",
     "UnreadableError",
+    "as_code",
+    "in_markdown",
     "next_command",
     "one_line",
+    "printable",
 ]
+
+LONGEST_LINE = 4000
+HARMLESS_FORMATS = {"\u200c", "\u200d"}
+"""Joiners, which Persian, the languages of India and emoji are written with."""
+PLAIN = re.compile(r"(?!www\.)(?:(?!\b_|_\b)[\w. -])+(?:/(?:(?!\b_|_\b)[\w. -])+)?", re.IGNORECASE)
+"""Words of which Markdown makes neither a link nor emphasis."""
 
 
 class KdcacheError(Exception):
@@ -119,10 +134,56 @@ class ConfigError(KdcacheError):
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
     """What another library's error says, without its line breaks; its class where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def next_command(*words: object) -> str:
     """What to type next, for the end of a message: "run kdcache verify 'my cache' --repair"."""
     return f"run {shlex.join(['kdcache', *map(str, words)])}"
+
+
+def printable(text: object, *, lines: bool = False, limit: int | None = None) -> str:
+    """A text as a terminal may show it: whatever steers one is written as an escape, such as \\x1b or \\u202e.
+
+    These are control characters, marks that change the direction of writing, separators of lines and halves of
+    surrogate pairs.
+
+    Args:
+        text: of anyone.
+        lines: whether it is several lines, whose line breaks stay.
+        limit: characters, after which it is cut.
+    """
+    shown = str(text)
+    if limit is not None and len(shown) > limit:
+        shown = f"{shown[: limit - 1]}…"
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join(one if (lines and one == "\n") or not _steers(one) else _escape(one) for one in shown)
+
+
+def _steers(one: str) -> bool:
+    category = unicodedata.category(one)
+    return category in ("Cc", "Cs", "Zl", "Zp") or (category == "Cf" and one not in HARMLESS_FORMATS)
+
+
+def _escape(one: str) -> str:
+    """As Python writes it in a string."""
+    return one.encode("unicode_escape").decode("ascii")
+
+
+def in_markdown(text: object) -> str:
+    """A text in a line or a table of Markdown, where it is nothing but text: plain, or else as code.
+
+    Neither HTML nor links, images, cells or emphasis come of it.
+    """
+    shown = printable(text)
+    return shown.strip() if not shown or PLAIN.fullmatch(shown) else as_code(shown)
+
+
+def as_code(text: object) -> str:
+    """The same as code in any case."""
+    shown = printable(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    space = " " if "`" in shown else ""
+    return f"{fence}{space}{shown}{space}{fence}".replace("|", "\\|")

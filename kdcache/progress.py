@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-__all__ = ["Progress", "counted", "say", "spoken_duration"]
+from kdcache.errors import printable
+
+__all__ = ["Progress", "counted", "say", "show", "spoken_duration"]
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -22,7 +24,12 @@ PLAIN_INTERVAL_S = 10.0
 def say(text: str) -> None:
     """One line to standard error, by the first rank only."""
     if int(os.environ.get("RANK", "0")) == 0:
-        print(text, file=sys.stderr, flush=True)
+        _print(text)
+
+
+def show(text: str) -> None:
+    """Lines of a command's result, to standard output."""
+    print(printable(text, lines=True), flush=True)
 
 
 def counted(count: int, noun: str) -> str:
@@ -54,7 +61,7 @@ class Progress:
         if not quiet and sys.stderr.isatty():
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), unit, "{task.fields[notes]}", "ETA")
             self._bar = Bar(
-                *(TextColumn(c) if isinstance(c, str) else c for c in columns),
+                *(TextColumn(c, markup=False) if isinstance(c, str) else c for c in columns),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
@@ -88,12 +95,12 @@ class Progress:
         if self.quiet:
             return
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(printable(text), highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _print(text)
 
     def _notes(self) -> str:
-        return "  ".join(f"{name} {value}" for name, value in self._fields.items())
+        return printable("  ".join(f"{name} {value}" for name, value in self._fields.items()))
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
@@ -102,3 +109,7 @@ class Progress:
         elapsed, gained = self._last_line - self._start, self.count - self._first
         left = f"  ETA {spoken_duration(elapsed / gained * (self.total - self.count))}" if gained else ""
         self.say(f"{self.title}: {self.count}/{self.total} {self.unit}  {self._notes()}{left}")
+
+
+def _print(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)

@@ -12,8 +12,8 @@ from kdcache.corpus import Corpus
 from kdcache.dump.material import gather
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.units import most_bad_rows, no_position
-from kdcache.errors import CorpusError, RowError
-from kdcache.progress import Progress, counted
+from kdcache.errors import CorpusError, RowError, printable
+from kdcache.progress import Progress, counted, show
 
 __all__ = ["check_corpus"]
 
@@ -71,6 +71,6 @@ def _report(config: DumpConfig, corpus: Corpus, counts: Counter[str], notes: Cou
         enough = len(bad) <= most_bad_rows(config, corpus)
         lines.append(("would help", f"on_bad_row: skip{'' if enough else needs}, for all of them"))
     if len(bad) > SHOWN:
-        print(f"the first {SHOWN} of {len(bad):,} bad rows are above")
-    print(f"{Path(config.output)}: nothing was written")
-    print("\n".join(f"{name:<10} {value}" for name, value in lines))
+        show(f"the first {SHOWN} of {len(bad):,} bad rows are above")
+    show(f"{Path(config.output)}: nothing was written")
+    show("\n".join(f"{name:<10} {printable(value)}" for name, value in lines))

@@ -15,6 +15,7 @@ from kdcache.corpus import Corpus
 from kdcache.dump.settings import DumpConfig, TeacherConfig
 from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.models.inputs import max_length
+from kdcache.models.strangers import model_config
 from kdcache.store.builder import library_versions
 from kdcache.store.manifest import Header, TeacherPin, TokenizerPin
 from kdcache.store.schema import task_fields
@@ -104,12 +105,10 @@ def weights_digest(folder: str | Path) -> str:
 
 
 def read_model_config(config: TeacherConfig, folder: str) -> Any:
-    from transformers import AutoConfig
-
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"{folder}/config.json is not a model config: {one_line(error)}") from None
+        return model_config(folder, trust_remote_code=config.trust_remote_code)
+    except ValueError as error:
+        raise TeacherError(f"the teacher {folder} cannot be read: {one_line(error)}") from None
 
 
 def longest_input(config: TeacherConfig, folder: str) -> int | None:

@@ -28,7 +28,7 @@ from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import check_share, no_position, remedies
 from kdcache.errors import CacheError
 from kdcache.launcher import World
-from kdcache.progress import Progress, counted, say, spoken_duration
+from kdcache.progress import Progress, counted, say, show, spoken_duration
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
@@ -232,13 +232,13 @@ def _finish(material: Material, world: World, builder: CacheBuilder, work: Path 
         shutil.rmtree(work, ignore_errors=True)
     totals = manifest.totals
     notes = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in totals.notes.items())
-    print(
+    show(
         f"{config.output}: {counted(totals.shards, 'shard')}, {counted(totals.examples, 'example')}, "
         f"{counted(totals.positions, 'position')}, "
         f"{totals.bytes / 1e6:,.2f} MB, {totals.bytes / totals.positions:.1f} bytes per position{notes}"
     )
     verdict = teacher_verdict(manifest)
     if verdict is not None:
-        print(f"the teacher on the labels: {verdict.line}")
+        show(f"the teacher on the labels: {verdict.line}")
         for warning in verdict.warnings:
             say(f"warning: {warning}")

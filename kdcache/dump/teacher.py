@@ -87,7 +87,6 @@ def load_model(config: TeacherConfig, compute: ComputeConfig, world: World, task
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention_implementation,
             trust_remote_code=config.trust_remote_code,
-            local_files_only=not config.trust_remote_code,
             device_map=_device_map(config, devices),
             max_memory=_max_memory(config, devices),
         )

@@ -1,6 +1,7 @@
 """Models of transformers: loading them whole, feeding them, their heads, and making smaller ones.
 
 loading       the Auto class of a task, loading a model whole, trying a classifier out
+strangers     what is refused in a model's folder before anything of it is loaded, and its config
 hub           a folder or a name on the hub -> a folder
 registry      register_student: model classes of a user's own
 small_models  kdcache's own embedding bag and BiLSTM

@@ -20,6 +20,7 @@ from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.models.hub import model_folder
 from kdcache.models.loading import load_whole
 from kdcache.models.saving import check_folder, write_model
+from kdcache.models.strangers import model_config
 from kdcache.tasks.tokenizer import tokenizer_files
 
 __all__ = ["cut"]
@@ -33,12 +34,16 @@ FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers")
 def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, trust_remote_code: bool = False) -> Path:
     """Write a model of these layers, counted from 0, with the teacher's tokenizer; returns its folder.
 
-    teacher_path: a folder, or the name of a model on the hub.
+    teacher_path: a folder, or the name of a model on the hub. trust_remote_code: whether code that comes with it may
+    run.
 
     Raises ConfigError for layers that are not ascending or not there, or whose maths depends on their number, or an out
     folder in use, TeacherError when there is no such model or it cannot be cut.
     """
-    source, target = model_folder(teacher_path, what="teacher", error=TeacherError), Path(out)
+    source, target = (
+        model_folder(teacher_path, what="teacher", error=TeacherError, trust_remote_code=trust_remote_code),
+        Path(out),
+    )
     if not (source / "config.json").is_file():
         raise TeacherError(f"got teacher {source}, expected a folder with config.json and model.safetensors")
     check_folder(target, "--out")
@@ -77,7 +82,7 @@ def _load(source: Path, trust_remote_code: bool) -> Any:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = model_config(source, trust_remote_code=trust_remote_code)
         architecture = (config.architectures or ["AutoModelForCausalLM"])[0]
         model_class = getattr(transformers, architecture, transformers.AutoModelForCausalLM)
         return load_whole(model_class, source, dtype="auto", trust_remote_code=trust_remote_code)

@@ -9,7 +9,6 @@ The final norm is the one norm of the body that stands outside its numbered laye
 none, or where other weights stand beside it (a projection, as OPT may have), only states after the norm can be given.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from torch import Tensor, nn
 from kdcache.errors import TeacherError, one_line
 from kdcache.models.head_probe import Found, post_of
 from kdcache.models.replay import Replay, replayed
+from kdcache.models.strangers import INDEX, model_config, weights_in_index
 
 __all__ = ["final_norm", "load_shell", "probe_shell"]
 
-INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 
 
@@ -42,14 +41,13 @@ def load_shell(folder: str | Path, dtype: torch.dtype | None, device: torch.devi
     Raises:
         TeacherError: it is no language model's folder, or lacks a weight of the head.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     folder = Path(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config).eval()
-    except (OSError, ValueError, KeyError) as error:
+            model = AutoModelForCausalLM.from_config(model_config(folder, weights=True), trust_remote_code=False).eval()
+    except Exception as error:  # transformers raises a dozen classes for a broken folder
         raise TeacherError(f"the head in {folder} does not load: {one_line(error)}") from None
     layer, norm = model.get_output_embeddings(), final_norm(model)
     if layer is None or model.base_model is model:
@@ -126,7 +124,6 @@ def _read(folder: Path, wanted: Iterable[list[str]], device: torch.device | str)
 def _files(folder: Path) -> dict[str, str]:
     """The file of each weight."""
     if (folder / INDEX).is_file():
-        files: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        return files
+        return weights_in_index(folder)
     with safe_open(folder / WHOLE, framework="pt") as file:
         return dict.fromkeys(file.keys(), WHOLE)

@@ -7,6 +7,7 @@ safetensors only, no pickle.
 from pathlib import Path
 
 from kdcache.errors import KdcacheError
+from kdcache.models.strangers import check_model_files
 
 __all__ = ["model_folder"]
 
@@ -22,18 +23,32 @@ def model_folder(
     trust_remote_code: bool = False,
     weights: bool = True,
 ) -> Path:
-    """A folder is given back as it is.
+    """A folder is given back as it is, once its files have been looked at (kdcache.models.strangers).
 
     Args:
         path: folder, or a name such as org/model.
         what: names it in messages, such as "teacher" or "student.path".
-        error: what is raised where it is neither.
+        error: what is raised where it is neither, or holds what is not to be loaded.
         revision: branch, tag or commit of a hub name.
         trust_remote_code: fetch the model's own Python files too.
         weights: whether they are fetched as well; its config and tokenizer may be enough.
     """
-    if Path(path).is_dir():
-        return Path(path)
+    folder = Path(path) if Path(path).is_dir() else _fetched(path, what, error, revision, trust_remote_code, weights)
+    try:
+        check_model_files(folder, weights=weights, trust_remote_code=trust_remote_code)
+    except ValueError as fault:
+        raise error(f"the {what} {path} does not load: {fault}") from None
+    return folder
+
+
+def _fetched(
+    path: str | Path,
+    what: str,
+    error: type[KdcacheError],
+    revision: str | None,
+    trust_remote_code: bool,
+    weights: bool,
+) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = [*PATTERNS, *(["*.safetensors"] if weights else []), *(["*.py"] if trust_remote_code else [])]

@@ -14,17 +14,15 @@ from torch import nn
 from kdcache.errors import one_line
 from kdcache.models.feeding import Feeding
 from kdcache.models.modes import evaluating
+from kdcache.models.strangers import check_model_files
 from kdcache.tasks import Example, Task
 
 __all__ = [
-    "ADAPTER",
     "auto_class",
     "check_classifier",
     "find_last_by_mask",
     "load_whole",
 ]
-
-ADAPTER = "adapter_config.json"
 
 
 def auto_class(task: Task | type[Task]) -> Any:
@@ -34,11 +32,19 @@ def auto_class(task: Task | type[Task]) -> Any:
     return getattr(transformers, task.auto_class)
 
 
-def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, **settings: Any) -> Any:
+def load_whole(
+    model_class: Any,
+    folder: str | Path,
+    *,
+    new_head: bool = False,
+    trust_remote_code: bool = False,
+    **settings: Any,
+) -> Any:
     """from_pretrained of a local folder that fills no missing weight at random: ValueError names it instead.
 
-    So it does for a weight of another shape, for a damaged file, and for a folder of a PEFT adapter, whose base model
-    transformers would load alone where peft is not installed.
+    So it does for a weight of another shape, for a damaged file, and for what a stranger's folder may hold
+    (kdcache.models.strangers), such as a PEFT adapter, whose base model transformers would load alone where peft is not
+    installed. The model's own code runs only with trust_remote_code, which nothing asks for.
 
     new_head: weights outside the body may be missing, and its pooler's, as an encoder has no head yet. settings: of
     from_pretrained.
@@ -47,16 +53,22 @@ def load_whole(model_class: Any, folder: str | Path, *, new_head: bool = False, 
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if (Path(folder) / ADAPTER).is_file():
-        raise ValueError(
-            f"it holds a PEFT adapter ({ADAPTER}), expected a whole model: load it with peft, merge_and_unload() and "
-            "save_pretrained() into another folder"
-        )
-    settings = {"use_safetensors": True, "local_files_only": True, "ignore_mismatched_sizes": True, **settings}
+    check_model_files(folder, trust_remote_code=trust_remote_code)
+    settings = {"use_safetensors": True, "ignore_mismatched_sizes": True, **settings}
     try:
-        model, report = model_class.from_pretrained(folder, output_loading_info=True, **settings)
+        model, report = model_class.from_pretrained(
+            folder,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=not trust_remote_code,
+            **settings,
+        )
     except SafetensorError as error:
         raise ValueError(f"its weights are damaged ({error}); expected whole safetensors files") from None
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:  # transformers raises a dozen classes for a broken folder
+        raise ValueError(f"{type(error).__name__}: {one_line(error, 300)}") from error
     for name, found, wanted in sorted(report["mismatched_keys"]):
         raise ValueError(
             f"its weight {name} is of shape {[*found]}, expected {[*wanted]} as its config.json says; the weights are "

@@ -1,6 +1,6 @@
 """`kdcache convert`: a cache in another storage backend, with progress."""
 
-from kdcache.progress import Progress, counted
+from kdcache.progress import Progress, counted, show
 from kdcache.store.cache import read_manifest
 from kdcache.store.convert import convert
 from kdcache.store.files import Root
@@ -14,7 +14,7 @@ def convert_cache(source: str, target: str, backend: str) -> None:
     with Progress(before.shards, "shards", "convert") as progress:
         manifest = convert(source, target, backend, progress.advance)
     after = manifest.totals
-    print(
+    show(
         f"{target}: {counted(after.shards, 'shard')}, {after.bytes / 1e6:,.2f} MB "
         f"({source}: {before.bytes / 1e6:,.2f} MB)"
     )

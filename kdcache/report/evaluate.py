@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcache.errors import ConfigError, StudentError, TeacherError, one_line
+from kdcache.errors import ConfigError, StudentError, TeacherError, one_line, printable
 from kdcache.progress import Progress, say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.tasks import Task, task_of
@@ -41,13 +41,15 @@ def evaluate_students(
     temperature: float = 1.0,
     device: str = "auto",
     teacher: str | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Row]:
     """Rows: the teacher, the untrained student if asked for, then each student.
 
     Keys: name, parameters, label_nll, kl, agreement (fractions; None where not known), and perplexity of a language
     model, or of a classification bytes, accuracy, macro_f1, ece, entity_f1 (of tags), milliseconds,
     examples_per_second, and classes: precision, recall, f1 and support of each class or type of entity.
-    students: folders or names on the hub. teacher: its folder or name, to time it.
+    students: folders or names on the hub. teacher: its folder or name, to time it. trust_remote_code: whether code
+    that comes with these models may run.
     Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
     cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
     for a bad cache.
@@ -61,9 +63,12 @@ def evaluate_students(
     device = find_device(device, "--device")
     held_out = open_cache(cache)
     if teacher is not None:
-        teacher = str(model_folder(teacher, what="teacher", error=TeacherError))
+        teacher = str(model_folder(teacher, what="teacher", error=TeacherError, trust_remote_code=trust_remote_code))
         _check_teacher(teacher, held_out)
-    folders = [str(model_folder(student, what="student", error=StudentError)) for student in students]
+    folders = [
+        str(model_folder(student, what="student", error=StudentError, trust_remote_code=trust_remote_code))
+        for student in students
+    ]
     for folder in folders:
         check_tokenizer(Path(folder), held_out)
         for caution in cautions(Path(folder), held_out):
@@ -74,7 +79,7 @@ def evaluate_students(
         models.insert(0, (f"untrained {models[0][0]}", folders[0], True))
     with Progress(len(models) * len(held_out), "examples", "eval") as progress:
         for name, folder, fresh in models:
-            model = _load(folder, device, fresh, held_out)
+            model = _load(folder, device, fresh, held_out, trust_remote_code)
             figures, predictions = _figures(model, held_out, batch_examples, temperature, progress)
             rows.append(_row(name, held_out, figures, predictions) | _cost(model, folder, held_out, batch_examples))
     of_teacher = _teacher_row(held_out, figures.get("teacher_label_nll"))
@@ -83,7 +88,7 @@ def evaluate_students(
             timed = not _reads_other_tokens(held_out)
             if not timed:
                 say(f"the teacher {teacher} is not timed: {cache} holds another tokenizer's tokens than it reads")
-            loaded = _load(teacher, device, False, held_out)
+            loaded = _load(teacher, device, False, held_out, trust_remote_code)
             of_teacher |= _cost(loaded, teacher, held_out, batch_examples, timed=timed)
         rows.insert(0, of_teacher)
     return rows
@@ -132,11 +137,11 @@ def _name(folder: str) -> str:
     return path.parent.name if path.name == "student" and path.parent.name else path.name
 
 
-def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
+def _load(folder: str, device: str, fresh: bool, held_out: Cache, trust_remote_code: bool) -> Any:
     import torch
-    from transformers import AutoConfig
 
-    from kdcache.models.loading import ADAPTER, auto_class, load_whole
+    from kdcache.models.loading import auto_class, load_whole
+    from kdcache.models.strangers import ADAPTER, model_config
 
     if not any((Path(folder) / name).is_file() for name in ("config.json", ADAPTER)):
         raise StudentError(f"got student {folder}, expected a folder with config.json and model.safetensors")
@@ -144,9 +149,10 @@ def _load(folder: str, device: str, fresh: bool, held_out: Cache) -> Any:
     try:
         if fresh:
             torch.manual_seed(0)
-            model = model_class.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+            config = model_config(folder, trust_remote_code=trust_remote_code)
+            model = model_class.from_config(config, trust_remote_code=trust_remote_code, dtype=torch.float32)
         else:
-            model = load_whole(model_class, Path(folder), dtype=torch.float32)
+            model = load_whole(model_class, Path(folder), dtype=torch.float32, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises a dozen classes for a broken folder
         words = one_line(error, 300)
         raise StudentError(f"the model {folder} does not load: {type(error).__name__}: {words}") from None
@@ -269,6 +275,7 @@ def render(rows: Sequence[Row], columns: Mapping[str, Measure]) -> str:
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Cells in columns, the first to the left and the others to the right."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))

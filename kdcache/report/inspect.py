@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, printable
 from kdcache.progress import counted
 from kdcache.store.cache import open_cache, read_manifest
 from kdcache.store.files import Root
@@ -90,7 +90,7 @@ def render(facts: dict[str, Any]) -> str:
     if facts["score"]:
         rows.append(("score", f"{facts['score']['line']}, of the teacher"))
         rows += [("warning", warning) for warning in facts["score"]["warnings"]]
-    lines = [f"{name:<10} {value}" for name, value in rows]
+    lines = [f"{name:<10} {printable(value)}" for name, value in rows]
     if facts["temperatures"]:
         lines += ["", "temperature   in entries   outside the certain   effective samples   gradient noise"]
         lines += [

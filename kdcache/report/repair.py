@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from kdcache.dump.remake import Remaker
 from kdcache.dump.settings import DumpConfig
-from kdcache.errors import CacheError, KdcacheError, next_command
-from kdcache.progress import Progress
+from kdcache.errors import CacheError, KdcacheError, next_command, printable
+from kdcache.progress import Progress, show
 from kdcache.report.dump_settings import dump_settings
 from kdcache.store.cache import begun_header, read_manifest
 from kdcache.store.files import Root
@@ -137,4 +137,4 @@ class Repair:
     @staticmethod
     def _say(names: Iterable[str], how: str) -> None:
         for name in names:
-            print(f"{name}: {how}")
+            show(printable(f"{name}: {how}"))

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from kdcache.errors import CacheError, next_command
-from kdcache.progress import Progress, counted
+from kdcache.errors import CacheError, next_command, printable
+from kdcache.progress import Progress, counted, show
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.verify import Fault, verify
@@ -57,9 +57,9 @@ def verify_and_repair(path: str, *, config: str | None = None, copy: str | None 
 
 def _say_sound(path: str) -> None:
     totals = read_manifest(Root(path)).totals
-    print(f"{path}: {counted(totals.shards, 'shard')}, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")
+    show(f"{path}: {counted(totals.shards, 'shard')}, {totals.bytes / 1e6:,.2f} MB, every digest and count is right")
 
 
 def _print(faults: Sequence[Fault]) -> None:
     for fault in faults:
-        print(fault.what if fault.shard in fault.what else f"{fault.shard}: {fault.what}")
+        show(printable(fault.what if fault.shard in fault.what else f"{fault.shard}: {fault.what}"))

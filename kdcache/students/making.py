@@ -12,8 +12,9 @@ import torch
 
 from kdcache.errors import ConfigError, StudentError, one_line
 from kdcache.models.hub import model_folder
-from kdcache.models.loading import ADAPTER, auto_class, check_classifier, load_whole
+from kdcache.models.loading import auto_class, check_classifier, load_whole
 from kdcache.models.registry import register_small_models
+from kdcache.models.strangers import ADAPTER, model_config
 from kdcache.near import did_you_mean
 from kdcache.store.cache import Cache
 from kdcache.students.collate import check_length, feeding_of
@@ -98,6 +99,7 @@ def _from_config(config: StudentConfig, cache: Cache, tokenizer: Any | None) -> 
     try:
         student = auto_class(task).from_config(
             config_class(**settings),
+            trust_remote_code=False,
             dtype=torch.float32,
             attn_implementation=config.attention_implementation,
         )
@@ -168,12 +170,10 @@ def class_settings(cache: Cache) -> dict[str, Any]:
 
 def _own_classes(folder: Path, cache: Cache, trust_remote_code: bool) -> dict[str, Any]:
     """The cache's, for a folder that names none. Raises StudentError where it names others."""
-    from transformers import AutoConfig
-
     header = cache.manifest.header
     if task_of(header.task).generates or header.id2label is None:
         return {}
-    own = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    own = model_config(folder, trust_remote_code=trust_remote_code)
     if all(name == f"LABEL_{i}" for i, name in own.id2label.items()):
         return class_settings(cache)
     _check_names(own, header.id2label)

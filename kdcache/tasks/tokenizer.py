@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdcache.disk import check_regular, fault
 from kdcache.errors import ConfigError, one_line
 
 __all__ = [
@@ -34,17 +35,19 @@ TOKENIZER_FILES = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja",
 """Patterns of the names of a tokenizer's files in a model's folder."""
 LOADABLE = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """Any one of these says that a folder holds a tokenizer, and not only what belongs to one."""
+MOST_BYTES = 2 << 30
+"""Of a file of a tokenizer; those of the largest vocabularies have 40 MB."""
 NOT_OF_TOKENS = ("truncation", "padding", "decoder", "post_processor")
 
 
 def has_tokenizer(folder: str | Path) -> bool:
     """Whether this local folder holds a tokenizer's files."""
-    return any((Path(folder) / name).is_file() for name in LOADABLE)
+    return any((Path(folder) / name).exists() for name in LOADABLE)
 
 
 def tokenizer_files(folder: str | Path) -> list[Path]:
     """The files of the tokenizer in a local folder, by name; a model's other files are left out."""
-    found = {file for pattern in TOKENIZER_FILES for file in Path(folder).glob(pattern) if file.is_file()}
+    found = {file for pattern in TOKENIZER_FILES for file in Path(folder).glob(pattern) if not file.is_dir()}
     return sorted(found)
 
 
@@ -56,6 +59,8 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: 
     local = folder.exists() or folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1
     if local and not folder.is_dir():
         raise ConfigError(f"got tokenizer {path}, which is no folder; expected one with tokenizer.json in it")
+    if local:
+        _check_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision)
     except Exception as error:  # transformers raises a dozen classes for a broken folder
@@ -68,12 +73,28 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: 
         raise ConfigError(
             f"cannot load a tokenizer from {path}: {words[:200]}; expected a folder with tokenizer.json, or a name"
         ) from error
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ConfigError(
+            f"got tokenizer {path} with model_max_length {tokenizer.model_max_length!r:.80}, expected a number of "
+            "tokens: mend its tokenizer_config.json"
+        )
     if dropout := getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None):
         raise ConfigError(
             f"got tokenizer {path} with BPE dropout {dropout:g}, which gives other tokens each time; set model.dropout "
             "to null in its tokenizer.json"
         )
     return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ConfigError for a file that might not end, or that no tokenizer has the size of."""
+    for path in [*tokenizer_files(folder), folder / "config.json"]:
+        try:
+            check_regular(path, MOST_BYTES)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot load a tokenizer from {folder}: {path.name}: {fault(error)}") from None
 
 
 def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:

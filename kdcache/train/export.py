@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdcache import __version__
+from kdcache.errors import as_code, in_markdown
 from kdcache.launcher import World
 from kdcache.models.saving import write_model
 from kdcache.store.cache import Cache
@@ -113,8 +114,8 @@ def made_from(config: StudentConfig) -> str:
     if config.path is None:
         return "a config, at random"
     if Path(config.path).is_dir():
-        return f"`{Path(config.path).name}`"
-    return f"`{config.path}`, revision {student_folder(config).name}"
+        return as_code(Path(config.path).name)
+    return f"{as_code(config.path)}, revision {in_markdown(student_folder(config).name)}"
 
 
 def model_card(
@@ -131,10 +132,11 @@ def model_card(
     rows = {
         "parameters": f"{parameters:,}",
         "made from": made_from(run.student),
-        "cache": f"`{cache.digest}` ({len(cache):,} examples, {cache.num_positions:,} positions)",
-        "corpus": f"`{corpus.sha256}`" if corpus else "not recorded",
-        "tokenizer": f"`{header.tokenizer.behaviour_sha256}`" if header.tokenizer else "not recorded",
-        "record": ", ".join(f"`{kind.model_dump_json(exclude_none=True)}`" for kind in header.records) or "labels only",
+        "cache": f"{as_code(cache.digest)} ({len(cache):,} examples, {cache.num_positions:,} positions)",
+        "corpus": as_code(corpus.sha256) if corpus else "not recorded",
+        "tokenizer": as_code(header.tokenizer.behaviour_sha256) if header.tokenizer else "not recorded",
+        "record": ", ".join(as_code(kind.model_dump_json(exclude_none=True)) for kind in header.records)
+        or "labels only",
         "steps": f"{steps:,} of {run.batches.global_batch} examples",
         "terms": run.told["terms"],
         "optimizer": run.told["optimizer"],
@@ -144,15 +146,16 @@ def model_card(
     }
     if header.teacher is not None:
         teacher = header.teacher
-        rows["teacher"] = f"{teacher.name}, revision {teacher.revision or 'not recorded'}, {teacher.dtype or ''}"
-        rows["teacher weights"] = f"`{teacher.weights_sha256}`" if teacher.weights_sha256 else "not recorded"
+        revision = in_markdown(teacher.revision or "not recorded")
+        rows["teacher"] = f"{in_markdown(teacher.name)}, revision {revision}, {in_markdown(teacher.dtype or '')}"
+        rows["teacher weights"] = as_code(teacher.weights_sha256) if teacher.weights_sha256 else "not recorded"
     title = "A distilled student" if header.records else "A student of labels"
     if header.teacher is not None:
-        title = f"A student of {header.teacher.name}"
+        title = f"A student of {in_markdown(header.teacher.name)}"
     provenance = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     evaluation = ""
     if figures is not None:
-        table = "".join(f"| {name} | {value:.6g} |\n" for name, value in figures.items())
+        table = "".join(f"| {in_markdown(name)} | {value:.6g} |\n" for name, value in figures.items())
         evaluation = f"\n## Held-out evaluation\n\n| measure | value |\n|---|---|\n{table}"
     pipeline = pipeline_of(cache)
     return (

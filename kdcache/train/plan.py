@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdcache.errors import as_code
 from kdcache.launcher import World
 from kdcache.losses.term import Term
 from kdcache.progress import counted
@@ -148,6 +149,7 @@ def plan(config: TrainConfig) -> Run:
 
 def _told(config: TrainConfig) -> dict[str, str]:
     return {
-        "terms": ", ".join(f"`{term.model_dump_json(exclude_none=True)}`" for term in config.terms),
-        "optimizer": f"AdamW, `{config.optimizer.model_dump_json()}`, schedule `{config.schedule.model_dump_json()}`",
+        "terms": ", ".join(as_code(term.model_dump_json(exclude_none=True)) for term in config.terms),
+        "optimizer": f"AdamW, {as_code(config.optimizer.model_dump_json())}, "
+        f"schedule {as_code(config.schedule.model_dump_json())}",
     }
