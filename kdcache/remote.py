@@ -13,12 +13,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from kdcache.errors import one_line
+from kdcache.errors import KdcacheError, one_line
 
-__all__ = ["RemoteError", "RemoteFile", "create_file", "open_url", "retried"]
+__all__ = ["RemoteError", "RemoteFile", "SeenBlocks", "create_file", "missing_bucket", "open_url", "retried"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ LASTING_ERRNO = {errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE,
 NO_FILE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 LASTING = (*NO_FILE, PermissionError, NotImplementedError)
 BUFFER = 4 << 20
+BLOCK = 256 << 10
 
 
 class RemoteError(OSError):
@@ -96,10 +98,10 @@ def retried(do: Callable[[], T], what: str) -> T:
     )
     try:
         return attempts(do)
-    except RemoteError:
+    except (RemoteError, KdcacheError):
         raise
     except Exception as error:  # whatever a file system of fsspec and the library below it raise
-        if _no_bucket(error):
+        if missing_bucket(error):
             raise RemoteError(
                 "there is no such bucket, and kdcache makes none: mend its name, or make it first", missing=True
             ) from error
@@ -126,6 +128,11 @@ def create_file(filesystem: Any, path: str, data: bytes) -> None:
     if filesystem.exists(path):
         raise FileExistsError(path)
     filesystem.pipe_file(path, data)
+
+
+def missing_bucket(error: BaseException) -> bool:
+    """Whether it is the bucket that is not there."""
+    return _answer(error)[1] == "NoSuchBucket" or "bucket does not exist" in str(error).lower()
 
 
 class RemoteFile(io.RawIOBase):
@@ -159,6 +166,41 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._offset = stop
         return len(data)
+
+
+class SeenBlocks:
+    """CRC-32 of the blocks of a file that were read, 4 bytes for 256 KiB: the same bytes are read again, or none.
+
+    A range of a remote file comes without a checksum of its own. Whole blocks are read, so up to 512 KiB too much.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def known(self) -> list[int]:
+        """The checksums of a file that was read from its start to its end, in order."""
+        return [self._known[at] for at in sorted(self._known)]
+
+    def learn(self, known: Sequence[int]) -> None:
+        """What `known` gave, in this process or another."""
+        self._known |= {number * BLOCK: crc for number, crc in enumerate(known)}
+
+    def read(self, fetch: Callable[[int, int], bytes], start: int, stop: int, size: int) -> bytes | None:
+        """Bytes start to stop of a file of this size; None where they stay others than before, at the third time too.
+
+        fetch: (first, last) -> these bytes, from the server.
+        """
+        first = start // BLOCK * BLOCK
+        last = min(-(-stop // BLOCK) * BLOCK, size)
+        for again in range(2, -1, -1):
+            data = fetch(first, last)
+            found = {first + at: zlib.crc32(data[at : at + BLOCK]) for at in range(0, last - first, BLOCK)}
+            if all(self._known.setdefault(at, crc) == crc for at, crc in found.items()):
+                return data[start - first : stop - first]
+            if again:
+                words = f"bytes {first} to {last} are others than before"
+                print(f"{words}; reading them again", file=sys.stderr, flush=True)
+        return None
 
 
 def _limit() -> float:
@@ -212,10 +254,6 @@ def _passes(error: BaseException) -> bool:
 def _refuses_conditions(error: BaseException) -> bool:
     refused = isinstance(error, NotImplementedError | TypeError | ValueError)
     return refused or _answer(error)[0] == 501 or "ParamValidationError" in _kinds(error)
-
-
-def _no_bucket(error: BaseException) -> bool:
-    return _answer(error)[1] == "NoSuchBucket" or "bucket does not exist" in str(error).lower()
 
 
 def _words(error: Exception, limit: float) -> str:

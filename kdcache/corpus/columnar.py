@@ -21,6 +21,7 @@ from kdcache.corpus.files import CorpusFile, changed, explained
 from kdcache.corpus.index import FileIndex
 from kdcache.corpus.lines import chunks
 from kdcache.errors import CorpusError, one_line
+from kdcache.remote import RemoteError
 
 __all__ = ["feed", "index_arrow", "index_parquet", "read_arrow", "read_parquet"]
 
@@ -56,14 +57,16 @@ def index_parquet(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex
 
 
 def read_parquet(file: CorpusFile, index: FileIndex, fields: list[str], first: int, stop: int) -> pa.Table:
-    from pyarrow import dataset
+    from pyarrow import dataset, fs
 
     file.check_size()
     group, last = _holders(index.marks, first, stop)
     with _valid(file, "Parquet"):
-        fragment = dataset.ParquetFileFormat().make_fragment(
-            file.path, filesystem=_arrow_file_system(file), row_groups=range(group, last + 1)
-        )
+        parquet, groups = dataset.ParquetFileFormat(), range(group, last + 1)
+        if file.local:
+            fragment = parquet.make_fragment(file.path, filesystem=fs.LocalFileSystem(), row_groups=groups)
+        else:
+            fragment = parquet.make_fragment(pa.PythonFile(file.open(), "r"), row_groups=groups)
         scanner = fragment.scanner(columns=fields, batch_size=BATCH_ROWS, batch_readahead=2, use_threads=False)
         return _slice(scanner.to_batches(), scanner.projected_schema, int(index.marks[group]), first, stop, file)
 
@@ -153,6 +156,8 @@ class _Hashed:
 def _valid(file: CorpusFile, format: str) -> Iterator[None]:
     try:
         yield
+    except RemoteError as error:
+        raise CorpusError(f"cannot read corpus file {file.name}: {error}") from error
     except (pa.ArrowException, OSError) as error:
         words = one_line(error)
         raise CorpusError(f"{file.name} is not {format}: {words}; set corpus.format or mend the file") from error
@@ -186,9 +191,3 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _has_dictionary(type: pa.DataType) -> bool:
     return pa.types.is_dictionary(type) or any(_has_dictionary(type.field(i).type) for i in range(type.num_fields))
-
-
-def _arrow_file_system(file: CorpusFile) -> Any:
-    from pyarrow import fs
-
-    return fs.LocalFileSystem() if file.local else fs.PyFileSystem(fs.FSSpecHandler(file.fs))

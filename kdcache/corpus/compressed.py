@@ -22,6 +22,7 @@ from typing import Any
 from kdcache.corpus.files import CorpusFile, explained
 from kdcache.disk import whole_file
 from kdcache.errors import CorpusError, one_line
+from kdcache.remote import RemoteError
 
 __all__ = ["COMMANDS", "plain_copy"]
 
@@ -61,7 +62,7 @@ def _write(file: CorpusFile, suffix: str, copy: Path) -> None:
         try:
             shutil.copyfileobj(READERS[suffix](source), target, CHUNK)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+            if isinstance(error, RemoteError) or (isinstance(error, OSError) and error.errno is not None):
                 raise
             raise CorpusError(
                 f"{file.name} does not decompress: {one_line(error)}; expected a whole {suffix} file: see "

@@ -15,7 +15,7 @@ import tempfile
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -329,13 +329,15 @@ def _index(files: Sequence[CorpusFile], folder: Path | None, progress: Progress 
         if file in known:
             advance(file.size)
             continue
-        known.put(file, _index_file(file, advance))
+        known.put(file, replace(_index_file(file, advance), blocks=file.seen.known()))
         fresh += file.size
         if fresh >= PAGE_BYTES:
             known.flush()
             known.refresh()
             fresh = 0
     known.flush()
+    for file in files:
+        file.seen.learn(known[file].blocks)
     return [known[file] for file in files]
 
 

@@ -8,17 +8,21 @@ twice counts once.
 import itertools
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from kdcache.corpus.layout import Layout, plain_name
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.disk import fault
 from kdcache.errors import CorpusError
+from kdcache.remote import RemoteFile, SeenBlocks, missing_bucket, open_url, retried
 
 __all__ = ["CorpusFile", "changed", "explained", "find_files", "format_of_name"]
+
+T = TypeVar("T")
 
 SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson"),
@@ -33,7 +37,8 @@ SUFFIXES = {
 @dataclass(frozen=True)
 class CorpusFile:
     """One file. name: relative to the folder that all files of the corpus share, with "/"; key: changes when the file
-    does, as far as its file system can tell without reading it (fsspec's ukey). layout: of its bytes."""
+    does, as far as its file system can tell without reading it (fsspec's ukey). layout: of its bytes. seen: the
+    checksums of what was read of a remote file, so that it reads the same again."""
 
     fs: Any
     path: str
@@ -42,9 +47,12 @@ class CorpusFile:
     size: int
     key: str
     layout: Layout
+    seen: SeenBlocks = field(default_factory=SeenBlocks, compare=False, repr=False)
 
     def open(self) -> Any:
-        return self.fs.open(self.path, "rb")
+        if self.local or _is_streamed(self.fs):
+            return self.fs.open(self.path, "rb")
+        return RemoteFile.open(self._remote_range, self.size)
 
     @property
     def local(self) -> bool:
@@ -52,7 +60,7 @@ class CorpusFile:
 
     def check_size(self) -> None:
         with explained(self.name):
-            size = int(self.fs.size(self.path))
+            size = int(_asked(self.fs, self.url, partial(self.fs.size, self.path)))
         if size != self.size:
             raise changed(self.name, f"it had {self.size} bytes when it was indexed, now {size}")
 
@@ -60,7 +68,7 @@ class CorpusFile:
         """Raises CorpusError where the file at the URL, which may be read from a copy, is another one now."""
         with explained(self.name):
             fs, path = _file_system(self.url)
-            key = str(fs.ukey(path))
+            key = str(_asked(fs, self.url, partial(fs.ukey, path)))
         if key != self.key:
             raise changed(self.name, "it is not the file that was opened")
 
@@ -68,9 +76,26 @@ class CorpusFile:
         """These bytes, and no others, of a file that still has its size."""
         self.check_size()
         with explained(self.name):
-            data = bytes(self.fs.cat_file(self.path, start, stop))
+            if not self.local:
+                return self._remote_range(start, stop)
+            data = bytes(self.fs.cat_file(self.path, start=start, end=stop))
         if len(data) != stop - start:
             raise changed(self.name, f"bytes {start} to {stop} are not there")
+        return data
+
+    def _remote_range(self, start: int, stop: int) -> bytes:
+        """These bytes, the same as at every read before. Raises OSError, or CorpusError where they are others."""
+
+        def fetch(first: int, last: int) -> bytes:
+            data = bytes(self.fs.cat_file(self.path, start=first, end=last))
+            if len(data) != last - first:
+                raise ConnectionError(f"got {len(data)} bytes, expected {last - first}")
+            return data
+
+        what = f"cannot read corpus file {self.url}"
+        data = self.seen.read(lambda first, last: retried(partial(fetch, first, last), what), start, stop, self.size)
+        if data is None:
+            raise changed(self.name, f"bytes {start} to {stop} are others than at the first read")
         return data
 
 
@@ -84,7 +109,8 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CorpusError(f"cannot read corpus file {name}: {fault(error)}") from error
+        missing = getattr(error, "missing", False)
+        raise CorpusError(f"cannot read corpus file {name}: {fault(error)}", missing_path=missing) from error
 
 
 def find_files(config: CorpusConfig) -> list[CorpusFile]:
@@ -93,7 +119,7 @@ def find_files(config: CorpusConfig) -> list[CorpusFile]:
     for path in config.paths:
         fs, root = _file_system(path)
         with explained(path):
-            for name, size in _expand(fs, root, path, config.format):
+            for name, size in _asked(fs, path, partial(_expand, fs, root, path, config.format)):
                 found[fs.unstrip_protocol(name)] = (fs, name, size)
     urls = sorted(found)
     shared = _shared_folders(urls[0], urls[-1])
@@ -102,7 +128,8 @@ def find_files(config: CorpusConfig) -> list[CorpusFile]:
         fs, path, size = found[url]
         with explained(path):
             name = "/".join(url.split("/")[shared:])
-            files.append(CorpusFile(fs, path, url, name, size, str(fs.ukey(path)), Layout.of(config, name)))
+            key = str(_asked(fs, url, partial(fs.ukey, path)))
+            files.append(CorpusFile(fs, path, url, name, size, key, Layout.of(config, name)))
     return files
 
 
@@ -120,11 +147,9 @@ def _shared_folders(first: str, last: str) -> int:
 
 
 def _file_system(path: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
     try:
-        fs, root = url_to_fs(path)
-    except (ImportError, ValueError) as error:
+        fs, root = open_url(path)
+    except (ImportError, ValueError, OSError) as error:
         raise CorpusError(f"cannot open corpus path {path}: {fault(error)}") from error
     return fs, os.path.normpath(root) if _is_local(fs) else root
 
@@ -133,12 +158,35 @@ def _is_local(fs: Any) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
+def _is_streamed(fs: Any) -> bool:
+    """A web server may not know ranges, but gives a file from its start."""
+    return not {"http", "https"}.isdisjoint((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _asked(fs: Any, url: str, ask: Callable[[], T]) -> T:
+    """What a file system answers; another machine's is asked again where that may help."""
+    return ask() if _is_local(fs) else retried(ask, f"cannot read corpus path {url}")
+
+
+def _kind(fs: Any, root: str) -> str | None:
+    """file, directory, or None for what is not there; where fsspec's isfile takes every failure for an absence."""
+    if _is_local(fs):
+        return "file" if fs.isfile(root) else "directory" if fs.isdir(root) else None
+    try:
+        return str(fs.info(root)["type"])
+    except FileNotFoundError as error:
+        if missing_bucket(error):
+            raise
+        return None
+
+
 def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]:
-    if fs.isfile(root):
+    kind = _kind(fs, root)
+    if kind == "file":
         if (size := fs.size(root)) is None:
             raise CorpusError(f"the server of corpus path {path} does not tell its size; copy the file to a folder")
         return [(root, int(size))]
-    if fs.isdir(root):
+    if kind == "directory":
         return _inside(fs, root, path, format)
     if not any(sign in root for sign in "*?["):
         raise CorpusError(

@@ -20,7 +20,7 @@ from kdcache.disk import Disk
 
 __all__ = ["FileIndex", "IndexFolder", "Marks"]
 
-VERSION = 2
+VERSION = 3
 MAX_MARKS = 1 << 20
 
 
@@ -34,6 +34,7 @@ class FileIndex:
     column_bytes: decoded bytes of each column where the file tells, None where a row's bytes are the file's.
     line_is_row: row r is on line r + 1 (r + 2 below a header). width: columns of a line of conll whose last one is the
         tag, 0 where that is not known. class_names: of columns of integers, where the file's schema has them.
+    blocks: checksums of a remote file's blocks (kdcache/remote.py).
     """
 
     sha256: str
@@ -46,6 +47,7 @@ class FileIndex:
     line_is_row: bool = True
     width: int = 0
     class_names: dict[str, list[str]] = field(default_factory=dict)
+    blocks: list[int] = field(default_factory=list)
 
 
 class Marks:

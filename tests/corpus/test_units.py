@@ -175,7 +175,7 @@ def test_random_access_reads_no_byte_outside_the_unit(tmp_path):
     with mock.patch.object(local, "cat_file", autospec=True, side_effect=local.cat_file) as read:
         corpus.unit(7)
     start = sum(map(len, lines[:70]))
-    assert [call.args[2:] for call in read.call_args_list] == [(start, start + sum(map(len, lines[70:80])))]
+    assert [(*call.kwargs.values(),) for call in read.call_args_list] == [(start, start + sum(map(len, lines[70:80])))]
 
 
 def test_auto_unit_rows_follow_the_corpus(tmp_path):
