@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from kdcache.config.paths import expanded
-from kdcache.errors import LONGEST_LINE, KdcacheError, printable
+from kdcache.config.paths import check_local, expanded
+from kdcache.errors import LONGEST_LINE, ConfigError, KdcacheError, printable
 
 __all__ = ["main"]
 
@@ -37,7 +37,20 @@ class _Path(click.ParamType):
         return expanded(str(value))
 
 
+class _LocalPath(_Path):
+    """A path, and no URL."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = super().convert(value, param, ctx)
+        try:
+            return check_local(path)
+        except ConfigError as error:
+            name = param.human_readable_name if param is not None else "a path"
+            raise ConfigError(f"{name}: {error}") from None
+
+
 PATH = _Path()
+LOCAL = _LocalPath()
 
 
 def _import_first(ctx: click.Context, param: click.Parameter, module: str | None) -> None:
@@ -71,7 +84,7 @@ def cli() -> None:
 
 
 @cli.command("dump-logits")
-@click.argument("config", type=PATH)
+@click.argument("config", type=LOCAL)
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
 @click.option(
     "--rank", type=click.IntRange(min=0), help="The number of this process, counted from 0, if no launcher sets RANK."
@@ -119,7 +132,7 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
 
 
 @cli.command()
-@click.argument("config", type=PATH)
+@click.argument("config", type=LOCAL)
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE_HELP)
 @click.option(
     "--nproc", type=click.IntRange(min=1), help="Start the deepspeed launcher with this many ranks on this machine."
@@ -142,7 +155,7 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
 
 
 @cli.command("eval")
-@click.argument("students", nargs=-1, required=True, type=PATH)
+@click.argument("students", nargs=-1, required=True, type=LOCAL)
 @click.option(
     "--cache", required=True, type=PATH, help="A held-out cache: the text to score on, and the teacher's logits."
 )
@@ -168,7 +181,7 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
     type=click.Choice(["auto", "cpu", "cuda"]),
     help="auto takes a GPU if there is one.",
 )
-@click.option("--teacher", type=PATH, help="The teacher's folder, to measure its speed beside the students'.")
+@click.option("--teacher", type=LOCAL, help="The teacher's folder, to measure its speed beside the students'.")
 @with_module
 @with_trust
 @click.option("--per-class", is_flag=True, help="Add a table with the scores of each class, or of each type of entity.")
@@ -226,7 +239,7 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
 @click.option("--repair", is_flag=True, help="Make damaged and missing files what they were, and delete leftovers.")
 @click.option(
     "--config",
-    type=PATH,
+    type=LOCAL,
     metavar="DUMP.YAML",
     help="The settings file of the dump, for a cache that does not keep its settings.",
 )
@@ -318,9 +331,9 @@ def convert(source: str, target: str, backend: str) -> None:
 
 
 @cli.command()
-@click.argument("teacher", type=PATH)
+@click.argument("teacher", type=LOCAL)
 @click.option("--layers", required=True, metavar="0,4,8,…", help="The layers to keep, counted from 0.")
-@click.option("--out", required=True, type=PATH, help="The folder of the new model.")
+@click.option("--out", required=True, type=LOCAL, help="The folder of the new model.")
 @with_trust
 def cut(teacher: str, layers: str, out: str, trust_remote_code: bool) -> None:
     """Make a student from some of TEACHER's layers; embeddings, final norm and head stay as they are.

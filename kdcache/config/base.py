@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from kdcache.config.paths import expanded
+from kdcache.config.paths import check_local, expanded
 from kdcache.errors import ConfigError
 from kdcache.registry import import_extensions
 
-__all__ = ["Config", "Name", "PathText", "Run", "import_module_of"]
+__all__ = ["Config", "LocalText", "Name", "PathText", "Run", "import_module_of"]
 
 
 class Config(BaseModel):
@@ -47,8 +47,18 @@ def _expanded(path: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _local(path: str) -> str:
+    try:
+        return check_local(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 PathText = Annotated[str, AfterValidator(_expanded)]
 """A path, a URL or a hub name; ~ and $NAME are expanded."""
+
+LocalText = Annotated[PathText, AfterValidator(_local)]
+"""A path or a hub name, and no URL; ~ and $NAME are expanded."""
 
 
 def _name(value: object) -> object:

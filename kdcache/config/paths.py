@@ -5,7 +5,7 @@ import re
 
 from kdcache.errors import ConfigError
 
-__all__ = ["expanded"]
+__all__ = ["check_local", "expanded"]
 
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
@@ -26,3 +26,18 @@ def expanded(path: str) -> str:
     if unset:
         raise ConfigError(f"got path {path}, expected {unset[1].strip('{}')} to be set in the environment")
     return found
+
+
+def check_local(path: str) -> str:
+    """The path, if it is one of this machine's disks. Raises ConfigError for a URL.
+
+    pathlib would take s3://bucket/run for a folder named s3: in the working directory.
+    """
+    if "://" not in path:
+        return path
+    if path.startswith("file://"):
+        raise ConfigError(f"got {path}, expected a path: {path.removeprefix('file://')}")
+    raise ConfigError(
+        f"got {path}, expected a folder or file on this machine, mounted ones included: only corpora and caches may be "
+        "URLs; copy it, or mount the store"
+    )

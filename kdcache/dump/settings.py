@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from kdcache.config.base import Config, PathText, Run, import_module_of
+from kdcache.config.base import Config, LocalText, PathText, Run, import_module_of
 from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
 from kdcache.store.backend import BackendName
 from kdcache.targets.records import Records
@@ -30,7 +30,7 @@ class TeacherConfig(Config):
     trust_remote_code: whether code that comes with the model may run.
     """
 
-    path: PathText
+    path: LocalText
     revision: str | None = None
     max_length: Annotated[int, Field(ge=3)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -86,7 +86,7 @@ class DumpConfig(Run):
     output: PathText
     corpus: CorpusConfig
     teacher: TeacherConfig | Literal["none"]
-    tokenizer: PathText | None = None
+    tokenizer: LocalText | None = None
     task: TaskConfig = Field({}, validate_default=True)
     record: Records = (Sampled(),)
     backend: BackendName = "zarr"

@@ -6,7 +6,8 @@ safetensors only, no pickle.
 
 from pathlib import Path
 
-from kdcache.errors import KdcacheError
+from kdcache.config.paths import check_local
+from kdcache.errors import ConfigError, KdcacheError
 from kdcache.models.strangers import check_model_files
 
 __all__ = ["model_folder"]
@@ -33,6 +34,10 @@ def model_folder(
         trust_remote_code: fetch the model's own Python files too.
         weights: whether they are fetched as well; its config and tokenizer may be enough.
     """
+    try:
+        check_local(str(path))
+    except ConfigError as url:
+        raise error(f"{what}: {url}", missing_path=True) from None
     folder = Path(path) if Path(path).is_dir() else _fetched(path, what, error, revision, trust_remote_code, weights)
     try:
         check_model_files(folder, weights=weights, trust_remote_code=trust_remote_code)

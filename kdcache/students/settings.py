@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from kdcache.config.base import Config, PathText
+from kdcache.config.base import Config, LocalText
 
 __all__ = ["StudentConfig"]
 
@@ -25,7 +25,7 @@ class StudentConfig(Config):
     trust_remote_code: whether code that comes with the model may run.
     """
 
-    path: PathText | None = None
+    path: LocalText | None = None
     revision: str | None = None
     config: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from kdcache.config.base import Config, PathText, Run
+from kdcache.config.base import Config, LocalText, PathText, Run
 from kdcache.losses.divergence_term import DivergenceTerm
 from kdcache.losses.term import AnyTerm
 from kdcache.stream.fitting import advice
@@ -106,9 +106,9 @@ class TrainConfig(Run):
     """
 
     cache: PathText
-    output: PathText
+    output: LocalText
     student: StudentConfig
-    deepspeed: PathText | dict[str, Any] = Field({"zero_optimization": {"stage": 1}})
+    deepspeed: LocalText | dict[str, Any] = Field({"zero_optimization": {"stage": 1}})
     terms: tuple[AnyTerm, ...] = (DivergenceTerm(name="divergence"),)
     global_batch: PositiveInt = 64
     micro_batch: PositiveInt = 8

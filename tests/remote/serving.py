@@ -19,7 +19,8 @@ from typing import Any
 __all__ = ["FAULTS", "Proxy", "Store", "moto_server"]
 
 FAULTS = ("500", "503", "truncate", "flip", "close")
-"""What the proxy can do to an answer; "flip" takes the checksum away, which botocore looks at. "hang" is one more, which costs a timeout of 15 s each."""
+"""What the proxy can do to an answer. "flip" takes the checksum away that botocore reads. "hang" is one more, which
+costs a timeout of 15 s each."""
 
 
 ERRORS = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied", "501": "NotImplemented"}
