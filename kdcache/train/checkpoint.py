@@ -32,6 +32,7 @@ from kdcache.train.distributed import lost_a_peer, quiet_deepspeed
 from kdcache.train.engine import settings_of_groups
 from kdcache.train.sealed import FileSeal, Unsealed, faults, read_seal, seal, share_of
 from kdcache.train.settings import CheckpointConfig
+from kdcache.train.universal import HOLDS_CODE
 from kdcache.train.universal import convert as convert_to_universal
 from kdcache.train.unpickling import only_weights, what_it_would_run
 
@@ -104,7 +105,7 @@ class Checkpoints:
 
     def _tell(self, told: str | None, found: Saved, passed: Sequence[str]) -> None:
         if passed:
-            say(f"{'; '.join(passed)}; taking {found.name} instead, the newest whole one before it in {self.folder}")
+            say(f"{'; '.join(passed)}; taking {found.name} instead, which is whole, in {self.folder}")
         elif told is None:
             say(f"{self.folder / LATEST} is lost; taking {found.name}, the newest that is there")
         elif told != found.name:
@@ -210,9 +211,12 @@ class Checkpoints:
                 fault = str(error)
             fault = next((words for words in self.world.all(fault) if words), None)
         if fault is not None:
+            stranger = fault.startswith(HOLDS_CODE)
+            advice = (
+                "do not use checkpoints from strangers" if stranger else f"run with {saved.world_size} ranks to go on"
+            )
             raise TrainError(
-                f"{self.folder / saved.name} cannot be converted for {self.world.size} ranks: {fault}; "
-                f"run with {saved.world_size} ranks to go on"
+                f"{self.folder / saved.name} cannot be converted for {self.world.size} ranks: {fault}; {advice}"
             )
         return self.scratch
 
@@ -231,7 +235,7 @@ class Checkpoints:
                     raise
                 raise self._not_written(step, one_line(error)) from None
             here = self.files.saving / name
-            seals = {path.relative_to(here).as_posix(): entry.model_dump() for path, entry in ours.seals.items()}
+            seals = {path.relative_to(here).as_posix(): entry.model_dump() for path, entry in ours.seals().items()}
             every = self.world.all((ours.fault, seals))
             fault = next((words for words, _ in every if words), None)
         if fault is None:

@@ -83,6 +83,9 @@ class CheckpointFolder:
                 if step_of(old.name) is not None and not (self.path / old.name).exists():
                     old.rename(self.path / old.name)
             sync_folder(self.path)
+        self._clear()
+
+    def _clear(self) -> None:
         for left in (self.saving, self.replaced):
             if left.exists():
                 shutil.rmtree(left)
@@ -101,27 +104,30 @@ class CheckpointFolder:
         Something without kdcache.json is not ours to delete, and stays under another name.
         """
         target = self.path / name_of(step)
-        aside = None
-        if os.path.lexists(target):
-            if (target / STATE).exists():
-                self.replaced.mkdir(exist_ok=True)
-                target.rename(self.replaced / target.name)
-            else:
-                aside = next(path for path in _asides(target) if not os.path.lexists(path))
-                target.rename(aside)
-        (self.saving / target.name).rename(target)
+        moved, ours = None, (target / STATE).exists()
+        if ours:
+            self.replaced.mkdir(exist_ok=True)
+            moved = self.replaced / target.name
+        elif os.path.lexists(target):
+            moved = next(path for path in _asides(target) if not os.path.lexists(path))
+        if moved is not None:
+            target.rename(moved)
+        try:
+            (self.saving / target.name).rename(target)
+        except OSError:
+            if moved is not None:
+                moved.rename(target)
+            raise
         sync_folder(self.path)
         Disk(self.path).write(LATEST, f"{target.name}\n".encode())
-        return aside
+        return None if ours else moved
 
     def drop(self, steps: Collection[int]) -> None:
         """Delete these, each so that a kill leaves no half of it under its name."""
-        self.replaced.mkdir(parents=True, exist_ok=True)
         for step in steps:
             (self.path / name_of(step)).rename(self.saving / name_of(step))
         sync_folder(self.path)
-        for left in (self.saving, self.replaced):
-            shutil.rmtree(left)
+        self._clear()
 
 
 def _asides(target: Path) -> Iterator[Path]:

@@ -18,7 +18,10 @@ from kdcache.errors import one_line
 from kdcache.train.sealed import seal
 from kdcache.train.unpickling import only_weights, what_it_would_run
 
-__all__ = ["convert"]
+__all__ = ["HOLDS_CODE", "convert"]
+
+HOLDS_CODE = "it holds code"
+"""How the fault of a checkpoint that would have run something begins."""
 
 
 def convert(source: Path, target: Path) -> str | None:
@@ -57,7 +60,7 @@ def main(source: str, target: str) -> int:
         seal(Path(target), {}, {})
     except Exception as error:  # a dozen classes, by which file is damaged and where
         ran = what_it_would_run(str(error))
-        print(f"it holds code ({ran})" if ran else f"{type(error).__name__}: {one_line(error, 200)}", file=sys.stderr)
+        print(f"{HOLDS_CODE} ({ran})" if ran else f"{type(error).__name__}: {one_line(error, 200)}", file=sys.stderr)
         return 1
     return 0
 
