@@ -24,10 +24,11 @@ from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import remedies
 from kdcache.errors import CacheError
 from kdcache.launcher import World
-from kdcache.store.basis_file import decode_basis, encode_basis
-from kdcache.store.cache import read_pinned
+from kdcache.store.basis_file import decode_basis, encode_basis, read_basis
 from kdcache.store.files import Root
+from kdcache.store.limits import most_of
 from kdcache.store.manifest import CommitRecord, Header, difference
+from kdcache.store.pinned import read_pinned
 from kdcache.store.shard import make_shard
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.targets.calibration import Encoder
@@ -86,7 +87,7 @@ class Remaker:
             for name in names:
                 file = name.removeprefix(TOKENIZER)
                 try:
-                    self.root.write(name, read_pinned(made, file, pin.files[file]))
+                    self.root.write(name, read_pinned(made, file, pin.files[file], most_of(name)))
                     outcome[name] = None
                 except CacheError:
                     outcome[name] = f"the tokenizer gives another file now{self._versions()}"
@@ -165,7 +166,7 @@ class Remaker:
         if kind is None or pin is None:
             return None
         assert isinstance(teacher, Teacher)
-        basis = decode_basis(self.root, self.header, read_pinned(self.root, pin.file, pin.sha256))
+        basis = decode_basis(self.root, self.header, read_basis(self.root, self.header))
         return kind.make_encoder(basis, teacher.output_layer())
 
     def _shard(self, commit: CommitRecord, encoder: Encoder | None) -> str | None:

@@ -72,7 +72,9 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
         shutil.rmtree(partial)
         raise
     for file in tokenizer_files(source):
-        shutil.copy2(file, partial / file.name)
+        copy = partial / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy2(file, copy)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target

@@ -8,14 +8,20 @@ checked          what a caller gives as an example -> Example, checked
 unit             the examples and records of one shard
 manifest         header, commit records and cache.json, as classes
 requires         the features of the format that a header names
+consistent       what a header and a manifest say twice, compared
 schema           which arrays the shards of a task hold
 shard            one shard file and its commit record
+content          what the arrays of a shard must be
+limits           how large the files of a cache may be
+pinned           a file whose digest is known
 skipped          skipped.jsonl: the bad rows that were left out
 score            what the teacher's own records score on the labels
 tokenizer_files  pins a tokenizer: what it is, and the digests of its files
 basis_file       the basis of calibrated records, one file of the cache
 backend          Backend: flat arrays <-> one file, and the registered ones
 zarr_backend     shards as Zarr groups: chunks, codec and level of compression
+zarr_members     what a Zarr shard says of itself, before it is decoded
+arrow_message    what an Arrow shard says of itself, before it is decoded
 arrow_backend    shards as Arrow IPC files: columns, codec and level of compression
 files            a cache's folder, local or remote
 local_copies     shards of remote caches, kept on the local disk
@@ -31,8 +37,10 @@ How to add a backend
 Write one file with a class that has
 
 - `suffix`, how the names of its files end, and `libraries`, the distributions whose versions decide its bytes;
-- `encode(fields, arrays) -> bytes` and `decode(fields, bytes) -> arrays`. The same arrays must give the same bytes, and
-  what is read must be what was written. `kdcache.to_arrow` and `from_arrow` give the arrays as one row per example.
+- `encode(fields, arrays, stamp) -> bytes` and `decode(fields, bytes, sizes) -> arrays, stamp`. The same arrays must
+  give the same bytes, and what is read must be what was written. The stamp says what a file is part of; `sizes` are the
+  elements of each level, to compare with what a file says of itself before memory is taken. `kdcache.to_arrow` and
+  `from_arrow` give the arrays as one row per example, with the stamp.
 
 Call `kdcache.register_backend("mine", MyBackend())`, name the file's module as `module` in the settings of a dump and
 of a run and as `--module` of the other commands, and `backend: mine` uses it. tests/extending/parquet.py is a whole

@@ -5,6 +5,9 @@ of level token, document or position a list; of level entry a list of lists; a t
 Counts are the lists' offsets, so they have no column. float16 is written as float32, exactly, because DuckDB refuses a
 whole file with a float16 column in it.
 
+The stamp of a file is in the metadata of its schema. What a file says of itself, types and the sizes of its buffers, is
+compared with what it has to be (arrow_message.py) before a buffer is decompressed.
+
 One record batch, so that every column reads back as one flat array. Offsets are 32 bits: a shard holds fewer than
 2³¹ entries.
 
@@ -14,43 +17,63 @@ Zarr: each column of entries has its own offsets.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from kdcache.store.arrow_message import buffer_sizes
+from kdcache.store.backend import Stamp
 from kdcache.targets.fields import COUNTS, PARENT, Field, Level, levels_of
 
 __all__ = ["ARROW", "ArrowBackend", "from_arrow", "to_arrow"]
 
 ZSTD_LEVEL = 2
+MAGIC = b"ARROW1\0\0"
+PADDING = 64
+STAMP = b"kdcache"
 
 
 class ArrowBackend:
     suffix = ".arrow"
     libraries = ("pyarrow",)
 
-    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
-        batch = to_arrow(fields, arrays)
+    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray], stamp: Stamp) -> bytes:
+        batch = to_arrow(fields, arrays, stamp)
         sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", ZSTD_LEVEL))
         with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
             writer.write_batch(batch)
         return sink.getvalue().to_pybytes()
 
-    def decode(self, fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
-        return from_arrow(fields, pa.ipc.open_file(pa.BufferReader(data)).get_batch(0))
+    def decode(
+        self, fields: Sequence[Field], data: bytes, sizes: Mapping[Level, int]
+    ) -> tuple[dict[str, np.ndarray], Stamp]:
+        if data[: len(MAGIC)] != MAGIC:
+            raise ValueError("got another beginning than that of an Arrow file")
+        messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(memoryview(data)[len(MAGIC) :]))
+        schema = pa.ipc.read_schema(messages.read_next_message())
+        _check_columns(fields, schema)
+        message = messages.read_next_message()
+        expected = [size for field in fields for size in _buffers(field, sizes)]
+        claimed = buffer_sizes(message)
+        if len(claimed) != len(expected) or any(a > b for a, b in zip(claimed, expected, strict=True)):
+            raise ValueError(f"got buffers of {sum(claimed)} bytes, expected {len(expected)} of {sum(expected)} bytes")
+        batch = pa.ipc.read_record_batch(message, schema)
+        return from_arrow(fields, batch)
 
 
 ARROW = ArrowBackend()
 
 
-def to_arrow(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> pa.RecordBatch:
+def to_arrow(fields: Sequence[Field], arrays: Mapping[str, np.ndarray], stamp: Stamp) -> pa.RecordBatch:
     """The arrays of a shard as one row per example, nested as above.
 
     Args:
         fields: What the arrays are.
         arrays: {field.name: flat array}, and the counts.
+        stamp: What the shard is part of, which goes into the metadata of the schema.
 
     Returns:
         A record batch with a column for each field, for any format that takes Arrow's data.
@@ -58,39 +81,110 @@ def to_arrow(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> pa.Re
     offsets = {level: _offsets(arrays[COUNTS[level]]) for level in levels_of(fields)}
     columns = [_column(field, arrays[field.name], offsets) for field in fields]
     schema = pa.schema(
-        pa.field(field.name, column.type, metadata=_metadata(field))
-        for field, column in zip(fields, columns, strict=True)
+        (
+            pa.field(field.name, column.type, metadata=_metadata(field))
+            for field, column in zip(fields, columns, strict=True)
+        ),
+        metadata={STAMP: json.dumps(dict(stamp), sort_keys=True)},
     )
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def from_arrow(fields: Sequence[Field], batch: pa.RecordBatch) -> dict[str, np.ndarray]:
-    """The arrays of a shard, counts included, of the record batch that `to_arrow` made of them.
+def from_arrow(fields: Sequence[Field], batch: pa.RecordBatch) -> tuple[dict[str, np.ndarray], Stamp]:
+    """The arrays of a shard, counts included, of the record batch that `to_arrow` made of them, and the stamp.
 
     Args:
         fields: What the arrays are.
         batch: A whole one, not a slice of another.
 
     Returns:
-        {field.name: flat array}, and the counts. They may be read-only.
+        {field.name: flat array}, and the counts, which may be read-only; and the stamp.
+
+    Raises:
+        ValueError: The batch holds something else.
     """
-    counts: dict[str, np.ndarray] = {}
+    _check_columns(fields, batch.schema)
+    batch.validate(full=True)
+    offsets: dict[Level, np.ndarray] = {}
     arrays: dict[str, np.ndarray] = {}
     for field in fields:
         column = batch.column(field.name)
         for level in _path(field.level):
-            if COUNTS[level] not in counts:
-                counts[COUNTS[level]] = np.diff(column.offsets.to_numpy()).astype(np.uint32)
-            column = column.values
+            own, column = column.offsets.to_numpy(), _without_nulls(field, column).values
+            if own[0] != 0 or own[-1] != len(column) or not np.array_equal(offsets.setdefault(level, own), own):
+                raise ValueError(f"got {field.name} in other lists than the fields before it, expected the same ones")
         for _ in field.shape:
-            column = column.values
-        arrays[field.name] = column.to_numpy().astype(field.dtype, copy=False).reshape(-1, *field.shape)
-    return counts | arrays
+            column = _without_nulls(field, column).values
+        values = _without_nulls(field, column).to_numpy()
+        with np.errstate(over="ignore"):
+            arrays[field.name] = values.astype(field.dtype, copy=False).reshape(-1, *field.shape)
+    counts = {COUNTS[level]: np.diff(own).astype(np.uint32) for level, own in offsets.items()}
+    return counts | arrays, _stamp(batch.schema)
+
+
+def _stamp(schema: pa.Schema) -> Stamp:
+    stamp = json.loads((schema.metadata or {}).get(STAMP, b"null"))
+    if not isinstance(stamp, dict):
+        raise ValueError("got no stamp in the schema, expected one that says what the file is part of")
+    return stamp
+
+
+def _without_nulls(field: Field, column: pa.Array) -> pa.Array:
+    if column.null_count or column.offset:
+        raise ValueError(f"got a column {field.name} with gaps, expected none")
+    return column
+
+
+def _check_columns(fields: Sequence[Field], schema: pa.Schema) -> None:
+    """Raises ValueError for other columns than these, or other types."""
+    expected = [field.name for field in fields]
+    if schema.names != expected:
+        raise ValueError(f"got columns {', '.join(schema.names)[:200]}, expected {', '.join(expected)}")
+    for field, column in zip(fields, schema, strict=True):
+        if not _same(column.type, _type(field)) or not _metadata_is_kept(field, column):
+            raise ValueError(f"got {field.name} {str(column.type)[:80]}, expected {_type(field)}")
+
+
+def _metadata_is_kept(field: Field, column: pa.Field) -> bool:
+    found = column.metadata or {}
+    return all(found.get(key.encode()) == value.encode() for key, value in (_metadata(field) or {}).items())
+
+
+def _same(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Equal but for the names of what lists hold."""
+    if not pa.types.is_nested(expected):
+        return bool(found == expected)
+    alike = found.id == expected.id and getattr(found, "list_size", None) == getattr(expected, "list_size", None)
+    return alike and _same(found.value_type, expected.value_type)
+
+
+def _type(field: Field) -> pa.DataType:
+    """Of a field's column."""
+    type_ = pa.from_numpy_dtype(_stored(field))
+    for length in reversed(field.shape):
+        type_ = pa.list_(type_, length)
+    for _ in _path(field.level):
+        type_ = pa.list_(type_)
+    return type_
+
+
+def _buffers(field: Field, sizes: Mapping[Level, int]) -> list[int]:
+    """How many bytes each buffer of a column may hold: no marks of nulls, the offsets of its lists, the values."""
+    buffers, parent = [], sizes.get("example", 0)
+    for level in _path(field.level):
+        buffers += [0, (parent + 1) * 4 + PADDING]
+        parent = sizes[level]
+    buffers += [0 for _ in field.shape]
+    values = sizes[field.level] * math.prod(field.shape) * np.dtype(_stored(field)).itemsize
+    return [*buffers, 0, values + PADDING]
+
+
+def _stored(field: Field) -> str:
+    return "float32" if field.dtype == "float16" else field.dtype
 
 
 def _column(field: Field, array: np.ndarray, offsets: Mapping[Level, pa.Array]) -> pa.Array:
-    dtype = "float32" if field.dtype == "float16" else field.dtype
-    column = pa.array(np.ascontiguousarray(array, dtype).reshape(-1))
+    column = pa.array(np.ascontiguousarray(array, _stored(field)).reshape(-1))
     for length in reversed(field.shape):
         column = pa.FixedSizeListArray.from_arrays(column, length)
     for level in reversed(_path(field.level)):

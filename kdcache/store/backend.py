@@ -6,7 +6,9 @@ to `register_backend`, and name it as `backend` in the settings of a dump, or in
 tests/extending/parquet.py does so in one file.
 
 Every backend promises: the same arrays give the same bytes; what is read is what was written, dtypes and empty arrays
-included; the file opens with its own library and no kdcache.
+included; the file opens with its own library and no kdcache. It keeps the stamp of a file, which says what the file is
+part of, so that no shard can stand in for another; and it takes no more memory than the arrays of the given sizes need,
+whatever a file says of itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +25,20 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "BackendName",
+    "Stamp",
     "array_fields",
+    "array_shapes",
     "backend",
     "backend_versions",
     "check_arrays",
+    "check_stamp",
     "level_sizes",
     "register_backend",
 ]
+
+
+Stamp = Mapping[str, str | int]
+"""What a file is part of, kept inside it: of a shard its unit and the digests of its header and its commit record."""
 
 
 class Backend(Protocol):
@@ -46,20 +55,32 @@ class Backend(Protocol):
     @property
     def libraries(self) -> Sequence[str]: ...
 
-    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
+    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray], stamp: Stamp) -> bytes:
         """One file of the arrays of a shard.
 
         Args:
             fields: What the arrays are; `array_fields(fields)` adds the arrays of counts.
             arrays: {field.name: flat array}, for each of `array_fields(fields)`.
+            stamp: Plain text and whole numbers by name, to be kept in the file.
 
         Returns:
             The bytes of the file, a function of the arguments and nothing else.
         """
         ...
 
-    def decode(self, fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
-        """The arrays that `encode` was given with these fields. They may be read-only.
+    def decode(
+        self, fields: Sequence[Field], data: bytes, sizes: Mapping[Level, int]
+    ) -> tuple[dict[str, np.ndarray], Stamp]:
+        """What `encode` was given with these fields.
+
+        Args:
+            fields: As for `encode`.
+            data: The bytes of a file, whoever wrote it.
+            sizes: How many elements each level has, as the commit record says. What a file says of its own sizes is to
+                be compared with these before memory is taken for it.
+
+        Returns:
+            The arrays, which may be read-only, and the stamp.
 
         Raises:
             Exception: Any one, for bytes that are not such a file; the reader makes a DamagedShardError of it.
@@ -114,6 +135,11 @@ def array_fields(fields: Sequence[Field]) -> list[Field]:
     return [*(Field(COUNTS[level], PARENT[level], "uint32") for level in levels_of(fields)), *fields]
 
 
+def array_shapes(fields: Sequence[Field], sizes: Mapping[Level, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a shard whose levels have so many elements."""
+    return {field.name: (sizes[field.level], *field.shape) for field in array_fields(fields)}
+
+
 def level_sizes(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> dict[Level, int]:
     """How many elements each level has. A file without counts has the rows of its first array."""
     first = array_fields(fields)[0]
@@ -125,8 +151,17 @@ def level_sizes(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> di
 
 def check_arrays(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError for the first array that does not have the dtype and shape of its field."""
-    sizes = level_sizes(fields, arrays)
+    shapes = array_shapes(fields, level_sizes(fields, arrays))
     for field in array_fields(fields):
-        array, shape = arrays[field.name], (sizes[field.level], *field.shape)
+        array, shape = arrays[field.name], shapes[field.name]
         if array.dtype != field.dtype or array.shape != shape:
             raise ValueError(f"got {field.name} {array.dtype}{[*array.shape]}, expected {field.dtype}{[*shape]}")
+
+
+def check_stamp(stamp: Stamp, expected: Stamp) -> str | None:
+    """How a file is part of something else than it should be; None if it is not."""
+    for key, value in expected.items():
+        if stamp.get(key) != value or type(stamp[key]) is not type(value):
+            got, wanted = (f"{one!s:.12}" for one in (stamp.get(key, "none"), value))
+            return f"it is part of another whole: got {key} {got}, expected {wanted}"
+    return None if stamp.keys() == expected.keys() else f"got a stamp of {', '.join(map(str, stamp))[:80]}"

@@ -2,6 +2,8 @@
 
     basis-<12 digits of its sha256>.zarr.zip      mean float32 [classes], basis float16 [classes, rank]
 
+Its stamp has the digest of the header's other settings (`Header.settings`): a basis serves no other cache.
+
 Written before the header that pins it. Of several processes that begin one cache each may make a basis; the first
 header wins, and the others take the basis that it names.
 """
@@ -9,18 +11,22 @@ header wins, and the others take the basis that it names.
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kdcache.errors import CacheError, one_line
-from kdcache.store.backend import backend, check_arrays
+from kdcache.store.backend import Stamp, backend, check_arrays, check_stamp
 from kdcache.store.files import Root
+from kdcache.store.limits import check_room
 from kdcache.store.manifest import BasisPin, CalibrationPin, Header
+from kdcache.store.pinned import read_pinned
 from kdcache.store.shard import repair_command
-from kdcache.targets.fields import Field
+from kdcache.targets.fields import Field, Level
 from kdcache.targets.records import record_fields
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
 
-__all__ = ["decode_basis", "encode_basis", "forget_other_bases", "is_basis", "write_basis"]
+__all__ = ["decode_basis", "encode_basis", "forget_other_bases", "is_basis", "read_basis", "write_basis"]
 
 PREFIX = "basis-"
 
@@ -28,7 +34,7 @@ PREFIX = "basis-"
 def encode_basis(settings: Header, basis: "Basis") -> bytes:
     """The bytes of its file."""
     arrays = {"mean": basis.mean_V.numpy(), "basis": basis.basis_VR.numpy()}
-    return backend(settings.backend).encode(_fields(basis.rank), arrays)
+    return backend(settings.backend).encode(_fields(basis.rank), arrays, _stamp(settings))
 
 
 def write_basis(root: Root, settings: Header, basis: "Basis", calibration: CalibrationPin | None) -> Header:
@@ -47,6 +53,14 @@ def write_basis(root: Root, settings: Header, basis: "Basis", calibration: Calib
     return settings.model_copy(update={"basis": pin, "fields": fields})
 
 
+def read_basis(root: Root, header: Header) -> bytes:
+    """The bytes of the pinned file. Raises CacheError where they are missing or others."""
+    assert header.basis is not None
+    pin = header.basis
+    check_room(f"{root.url}/{pin.file}", _fields(pin.rank), _sizes(header), pin.bytes)
+    return read_pinned(root, pin.file, pin.sha256, pin.bytes)
+
+
 def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
     """The basis in bytes that have the pinned digest. Raises CacheError where they do not hold it."""
     import torch
@@ -55,18 +69,19 @@ def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
 
     assert header.basis is not None
     fields = _fields(header.basis.rank)
+    where = f"{root.url}/{header.basis.file}"
     try:
-        arrays = backend(header.backend).decode(fields, data)
+        arrays, stamp = backend(header.backend).decode(fields, data, _sizes(header))
         check_arrays(fields, arrays)
+        fault = check_stamp(stamp, _stamp(header.settings))
+        if len(arrays["mean"]) != header.num_classes:
+            fault = f"got {len(arrays['mean'])} classes, expected {header.num_classes}"
+        elif not all(np.isfinite(array).all() for array in arrays.values()):
+            fault = "holds NaN or infinity"
     except Exception as error:  # whatever the library raises for bytes that are not its format
-        raise CacheError(
-            f"{root.url}/{header.basis.file} is damaged: {one_line(error)}; {repair_command(root)}"
-        ) from error
-    if len(arrays["mean"]) != header.num_classes:
-        raise CacheError(
-            f"{root.url}/{header.basis.file} is damaged: got {len(arrays['mean'])} classes, expected "
-            f"{header.num_classes}; {repair_command(root)}"
-        )
+        raise CacheError(f"{where} is damaged: {one_line(error, 300)}; {repair_command(root)}") from error
+    if fault:
+        raise CacheError(f"{where} is damaged: {fault}; {repair_command(root)}")
     basis_VR, mean_V = (torch.from_numpy(arrays[name].copy()) for name in ("basis", "mean"))
     return Basis(basis_VR, mean_V, header.basis.soft_cap)
 
@@ -84,3 +99,11 @@ def is_basis(name: str) -> bool:
 
 def _fields(rank: int) -> tuple[Field, ...]:
     return Field("mean", "class", "float32"), Field("basis", "class", "float16", (rank,))
+
+
+def _sizes(header: Header) -> dict[Level, int]:
+    return {"class": header.num_classes}
+
+
+def _stamp(settings: Header) -> Stamp:
+    return {"basis_of_sha256": settings.digest()}

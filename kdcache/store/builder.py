@@ -19,9 +19,10 @@ import numpy as np
 from kdcache import __version__
 from kdcache.errors import CacheError, UnreadableError
 from kdcache.store.backend import backend_versions
-from kdcache.store.basis_file import decode_basis, forget_other_bases, write_basis
-from kdcache.store.cache import begun_header, read_pinned
+from kdcache.store.basis_file import decode_basis, forget_other_bases, read_basis, write_basis
+from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
+from kdcache.store.limits import most_of
 from kdcache.store.manifest import (
     BasisPin,
     CalibrationPin,
@@ -34,6 +35,7 @@ from kdcache.store.manifest import (
     difference,
     parse,
 )
+from kdcache.store.pinned import read_pinned
 from kdcache.store.shard import commit_shard, make_shard, record_name, repair_command, shard_name
 from kdcache.store.skipped import write_skipped
 from kdcache.store.unit import Unit
@@ -124,8 +126,7 @@ class CacheBuilder:
             )
         self.header = begun
         if begun.basis is not None:
-            data = read_pinned(self.root, begun.basis.file, begun.basis.sha256)
-            self.basis = decode_basis(self.root, begun, data)
+            self.basis = decode_basis(self.root, begun, read_basis(self.root, begun))
 
     def _pin(
         self, tokenizer_folder: str | os.PathLike[str] | None, make_basis: "MakeBasis | None", *, first: bool
@@ -138,7 +139,8 @@ class CacheBuilder:
                 )
             source = Root(tokenizer_folder)
             for name, sha256 in self.header.tokenizer.files.items():
-                self.root.write(f"tokenizer/{name}", read_pinned(source, name, sha256, "copy it again"))
+                data = read_pinned(source, name, sha256, most_of(f"tokenizer/{name}"), "copy it again")
+                self.root.write(f"tokenizer/{name}", data)
         if calibrated_of(self.header.records) is None:
             self.root.write("header.json", canonical(self.header))
             return
@@ -250,7 +252,9 @@ class CacheBuilder:
 
     def _commit_record(self, name: str) -> CommitRecord | None:
         try:
-            data = self.root.read(f"shards/{name}", wrong=lambda data: not parse(CommitRecord, data, name))
+            data = self.root.read(
+                f"shards/{name}", most_of(f"shards/{name}"), wrong=lambda data: not parse(CommitRecord, data, name)
+            )
             return parse(CommitRecord, data, name)
         except UnreadableError:
             raise

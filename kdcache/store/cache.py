@@ -1,7 +1,8 @@
 """Reading a cache: examples by number, shards by index, every byte checked before it is used.
 
-A read of a shard compares size and sha256 with the manifest, decodes, and compares dtypes, shapes and counts. Cost:
-sha256 runs at 0.5–2 GB/s, decoding at 0.3–0.6. A basis is compared on opening, and decoded once. Random
+A read of a shard compares size and sha256 with the manifest, decodes, and checks what it holds: that it is this shard
+of this header, dtypes, shapes, counts, and every range that a reader relies on (content.py). Cost: sha256 runs at 0.5–2
+GB/s, decoding at 0.3–0.6, the checks at 5–20. A basis is compared on opening, and decoded once. Random
 access to single examples is not what this is for: a read decodes whole shards (the last one is kept); use shard order
 or the stream package.
 """
@@ -16,18 +17,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.store.basis_file import decode_basis
+from kdcache.store.basis_file import decode_basis, read_basis
 from kdcache.store.batch import Batch, concat
+from kdcache.store.consistent import check_header, check_manifest
 from kdcache.store.files import Root
+from kdcache.store.limits import most_of
 from kdcache.store.local_copies import LocalCopies, default_folder
 from kdcache.store.manifest import Header, Manifest, parse
 from kdcache.store.shard import decode_shard, fetch_shard, mismatch, repair_command
+from kdcache.store.tokenizer_files import read_tokenizer_file
 from kdcache.targets.fields import empty_arrays
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
 
-__all__ = ["Cache", "begun_header", "open_cache", "read_manifest", "read_pinned"]
+__all__ = ["Cache", "begun_header", "open_cache", "read_manifest"]
 
 
 def open_cache(
@@ -136,12 +140,13 @@ class Cache:
             DamagedShardError: Its bytes are not what was committed.
         """
         commit = self.manifest.shards[index]
-        data = None if self._copies is None else self._copies.get(commit.sha256)
+        header = self.manifest.header
+        data = None if self._copies is None else self._copies.get(commit.sha256, commit.bytes)
         if data is None or mismatch(commit, data, digest=self.verify):
-            data = fetch_shard(self.root, commit, digest=self.verify)
+            data = fetch_shard(self.root, header, commit, digest=self.verify)
             if self._copies is not None:
                 self._copies.put(commit.sha256, data)
-        return replace(decode_shard(self.root, self.manifest.header, commit, data), load_basis=self._load_basis)
+        return replace(decode_shard(self.root, header, commit, data), load_basis=self._load_basis)
 
     @cached_property
     def basis(self) -> "Basis":
@@ -152,9 +157,9 @@ class Cache:
         """The file of the basis. Raises CacheError where it is missing or not the pinned one."""
         pin = self.manifest.header.basis
         assert pin is not None
-        data = None if self._copies is None else self._copies.get(pin.sha256)
+        data = None if self._copies is None else self._copies.get(pin.sha256, pin.bytes)
         if data is None or hashlib.sha256(data).hexdigest() != pin.sha256:
-            data = read_pinned(self.root, pin.file, pin.sha256)
+            data = read_basis(self.root, self.manifest.header)
             if self._copies is not None:
                 self._copies.put(pin.sha256, data)
         return data
@@ -186,7 +191,7 @@ class Cache:
         if pin is None:
             raise CacheError(f"{self.root.url} holds no tokenizer: give its folder to CacheWriter(tokenizer=…)")
         for name, sha256 in pin.files.items():
-            yield name, read_pinned(self.root, f"tokenizer/{name}", sha256)
+            yield name, read_tokenizer_file(self.root, name, sha256)
 
     def _shard(self, index: int) -> Batch:
         if self._last is None or self._last[0] != index:
@@ -196,18 +201,22 @@ class Cache:
 
 def begun_header(root: Root) -> Header | None:
     """What a cache was begun with, finished or not; None for a folder that is no cache yet. Raises CacheError."""
+    where = f"{root.url}/header.json"
     try:
-        where = f"{root.url}/header.json"
-        data = root.read("header.json", wrong=lambda data: not parse(Header, data, where))
-        return parse(Header, data, where, repair_command(root))
+        most = most_of("header.json")
+        data = root.read("header.json", most, wrong=lambda data: not parse(Header, data, where))
+        header = parse(Header, data, where, repair_command(root))
     except FileNotFoundError:
         return None
+    check_header(header, where, repair_command(root))
+    return header
 
 
 def read_manifest(root: Root) -> Manifest:
     """cache.json of a finished cache. Raises CacheError as `open_cache` does."""
     try:
-        data = root.read("cache.json", wrong=lambda data: not parse(Manifest, data, f"{root.url}/cache.json"))
+        where, most = f"{root.url}/cache.json", most_of("cache.json")
+        data = root.read("cache.json", most, wrong=lambda data: not parse(Manifest, data, where))
     except FileNotFoundError:
         if root.exists("header.json"):
             units = sum(name.endswith(".json") for name in root.list("shards"))
@@ -218,35 +227,6 @@ def read_manifest(root: Root) -> Manifest:
             f"{root.url} is not a cache: it has no cache.json; expected a folder made by kdcache dump-logits",
             missing_path=not root.is_there(),
         ) from None
-    manifest = parse(Manifest, data, f"{root.url}/cache.json", repair_command(root))
-    header_sha256 = manifest.header.digest()
-    for index, shard in enumerate(manifest.shards):
-        if (shard.unit, shard.header_sha256) != (index, header_sha256):
-            raise CacheError(
-                f"{root.url}/cache.json is damaged: its entry {index} is not of this header; {repair_command(root)}"
-            )
-    if Manifest.of(manifest.header, manifest.shards, manifest.corpus) != manifest:
-        raise CacheError(
-            f"{root.url}/cache.json is damaged: its totals are not those of its shards; {repair_command(root)}"
-        )
+    manifest = parse(Manifest, data, where, repair_command(root))
+    check_manifest(manifest, where, repair_command(root))
     return manifest
-
-
-def read_pinned(root: Root, name: str, sha256: str, remedy: str | None = None) -> bytes:
-    """A file whose digest is known. remedy: what to do otherwise; by default, to repair the cache in root.
-
-    Raises:
-        CacheError: It is missing or differs.
-    """
-    try:
-        data = root.read(name, wrong=lambda data: hashlib.sha256(data).hexdigest() != sha256 and "another sha256")
-    except FileNotFoundError:
-        raise CacheError(
-            f"{root.url}/{name} is missing, expected the file with sha256 {sha256[:12]}…; "
-            f"{remedy or repair_command(root)}"
-        ) from None
-    if (got := hashlib.sha256(data).hexdigest()) != sha256:
-        raise CacheError(
-            f"{root.url}/{name} has sha256 {got[:12]}…, expected {sha256[:12]}…; {remedy or repair_command(root)}"
-        )
-    return data

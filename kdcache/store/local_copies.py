@@ -26,10 +26,10 @@ class LocalCopies:
         self.disk = Disk(folder)
         self.max_bytes = max_bytes
 
-    def get(self, sha256: str) -> bytes | None:
-        """The copy of this digest, unchecked; None if there is none. Counts as a use."""
+    def get(self, sha256: str, most: int | None = None) -> bytes | None:
+        """The copy of this digest, unchecked; None if there is none, of at most so many bytes. Counts as a use."""
         try:
-            data = self.disk.read(sha256)
+            data = self.disk.read(sha256, most)
         except OSError:
             return None
         self._touch(sha256)

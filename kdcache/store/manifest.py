@@ -9,13 +9,15 @@ settings for bad or overlong rows where it has such rows. So a corpus may be men
 middle of a dump: the shards that this does not touch stay. The whole corpus is pinned at the end, in cache.json.
 
 All three are canonical JSON (sorted keys, no time, host or world size): the same dump writes the same bytes, and a
-digest is the sha256 of the file. Keys that are null are left out, so that a key added later, null by default, leaves
-the digests of older caches as they are. A manifest takes about 500 bytes per shard.
+digest is the sha256 of the file: other bytes of the same meaning are refused on reading. Keys that are null are left
+out, so that a key added later, null by default, leaves the digests of older caches as they are. A manifest takes about
+500 bytes per shard.
 """
 
 import hashlib
 import json
-from functools import reduce
+from collections.abc import Collection, Mapping
+from functools import cached_property, reduce
 from operator import add
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -36,7 +38,7 @@ from pydantic import (
 )
 from pydantic import Field as Limits
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, KdcacheError, one_line
 from kdcache.store.backend import array_fields
 from kdcache.store.files import PART, check_name
 from kdcache.store.requires import check_requires, required
@@ -45,6 +47,7 @@ from kdcache.targets.kind import RecordKind
 from kdcache.targets.records import Records, distribution_of
 from kdcache.tasks.registry import DEFAULT
 from kdcache.tasks.score import Score
+from kdcache.tasks.tokenizer_names import check_tokenizer_name
 
 __all__ = [
     "FORMAT_VERSION",
@@ -67,20 +70,33 @@ __all__ = [
 FORMAT_VERSION = 1
 DTYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 
+Count = Annotated[int, Limits(ge=0, lt=1 << 48)]
+"""So small that sums of them over all shards of a cache fit 64 bits."""
 Sha256 = Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[
     str,
     AfterValidator(check_name),
     WithJsonSchema({"type": "string", "pattern": f"^{PART.pattern}(/{PART.pattern})*$"}),
 ]
+TokenizerName = Annotated[FileName, AfterValidator(check_tokenizer_name)]
 
 
 class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def digest(self) -> str:
-        """sha256 of the canonical JSON."""
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(canonical(self)).hexdigest()
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, and so of the file."""
+        return self._digest
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which has another digest."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("_digest", None)
+        return copy
 
 
 class TokenizerPin(Model):
@@ -89,12 +105,12 @@ class TokenizerPin(Model):
     Attributes:
         behaviour_sha256: Its identity, whatever its folder: `tokenizer_digest` of kdcache.tasks.tokenizer.
         vocab_size: Its highest id + 1.
-        files: Name -> sha256 of the copies under tokenizer/.
+        files: Name -> sha256 of the copies under tokenizer/; names of the closed list in tokenizer_names.py alone.
     """
 
     behaviour_sha256: Sha256
-    vocab_size: PositiveInt
-    files: dict[FileName, Sha256]
+    vocab_size: Annotated[int, Limits(gt=0, le=1 << 32)]
+    files: dict[TokenizerName, Sha256]
 
 
 class TeacherPin(Model):
@@ -172,7 +188,7 @@ class Header(Model):
     backend: str = "zarr"
     task: dict[str, Any]
     records: Records = ()
-    num_classes: PositiveInt
+    num_classes: Annotated[int, Limits(gt=0, lt=1 << 31)]
     fields: tuple[Field, ...]
     tokenizer: TokenizerPin | None = None
     teacher: TeacherPin | None = None
@@ -254,7 +270,7 @@ class CommitRecord(Model):
     Attributes:
         unit: Its number, which is that of the work unit it came from.
         file: The name of its file inside the cache.
-        examples, tokens, positions, entries: How many it holds.
+        examples, tokens, documents, positions, entries: How many it holds.
         bytes, sha256: The size and the digest of its file.
         source_sha256: The digest of the corpus rows that it was made from.
         header_sha256: The digest of the header that it was made under.
@@ -264,30 +280,32 @@ class CommitRecord(Model):
         made_under: The settings for bad and overlong rows, where it has some, such as {"overlong": "truncate"}.
     """
 
-    unit: NonNegativeInt
+    unit: Count
     file: FileName
-    examples: NonNegativeInt
-    tokens: NonNegativeInt
-    positions: NonNegativeInt
-    entries: NonNegativeInt
-    bytes: NonNegativeInt
+    examples: Count
+    tokens: Count
+    documents: Count
+    positions: Count
+    entries: Count
+    bytes: Count
     sha256: Sha256
     source_sha256: Sha256 | Literal[""] = ""
     header_sha256: Sha256
-    notes: dict[str, int] = {}
+    notes: dict[str, Count] = {}
     score: Score | None = None
     skipped: tuple[SkippedRow, ...] | None = None
     made_under: dict[str, str] | None = None
 
 
 class Totals(Model):
-    shards: NonNegativeInt
-    examples: NonNegativeInt
-    tokens: NonNegativeInt
-    positions: NonNegativeInt
-    entries: NonNegativeInt
-    bytes: NonNegativeInt
-    notes: dict[str, int]
+    shards: Count
+    examples: Count
+    tokens: Count
+    documents: Count
+    positions: Count
+    entries: Count
+    bytes: Count
+    notes: dict[str, Count]
     score: Score | None = None
 
 
@@ -307,7 +325,7 @@ class Manifest(Model):
                 notes[note] = notes.get(note, 0) + count
         sums = {
             name: sum(getattr(shard, name) for shard in shards)
-            for name in ("examples", "tokens", "positions", "entries", "bytes")
+            for name in ("examples", "tokens", "documents", "positions", "entries", "bytes")
         }
         scores = [shard.score for shard in shards if shard.score is not None]
         score = reduce(add, scores) if scores else None
@@ -323,20 +341,21 @@ class Manifest(Model):
 M = TypeVar("M", bound=Model)
 
 
-def canonical(model: BaseModel) -> bytes:
-    """The one JSON text of a model."""
-    return (json.dumps(model.model_dump(mode="json", exclude_none=True), sort_keys=True, indent=1) + "\n").encode()
+def canonical(model: BaseModel, exclude: Collection[str] = ()) -> bytes:
+    """The one JSON text of a model. exclude: keys to leave out."""
+    values = model.model_dump(mode="json", exclude_none=True, exclude={*exclude})
+    return (json.dumps(values, sort_keys=True, indent=1) + "\n").encode()
 
 
 def parse(cls: type[M], data: bytes, where: str, remedy: str = "copy it again") -> M:
     """A model from JSON read at `where`. remedy: what to do about a damaged one.
 
     Raises CacheError: not JSON, another format, a format version newer than this package, a feature that it does not
-    know, or a bad value. What is too new is said before anything is called damaged.
+    know, a bad value, or bytes that are not canonical. What is too new is said before anything is called damaged.
     """
     try:
         values = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CacheError(f"{where} is not JSON, expected {cls.__name__.lower()} of a kdcache cache; {remedy}") from None
     header = values.get("header", values) if isinstance(values, dict) else {}
     version = header.get("format_version") if isinstance(header, dict) else None
@@ -349,11 +368,17 @@ def parse(cls: type[M], data: bytes, where: str, remedy: str = "copy it again") 
     check_requires(features, where)
     try:
         model = cls.model_validate(values)
+        again = canonical(model)
     except ValidationError as error:
         raise CacheError(f"{where} is damaged: {first_fault(error)}; {remedy}") from None
+    except (KdcacheError, ValueError, TypeError, RecursionError) as error:
+        raise CacheError(f"{where} is damaged: {one_line(error, 200)}; {remedy}") from None
     follows = getattr(getattr(model, "header", model), "requires", None)
     if features != follows:
         raise CacheError(f"{where} is damaged: requires: got {features}, expected {follows}; {remedy}")
+    if again != data:
+        raise CacheError(f"{where} is damaged: got other JSON than a writer makes of its values; {remedy}")
+    model.__dict__["_digest"] = hashlib.sha256(data).hexdigest()
     return model
 
 

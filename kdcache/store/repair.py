@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from kdcache.errors import CacheError
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root, is_name
+from kdcache.store.limits import most_of
 from kdcache.store.manifest import CommitRecord, CorpusPin, Header, Manifest, canonical, parse
 from kdcache.store.shard import record_name
 from kdcache.store.skipped import read_skipped, write_skipped
@@ -40,7 +41,7 @@ def manifest_of_records(root: Root, num_units: int, corpus: CorpusPin | None) ->
 def _record(root: Root, header: Header, unit: int) -> CommitRecord:
     name = record_name(unit)
     try:
-        commit = parse(CommitRecord, root.read(name), f"{root.url}/{name}", "cache.json is lost too")
+        commit = parse(CommitRecord, root.read(name, most_of(name)), f"{root.url}/{name}", "cache.json is lost too")
     except FileNotFoundError:
         raise CacheError(f"{root.url}/{name} is missing, and cache.json is lost too") from None
     if (commit.unit, commit.header_sha256) != (unit, header.digest()):

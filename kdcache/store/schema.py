@@ -26,6 +26,7 @@ def task_fields(
     *,
     features: int | None = None,
     types: bool = False,
+    rank: int | None = None,
 ) -> tuple[Field, ...]:
     """The arrays of every shard, in the order they are stored.
 
@@ -34,6 +35,7 @@ def task_fields(
         vocab_size: of the tokens.
         num_classes: columns of the logits.
         records: what is kept of the teacher; nothing in a label-only cache. What comes with a basis is added with it.
+        rank: of the basis, once there is one.
         features: width of the teacher's features, where a record keeps them.
         types: whether tokens have types.
     """
@@ -45,7 +47,7 @@ def task_fields(
     ]
     if labels := task.label_fields(num_classes):
         fields += [*labels, Field("continues", "example", "uint8")]
-    return (*fields, *record_fields(records, num_classes, width=features))
+    return (*fields, *record_fields(records, num_classes, width=features, rank=rank))
 
 
 def check_task(settings: Mapping[str, Any]) -> "Task":

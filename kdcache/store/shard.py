@@ -1,4 +1,11 @@
-"""One shard file and its commit record: bytes -> checked Batch, and back."""
+"""One shard file and its commit record: bytes -> checked Batch, and back.
+
+A shard holds its stamp: its unit, the digest of its header, and that of its commit record but for the two keys that
+depend on the file itself. So a commit record, a header and a shard belong to each other or to nobody: none of them can
+be edited or exchanged without writing the shard anew, whatever digests a forger puts into cache.json.
+
+P positions.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,9 +13,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kdcache.errors import DamagedShardError, next_command, one_line
-from kdcache.store.backend import backend, check_arrays, level_sizes
+from kdcache.store.backend import Stamp, backend, check_arrays, check_stamp, level_sizes
 from kdcache.store.batch import Batch
-from kdcache.store.files import Root
+from kdcache.store.content import content_fault
+from kdcache.store.files import Root, UnexpectedFile
+from kdcache.store.limits import check_room
 from kdcache.store.manifest import CommitRecord, Header, SkippedRow, canonical
 from kdcache.store.score import unit_score
 from kdcache.targets.fields import Level
@@ -24,7 +33,14 @@ __all__ = [
     "shard_name",
 ]
 
-COUNTED: dict[str, Level] = {"examples": "example", "tokens": "token", "positions": "position", "entries": "entry"}
+COUNTED: dict[str, Level] = {
+    "examples": "example",
+    "tokens": "token",
+    "documents": "document",
+    "positions": "position",
+    "entries": "entry",
+}
+OF_THE_FILE = ("bytes", "sha256")
 
 
 def shard_name(header: Header, unit: int) -> str:
@@ -49,29 +65,37 @@ def mismatch(commit: CommitRecord, data: bytes, *, digest: bool = True) -> str |
     return None
 
 
-def fetch_shard(root: Root, commit: CommitRecord, *, digest: bool = True) -> bytes:
+def fetch_shard(root: Root, header: Header, commit: CommitRecord, *, digest: bool = True) -> bytes:
     """The bytes of a shard's file. Raises DamagedShardError where they are not what was committed, or missing."""
+    where = f"{root.url}/{commit.file}"
+    check_room(where, header.fields, _sizes(commit), commit.bytes)
     try:
-        data = root.read(commit.file, wrong=lambda data: mismatch(commit, data, digest=digest))
+        data = root.read(commit.file, commit.bytes, wrong=lambda data: mismatch(commit, data, digest=digest))
     except FileNotFoundError:
-        raise DamagedShardError(f"{root.url}/{commit.file} is missing; {repair_command(root)}") from None
-    if fault := mismatch(commit, data, digest=digest):
-        raise DamagedShardError(f"{root.url}/{commit.file} is damaged: {fault}; {repair_command(root)}")
+        raise DamagedShardError(f"{where} is missing; {repair_command(root)}") from None
+    except UnexpectedFile as error:
+        fault = str(error).removeprefix(f"cannot read {where}: ").replace("at most ", "")
+        raise DamagedShardError(f"{where} is damaged: {fault}; {repair_command(root)}") from None
+    if fault_ := mismatch(commit, data, digest=digest):
+        raise DamagedShardError(f"{where} is damaged: {fault_}; {repair_command(root)}")
     return data
 
 
 def decode_shard(root: Root, header: Header, commit: CommitRecord, data: bytes) -> Batch:
     """The examples in bytes that `mismatch` found right. Raises DamagedShardError where they do not hold them."""
-    where, remedy = f"{root.url}/{commit.file} is damaged", repair_command(root)
+    where, remedy = f"{root.url}/{commit.file}", repair_command(root)
+    sizes = _sizes(commit)
+    check_room(where, header.fields, sizes, len(data))
     try:
-        arrays = backend(header.backend).decode(header.fields, data)
+        arrays, stamp = backend(header.backend).decode(header.fields, data, sizes)
         check_arrays(header.fields, arrays)
+        counts = _counts(header, arrays)
+        fault = _first_difference(counts, {name: getattr(commit, name) for name in COUNTED})
+        fault = fault or check_stamp(stamp, _stamp(commit)) or content_fault(header, arrays)
     except Exception as error:  # whatever the library raises for bytes that are not its format
-        raise DamagedShardError(f"{where}: {one_line(error)}; {remedy}") from error
-    counts = _counts(header, arrays)
-    for name, count in counts.items():
-        if count != getattr(commit, name):
-            raise DamagedShardError(f"{where}: got {count} {name}, expected {getattr(commit, name)}; {remedy}")
+        raise DamagedShardError(f"{where} is damaged: {one_line(error, 300)}; {remedy}") from error
+    if fault:
+        raise DamagedShardError(f"{where} is damaged: {fault}; {remedy}")
     return Batch(header.fields, arrays, header.records, header.num_classes)
 
 
@@ -87,13 +111,12 @@ def make_shard(
 ) -> tuple[bytes, CommitRecord]:
     """The bytes of a shard, and the commit record that belongs to them; nothing is written."""
     check_arrays(header.fields, arrays)
-    data = backend(header.backend).encode(header.fields, arrays)
-    return data, CommitRecord(
+    commit = CommitRecord(
         unit=unit,
         file=shard_name(header, unit),
         **_counts(header, arrays),
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=0,
+        sha256="0" * 64,
         source_sha256=source_sha256,
         header_sha256=header.digest(),
         notes=dict(notes or {}),
@@ -101,6 +124,10 @@ def make_shard(
         skipped=tuple(skipped) or None,
         made_under=dict(made_under) if made_under else None,
     )
+    data = backend(header.backend).encode(header.fields, arrays, _stamp(commit))
+    commit = commit.model_copy(update={"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    check_room(commit.file, header.fields, _sizes(commit), len(data))
+    return data, commit
 
 
 def commit_shard(root: Root, data: bytes, commit: CommitRecord) -> CommitRecord:
@@ -115,6 +142,23 @@ def commit_shard(root: Root, data: bytes, commit: CommitRecord) -> CommitRecord:
     return commit
 
 
+def _stamp(commit: CommitRecord) -> Stamp:
+    """What the shard of a commit record holds of it."""
+    digest = hashlib.sha256(canonical(commit, exclude=OF_THE_FILE)).hexdigest()
+    return {"unit": commit.unit, "header_sha256": commit.header_sha256, "record_sha256": digest}
+
+
+def _sizes(commit: CommitRecord) -> dict[Level, int]:
+    return {level: getattr(commit, name) for name, level in COUNTED.items()}
+
+
 def _counts(header: Header, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     sizes = level_sizes(header.fields, arrays)
     return {name: sizes.get(level, 0) for name, level in COUNTED.items()}
+
+
+def _first_difference(counts: Mapping[str, int], expected: Mapping[str, int]) -> str | None:
+    different = [
+        f"got {counts[name]} {name}, expected {count}" for name, count in expected.items() if counts[name] != count
+    ]
+    return different[0] if different else None

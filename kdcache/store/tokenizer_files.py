@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import CacheError
+from kdcache.store.files import Root
+from kdcache.store.limits import most_of
 from kdcache.store.manifest import TokenizerPin
+from kdcache.store.pinned import read_pinned
+from kdcache.tasks.tokenizer_names import check_tokenizer_file
 
-__all__ = ["pin_tokenizer"]
+__all__ = ["pin_tokenizer", "read_tokenizer_file"]
 
 
 def pin_tokenizer(folder: str | os.PathLike[str], tokenizer: Any | None = None) -> TokenizerPin:
@@ -34,5 +38,20 @@ def pin_tokenizer(folder: str | os.PathLike[str], tokenizer: Any | None = None) 
     return TokenizerPin(
         behaviour_sha256=tokenizer_digest(tokenizer),
         vocab_size=vocabulary_size(tokenizer),
-        files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        files={file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     )
+
+
+def read_tokenizer_file(root: Root, name: str, sha256: str) -> bytes:
+    """The cache's copy of a tokenizer's file.
+
+    Raises:
+        CacheError: It is missing or another one, or asks whoever loads it to run code.
+    """
+    path = f"tokenizer/{name}"
+    data = read_pinned(root, path, sha256, most_of(path))
+    try:
+        check_tokenizer_file(name, data)
+    except ValueError as error:
+        raise CacheError(f"{root.url}/{path} {error}") from None
+    return data

@@ -15,10 +15,13 @@ core writes 115 MB of arrays per second and reads 350. Level 3 leaves 106 and wr
 
 Every chunk is written, also one of zeros alone, because a missing chunk would read as zeros without a word.
 dimension_names say the level of each array, so that a reader without kdcache can tell which belong together, and an
-attribute how logits in logarithmic steps are read.
+attribute how logits in logarithmic steps are read. The stamp of a file is an attribute of the group.
+
+What a file says of itself is compared with what it has to be (zarr_members.py) before zarr decodes it.
 """
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,8 +33,9 @@ from zarr.codecs import BloscCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from kdcache.store.backend import array_fields
-from kdcache.targets.fields import Field
+from kdcache.store.backend import Stamp, array_fields, array_shapes
+from kdcache.store.zarr_members import STAMP, attributes_of, checked_members, dimension_names_of
+from kdcache.targets.fields import Field, Level
 
 __all__ = ["ZARR", "ZarrBackend"]
 
@@ -46,17 +50,17 @@ class ZarrBackend:
     suffix = ".zarr.zip"
     libraries = ("numcodecs", "zarr")
 
-    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> bytes:
+    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray], stamp: Stamp) -> bytes:
         members: dict[str, Any] = {}
-        group = zarr.create_group(MemoryStore(members), zarr_format=3)
+        group = zarr.create_group(MemoryStore(members), zarr_format=3, attributes={STAMP: dict(sorted(stamp.items()))})
         for field in array_fields(fields):
             group.create_array(
                 field.name,
                 data=np.ascontiguousarray(arrays[field.name], field.dtype),
                 chunks=(_chunk_rows(field, len(arrays[field.name])), *field.shape),
                 compressors=BloscCodec(cname="zstd", clevel=ZSTD_LEVEL, shuffle="bitshuffle"),
-                dimension_names=(field.level, *(None for _ in field.shape)),
-                attributes={} if field.steps_per_octave is None else {"steps_per_octave": [*field.steps_per_octave]},
+                dimension_names=dimension_names_of(field),
+                attributes=attributes_of(field),
                 config={"write_empty_chunks": True},
             )
         packed = io.BytesIO()
@@ -65,12 +69,16 @@ class ZarrBackend:
                 archive.writestr(zipfile.ZipInfo(name, EPOCH), members[name].to_bytes())
         return packed.getvalue()
 
-    def decode(self, fields: Sequence[Field], data: bytes) -> dict[str, np.ndarray]:
+    def decode(
+        self, fields: Sequence[Field], data: bytes, sizes: Mapping[Level, int]
+    ) -> tuple[dict[str, np.ndarray], Stamp]:
+        named, shapes = {field.name: field for field in array_fields(fields)}, array_shapes(fields, sizes)
+        most = {name: _most_chunks(named[name], shape) for name, shape in shapes.items()}
+        contents, stamp = checked_members(named, shapes, most, data)
         buffer = default_buffer_prototype().buffer
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = {name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
+        members = {name: buffer.from_bytes(content) for name, content in contents.items()}
         group = zarr.open_group(MemoryStore(members), mode="r", zarr_format=3)
-        return {field.name: np.asarray(group[field.name]) for field in array_fields(fields)}
+        return {name: np.asarray(group[name]) for name in named}, stamp
 
 
 ZARR = ZarrBackend()
@@ -81,3 +89,8 @@ def _chunk_rows(field: Field, rows: int) -> int:
     row_bytes = np.dtype(field.dtype).itemsize * int(np.prod(field.shape, dtype=np.int64))
     chunks = max(1, -(-rows // max(1, CHUNK_BYTES // row_bytes)))
     return max(1, -(-rows // chunks))
+
+
+def _most_chunks(field: Field, shape: Sequence[int]) -> int:
+    """How many chunks an array may have, whoever wrote it: of a quarter of CHUNK_BYTES each."""
+    return 1 + 4 * math.prod(shape) * np.dtype(field.dtype).itemsize // CHUNK_BYTES

@@ -11,7 +11,7 @@ No torch here, so that a manifest loads in milliseconds.
 P positions, V classes, N calibration rows, D hidden width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -83,6 +83,10 @@ class RecordKind(Config):
             basis: of a calibrated kind; without it the kind answers what it can.
         """
         raise NotImplementedError
+
+    def faults(self, arrays: Mapping[str, np.ndarray], num_classes: int) -> Iterator[str]:
+        """What is wrong with stored arrays of the right dtypes and shapes, one line each: what `decode` relies on."""
+        yield from ()
 
     def answers(self, temperature: float) -> bool:
         """Whether what is stored answers this temperature."""

@@ -22,3 +22,8 @@ class Plan:
     proposals: tuple[float, ...]
     curve: CurveSpec
     logit_dtype: LogitDtype
+
+    @property
+    def most_entries(self) -> int:
+        """Of a row: those kept for certain, and of the draws one more than their number where rounding adds it."""
+        return self.exact_top_k + self.samples + 2

@@ -7,7 +7,7 @@
 Settings and names alone; the arithmetic is in compress.py and sparse_codec.py, and imports torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -73,6 +73,16 @@ class Sparse(RecordKind):
         from kdcache.targets.sparse_targets import SparseTargets
 
         return SparseTargets(**decode(arrays, self.plan, num_classes), tail=self.tail_rule)
+
+    def faults(self, arrays: Mapping[str, np.ndarray], num_classes: int) -> Iterator[str]:
+        ids_E, counts_P = arrays["ids"], arrays["entry_counts"]
+        if len(ids_E) and ids_E.max() >= num_classes:
+            yield f"ids go up to {ids_E.max()}, expected below {num_classes}"
+        most = min(num_classes, self.plan.most_entries)
+        if len(counts_P) and counts_P.max() > most:
+            yield f"a position has {counts_P.max()} entries, expected at most {most}"
+        if (arrays["num_certain"] > counts_P).any():
+            yield "a position has more certain entries than entries"
 
     def answers(self, temperature: float) -> bool:
         return self.curve.interpolates or temperature in self.curve.at_temperatures

@@ -21,6 +21,7 @@ turns                    which characters of a conversation are the assistant's
 windows                  long texts -> overlapping windows
 running_text             words -> the tokens of the text that they are
 tokenizer                loads, saves and identifies a tokenizer
+tokenizer_names          which files may be a tokenizer's: a closed list
 characters               a tokenizer of the corpus' own characters
 
 labels, label_map        the classes of a classification, and what a corpus calls them

@@ -15,6 +15,7 @@ from typing import Any
 
 from kdcache.disk import check_regular, fault
 from kdcache.errors import ConfigError, one_line
+from kdcache.tasks.tokenizer_names import is_tokenizer_name
 
 __all__ = [
     "gives_types",
@@ -31,8 +32,8 @@ __all__ = [
 ]
 
 HOST_KEYS = ("is_local", "local_files_only", "name_or_path")
-TOKENIZER_FILES = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.jinja", "chat_template.json")
-"""Patterns of the names of a tokenizer's files in a model's folder."""
+CODE = "auto_map"
+"""Names a teacher's own code, which does not come along with the tokenizer's files."""
 LOADABLE = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """Any one of these says that a folder holds a tokenizer, and not only what belongs to one."""
 MOST_BYTES = 2 << 30
@@ -47,8 +48,13 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 def tokenizer_files(folder: str | Path) -> list[Path]:
     """The files of the tokenizer in a local folder, by name; a model's other files are left out."""
+<<<<<<< HEAD
     found = {file for pattern in TOKENIZER_FILES for file in Path(folder).glob(pattern) if not file.is_dir()}
     return sorted(found)
+=======
+    found = (file for pattern in ("*", "additional_chat_templates/*") for file in Path(folder).glob(pattern))
+    return sorted(file for file in found if is_tokenizer_name(file.relative_to(folder).as_posix()) and file.is_file())
+>>>>>>> 756f82e (Shards, headers and commit records belong to each other: each shard says of which unit, header and record it is, and a reader takes no memory beyond their counts; a tokenizer's files bear names of a closed list)
 
 
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
@@ -105,7 +111,7 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     tokenizer.save_pretrained(str(folder))
     path = Path(folder) / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in HOST_KEYS}
+    kept = {key: value for key, value in config.items() if key not in (*HOST_KEYS, CODE)}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

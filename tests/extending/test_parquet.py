@@ -13,7 +13,7 @@ from own_loop import LLAMA
 from store.making import same_arrays, shards
 
 import kdcache as public
-from kdcache.store.backend import check_arrays
+from kdcache.store.backend import check_arrays, level_sizes
 
 MODULE = "extending.parquet"
 
@@ -21,9 +21,10 @@ MODULE = "extending.parquet"
 @given(shard=shards())
 def test_the_promises_of_a_backend(shard) -> None:
     fields, arrays = shard
-    data = Parquet().encode(fields, arrays)
-    assert data == Parquet().encode(fields, {name: arrays[name].copy() for name in reversed(arrays)})
-    decoded = Parquet().decode(fields, data)
+    data = Parquet().encode(fields, arrays, {"unit": 3})
+    assert data == Parquet().encode(fields, {name: arrays[name].copy() for name in reversed(arrays)}, {"unit": 3})
+    decoded, stamp = Parquet().decode(fields, data, level_sizes(fields, arrays))
+    assert stamp == {"unit": 3}
     check_arrays(fields, decoded)
     assert same_arrays(decoded, arrays)
 

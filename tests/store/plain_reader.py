@@ -36,7 +36,11 @@ def read(folder: Path) -> tuple[dict, dict]:
         assert (commit["unit"], commit["header_sha256"]) == (unit, digest(canonical(header)))
         data = (folder / commit["file"]).read_bytes()
         assert (len(data), digest(data)) == (commit["bytes"], commit["sha256"])
-        parts.append(READ[header["backend"]](data, header["fields"]))
+        arrays, stamp = READ[header["backend"]](data, header["fields"])
+        record = {key: value for key, value in commit.items() if key not in ("bytes", "sha256")}
+        expected = {"unit": unit, "header_sha256": commit["header_sha256"], "record_sha256": digest(canonical(record))}
+        assert stamp == expected
+        parts.append(arrays)
         for field in header["fields"]:
             assert str(parts[-1][field["name"]].dtype) == field["dtype"]
         for key, name in {"examples": "token_counts", "tokens": "tokens", "positions": "positions"}.items():
@@ -56,7 +60,7 @@ def digest(data: bytes) -> str:
 # Section 3: arrays
 
 
-def read_zarr(data: bytes, fields: list[dict]) -> dict:
+def read_zarr(data: bytes, fields: list[dict]) -> tuple[dict, dict]:
     import zarr
     from zarr.core.buffer import default_buffer_prototype
 
@@ -67,10 +71,10 @@ def read_zarr(data: bytes, fields: list[dict]) -> dict:
     for field in fields:
         steps = field.get("steps_per_octave")
         assert group[field["name"]].attrs.get("steps_per_octave") == steps
-    return {name: np.asarray(array) for name, array in group.members()}
+    return {name: np.asarray(array) for name, array in group.members()}, group.attrs["kdcache"]
 
 
-def read_arrow(data: bytes, fields: list[dict]) -> dict:
+def read_arrow(data: bytes, fields: list[dict]) -> tuple[dict, dict]:
     import pyarrow as pa
 
     batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
@@ -84,7 +88,7 @@ def read_arrow(data: bytes, fields: list[dict]) -> dict:
         for _ in field["shape"]:
             column = column.values
         arrays[field["name"]] = column.to_numpy().astype(field["dtype"]).reshape(-1, *field["shape"])
-    return arrays
+    return arrays, json.loads(batch.schema.metadata[b"kdcache"])
 
 
 READ = {"zarr": read_zarr, "arrow": read_arrow}
@@ -96,7 +100,12 @@ def read_basis(folder: Path, header: dict) -> dict:
     assert (len(data), digest(data)) == (pin["bytes"], pin["sha256"])
     mean = {"name": "mean", "level": "class", "dtype": "float32", "shape": []}
     basis = {"name": "basis", "level": "class", "dtype": "float16", "shape": [pin["rank"]]}
-    return READ[header["backend"]](data, [mean, basis])
+    arrays, stamp = READ[header["backend"]](data, [mean, basis])
+    settings = {key: value for key, value in header.items() if key != "basis"}
+    settings["fields"] = [field for field in header["fields"] if field["name"] != "coefficients"]
+    settings["requires"] = [feature for feature in header["requires"] if feature != "basis"]
+    assert stamp == {"basis_of_sha256": digest(canonical(settings))}
+    return arrays
 
 
 # Section 4: records

@@ -11,7 +11,7 @@ from hypothesis import given
 from store.making import same_arrays, shards
 
 from kdcache.store import zarr_backend
-from kdcache.store.backend import array_fields, backend, check_arrays
+from kdcache.store.backend import array_fields, backend, check_arrays, level_sizes
 from kdcache.targets.dense import Dense
 from kdcache.targets.fields import Field, empty_arrays
 from kdcache.targets.kind import RecordKind
@@ -25,11 +25,21 @@ RAGGED = (
 )
 
 
+STAMP = {"unit": 3, "header_sha256": "ab"}
+
+
+def there_and_back(name: str, fields, arrays) -> dict[str, np.ndarray]:
+    data = backend(name).encode(fields, arrays, STAMP)
+    decoded, stamp = backend(name).decode(fields, data, level_sizes(fields, arrays))
+    assert stamp == STAMP
+    return decoded
+
+
 @BACKENDS
 @given(shard=shards())
 def test_round_trip(name: str, shard) -> None:
     fields, arrays = shard
-    decoded = backend(name).decode(fields, backend(name).encode(fields, arrays))
+    decoded = there_and_back(name, fields, arrays)
     check_arrays(fields, decoded)
     assert same_arrays(decoded, arrays)
 
@@ -39,7 +49,8 @@ def test_round_trip(name: str, shard) -> None:
 def test_same_arrays_give_the_same_bytes(name: str, shard) -> None:
     fields, arrays = shard
     copies = {key: arrays[key].copy() for key in reversed(arrays)}
-    assert backend(name).encode(fields, arrays) == backend(name).encode(fields, copies)
+    stamp = {key: STAMP[key] for key in reversed(STAMP)}
+    assert backend(name).encode(fields, arrays, STAMP) == backend(name).encode(fields, copies, stamp)
 
 
 PRINT_DIGEST = """
@@ -52,7 +63,7 @@ rows = 300_000
 arrays = {"token_counts": np.full(100, rows // 100, np.uint32),
           "x": np.sin(np.arange(rows * 4, dtype=np.float32)).reshape(-1, 4),
           "y": (np.arange(rows) ** 2 % 5003).astype(np.uint16)}
-print(hashlib.sha256(backend(sys.argv[1]).encode(fields, arrays)).hexdigest())
+print(hashlib.sha256(backend(sys.argv[1]).encode(fields, arrays, {"unit": 1})).hexdigest())
 """
 
 
@@ -73,7 +84,7 @@ def test_another_process_gives_the_same_bytes(name: str) -> None:
 def test_empty_shard_of_real_fields(name: str, spec: RecordKind) -> None:
     fields = (Field("tokens", "token", "uint16"), *spec.fields(50_000))
     arrays = empty_arrays(fields)
-    assert same_arrays(backend(name).decode(fields, backend(name).encode(fields, arrays)), arrays)
+    assert same_arrays(there_and_back(name, fields, arrays), arrays)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 16, 17, 100])
@@ -81,14 +92,14 @@ def test_zarr_cuts_arrays_into_equal_bounded_chunks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(zarr_backend, "CHUNK_BYTES", 8 * 6)
     fields = (Field("x", "example", "uint16", (3,)),)
     arrays = {"x": np.zeros((rows, 3), np.uint16)}
-    data = zarr_backend.ZARR.encode(fields, arrays)
+    data = zarr_backend.ZARR.encode(fields, arrays, STAMP)
     members = zipfile.ZipFile(io.BytesIO(data)).namelist()
     assert sum(member.startswith("x/c/") for member in members) == -(-rows // 8)
-    assert same_arrays(zarr_backend.ZARR.decode(fields, data), arrays)
+    assert same_arrays(zarr_backend.ZARR.decode(fields, data, {"example": rows})[0], arrays)
 
 
 def test_zarr_members_are_sorted_stored_and_dated_1980() -> None:
-    archive = zipfile.ZipFile(io.BytesIO(zarr_backend.ZARR.encode(RAGGED, empty_arrays(RAGGED))))
+    archive = zipfile.ZipFile(io.BytesIO(zarr_backend.ZARR.encode(RAGGED, empty_arrays(RAGGED), STAMP)))
     assert archive.namelist() == sorted(archive.namelist())
     assert {(info.compress_type, info.date_time) for info in archive.infolist()} == {
         (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
@@ -100,7 +111,7 @@ def test_read_only_and_strided_arrays_can_be_written() -> None:
     strided = np.arange(20, dtype=np.uint16)[::2]
     strided.flags.writeable = False
     for name in ("zarr", "arrow"):
-        assert same_arrays(backend(name).decode(fields, backend(name).encode(fields, {"x": strided})), {"x": strided})
+        assert same_arrays(there_and_back(name, fields, {"x": strided}), {"x": strided})
 
 
 @pytest.mark.parametrize(

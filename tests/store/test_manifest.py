@@ -37,7 +37,7 @@ def header(**changes: object) -> Header:
 
 
 def commit(unit: int, **changes: object) -> CommitRecord:
-    counts = dict.fromkeys(("examples", "tokens", "positions", "entries", "bytes"), unit + 1)
+    counts = dict.fromkeys(("examples", "tokens", "documents", "positions", "entries", "bytes"), unit + 1)
     values = {
         "unit": unit,
         "file": f"shards/{unit:06d}.arrow",
@@ -72,7 +72,7 @@ def test_canonical_bytes_are_pinned() -> None:
     """What older caches' digests were made of must not drift."""
     record = commit(3, source_sha256=SHA, header_sha256=SHA)
     assert canonical(record).decode() == (
-        '{\n "bytes": 4,\n "entries": 4,\n "examples": 4,\n "file": "shards/000003.arrow",\n'
+        '{\n "bytes": 4,\n "documents": 4,\n "entries": 4,\n "examples": 4,\n "file": "shards/000003.arrow",\n'
         f' "header_sha256": "{SHA}",\n "notes": {{}},\n "positions": 4,\n "sha256": "{SHA}",\n'
         f' "source_sha256": "{SHA}",\n "tokens": 4,\n "unit": 3\n}}\n'
     )

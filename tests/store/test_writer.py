@@ -1,5 +1,6 @@
 """CacheWriter: what goes in comes out, nothing half-written counts, and interrupted or not the bytes are the same."""
 
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from store.forging import forge
 from store.making import CLASSES, tokens_and_logits, tree, write_cache
 
 from kdcache import CacheWriter, compress, open_cache
@@ -463,3 +465,30 @@ def test_a_tokenizer_is_the_same_whatever_its_folder(tmp_path: Path) -> None:
     three = pin_tokenizer(tmp_path / "three")
     assert three.behaviour_sha256 != one.behaviour_sha256
     assert three.vocab_size == one.vocab_size + 1 == 321
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "modeling_evil.py", "README.md"])
+def test_a_cache_cannot_bring_files_that_are_not_its_tokenizers(tmp_path: Path, name: str) -> None:
+    folder = make_tokenizer(tmp_path / "tokenizer", tokenizers.models.WordLevel({"w0": 0}, unk_token="w0"))
+    with CacheWriter(tmp_path / "cache", num_classes=2, record=None, tokenizer=folder) as writer:
+        writer.add([0, 1])
+    (tmp_path / "cache/tokenizer" / name).write_bytes(b"evil")
+    pin = {name: hashlib.sha256(b"evil").hexdigest()}
+    forge(tmp_path / "cache", lambda values: values["header"]["tokenizer"]["files"].update(pin))
+    with pytest.raises(CacheError, match=f"got tokenizer file '{name}', expected one that tokenizers save"):
+        open_cache(tmp_path / "cache").save_tokenizer(tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_tokenizer_that_names_code_is_not_saved(tmp_path: Path) -> None:
+    folder = make_tokenizer(tmp_path / "tokenizer", tokenizers.models.WordLevel({"w0": 0}, unk_token="w0"))
+    with CacheWriter(tmp_path / "cache", num_classes=2, record=None, tokenizer=folder) as writer:
+        writer.add([0, 1])
+    data = b'{"auto_map": {"AutoTokenizer": ["evil.Evil", null]}}'
+    (tmp_path / "cache/tokenizer/tokenizer_config.json").write_bytes(data)
+    pin = {"tokenizer_config.json": hashlib.sha256(data).hexdigest()}
+    forge(tmp_path / "cache", lambda values: values["header"]["tokenizer"]["files"].update(pin))
+    for ask in (lambda cache: cache.save_tokenizer(tmp_path / "student"), lambda cache: cache.check_tokenizer()):
+        with pytest.raises(CacheError, match=r"tokenizer_config\.json names code to run \(auto_map\)"):
+            ask(open_cache(tmp_path / "cache"))
+    assert not (tmp_path / "student/tokenizer_config.json").exists()

@@ -1,0 +1,164 @@
+"""Edits of a cache with every digest recomputed: found when a shard is decoded, whose stamp says what it is part of."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store.forging import forge, manifest_of
+from store.making import write_cache
+from store.test_basis_file import write as write_factored
+
+from kdcache import open_cache
+from kdcache.errors import CacheError, DamagedShardError
+from kdcache.store.verify import verify
+
+
+def shards_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("shards/*") if path.suffix != ".json")
+
+
+def read_all(folder: Path) -> None:
+    cache = open_cache(folder)
+    for index in range(len(cache.shard_examples)):
+        batch = cache.read_shard(index)
+        if batch.records:
+            batch.targets()
+
+
+@pytest.fixture(params=["sampled", "factored"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, backend_name: str) -> Path:
+    write_one(request.param, tmp_path / "cache", backend_name)
+    return tmp_path / "cache"
+
+
+def write_one(kind: str, folder: Path, backend: str, **settings: object) -> None:
+    if kind == "factored":
+        write_factored(folder, backend=backend, **settings)
+    else:
+        write_cache(folder, backend=backend, **settings)
+
+
+def test_a_forger_who_changes_nothing_is_not_noticed(folder: Path) -> None:
+    before = (folder / "cache.json").read_bytes()
+    forge(folder)
+    assert (folder / "cache.json").read_bytes() == before
+    read_all(folder)
+
+
+def test_shards_cannot_be_exchanged(folder: Path) -> None:
+    first, second, *_ = shards_of(folder)
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+    def exchange(values: dict[str, Any]) -> None:
+        a, b = values["shards"][:2]
+        for name in a.keys() - {"unit", "file"}:
+            a[name], b[name] = b[name], a[name]
+
+    forge(folder, exchange)
+    with pytest.raises(DamagedShardError, match="is part of another whole: got unit 1, expected 0"):
+        read_all(folder)
+    assert len(verify(folder)) == 2
+
+
+def test_a_shard_of_another_cache_is_refused(folder: Path, tmp_path: Path, backend_name: str) -> None:
+    kind = "factored" if list(folder.glob("basis-*")) else "sampled"
+    other = {"seed": 1} if kind == "factored" else {"record": {"kind": "sampled", "exact_top_k": 4}}
+    write_one(kind, tmp_path / "other", backend_name, **other)
+    shutil.copy(shards_of(tmp_path / "other")[0], shards_of(folder)[0])
+    theirs = manifest_of(tmp_path / "other")["shards"][0]
+    forge(folder, lambda values: values["shards"][0].update(theirs))
+    with pytest.raises(DamagedShardError, match="is part of another whole: got header_sha256"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 5},
+        {"compute": {"threads": 9}},
+        {"teacher": {"name": "someone else's"}},
+        {"libraries": {}},
+        {"task": {"name": "causal_lm", "attention": "causal"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_header_cannot_be_edited(folder: Path, change: dict[str, Any]) -> None:
+    forge(folder, lambda values: values["header"].update(change))
+    with pytest.raises(CacheError, match=r"is part of another whole|is damaged: task"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source_sha256": "ab" * 32},
+        {"notes": {"truncated": 7}},
+        {"skipped": [{"row": 0, "why": "is not JSON"}]},
+        {"made_under": {"overlong": "truncate"}},
+        {"score": {"labelled": 1}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_commit_record_cannot_be_edited(folder: Path, change: dict[str, Any]) -> None:
+    forge(folder, lambda values: [shard.update(change) for shard in values["shards"]])
+    with pytest.raises(DamagedShardError, match="is part of another whole: got record_sha256"):
+        read_all(folder)
+
+
+def test_the_basis_of_another_cache_is_refused(tmp_path: Path, backend_name: str) -> None:
+    write_factored(tmp_path / "cache", backend=backend_name)
+    write_factored(tmp_path / "other", backend=backend_name, seed=1)
+    (mine,), (theirs,) = (list((tmp_path / name).glob("basis-*")) for name in ("cache", "other"))
+    mine.unlink()
+    shutil.copy(theirs, tmp_path / "cache")
+    forge(tmp_path / "cache", lambda values: values["header"]["basis"].update(file=theirs.name))
+    with pytest.raises(CacheError, match=r"basis.* is part of another whole: got basis_of_sha256"):
+        assert open_cache(tmp_path / "cache").basis
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values["header"]["fields"].pop(), "got the field none, expected logits uint16"),
+        (lambda values: values["header"]["fields"][0].update(dtype="int64"), "got the field tokens int64"),
+        (lambda values: values["header"].update(num_classes=70_000), "expected ids uint32"),
+        (lambda values: values["header"]["task"].update(name="regression"), "requires|expected"),
+        (lambda values: values["header"].update(id2label={"0": "a"}), "id2label: got 1 names, expected one for each"),
+        (lambda values: values["shards"][0].update(examples=1 << 63), r"\.examples: Input should be less"),
+        (lambda values: values["shards"][0].update(positions=-1), r"shards\.0\.positions: Input should be greater"),
+        (lambda values: values["shards"][0].update(tokens=3), "expected at most 3"),
+        (lambda values: values["shards"][0].update(file="cache.json"), "its entry 0 names the file cache.json"),
+        (lambda values: values["shards"][0].pop("documents"), r"shards\.0\.documents: Field required"),
+        (lambda values: values["header"].update(seed="0"), "other JSON than a writer makes of its values"),
+    ],
+)
+def test_a_manifest_agrees_with_itself(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    write_cache(tmp_path)
+    try:
+        forge(tmp_path, change)
+    except KeyError:
+        (tmp_path / "cache.json").write_bytes(as_json_without(tmp_path, change))
+    with pytest.raises(CacheError, match=message):
+        open_cache(tmp_path)
+
+
+def as_json_without(folder: Path, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """Changed alone, where a forger finds nothing to add up."""
+    from store.forging import as_json
+
+    values = manifest_of(folder)
+    change(values)
+    return as_json(values)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000, '"\\ud800"', "NaN", "[1e999]", ""])
+def test_odd_json_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cache.json").write_text(text)
+    with pytest.raises(CacheError, match=r"cache\.json is"):
+        open_cache(tmp_path)
