@@ -48,13 +48,10 @@ def has_tokenizer(folder: str | Path) -> bool:
 
 def tokenizer_files(folder: str | Path) -> list[Path]:
     """The files of the tokenizer in a local folder, by name; a model's other files are left out."""
-<<<<<<< HEAD
-    found = {file for pattern in TOKENIZER_FILES for file in Path(folder).glob(pattern) if not file.is_dir()}
-    return sorted(found)
-=======
     found = (file for pattern in ("*", "additional_chat_templates/*") for file in Path(folder).glob(pattern))
-    return sorted(file for file in found if is_tokenizer_name(file.relative_to(folder).as_posix()) and file.is_file())
->>>>>>> 756f82e (Shards, headers and commit records belong to each other: each shard says of which unit, header and record it is, and a reader takes no memory beyond their counts; a tokenizer's files bear names of a closed list)
+    return sorted(
+        file for file in found if is_tokenizer_name(file.relative_to(folder).as_posix()) and not file.is_dir()
+    )
 
 
 def load_tokenizer(path: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
