@@ -50,7 +50,7 @@ class Registry(Generic[T]):
         return [*self._homes]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._homes or name in self._found
+        return isinstance(name, str) and (name in self._homes or name in self._found)
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*self._homes, *self._found)))
@@ -63,6 +63,8 @@ def import_extensions(module: str | None) -> None:
     """
     if module is None:
         return
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f"got module {module!r}, expected the name of a Python module, such as mine.records")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

@@ -2,17 +2,17 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kdcache.config.paths import check_local, expanded
 from kdcache.errors import ConfigError
 from kdcache.registry import import_extensions
 
-__all__ = ["Config", "LocalText", "Name", "PathText", "Run", "import_module_of"]
+__all__ = ["Config", "Count", "LocalText", "Name", "PathText", "Run", "import_module_of"]
 
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Run(Config):
@@ -59,6 +59,10 @@ PathText = Annotated[str, AfterValidator(_expanded)]
 
 LocalText = Annotated[PathText, AfterValidator(_local)]
 """A path or a hub name, and no URL; ~ and $NAME are expanded."""
+
+
+Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
+"""How many of something: at least one, and no more than a run can have."""
 
 
 def _name(value: object) -> object:

@@ -1,5 +1,9 @@
 """A config file: YAML and the command line's overrides -> one of the frozen classes, its first fault in one line."""
 
+import os
+import select
+import stat
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -9,10 +13,16 @@ from pydantic import BaseModel, ValidationError
 from kdcache.config.base import Config
 from kdcache.config.chosen import Chosen
 from kdcache.config.yaml_text import YamlError, read_yaml
+from kdcache.disk import UnexpectedContent, read_regular
+from kdcache.disk import fault as words_of
 from kdcache.errors import ConfigError
 from kdcache.near import nearest
 
 __all__ = ["load_config"]
+
+MOST_BYTES = 1 << 20
+"""Of a config: reading YAML takes 10 seconds per MiB."""
+PIPE_SECONDS = 10.0
 
 C = TypeVar("C", bound=Config)
 
@@ -23,15 +33,15 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
     Raises ConfigError: the first fault in one line, with the nearest valid key for an unknown one.
     """
     try:
-        data = read_yaml(Path(path).read_text(encoding="utf-8"))
+        data = read_yaml(_text(Path(path)))
     except FileNotFoundError:
         raise ConfigError(f"got config {path}, which does not exist; expected a YAML file") from None
     except YamlError as error:
         raise ConfigError(f"{path} {error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror}; expected a YAML file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read config {path}: {words_of(error)}; expected a YAML file") from None
     if not isinstance(data, dict):
         got = "nothing" if data is None else type(data).__name__
         raise ConfigError(f"{path} holds {got}, expected a mapping of settings")
@@ -43,6 +53,25 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
         raise ConfigError(f"{path}: {_first_fault(cls, data, error)}") from None
     except RecursionError:
         raise ConfigError(f"{path} is nested too deeply, expected a few levels of settings") from None
+
+
+def _text(path: Path) -> str:
+    """The text of a file, or of a pipe that someone writes now, as `<(…)` of a shell is.
+
+    Raises OSError for anything else, for more than 1 MiB, and for a pipe that does not end in 10 seconds.
+    """
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        return read_regular(path, MOST_BYTES).decode("utf-8")
+    descriptor, data, end = os.open(path, os.O_RDONLY | os.O_NONBLOCK), b"", time.monotonic() + PIPE_SECONDS
+    with open(descriptor, "rb", buffering=0) as pipe:
+        while True:
+            ready, _, _ = select.select([pipe], [], [], max(end - time.monotonic(), 0))
+            part = pipe.read(MOST_BYTES) if ready else None
+            if part == b"":
+                return data.decode("utf-8")
+            data += part or b""
+            if len(data) > MOST_BYTES or time.monotonic() > end:
+                raise UnexpectedContent(f"got a FIFO of {len(data):,} bytes that does not end, expected a regular file")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

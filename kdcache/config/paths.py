@@ -15,6 +15,8 @@ def expanded(path: str) -> str:
 
     A path that is there under its own name stays as it is.
     """
+    if "\0" in path:
+        raise ConfigError(f"got path {path!r} with a NUL in it, expected one that a file can have")
     if not path.startswith("~") and "$" not in path:
         return path
     if os.path.lexists(path):

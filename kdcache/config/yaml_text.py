@@ -1,4 +1,5 @@
-"""YAML -> plain values, stricter than YAML is: no key twice, no nesting or aliases that would not end.
+"""YAML -> plain values, stricter than YAML is: no key twice, no nesting or aliases that would not end, no number or
+text that no setting can have.
 
 YAML lets the last of two equal keys win, so that a run trains with a rate that its author did not see.
 """
@@ -11,6 +12,7 @@ from kdcache.errors import one_line
 
 __all__ = ["YamlError", "read_yaml"]
 
+LARGEST = 2**63 - 1
 MOST_VALUES = 100_000
 """The most values that a document may have with its aliases written out."""
 
@@ -21,21 +23,43 @@ class YamlError(Exception):
 
 def read_yaml(text: str) -> Any:
     """The value of one YAML document. Raises YamlError in one line."""
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _count(node, {})
-        return loader.construct_document(node)
+        value = loader.construct_document(node)
+        _check_scalars(value)
+    except YamlError:
+        raise
     except yaml.YAMLError as error:
-        raise YamlError(f"is not YAML: {one_line(error)}") from None
+        raise YamlError(f"is not YAML: {one_line(error, 300)}") from None
     except RecursionError:
         raise YamlError("is nested too deeply, expected a few levels of settings") from None
-    except ValueError as error:  # a date such as 2025-02-30
-        raise YamlError(f"holds a value that is none: {error}") from None
+    except Exception as error:  # a date such as 2025-02-30, or a tag such as !!bool before another word
+        raise YamlError(f"holds a value that is none: {one_line(error, 300)}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
+    return value
+
+
+def _check_scalars(value: Any) -> None:
+    """Raises YamlError for an integer of more than 63 bits, and for text that is no Unicode or has a NUL in it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_scalars(key)
+            _check_scalars(inner)
+    elif isinstance(value, list | tuple | set):
+        for inner in value:
+            _check_scalars(inner)
+    elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise YamlError(f"holds an integer of {value.bit_length()} bits, expected at most 63")
+    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= one <= "\udfff" for one in value)):
+        what = "a NUL" if "\0" in value else "half a surrogate pair"
+        raise YamlError(f"holds the text {value[:40]!r} with {what} in it, expected valid Unicode without NUL")
 
 
 class _Loader(yaml.SafeLoader):

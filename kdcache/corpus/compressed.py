@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import json
 import lzma
-import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +26,8 @@ from kdcache.remote import RemoteError
 __all__ = ["COMMANDS", "plain_copy"]
 
 CHUNK = 1 << 20
+LEAST_SUSPECT, MOST_TIMES = 256 << 20, 200
+"""A copy of more bytes, and of more times the compressed ones, is refused: text has 3 to 30 times, logs up to 100."""
 COMMANDS = {".gz": "gzip -t", ".bz2": "bzip2 -t", ".xz": "xz -t", ".zst": "zstd -t"}
 """What tells on a command line whether a compressed file is whole."""
 
@@ -57,10 +58,23 @@ def plain_copy(file: CorpusFile, folder: Path) -> CorpusFile:
     return replace(file, fs=LocalFileSystem(), path=str(copy), size=copy.stat().st_size)
 
 
+def _copy(plain: Any, target: Any, file: CorpusFile) -> None:
+    """Raises CorpusError for a file that decompresses to more than any text does: it would fill the disk."""
+    most, size = max(LEAST_SUSPECT, MOST_TIMES * file.size), 0
+    while chunk := plain.read(CHUNK):
+        size += len(chunk)
+        if size > most:
+            raise CorpusError(
+                f"{file.name} of {file.size:,} bytes decompresses to more than {most:,}, expected at most "
+                f"{MOST_TIMES} times its size: if it is to be so, decompress it yourself"
+            )
+        target.write(chunk)
+
+
 def _write(file: CorpusFile, suffix: str, copy: Path) -> None:
     with explained(file.name), whole_file(copy) as target, file.open() as source:
         try:
-            shutil.copyfileobj(READERS[suffix](source), target, CHUNK)
+            _copy(READERS[suffix](source), target, file)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             if isinstance(error, RemoteError) or (isinstance(error, OSError) and error.errno is not None):
                 raise

@@ -20,14 +20,25 @@ from kdcache.corpus.layout import Layout
 from kdcache.corpus.settings import CONLLU
 from kdcache.errors import RowError
 
-__all__ = ["BETWEEN", "FIELDS", "SentenceScanner", "cells_of", "parse_conll", "ragged"]
+__all__ = ["BETWEEN", "FIELDS", "LONGEST_ROW", "SentenceScanner", "TooLong", "cells_of", "parse_conll", "ragged"]
 
 FIELDS = ("tokens", "tags")
 BETWEEN = re.compile(rb"[ \t\r]*|-DOCSTART-(?:[ \t\r].*)?")
 MAYBE_BETWEEN = np.isin(np.arange(256), list(b"\n\r\t -"))
 SPACES = re.compile(" +")
 
+LONGEST_ROW = 256 << 20
+"""Bytes of a row, of any format whose rows are bytes: more of them would not fit the memory once they are parsed."""
+
 WhereLine = Callable[[int, int], str]
+
+
+class TooLong(Exception):
+    """A row of more bytes than LONGEST_ROW. begin: its first byte."""
+
+    def __init__(self, begin: int) -> None:
+        super().__init__()
+        self.begin = begin
 
 
 class SentenceScanner:
@@ -37,18 +48,30 @@ class SentenceScanner:
         self._comment = None if comment is None else comment.encode()
         self._offset = 0
         self._rest = b""
+        self._parts: list[bytes] = []
+        self._held = 0
         self._between = True
 
     def feed(self, chunk: bytes) -> np.ndarray:
         """Offsets of the sentences that begin in the lines that end in this chunk."""
-        lines = self._rest + chunk
+        if b"\n" not in chunk:  # a long line is put together once
+            self._parts.append(chunk)
+            self._held += len(chunk)
+            if self._held > LONGEST_ROW:
+                raise TooLong(self._offset)
+            return np.zeros(0, np.int64)
+        lines = b"".join([self._rest, *self._parts, chunk])
+        self._parts, self._held = [], 0
         end = lines.rfind(b"\n") + 1
         self._rest = lines[end:]
+        if len(self._rest) > LONGEST_ROW:
+            raise TooLong(self._offset + end)
         return self._begins(lines[:end])
 
     def finish(self) -> np.ndarray:
         """The offset of a sentence that begins in a last line with no line break behind it."""
-        return self._begins(self._rest + b"\n") if self._rest else np.zeros(0, np.int64)
+        rest = b"".join([self._rest, *self._parts])
+        return self._begins(rest + b"\n") if rest else np.zeros(0, np.int64)
 
     def _begins(self, lines: bytes) -> np.ndarray:
         data = np.frombuffer(lines, np.uint8)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from kdcache.corpus.layout import Layout, plain_name
 from kdcache.corpus.settings import CorpusConfig
-from kdcache.disk import fault
+from kdcache.disk import check_regular, fault
 from kdcache.errors import CorpusError
 from kdcache.remote import RemoteFile, SeenBlocks, missing_bucket, open_url, retried
 
@@ -127,6 +127,8 @@ def find_files(config: CorpusConfig) -> list[CorpusFile]:
     for url in urls:
         fs, path, size = found[url]
         with explained(path):
+            if _is_local(fs):
+                check_regular(path)
             name = "/".join(url.split("/")[shared:])
             key = str(_asked(fs, url, partial(fs.ukey, path)))
             files.append(CorpusFile(fs, path, url, name, size, key, Layout.of(config, name)))
@@ -188,6 +190,8 @@ def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]
         return [(root, int(size))]
     if kind == "directory":
         return _inside(fs, root, path, format)
+    if _is_local(fs) and os.path.exists(root):
+        check_regular(root)
     if not any(sign in root for sign in "*?["):
         raise CorpusError(
             f"got corpus path {path}, which does not exist; expected a file, folder, glob or URL", missing_path=True

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdcache.corpus.conll import FIELDS, SentenceScanner
+from kdcache.corpus.conll import FIELDS, LONGEST_ROW, SentenceScanner, TooLong
 from kdcache.corpus.conll_shape import check_shape
 from kdcache.corpus.files import CorpusFile, changed, explained, format_of_name
 from kdcache.corpus.index import FileIndex, Marks
@@ -33,6 +33,8 @@ __all__ = ["chunks", "index_lines", "line_of", "read_rows"]
 
 CHUNK = 1 << 20
 TEXT_ROW, TEXT_ROW_LINE, TEXT_ROW_WORD = 64 << 10, 256 << 10, 1 << 20
+MOST_BYTES = 4 << 30
+"""Of the rows that are read at once."""
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = {"\t": "tab", ";": "semicolon", ",": "comma", "|": "'|'"}
 NOT_TEXT = {
@@ -49,6 +51,7 @@ NOT_TEXT = {
     b"\xfe\xff": ("UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 {name}"),
 }
 """How files begin that are no text: what they are, and what to do."""
+LONGEST_HEADER = 16 << 20
 TAR = slice(257, 262)
 
 
@@ -114,7 +117,10 @@ class TextScanner:
         if not self._buffer and self._row_start == 0 and chunk.startswith(BOM):
             self._row_start, chunk = len(BOM), chunk[len(BOM) :]
         self._buffer += chunk
-        return self._rows(final=False)
+        rows = self._rows(final=False)
+        if len(self._buffer) > LONGEST_ROW:
+            raise TooLong(self._row_start)
+        return rows
 
     def finish(self) -> np.ndarray:
         rows = self._rows(final=True)
@@ -154,7 +160,7 @@ def chunks(file: CorpusFile, advance: Callable[[int], None]) -> Iterator[bytes]:
     """The whole file, in order. Raises CorpusError when its size is not what it was when it was found."""
     size = 0
     with explained(file.name), file.open() as stream:
-        while chunk := stream.read(CHUNK):
+        while size <= file.size and (chunk := stream.read(CHUNK)):
             size += len(chunk)
             advance(len(chunk))
             yield chunk
@@ -168,10 +174,15 @@ def index_lines(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
     digest, marks, scanner = hashlib.sha256(), Marks(), _scanner(layout)
     has_header = layout.format == "csv" and layout.columns is None
     header: int | None = None
-    width = 0
+    width = begun = 0
 
     def add(starts: np.ndarray) -> None:
-        nonlocal header
+        nonlocal header, begun
+        if len(starts):
+            lengths = np.diff(starts, prepend=begun)
+            if lengths.max() > LONGEST_ROW:
+                raise _too_long(file, int(starts[lengths.argmax()] - lengths.max()))
+            begun = int(starts[-1])
         if has_header and header is None and len(starts):
             header, starts = int(starts[0]), starts[1:]
         marks.add(starts)
@@ -184,8 +195,13 @@ def index_lines(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
                 width = check_shape(file.name, layout, chunk, whole=len(chunk) == file.size)
         started = True
         digest.update(chunk)
-        add(scanner.feed(chunk))
+        try:
+            add(scanner.feed(chunk))
+        except TooLong as error:
+            raise _too_long(file, error.begin) from None
     add(scanner.finish())
+    if file.size - begun > LONGEST_ROW:
+        raise _too_long(file, begun)
     index = FileIndex(digest.hexdigest(), marks.rows, marks.array(), marks.stride)
     if isinstance(scanner, TextScanner):
         return replace(index, fields=("text",), line_is_row=False)
@@ -201,6 +217,13 @@ def index_lines(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
     end = int(index.marks[0]) if marks.rows else file.size
     fields = _header(file, header, end)
     return replace(index, header=(header, end), fields=fields, line_is_row=scanner.lines == marks.rows + 1)
+
+
+def _too_long(file: CorpusFile, begin: int) -> CorpusError:
+    return CorpusError(
+        f"{file.name} has a row of more than {LONGEST_ROW >> 20} MiB, from byte {begin:,} on, expected shorter ones: "
+        "cut it into several, or leave it out"
+    )
 
 
 def _check_start(file: CorpusFile, chunk: bytes) -> None:
@@ -233,6 +256,8 @@ def _is_jsonl(chunk: bytes) -> bool:
 
 
 def _header(file: CorpusFile, start: int, stop: int) -> tuple[str, ...]:
+    if stop - start > LONGEST_HEADER:
+        raise CorpusError(f"{file.name}:1 has {stop - start:,} bytes, expected a CSV header: see corpus.quotes")
     try:
         text = file.read(start, stop).decode("utf-8")
     except UnicodeDecodeError:
@@ -259,6 +284,11 @@ def read_rows(file: CorpusFile, index: FileIndex, first: int, stop: int) -> tupl
     head, tail = first // stride, -(-stop // stride)
     begin = int(index.marks[head])
     end = int(index.marks[tail]) if tail < len(index.marks) else file.size
+    if end - begin > MOST_BYTES:
+        raise CorpusError(
+            f"{file.name} has {end - begin:,} bytes in its rows {first + 1:,} to {stop:,}, which are read at once, "
+            f"expected at most {MOST_BYTES:,}; set corpus.unit_rows to fewer"
+        )
     data = file.read(begin, end)
     if stride == 1:
         return data, np.asarray(index.marks[first:stop]) - begin

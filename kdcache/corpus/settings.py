@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from kdcache.config.base import Config, Name, PathText
+from kdcache.config.base import Config, Count, Name, PathText
 
 __all__ = ["CONLLU", "LABEL_SETTINGS", "CorpusConfig"]
 
@@ -78,7 +78,7 @@ class CorpusConfig(Config):
     columns: tuple[str, ...] | None = None
     quotes: bool = True
     label_names: Annotated[dict[int, str] | None, BeforeValidator(_numbered)] = None
-    unit_rows: PositiveInt | Literal["auto"] = "auto"
+    unit_rows: Count | Literal["auto"] = "auto"
 
     @model_validator(mode="before")
     @classmethod

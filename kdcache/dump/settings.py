@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
-from kdcache.config.base import Config, LocalText, PathText, Run, import_module_of
+from kdcache.config.base import Config, Count, LocalText, PathText, Run, import_module_of
 from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
 from kdcache.store.backend import BackendName
 from kdcache.targets.records import Records
@@ -32,10 +32,10 @@ class TeacherConfig(Config):
 
     path: LocalText
     revision: str | None = None
-    max_length: Annotated[int, Field(ge=3)] | None = None
+    max_length: Annotated[int, Field(ge=3, le=2**24)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     placement: Literal["replicate", "device_map"] = "replicate"
-    gpus_per_replica: PositiveInt = 1
+    gpus_per_replica: Count = 1
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     trust_remote_code: bool = False
 
@@ -51,8 +51,8 @@ class ComputeConfig(Config):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_examples: PositiveInt = 8
-    block_positions: PositiveInt = 512
+    batch_examples: Count = 8
+    block_positions: Count = 512
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
 
 

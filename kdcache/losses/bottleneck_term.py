@@ -3,8 +3,9 @@
 import math
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 
+from kdcache.config.base import Count
 from kdcache.losses.beside_term import BesideTerm, Pass
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class BottleneckTerm(BesideTerm):
     """
 
     name: Literal["bottleneck"] = "bottleneck"
-    width: PositiveInt = 64
+    width: Count = 64
     beta: float = 0.01
 
     @property

@@ -1,8 +1,8 @@
 """`stream`: the order in which a training run sees its examples."""
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 
-from kdcache.config.base import Config
+from kdcache.config.base import Config, Count
 
 __all__ = ["StreamConfig"]
 
@@ -15,6 +15,6 @@ class StreamConfig(Config):
     memory_gb: how many GB (10⁹ bytes) a rank gives to shards being read and examples read ahead.
     """
 
-    lanes: PositiveInt = 64
-    window: PositiveInt = 256
+    lanes: Count = 64
+    window: Count = 256
     memory_gb: PositiveFloat = 2.0

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field as Setting
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 
+from kdcache.config.base import Count
 from kdcache.errors import ConfigError
 from kdcache.targets.fields import Field
 from kdcache.targets.plan import Plan
@@ -56,9 +57,9 @@ class Factored(Sparse):
     late_fields: ClassVar[tuple[str, ...]] = ("coefficients",)
 
     kind: Literal["factored"] = "factored"
-    rank: PositiveInt | Literal["full"] = "full"
+    rank: Count | Literal["full"] = "full"
     dtype: Literal["int8"] = "int8"
-    calibration_positions: PositiveInt | Literal["auto"] = "auto"
+    calibration_positions: Count | Literal["auto"] = "auto"
     exact_top_k: Annotated[int, Setting(ge=0, le=32768)] = 8
     samples: Annotated[int, Setting(ge=0, le=4096)] = 0
     proposal_temperatures: tuple[float, ...] = (1.0,)

@@ -75,7 +75,7 @@ class CausalLMConfig(Config):
     """
 
     name: Literal["causal_lm"] = "causal_lm"
-    sequence_length: Annotated[int, Field(ge=2)] = 1024
+    sequence_length: Annotated[int, Field(ge=2, le=2**24)] = 1024
     packing: Literal["windows", "documents"] = "windows"
     attention: Literal["document", "causal"] = "document"
     overlong: Literal["error", "truncate", "drop"] = "error"
@@ -83,7 +83,7 @@ class CausalLMConfig(Config):
     end_of_text: bool = True
     turns: Literal["all", "last", "each"] = "all"
     date: Day | None = None
-    num_classes: Annotated[int, Field(ge=2)] | None = None
+    num_classes: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = None
 
     @model_validator(mode="after")
     def _turns_are_supervised(self) -> Self:

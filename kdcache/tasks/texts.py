@@ -37,7 +37,7 @@ class TextSettings(Config):
     attention: every token of an example sees every other.
     """
 
-    max_length: Annotated[int, Field(ge=3)] = 256
+    max_length: Annotated[int, Field(ge=3, le=2**24)] = 256
     overlong: Literal["head", "tail", "middle_out"] | None = None
     attention: Literal["full"] = "full"
 

@@ -51,7 +51,7 @@ class TokenClassificationConfig(ClassSettings):
     """
 
     name: Literal["token_classification"]
-    max_length: Annotated[int, Field(ge=8)] = 256
+    max_length: Annotated[int, Field(ge=8, le=2**24)] = 256
     scheme: Literal["bio", "none"] = "bio"
     separator: Literal["auto", " ", ""] = "auto"
     attention: Literal["full"] = "full"

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from kdcache.config.base import Config, LocalText, PathText, Run
+from kdcache.config.base import Config, Count, LocalText, PathText, Run
 from kdcache.losses.divergence_term import DivergenceTerm
 from kdcache.losses.term import AnyTerm
 from kdcache.stream.fitting import advice
@@ -61,7 +61,7 @@ class CheckpointConfig(Config):
     """
 
     every: NonNegativeInt = 500
-    keep: PositiveInt = 2
+    keep: Count = 2
 
 
 class EvalConfig(Config):
@@ -75,8 +75,8 @@ class EvalConfig(Config):
 
     cache: PathText
     every: NonNegativeInt = 0
-    batch_examples: PositiveInt = 8
-    max_examples: PositiveInt | None = None
+    batch_examples: Count = 8
+    max_examples: Count | None = None
 
 
 class TrainConfig(Run):
@@ -110,17 +110,17 @@ class TrainConfig(Run):
     student: StudentConfig
     deepspeed: LocalText | dict[str, Any] = Field({"zero_optimization": {"stage": 1}})
     terms: tuple[AnyTerm, ...] = (DivergenceTerm(name="divergence"),)
-    global_batch: PositiveInt = 64
-    micro_batch: PositiveInt = 8
-    steps: PositiveInt | None = None
+    global_batch: Count = 64
+    micro_batch: Count = 8
+    steps: Count | None = None
     epochs: PositiveFloat | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     stream: StreamConfig = StreamConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig | None = None
-    loss_chunk: PositiveInt = 1024
-    log_every: PositiveInt = 10
+    loss_chunk: Count = 1024
+    log_every: Count = 10
     export_modules: bool = False
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
