@@ -82,3 +82,4 @@ def _write(file: CorpusFile, suffix: str, copy: Path) -> None:
                 f"{file.name} does not decompress: {one_line(error)}; expected a whole {suffix} file: see "
                 f"{COMMANDS[suffix]} {file.name}"
             ) from error
+        file.check_unchanged()

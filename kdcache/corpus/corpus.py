@@ -179,10 +179,14 @@ class Corpus:
             self._digests[unit] = digest.hexdigest()
         return self._digests[unit]
 
-    def check_unchanged(self) -> None:
-        """Raises CorpusError where a file is not, as far as its file system can tell, the one that was opened."""
-        for file in self._files:
-            file.check_unchanged()
+    def check_unchanged(self, unit: int | None = None) -> None:
+        """Raises CorpusError where a file is not, as far as its file system can tell, the one that was opened.
+
+        unit: to look at the files of one unit alone.
+        """
+        numbers = range(len(self._files)) if unit is None else [number for number, _, _ in self._pieces(unit)]
+        for number in numbers:
+            self._files[number].check_unchanged()
 
     def where(self, unit: int, row: int) -> str:
         """ "file.jsonl:123" for a row of a unit, for messages."""
@@ -329,7 +333,9 @@ def _index(files: Sequence[CorpusFile], folder: Path | None, progress: Progress 
         if file in known:
             advance(file.size)
             continue
-        known.put(file, replace(_index_file(file, advance), blocks=file.seen.known()))
+        index = _index_file(file, advance)
+        file.check_unchanged()
+        known.put(file, replace(index, blocks=file.seen.known()))
         fresh += file.size
         if fresh >= PAGE_BYTES:
             known.flush()

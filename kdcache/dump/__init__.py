@@ -5,6 +5,8 @@ pins          what a dump fixes before it starts: the header of the cache
 prepare       what has to be known of teacher and corpus first: classes, widths
 tokenizers    whose tokens the cache holds and the teacher reads
 material      what a dump knows before its first shard, as a check does too
+teacher_files the files it is loaded from: digests, and whether they are still the same
+hardware      what of a machine decides the bits of a logit
 teacher       load the teacher, logits in blocks of positions
 classifier    a teacher that classifies: a row of logits for each position
 resume        what of a begun cache still stands

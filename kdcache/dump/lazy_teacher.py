@@ -1,6 +1,6 @@
 """The teacher of a dump, loaded when it is first needed: a dump with nothing left to do never loads it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from kdcache.dump.material import Material
 from kdcache.dump.settings import ComputeConfig, TeacherConfig
 from kdcache.dump.teacher import load_teacher, own_devices
 from kdcache.dump.trial import begun_feeding, pins_of, try_teacher
+from kdcache.errors import TeacherError
 from kdcache.launcher import World
 from kdcache.progress import say
 from kdcache.targets.kind import RecordKind
@@ -19,7 +20,11 @@ from kdcache.targets.records import features_at
 from kdcache.tasks import Example, Task
 from kdcache.tasks.tokenizer import padding_id, vocabulary_size
 
-__all__ = ["LazyTeacher", "devices_of", "load_any"]
+__all__ = ["LazyTeacher", "devices_of", "fed_as", "load_any", "with_attention"]
+
+ATTENTION = "attention_implementation"
+FEEDING = ("together", "apart", ATTENTION)
+"""What the header's compute says of how the teacher is run."""
 
 
 def devices_of(teacher: TeacherConfig | str, compute: Any, world: World) -> list[torch.device]:
@@ -39,25 +44,42 @@ class LazyTeacher:
         material = self.material
         if material.folder is None:
             return {}
-        begun = begun_feeding(material.root)
-        if begun:
-            return begun
+        if self._begun:
+            return fed_as(self._begun, material.config.teacher)
         assert self._model is not None
-        return pins_of(try_teacher(material.config, self._model, material.first_examples, material.longest))
+        found = try_teacher(material.config, self._model, material.first_examples, material.longest)
+        return pins_of(found) | {ATTENTION: _attention(self._model)}
 
     def ready(self) -> AnyTeacher | None:
-        """Loaded, and fed as the header says."""
-        if self._model is not None:
-            self._model.feeding = replace(self._model.feeding, **self.feeding)
-        return self._model
+        """Loaded, and fed as the header says.
+
+        Raises TeacherError where its files are no longer those that were digested, or where it computes attention in
+        another way than the cache was begun with.
+        """
+        teacher = self._model
+        if teacher is None:
+            return None
+        pinned = dict(self.feeding)
+        expected, found = pinned.pop(ATTENTION, None), _attention(teacher)
+        if found != expected:
+            raise TeacherError(
+                f"got a teacher that computes attention by {found}, expected {expected}, with which the cache was "
+                f"begun: set teacher.{ATTENTION}: {expected}, or use another output folder"
+            )
+        teacher.feeding = replace(teacher.feeding, **pinned)
+        return teacher
+
+    @cached_property
+    def _begun(self) -> dict[str, Any] | None:
+        return begun_feeding(self.material.root)
 
     @cached_property
     def _model(self) -> AnyTeacher | None:
         material, config = self.material, self.material.config
         if config.teacher == "none":
             return None
-        return load_any(
-            config.teacher,
+        loaded = load_any(
+            with_attention(config.teacher, self._begun or {}),
             config.compute,
             self.world,
             devices=self.devices,
@@ -67,6 +89,29 @@ class LazyTeacher:
             fed_with=material.fed_with,
             examples=lambda: material.first_examples,
         )
+        if material.teacher_files is not None:
+            material.teacher_files.check_unchanged()
+        return loaded
+
+
+def fed_as(compute: Mapping[str, Any], teacher: TeacherConfig | str) -> dict[str, Any]:
+    """`feeding` of a begun cache, where the config does not ask for another one. compute: of its header."""
+    pinned = {name: compute[name] for name in FEEDING if name in compute}
+    asked = None if isinstance(teacher, str) else teacher.attention_implementation
+    return pinned | ({} if asked is None else {ATTENTION: asked})
+
+
+def with_attention(teacher: TeacherConfig, compute: Mapping[str, Any]) -> TeacherConfig:
+    """With the way to compute attention that a cache was begun with, where the config leaves it open."""
+    begun = compute.get(ATTENTION)
+    if begun is None or teacher.attention_implementation is not None:
+        return teacher
+    return teacher.model_copy(update={ATTENTION: begun})
+
+
+def _attention(teacher: AnyTeacher) -> str | None:
+    """What transformers chose; None of a model that has no choice."""
+    return getattr(teacher.model.config, "_attn_implementation", None)
 
 
 def load_any(

@@ -13,6 +13,7 @@ from kdcache.dump.prepare import check_labels, find_labels, settled
 from kdcache.dump.resume import with_begun_units
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import teacher_folder
+from kdcache.dump.teacher_files import TeacherFiles
 from kdcache.dump.tokenizers import OwnTokens, find_tokenizers, own_tokens
 from kdcache.dump.trial import first_examples
 from kdcache.dump.units import UnitExamples, remedies, unit_examples
@@ -60,6 +61,19 @@ class Material:
     def longest(self) -> int:
         """Tokens of an example of the teacher's, at most."""
         return self.own.length if self.own else self.task.longest
+
+    @cached_property
+    def teacher_files(self) -> TeacherFiles | None:
+        """Digested when they are first asked for, which is before the teacher is loaded; None without a teacher."""
+        if self.folder is None or self.config.teacher == "none":
+            return None
+        return TeacherFiles(self.folder, code=self.config.teacher.trust_remote_code)
+
+    def check_unchanged(self, unit: int) -> None:
+        """Raises CorpusError or TeacherError where files that this unit was made of are no longer what they were."""
+        self.corpus.check_unchanged(unit)
+        if self.teacher_files is not None:
+            self.teacher_files.check_unchanged()
 
     @cached_property
     def first_examples(self) -> list[Example]:

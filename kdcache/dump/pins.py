@@ -1,11 +1,10 @@
 """What a dump fixes before it starts: the header of the cache.
 
 Two runs with equal headers write equal shards of equal rows on the same hardware, so shards of a resumed run are kept
-only under an equal header. World size, host and time are not in it; nor are the corpus and the settings for bad and
-overlong rows, which each shard pins for itself (kdcache.dump.resume).
+only under an equal header. World size, host and time are not in it, and where the teacher lay is not compared. Nor are
+the corpus and the settings for bad and overlong rows in it, which each shard pins for itself (kdcache.dump.resume).
 """
 
-import hashlib
 import math
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from kdcache.corpus import Corpus
 from kdcache.dump.settings import DumpConfig, TeacherConfig
+from kdcache.dump.teacher_files import TeacherFiles
 from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.models.inputs import max_length
 from kdcache.models.strangers import model_config
@@ -22,7 +22,7 @@ from kdcache.store.schema import task_fields
 from kdcache.tasks import Task, task_of
 from kdcache.tasks.labels import Labels
 
-__all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config", "weights_digest"]
+__all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config"]
 
 OPTIONAL_FIELDS = {
     *("text_pair_field", "label_field", "tokens_field", "tags_field"),
@@ -47,7 +47,7 @@ def build_header(
     tokens have types.
 
     tokenizing: the packages that make tokens of text.
-    compute: the resolved device kind, means of compression, threads and batch shape of this run.
+    compute: the resolved device kind, means of compression, hardware, threads and batch shape of this run.
     """
     task = task_of(config.task)
     records = config.record if teacher else ()
@@ -75,9 +75,13 @@ def build_header(
 
 
 def pin_teacher(
-    config: TeacherConfig, folder: str, tokenizer_sha256: str | None = None, length: int | None = None
+    config: TeacherConfig,
+    folder: str,
+    files: TeacherFiles,
+    tokenizer_sha256: str | None = None,
+    length: int | None = None,
 ) -> TeacherPin:
-    """Name, revision, dtype, size and the digest of the weights.
+    """Name, revision, dtype, size and the digests of its files.
 
     tokenizer_sha256, length: of the tokens that it is fed with, where they are not the cache's.
     """
@@ -86,22 +90,14 @@ def pin_teacher(
     return TeacherPin(
         name=Path(folder).resolve().name if local else config.path,
         revision=config.revision if local else config.revision or Path(folder).name,
-        weights_sha256=weights_digest(folder),
+        weights_sha256=files.weights_sha256,
+        files=files.others,
         dtype=config.dtype,
         parameters=count_parameters(folder),
         architecture=(model_config.architectures or [model_config.model_type])[0],
         tokenizer_sha256=tokenizer_sha256,
         max_length=length,
     )
-
-
-def weights_digest(folder: str | Path) -> str:
-    """sha256 over each safetensors file's name and sha256. Reads every byte once, at about 1 GB/s."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def read_model_config(config: TeacherConfig, folder: str) -> Any:

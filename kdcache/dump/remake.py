@@ -15,7 +15,7 @@ import torch
 
 from kdcache.corpus import Corpus
 from kdcache.dump.calibrate import calibrate
-from kdcache.dump.lazy_teacher import LazyTeacher, devices_of
+from kdcache.dump.lazy_teacher import LazyTeacher, devices_of, fed_as
 from kdcache.dump.material import Material, gather
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.run import made_header
@@ -60,7 +60,7 @@ class Remaker:
         self.teacher = LazyTeacher(
             self.material, devices_of(self.config.teacher, self.config.compute, World()), World()
         )
-        self.teacher.feeding = {name: pinned[name] for name in ("together", "apart") if name in pinned}
+        self.teacher.feeding = fed_as(pinned, self.config.teacher)
 
     @property
     def corpus(self) -> Corpus:
@@ -133,7 +133,8 @@ class Remaker:
             torch.set_num_threads(before)
 
     def _other_settings(self) -> str | None:
-        """The first key at which a cache of these settings would differ, but for the versions of libraries."""
+        """The first key at which a cache of these settings would differ, but for libraries and hardware, which may give
+        the same bytes: the digests tell."""
         with tempfile.TemporaryDirectory() as folder:
             save_tokenizer(self.material.tokenizer, folder)
             pin = pin_tokenizer(folder, self.material.tokenizer)
@@ -146,7 +147,8 @@ class Remaker:
         return f"the cache was made with {key} {_short(there)}, and here it is {_short(here)}"
 
     def _bare(self, header: Header) -> Header:
-        return header.model_copy(update={"libraries": {}})
+        compute = {key: value for key, value in header.compute.items() if key != "hardware"}
+        return header.model_copy(update={"libraries": {}, "compute": compute})
 
     def _basis(self) -> str | None:
         """Why it was not written; None where it was."""

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from kdcache.dump.classifier import AnyTeacher
-from kdcache.dump.lazy_teacher import devices_of, load_any
+from kdcache.dump.lazy_teacher import devices_of, load_any, with_attention
 from kdcache.dump.material import Material, gather
 from kdcache.dump.pins import pin_teacher
 from kdcache.dump.records import longest_first, rows_of
 from kdcache.dump.settings import ComputeConfig, DumpConfig, TeacherConfig
 from kdcache.dump.teacher import Teacher, teacher_folder
+from kdcache.dump.teacher_files import TeacherFiles
 from kdcache.errors import CacheError
 from kdcache.launcher import World
 from kdcache.models.registry import register_small_models
@@ -155,7 +156,8 @@ class Rerun:
         """Raises CacheError for another teacher, before it is loaded."""
         folder, pin = teacher_folder(self.config), self.header.teacher
         assert pin is not None
-        here = pin_teacher(self.config, folder)
+        files = TeacherFiles(folder, code=self.config.trust_remote_code)
+        here = pin_teacher(self.config, folder, files)
         found = difference(pin.model_copy(update=PLACE), here.model_copy(update=PLACE))
         if found is not None:
             key, there, value = found
@@ -189,7 +191,7 @@ class Rerun:
             torch.set_num_threads(threads)
         devices = devices_of(self.config, compute, World())
         teacher = load_any(
-            self.config,
+            with_attention(self.config, pinned),
             compute,
             World(),
             devices=devices,

@@ -4,19 +4,19 @@ A unit is rows → examples → batches → logits → records → one shard, an
 size. The shard is encoded and written by one background thread while the teacher goes on.
 """
 
-import os
 import shutil
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from kdcache.corpus import Corpus
 from kdcache.dump.background import Background
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.classifier import AnyTeacher
+from kdcache.dump.hardware import machine_pins, use_threads
 from kdcache.dump.lazy_teacher import LazyTeacher, devices_of
 from kdcache.dump.material import Material, gather
 from kdcache.dump.pins import build_header, pin_teacher
@@ -25,7 +25,7 @@ from kdcache.dump.records import unit_arrays
 from kdcache.dump.resume import basis_fault, standing
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import Teacher
-from kdcache.dump.units import check_share, no_position, remedies
+from kdcache.dump.units import UnitExamples, check_share, no_position, remedies
 from kdcache.errors import CacheError
 from kdcache.launcher import World
 from kdcache.progress import Progress, counted, say, show, spoken_duration
@@ -56,7 +56,7 @@ def run_dump(config: DumpConfig, world: World) -> None:
 
     Raises ConfigError, CorpusError, TeacherError or CacheError; committed shards stay.
     """
-    threads = _use_threads(config.compute.threads)
+    threads = use_threads(config, Root(config.output))
     devices = devices_of(config.teacher, config.compute, world)
     work = None if Root(config.output).remote else Path(config.output) / "work"
     material = gather(config, work=work)
@@ -86,16 +86,6 @@ def run_dump(config: DumpConfig, world: World) -> None:
     _finish(material, world, builder, work)
 
 
-def _use_threads(wanted: int | None) -> int:
-    """How many of this machine's cores compute."""
-    cores = len(os.sched_getaffinity(0))
-    threads = wanted or cores
-    if threads > cores:
-        say(f"compute.threads {threads} is more than the {counted(cores, 'core')} here: slower than threads: {cores}")
-    torch.set_num_threads(threads)
-    return threads
-
-
 def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheBuilder:
     """A new cache, or one that was begun with the same settings. Raises CacheError where it was begun with others."""
     config, corpus = material.config, material.corpus
@@ -121,10 +111,10 @@ def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheBuild
 
 def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPin, threads: int) -> Header:
     """What decides the bytes of every shard."""
-    config, folder, device = material.config, material.folder, teacher.devices[0].type
-    of_teacher = None
-    if config.teacher != "none" and folder is not None:
-        of_teacher = pin_teacher(config.teacher, folder, **(material.own.pins if material.own else {}))
+    config, folder, device, of_teacher = material.config, material.folder, teacher.devices[0], None
+    if config.teacher != "none" and folder is not None and material.teacher_files is not None:
+        own = material.own.pins if material.own else {}
+        of_teacher = pin_teacher(config.teacher, folder, material.teacher_files, **own)
     header = build_header(
         config,
         corpus=material.corpus,
@@ -135,9 +125,9 @@ def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPi
         types=not material.task.generates and gives_types(material.tokenizer),
         tokenizing=tokenizing_libraries(material.tokenizer, chats=config.corpus.messages_field is not None),
         compute={
-            "device": device,
-            "compression": None if folder is None else method_on(device),
-            "threads": threads,
+            "device": device.type,
+            "compression": None if folder is None else method_on(device.type),
+            **machine_pins(config, device, threads),
             "batch_examples": config.compute.batch_examples,
             "block_positions": config.compute.block_positions,
         },
@@ -195,18 +185,26 @@ def _make_shards(
                 advance=advance,
                 own=made.own,
             )
-            commit = partial(
-                builder.commit,
-                source_sha256=made.source_sha256,
-                notes=made.notes,
-                skipped=made.skipped,
-                made_under=remedies(config, made.notes),
-            )
-            background.submit(partial(commit, unit, arrays))
+            background.submit(partial(_commit, material, builder, unit, made, arrays))
             progress.advance()
     elapsed = time.monotonic() - start
     rate = f"{tokens / elapsed:,.0f} tok/s"
     say(f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)} ({rate})")
+
+
+def _commit(
+    material: Material, builder: CacheBuilder, unit: int, made: UnitExamples, arrays: dict[str, np.ndarray]
+) -> None:
+    """Raises CorpusError or TeacherError where the files that it was made of are others now."""
+    material.check_unchanged(unit)
+    builder.commit(
+        unit,
+        arrays,
+        source_sha256=made.source_sha256,
+        notes=made.notes,
+        skipped=made.skipped,
+        made_under=remedies(material.config, made.notes),
+    )
 
 
 def _finish(material: Material, world: World, builder: CacheBuilder, work: Path | None) -> None:

@@ -26,7 +26,7 @@ class TeacherConfig(Config):
     placement: "replicate" puts a whole copy on each rank's device; "device_map" spreads the layers over
         gpus_per_replica devices, and the ranks of one node own disjoint groups of devices.
     gpus_per_replica: how many GPUs one copy of the teacher takes.
-    attention_implementation: null leaves the choice to transformers.
+    attention_implementation: null leaves the choice to transformers, or to what a cache was begun with.
     trust_remote_code: whether code that comes with the model may run.
     """
 
@@ -46,7 +46,8 @@ class ComputeConfig(Config):
     device: "auto" takes a GPU where there is one.
     batch_examples: examples per forward pass of the teacher.
     block_positions: how many rows of logits are made and compressed at a time.
-    threads: CPU threads of each rank; 0 takes every core. With several ranks on one machine without GPUs, set it to
+    threads: CPU threads of each rank; 0 takes every core, or as many as a cache was begun with on CPUs, whose bits
+        depend on it. With several ranks on one machine without GPUs, set it to
         the number of cores divided by the number of ranks.
     """
 

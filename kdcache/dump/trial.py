@@ -48,11 +48,10 @@ def first_examples(corpus: Corpus, reader: Reader) -> list[Example]:
 
 
 def begun_feeding(root: Root) -> dict[str, Any] | None:
-    """What the header of a cache with shards pins; None for one that is not begun."""
+    """The compute of the header of a cache with shards; None for one that is not begun."""
     if not root.exists("header.json") or not root.list("shards"):
         return None
-    compute = parse(Header, root.read("header.json"), f"{root.url}/header.json").compute
-    return {name: compute[name] for name in ("together", "apart") if name in compute}
+    return parse(Header, root.read("header.json"), f"{root.url}/header.json").compute
 
 
 def pins_of(feeding: Feeding) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def evaluate_students(
 
 def _check_teacher(folder: str, held_out: Cache) -> None:
     """Raises ConfigError for a cache without a teacher's records, TeacherError for another teacher than theirs."""
-    from kdcache.dump.pins import weights_digest
+    from kdcache.dump.teacher_files import weights_digest
 
     header = held_out.manifest.header
     if header.distribution is None:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheBuilder", "library_versions"]
 
+OF_THE_TEACHERS_FILES = ("teacher.files", "teacher.weights_sha256")
+
 
 class CacheBuilder:
     """A cache that is being made, unit by unit:
@@ -122,7 +124,7 @@ class CacheBuilder:
             key, there, here = found
             raise CacheError(
                 f"{self.root.url} was begun with {key} {_short(there)}, got {_short(here)}: "
-                "use the same settings to go on, or another output folder"
+                f"{_remedy(key)} to go on, or use another output folder"
             )
         self.header = begun
         if begun.basis is not None:
@@ -271,8 +273,14 @@ def _other_corpus(begun: Header, header: Header, keys: Collection[str]) -> str |
 
 def library_versions(backend: str, *, teacher: bool = False) -> dict[str, str]:
     """Versions of what the bytes of a shard depend on. Raises ConfigError for an unknown backend."""
-    names = ("numpy", *(("numba", "torch") if teacher else ()))
+    names = ("numpy", *(("torch",) if teacher else ()))
     return {"kdcache": __version__, **backend_versions(backend), **{name: version(name) for name in names}}
+
+
+def _remedy(key: str) -> str:
+    if key.startswith(OF_THE_TEACHERS_FILES):
+        return "put that file of the teacher back as it was"
+    return "go where the hardware is the same" if key == "compute.hardware" else "use the same settings"
 
 
 def _short(value: object) -> str:

@@ -120,6 +120,7 @@ class TeacherPin(Model):
         name: The folder or hub name that it was loaded from.
         revision: Of a model on the hub.
         weights_sha256: A digest of its weights.
+        files: The digests of the other files that it was loaded from: config.json, and its own code if it ran any.
         dtype: The precision in which it computed.
         parameters: How many it has.
         architecture: Its class in transformers.
@@ -130,6 +131,7 @@ class TeacherPin(Model):
     name: str
     revision: str | None = None
     weights_sha256: Sha256 | None = None
+    files: dict[str, Sha256] | None = None
     dtype: str | None = None
     parameters: NonNegativeInt | None = None
     architecture: str | None = None
@@ -392,7 +394,8 @@ def first_fault(error: ValidationError) -> str:
 def difference(first: BaseModel, second: BaseModel) -> tuple[str, object, object] | None:
     """The first key, in sorted order, at which two models differ, dotted, with both values; None if they are equal.
 
-    `requires` of a header is left out: it follows from the other keys.
+    `requires` of a header is left out: it follows from the other keys. So are the name and the revision of a teacher
+    whose weights are the same: they say where it lay.
     """
     return _difference("", first.model_dump(mode="json"), second.model_dump(mode="json"))
 
@@ -402,7 +405,10 @@ def _difference(key: str, first: object, second: object) -> tuple[str, object, o
         first, second = ({kind["kind"]: kind for kind in kinds} for kinds in (first, second))
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return None if first == second else (key, first, second)
-    for name in sorted((first.keys() | second.keys()) - ({"requires"} if not key else set())):
+    left_out = {"requires"} if not key else set()
+    if key == "teacher" and first.get("weights_sha256") and first["weights_sha256"] == second.get("weights_sha256"):
+        left_out = {"name", "revision"}
+    for name in sorted((first.keys() | second.keys()) - left_out):
         found = _difference(f"{key}.{name}".lstrip("."), first.get(name), second.get(name))
         if found:
             return found

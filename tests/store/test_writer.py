@@ -343,7 +343,7 @@ def test_killed_at_any_step_the_next_run_ends_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seed": 7}, "was begun with seed 0, got 7: use the same settings to go on, or another output folder"),
+        ({"seed": 7}, "was begun with seed 0, got 7: use the same settings to go on, or use another output folder"),
         ({"record": Sampled(exact_top_k=9)}, "was begun with records.sampled.exact_top_k 5, got 9"),
         ({"task": {"name": "causal_lm", "attention": "causal"}}, "was begun with task.attention document, got causal"),
         ({"teacher": "big"}, r"was begun with teacher None, got \{'name': 'big', .*…: use"),
