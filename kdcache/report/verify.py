@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kdcache.errors import CacheError, next_command, printable
+from kdcache.errors import CacheError, UnreadableError, next_command, printable
 from kdcache.progress import Progress, counted, show
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
@@ -19,7 +19,14 @@ def verify_cache(path: str) -> None:
     """
     totals = read_manifest(Root(path)).totals
     with Progress(totals.shards, "shards", "verify") as progress:
-        faults = verify(path, progress.advance)
+        try:
+            faults = verify(path, progress.advance)
+        except UnreadableError as error:
+            read = f"{progress.count:,} of {counted(totals.shards, 'shard')} were read"
+            raise UnreadableError(
+                f"{error}; {read}, and nothing says that a file is damaged: delete none, and when the store answers "
+                f"{next_command('verify', path)}"
+            ) from None
     _print(faults)
     if not faults:
         _say_sound(path)

@@ -141,11 +141,15 @@ class Cache:
         """
         commit = self.manifest.shards[index]
         header = self.manifest.header
-        data = None if self._copies is None else self._copies.get(commit.sha256, commit.bytes)
-        if data is None or mismatch(commit, data, digest=self.verify):
-            data = fetch_shard(self.root, header, commit, digest=self.verify)
-            if self._copies is not None:
-                self._copies.put(commit.sha256, data)
+
+        def download() -> bytes:
+            return fetch_shard(self.root, header, commit, digest=self.verify)
+
+        def wrong(data: bytes) -> object:
+            return mismatch(commit, data, digest=self.verify)
+
+        copies = self._copies
+        data = download() if copies is None else copies.fetch(commit.sha256, commit.bytes, download, wrong)
         return replace(decode_shard(self.root, header, commit, data), load_basis=self._load_basis)
 
     @cached_property
@@ -157,12 +161,14 @@ class Cache:
         """The file of the basis. Raises CacheError where it is missing or not the pinned one."""
         pin = self.manifest.header.basis
         assert pin is not None
-        data = None if self._copies is None else self._copies.get(pin.sha256, pin.bytes)
-        if data is None or hashlib.sha256(data).hexdigest() != pin.sha256:
-            data = read_basis(self.root, self.manifest.header)
-            if self._copies is not None:
-                self._copies.put(pin.sha256, data)
-        return data
+        if self._copies is None:
+            return read_basis(self.root, self.manifest.header)
+        return self._copies.fetch(
+            pin.sha256,
+            pin.bytes,
+            lambda: read_basis(self.root, self.manifest.header),
+            lambda data: hashlib.sha256(data).hexdigest() != pin.sha256,
+        )
 
     @property
     def _load_basis(self) -> "Callable[[], Basis] | None":

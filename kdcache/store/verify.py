@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, UnreadableError
 from kdcache.store.basis_file import decode_basis, is_basis, read_basis
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root, UnexpectedFile
@@ -66,6 +66,7 @@ def verify(
 
     Raises:
         CacheError: It is no finished cache, or its cache.json is damaged.
+        UnreadableError: A store does not answer, or refuses: nothing is known of the cache then.
     """
     root = Root(path)
     manifest = read_manifest(root)
@@ -91,18 +92,25 @@ def _strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
     yield from (Fault(name, STRANGE) for name in sorted(bases | found))
 
 
+def _fault(root: Root, name: str, error: CacheError) -> Fault:
+    """Raises UnreadableError where a store does not answer: that says nothing of the file, nor of the others."""
+    if root.remote and isinstance(error, UnreadableError):
+        raise error
+    return Fault(name, str(error))
+
+
 def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:
     yield from _differs(root, "header.json", canonical(header))
     for name, sha256 in (header.tokenizer.files if header.tokenizer else {}).items():
         try:
             read_tokenizer_file(root, name, sha256)
         except CacheError as error:
-            yield Fault(f"tokenizer/{name}", str(error))
+            yield _fault(root, f"tokenizer/{name}", error)
     if header.basis is not None:
         try:
             decode_basis(root, header, read_basis(root, header))
         except CacheError as error:
-            yield Fault(header.basis.file, str(error))
+            yield _fault(root, header.basis.file, error)
 
 
 def _skipped_faults(root: Root, shards: Sequence[CommitRecord]) -> Iterator[Fault]:
@@ -111,7 +119,7 @@ def _skipped_faults(root: Root, shards: Sequence[CommitRecord]) -> Iterator[Faul
         if {row: why for row, (_, why) in read_skipped(root).items()} != expected:
             yield Fault(SKIPPED, "does not list the rows that cache.json says were left out")
     except CacheError as error:
-        yield Fault(SKIPPED, str(error))
+        yield _fault(root, SKIPPED, error)
 
 
 def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[Fault]:
@@ -119,7 +127,7 @@ def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[
     try:
         decode_shard(root, header, commit, fetch_shard(root, header, commit))
     except CacheError as error:
-        yield Fault(commit.file, str(error))
+        yield _fault(root, commit.file, error)
 
 
 def _differs(root: Root, name: str, expected: bytes) -> Iterator[Fault]:
