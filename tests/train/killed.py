@@ -3,11 +3,13 @@
 python killed.py ROOT CASES leaves ROOT/killed.json. CASES is a JSON list of
 {"stage": 1, "ranks": 2, "where": "save", "at": 0.3, "victim": 1}.
 
-where: "step" (after the backward pass of a step), "save" (at an operation on the disk of saving a checkpoint),
-"export" (the same of writing the student), "convert" (while a checkpoint of 2 ranks is converted for 1). at: how far
-into it, from 0 to 1. The killed processes are real ones; they are forked from a parent that has everything imported.
+where: "step" (after the backward pass of a step), "save" (at an operation on the disk of saving a checkpoint), "full"
+(there the disk is full, from then on, for this rank alone), "export" (at an operation of writing the student),
+"convert" (while a checkpoint of 2 ranks is converted for 1). at: how far into it, from 0 to 1. The killed processes are
+real ones; they are forked from a parent that has everything imported.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -104,15 +106,19 @@ def in_a_step(at: float) -> None:
     deepspeed.DeepSpeedEngine.step = step
 
 
-def at_an_operation(folder: Path, number: int, word: str = "") -> None:
-    """At the so-manieth operation on the disk under a folder whose path holds the word."""
+def full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def at_an_operation(folder: Path, number: int, word: str = "", strike: Callable[[], None] = die) -> None:
+    """At the so-manieth operation on the disk under a folder whose path holds the word, and at all after it."""
     count = 0
 
     def watcher(what: str, path: Path) -> None:
         nonlocal count
         count += word in str(path)
         if count > number:
-            die()
+            strike()
 
     watch(folder, watcher)
 
@@ -138,6 +144,8 @@ def strike(case: dict[str, Any], output: Path, operations: dict[str, int]) -> Ca
             in_a_step(at)
         elif where == "save":
             at_an_operation(output / "checkpoints", int(at * operations["save"]))
+        elif where == "full":
+            at_an_operation(output / "checkpoints", int(at * operations["save"]), strike=full)
         elif where == "export":
             at_an_operation(output, int(at * operations["export"]), "student")
         else:
@@ -207,6 +215,7 @@ def run_case(calm: Calm, case: dict[str, Any], number: int) -> dict[str, Any]:
     again = statuses(fork(calm.root, output, case["stage"], case["ranks"]))
     told = case | {
         "killed": -signal.SIGKILL in ended,
+        "stopped": ended == [1] * case["ranks"],
         "hung": None in ended + again,
         "finished": again == [0] * case["ranks"],
         "seconds": round(time.monotonic() - started, 1),
@@ -230,5 +239,7 @@ if __name__ == "__main__":
     root, cases = Path(sys.argv[1]).resolve(), json.loads(sys.argv[2])
     if not (root / "cache").exists():
         write_cache(root / "cache")
-    calm = Calm(root)
-    (root / "killed.json").write_text(json.dumps([run_case(calm, case, k) for k, case in enumerate(cases)], indent=1))
+    calm, told = Calm(root), []
+    for number, case in enumerate(cases):
+        told.append(run_case(calm, case, number))
+        (root / "killed.json").write_text(json.dumps(told, indent=1))

@@ -309,6 +309,16 @@ def test_no_load_runs_a_pickle_whatever_its_caller_says(
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
+def test_the_loss_scaler_of_half_precision_on_a_gpu_is_loaded(tmp_path: Path) -> None:
+    """fp16 is not to be had on a CPU, where the launched tests run."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    scaler = DynamicLossScaler(65536, 1000, 1.0, 2, False, dtype=torch.float16)
+    torch.save({"loss_scaler": scaler}, tmp_path / "optim_states.pt")
+    with only_weights():
+        assert vars(torch.load(tmp_path / "optim_states.pt")["loss_scaler"]) == vars(scaler)
+
+
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a/../../b"])
 def test_a_parameter_may_not_be_named_out_of_the_conversion(name: str) -> None:
     from kdcache.train.universal import check_names

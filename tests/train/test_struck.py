@@ -67,10 +67,11 @@ def case(stage: int, ranks: int, where: str, at: float, victim: int = 0) -> dict
     return {"stage": stage, "ranks": ranks, "where": where, "at": at, "victim": victim}
 
 
-SHORT = [case(2, 2, "save", 0.45, 1), case(2, 1, "convert", 0.4), case(2, 2, "export", 0.5)]
+SHORT = [case(2, 2, "save", 0.45, 1), case(2, 1, "convert", 0.4), case(2, 2, "full", 0.3, 1)]
 LONG = [
     *(case(s, r, "step", at, r - 1) for s in STAGES for r in (1, 2) for at in (0.3, 0.9)),
-    *(case(s, 1, "save", (k + 0.5) / 7) for s in STAGES for k in range(7)),
+    *(case(s, 1, "save", (k + 0.5) / 6) for s in STAGES for k in range(6)),
+    *(case(s, 2, "full", 0.6, 1) for s in STAGES),
     *(case(s, 2, "save", (k + 0.5) / 3, k % 2) for s in STAGES for k in range(3)),
     *(case(s, r, "export", at) for s in STAGES for r in (1, 2) for at in (0.2, 0.8)),
     *(case(s, 1, "convert", at) for s in STAGES for at in (0.1, 0.9)),
@@ -80,7 +81,7 @@ LONG = [
 def check_killed(root: Path, cases: list[dict[str, Any]]) -> None:
     found = json.loads((root / "killed.json").read_text())
     assert len(found) == len(cases)
-    killed = [told for told in found if told["killed"]]
+    killed = [told for told in found if told["killed"] or (told["where"] == "full" and told["stopped"])]
     faults = {
         "bytes lost": [told for told in found if told["left"] or not told["finished"]],
         "wrong data": [told for told in found if told["finished"] and not told["same"]],
@@ -88,13 +89,14 @@ def check_killed(root: Path, cases: list[dict[str, Any]]) -> None:
         "hangs": [told for told in found if told["hung"]],
     }
     longest = max(told["seconds"] for told in found)
-    print(f"{len(killed)} kills of train: { ({k: len(v) for k, v in faults.items()}) }, longest recovery {longest} s")
+    counts = ", ".join(f"{len(of)} {name}" for name, of in faults.items())
+    print(f"{len(killed)} kills and full disks of train: {counts}, longest recovery {longest} s")
     assert not any(faults.values()), faults
     assert len(killed) >= 0.9 * len(cases)
 
 
 @pytest.mark.launch
-def test_three_kills_change_nothing(tmp_path: Path) -> None:
+def test_two_kills_and_a_full_disk_change_nothing(tmp_path: Path) -> None:
     told_by("killed.py", tmp_path, json.dumps(SHORT), seconds=600)
     check_killed(tmp_path, SHORT)
 
