@@ -67,6 +67,13 @@ with_trust = click.option(
     "--trust-remote-code", is_flag=True, help="Let Python code that comes with the models run on this machine."
 )
 
+with_force = click.option(
+    "--force",
+    is_flag=True,
+    help="Write into an output folder that kdcache did not make, or in which another command writes; says what that "
+    "overrides, and deletes no file that kdcache did not write.",
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="kdcache")
@@ -97,7 +104,10 @@ def cli() -> None:
 @click.option(
     "--check", is_flag=True, help="Look at every row of the corpus without loading the teacher; write nothing."
 )
-def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world_size: int | None, check: bool) -> None:
+@with_force
+def dump_logits(
+    config: str, overrides: tuple[str, ...], rank: int | None, world_size: int | None, check: bool, force: bool
+) -> None:
     """Run the teacher that the settings file CONFIG names over its corpus, and write its logits to a cache.
 
     You may interrupt it at any time and run it again: finished shards are kept. The number of ranks may change between
@@ -124,7 +134,7 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
     if not check:
         from kdcache.dump.run import run_dump
 
-        run_dump(settings, process)
+        run_dump(settings, process, force=force)
     elif process.rank == 0:
         from kdcache.dump.check import check_corpus
 
@@ -137,7 +147,8 @@ def dump_logits(config: str, overrides: tuple[str, ...], rank: int | None, world
 @click.option(
     "--nproc", type=click.IntRange(min=1), help="Start the deepspeed launcher with this many ranks on this machine."
 )
-def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
+@with_force
+def train(config: str, overrides: tuple[str, ...], nproc: int | None, force: bool) -> None:
     """Train the student that the settings file CONFIG names from a cache, with DeepSpeed.
 
     Run the same command again to go on from the last checkpoint. The number of ranks may change between the runs.
@@ -151,7 +162,7 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None) -> None:
     from kdcache.train.settings import TrainConfig
 
     settings = load_config(TrainConfig, config, overrides)
-    sys.exit(run_train(settings, nproc=nproc, config_path=config, overrides=list(overrides)))
+    sys.exit(run_train(settings, nproc=nproc, config_path=config, overrides=list(overrides), force=force))
 
 
 @cli.command("eval")
@@ -323,11 +334,12 @@ def verify(
 @click.argument("target", type=PATH)
 @click.option("--to", "backend", required=True, help="Backend of TARGET: zarr, arrow, or one that --module registers.")
 @with_module
-def convert(source: str, target: str, backend: str) -> None:
+@with_force
+def convert(source: str, target: str, backend: str, force: bool) -> None:
     """Write the cache SOURCE as the cache TARGET with another storage backend, shard by shard."""
     from kdcache.report.convert import convert_cache
 
-    convert_cache(source, target, backend)
+    convert_cache(source, target, backend, force=force)
 
 
 @cli.command()
@@ -335,7 +347,8 @@ def convert(source: str, target: str, backend: str) -> None:
 @click.option("--layers", required=True, metavar="0,4,8,…", help="The layers to keep, counted from 0.")
 @click.option("--out", required=True, type=LOCAL, help="The folder of the new model.")
 @with_trust
-def cut(teacher: str, layers: str, out: str, trust_remote_code: bool) -> None:
+@with_force
+def cut(teacher: str, layers: str, out: str, trust_remote_code: bool, force: bool) -> None:
     """Make a student from some of TEACHER's layers; embeddings, final norm and head stay as they are.
 
     \b
@@ -347,7 +360,7 @@ def cut(teacher: str, layers: str, out: str, trust_remote_code: bool) -> None:
         numbers = [int(part) for part in layers.split(",")]
     except ValueError:
         raise click.UsageError(f"got --layers {layers}, expected numbers such as 0,4,8") from None
-    folder = cut_layers(teacher, numbers, Path(out), trust_remote_code=trust_remote_code)
+    folder = cut_layers(teacher, numbers, Path(out), trust_remote_code=trust_remote_code, force=force)
     click.echo(f"wrote {printable(folder)}")
 
 

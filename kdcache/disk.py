@@ -76,6 +76,13 @@ class Disk:
                     sizes[entry.name] = entry.stat().st_size
         return sizes
 
+    def entries(self) -> list[str]:
+        """The names of everything directly in the folder; none where it is not there."""
+        try:
+            return os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 

@@ -101,7 +101,7 @@ def make_model(
 
 def files_of(cache: Path) -> dict[str, bytes]:
     """Every file of a cache but the scratch folder of an unfinished dump."""
-    paths = (path for path in cache.rglob("*") if path.is_file())
+    paths = (path for path in cache.rglob("*") if path.is_file() and ".kdcache" not in path.parts)
     names = {path.relative_to(cache).as_posix(): path for path in paths}
     return {name: path.read_bytes() for name, path in sorted(names.items()) if not name.startswith("work/")}
 

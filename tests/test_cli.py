@@ -174,11 +174,11 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
     refused(1, "was begun with seed 0, got 3", "dump-logits", dump, "-o", "seed=3")
     refused(1, "is not a cache", "inspect", tmp_path)
     refused(1, "is not a cache", "verify", tmp_path)
-    refused(1, "already holds a finished cache", "convert", dumped / "cache", dumped / "cache", "--to", "arrow")
+    refused(2, "which is SOURCE", "convert", dumped / "cache", dumped / "cache", "--to", "arrow")
     refused(1, "expected a folder with config.json", "eval", tmp_path, "--cache", dumped / "cache")
     refused(2, "No such command 'destil'; see kdcache --help", "destil")
     refused(2, "Missing argument 'CONFIG'; see kdcache train --help", "train")
-    refused(2, "No such option '--forse'; see kdcache verify --help", "verify", "x", "--forse")
+    refused(2, "No such option '--wobbly'; see kdcache verify --help", "verify", "x", "--wobbly")
     refused(2, "expected numbers", "cut", dumped / "teacher", "--layers", "a", "--out", tmp_path / "o")
 
 

@@ -4,6 +4,7 @@ A unit is rows → examples → batches → logits → records → one shard, an
 size. The shard is encoded and written by one background thread while the teacher goes on.
 """
 
+import glob
 import shutil
 import tempfile
 import time
@@ -28,6 +29,7 @@ from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import UnitExamples, check_share, no_position, remedies
 from kdcache.errors import CacheError
 from kdcache.launcher import World
+from kdcache.owned.folder import scratch
 from kdcache.progress import Progress, counted, say, show, spoken_duration
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
@@ -41,7 +43,9 @@ from kdcache.store.manifest import (
     SkippedRow,
     TokenizerPin,
 )
+from kdcache.store.output import CacheOutput
 from kdcache.store.score import teacher_verdict
+from kdcache.store.shard import record_name
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.targets.basis import Basis
 from kdcache.targets.records import calibrated_of
@@ -51,18 +55,37 @@ from kdcache.tasks.tokenizer import gives_types, save_tokenizer, tokenizing_libr
 __all__ = ["made_header", "run_dump"]
 
 
-def run_dump(config: DumpConfig, world: World) -> None:
+def run_dump(config: DumpConfig, world: World, *, force: bool = False) -> None:
     """Make this rank's shards, and the manifest if no unit is missing then.
 
-    Raises ConfigError, CorpusError, TeacherError or CacheError; committed shards stay.
+    force: write into a folder that is not ours, or in which another command writes.
+    Raises ConfigError, CorpusError, TeacherError, CacheError or LockedError; committed shards stay.
     """
+    output = CacheOutput(config.output, "dump-logits", inputs_of(config), config.model_dump(mode="json"), force)
+    output.check()
     threads = use_threads(config, Root(config.output))
     devices = devices_of(config.teacher, config.compute, world)
-    work = None if Root(config.output).remote else Path(config.output) / "work"
+    folder = Root(config.output).local
+    work = None if folder is None else scratch(folder, "index")
     material = gather(config, work=work)
-    root, corpus, settings = material.root, material.corpus, material.remedies
     teacher = LazyTeacher(material, devices, world)
-    builder = _begin(material, teacher, threads)
+    with _begin(material, teacher, threads, output) as builder:
+        _make(material, teacher, builder, world, work)
+
+
+def inputs_of(config: DumpConfig) -> dict[str, list[str]]:
+    """The local files and folders that a dump reads, by setting."""
+    found = {"corpus.paths": [name for path in config.corpus.paths for name in glob.glob(path) or [path]]}
+    if config.teacher != "none":
+        found["teacher.path"] = [config.teacher.path]
+    if config.tokenizer is not None:
+        found["tokenizer"] = [config.tokenizer]
+    return found
+
+
+def _make(material: Material, teacher: LazyTeacher, builder: CacheBuilder, world: World, work: Path | None) -> None:
+    """This rank's part of a cache that is begun."""
+    config, root, corpus, settings = material.config, material.root, material.corpus, material.remedies
     if builder.begun_anew:
         say(f"the corpus gives another {builder.begun_anew} than the cache was begun with: every shard is made again")
 
@@ -86,7 +109,7 @@ def run_dump(config: DumpConfig, world: World) -> None:
     _finish(material, world, builder, work)
 
 
-def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheBuilder:
+def _begin(material: Material, teacher: LazyTeacher, threads: int, output: CacheOutput) -> CacheBuilder:
     """A new cache, or one that was begun with the same settings. Raises CacheError where it was begun with others."""
     config, corpus = material.config, material.corpus
 
@@ -100,7 +123,7 @@ def _begin(material: Material, teacher: LazyTeacher, threads: int) -> CacheBuild
     with tempfile.TemporaryDirectory() as copy:
         save_tokenizer(material.tokenizer, copy)
         return CacheBuilder(
-            config.output,
+            output,
             made_header(material, teacher, pin_tokenizer(copy, material.tokenizer), threads),
             copy,
             make_basis=make_basis,
@@ -207,6 +230,19 @@ def _commit(
     )
 
 
+def _check_own(material: Material, builder: CacheBuilder, commits: list[CommitRecord], own: range) -> None:
+    """A rank is done where its own shards stand. Raises CacheError where one does not, though it was made."""
+    mine = [commit for commit in commits if commit.unit in own]
+    stand, reasons = standing(mine, material.corpus, material.remedies)
+    lost = [unit for unit in own if unit not in stand]
+    if lost:
+        why = next(iter(reasons), None) or f"{record_name(lost[0])} {builder.why_not(lost[0])}"
+        raise CacheError(
+            f"{counted(len(lost), 'shard')} of this rank cannot stay, although it was made or found: {why}; expected "
+            "that nobody else changes the cache meanwhile: run the same command again to make it anew"
+        )
+
+
 def _finish(material: Material, world: World, builder: CacheBuilder, work: Path | None) -> None:
     """Finalize, if no other rank still has units to make. Raises CorpusError if the files changed meanwhile."""
     config, corpus = material.config, material.corpus
@@ -216,6 +252,7 @@ def _finish(material: Material, world: World, builder: CacheBuilder, work: Path 
     if not missing:
         missing = num_units - len(standing(commits, corpus, material.remedies)[0])
     if missing:
+        _check_own(material, builder, commits, world.share(num_units))
         say(
             f"rank {world.rank} of {world.size} is done; the other ranks still make {missing} of "
             f"{counted(num_units, 'shard')} (if they were killed, run the same command again)"

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.models.hub import model_folder
 from kdcache.models.loading import load_whole
-from kdcache.models.saving import check_folder, write_model
+from kdcache.models.saving import write_model
 from kdcache.models.strangers import model_config
+from kdcache.owned.folder import Owner, abandon, check_output, claim, scratch
+from kdcache.owned.lock import hold
+from kdcache.owned.model import move_into
 from kdcache.tasks.tokenizer import tokenizer_files
 
 __all__ = ["cut"]
@@ -31,14 +34,23 @@ FIRST_SO_MANY = ("first_k_dense_replace", "num_dense_layers")
 """Settings of a model config that say how many of the first layers are of another kind."""
 
 
-def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, trust_remote_code: bool = False) -> Path:
+def cut(
+    teacher_path: str | Path,
+    layers: Sequence[int],
+    out: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    force: bool = False,
+) -> Path:
     """Write a model of these layers, counted from 0, with the teacher's tokenizer; returns its folder.
 
     teacher_path: a folder, or the name of a model on the hub. trust_remote_code: whether code that comes with it may
-    run.
+    run. force: write into a folder that is not ours, in which somebody writes, or which holds a model, whose files are
+    replaced.
 
     Raises ConfigError for layers that are not ascending or not there, or whose maths depends on their number, or an out
-    folder in use, TeacherError when there is no such model or it cannot be cut.
+    folder that is not new, LockedError where somebody writes there, TeacherError when there is no such model or it
+    cannot be cut.
     """
     source, target = (
         model_folder(teacher_path, what="teacher", error=TeacherError, trust_remote_code=trust_remote_code),
@@ -46,38 +58,47 @@ def cut(teacher_path: str | Path, layers: Sequence[int], out: str | Path, *, tru
     )
     if not (source / "config.json").is_file():
         raise TeacherError(f"got teacher {source}, expected a folder with config.json and model.safetensors")
-    check_folder(target, "--out")
-    if target.exists() and any(target.iterdir()):
-        raise ConfigError(f"got --out {target}, which is not empty; expected a new folder")
+    check_output(target, "model", setting="--out", inputs={"TEACHER": [source]}, force=force)
+    if (target / "config.json").exists() and not force:
+        raise ConfigError(f"got --out {target}, which holds a model already; expected a new folder, or --force")
     teacher = _load(source, trust_remote_code)
     total = teacher.config.get_text_config().num_hidden_layers
     _check_layers(layers, total)
     prefix = layer_list(teacher, total)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    held = hold(target, "cut", force=force)
+    try:
+        claim(target, "model", setting="--out", force=force)
+        made = scratch(target, "model")
+        shutil.rmtree(made, ignore_errors=True)
+        _write(teacher, source, prefix, layers, made, trust_remote_code)
+        move_into(made, target, Owner("model", config={"teacher": str(source), "layers": [*layers]}))
+    except BaseException:
+        shutil.rmtree(scratch(target, "model"), ignore_errors=True)
+        held.release()
+        abandon(target)
+        raise
+    held.release()
+    return target
+
+
+def _write(teacher: Any, source: Path, prefix: str, layers: Sequence[int], made: Path, trust_remote_code: bool) -> None:
+    """The cut model with the teacher's tokenizer, compared with the teacher."""
     try:
         write_model(
             shortened(teacher.config, layers),
             renumbered(teacher.state_dict(), prefix, layers),
-            partial,
+            made,
             dtype=teacher.dtype,
             like=teacher,
         )
     except (ValueError, RuntimeError) as error:
         raise TeacherError(f"{source} cannot be cut: {one_line(error, 300)}") from None
     teacher.config.use_cache = False
-    try:
-        check_same_maths(teacher, _load(partial, trust_remote_code), prefix, layers)
-    except ConfigError:
-        shutil.rmtree(partial)
-        raise
+    check_same_maths(teacher, _load(made, trust_remote_code), prefix, layers)
     for file in tokenizer_files(source):
-        copy = partial / file.relative_to(source)
+        copy = made / file.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         shutil.copy2(file, copy)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    return target
 
 
 def _load(source: Path, trust_remote_code: bool) -> Any:

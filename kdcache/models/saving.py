@@ -7,16 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdcache.errors import ConfigError, StudentError
+from kdcache.errors import StudentError
 
-__all__ = ["check_folder", "write_model"]
-
-
-def check_folder(folder: Path, setting: str) -> None:
-    """Raises ConfigError where a file is in the way of a folder that is to be written. setting: what names it."""
-    in_the_way = next((path for path in (folder, *folder.parents) if path.is_file()), None)
-    if in_the_way is not None:
-        raise ConfigError(f"got {setting} {folder}, but {in_the_way} is a file; expected a new folder")
+__all__ = ["write_model"]
 
 
 def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, dtype: torch.dtype, like: Any) -> int:

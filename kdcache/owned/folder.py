@@ -8,6 +8,7 @@ too, and so is one that holds what the command reads.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ __all__ = [
     "OWNER",
     "Kind",
     "Owner",
+    "abandon",
     "check_output",
     "claim",
     "mark",
@@ -37,6 +39,7 @@ NOT_CONTENT = {HIDDEN, "lost+found", ".DS_Store"}
 """Names that an empty folder may hold."""
 
 Kind = Literal["cache", "run", "student", "model"]
+SAID: set[str] = set()
 SPOKEN = {"cache": "a cache", "run": "a training run", "student": "a student", "model": "a model"}
 
 
@@ -122,7 +125,7 @@ def check_output(
         return
     if not force:
         raise refused(f"{setting} {folder}", held, kind)
-    say(f"--force: {setting} {folder} {held}; it becomes {SPOKEN[kind]} all the same, and no other file is deleted")
+    _say_once(f"--force: {setting} {folder} {held}; it becomes {SPOKEN[kind]} all the same, and nothing is deleted")
 
 
 def claim(
@@ -159,12 +162,32 @@ def mark(folder: Path, owner: Owner, *, replace: bool) -> None:
         raise ConfigError(f"cannot write {folder / OWNER}: {fault(error)}; expected a folder to write in") from None
 
 
+def abandon(folder: Path) -> None:
+    """Take the mark off a folder that holds nothing else, and the folder away, unless somebody else came meanwhile."""
+    if {*Disk(folder).entries()} != {HIDDEN}:
+        return
+    with suppress(OSError):
+        locks = folder / HIDDEN / "locks"
+        if locks.exists():
+            locks.rmdir()
+        (folder / OWNER).unlink(missing_ok=True)
+        (folder / HIDDEN).rmdir()
+        folder.rmdir()
+
+
 def refused(where: str, held: str, kind: Kind) -> ConfigError:
     """where: "output runs/cache". held: what is in the way, with its verb."""
     return ConfigError(
         f"{where} {held}; expected a new or empty folder, or {SPOKEN[kind]} that kdcache made: use another output, or "
         "give --force to write there all the same"
     )
+
+
+def _say_once(text: str) -> None:
+    """A folder is looked at before something slow, and again before it is marked."""
+    if text not in SAID:
+        SAID.add(text)
+        say(text)
 
 
 def _fault(folder: Path, kind: Kind, known: Callable[[], bool]) -> str | None:

@@ -27,9 +27,11 @@ from kdcache.progress import say
 __all__ = ["Hold", "check_free", "hold"]
 
 LIFETIME_S = 60.0
-PATIENCE_S = 2.0
+PATIENCE_S = 5.0
 """How long a writer on this host may take to end before it is spoken of."""
 POLL_S = 0.05
+HELD: "weakref.WeakValueDictionary[str, Hold]" = weakref.WeakValueDictionary()
+"""The leases of this process, by their files."""
 SINCE = "%Y%m%dT%H%M%SZ"
 
 
@@ -55,7 +57,17 @@ class Hold:
                 "and run the other again"
             )
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For milliseconds: what the other writers of this identity must not do at the same time."""
+        if self._lease is None:
+            yield
+            return
+        with _door(_locks(self.folder), self.folder):
+            yield
+
     def release(self) -> None:
+        """Give the lease back; nothing where that was done."""
         self._release()
 
     def __enter__(self) -> Self:
@@ -67,6 +79,8 @@ class Hold:
 
 def hold(folder: Path, doing: str, *, identity: str | None = None, force: bool = False) -> Hold:
     """Register as a writer of a folder.
+
+    A writer of another identity that this very process has of the same command gives way: its next `check` raises.
 
     Args:
         folder: The output; FOLDER/.kdcache/locks is made.
@@ -86,7 +100,7 @@ def hold(folder: Path, doing: str, *, identity: str | None = None, force: bool =
         locks.mkdir(parents=True, exist_ok=True)
         while True:
             with _door(locks, folder) as host:
-                others = _others(locks, own, host)
+                others = [writer for writer in _others(locks, own, host) if not writer.gives_way(doing)]
                 if force:
                     for writer in others:
                         say(f"--force: {folder} {writer.spoken}; it is told to stop, and this command goes on")
@@ -141,6 +155,15 @@ class _Writer:
             return True
         self.lease.release()
         return False
+
+    def gives_way(self, doing: str) -> bool:
+        """End the lease of an older object of this process that does the same."""
+        older = HELD.get(str(self.path))
+        if older is None or self.doing != doing or not self.lease.is_lock_held_by_us:
+            return False
+        older.lost = older.lost or "superseded"
+        older.release()
+        return True
 
     def is_on(self, host: str) -> bool:
         owner = self.lease.owner
@@ -214,6 +237,7 @@ def _take(held: Hold, path: Path) -> None:
 
     held._lease = lease = _lease(path, lose)
     lease.acquire(timeout=0)
+    HELD[str(path)] = held
     held._release = weakref.finalize(held, _give_back, lease)
 
 

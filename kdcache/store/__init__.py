@@ -3,6 +3,7 @@
 cache            open_cache and Cache: reading
 batch            Batch: some examples in memory
 builder          CacheBuilder: begin, resume, commit units, finalize, from any number of processes
+output           a cache's folder as an output: marked as ours, and who writes there
 writer           CacheWriter: examples one after the other, on top of the builder
 checked          what a caller gives as an example -> Example, checked
 unit             the examples and records of one shard

@@ -4,6 +4,9 @@ A sink for the partitions of any scheduler: a unit is committed once its shard a
 writing one again replaces it, and whoever finds every unit committed may finalize, with no word between processes. A
 killed process leaves at most hidden temporary files, which finalize sweeps away. Same header and same units give the
 same bytes, whoever writes and however often it was interrupted.
+
+A builder is a writer of its header's settings (owned/lock.py): builders of the same settings share a folder, from any
+number of processes and hosts, and one of others is refused while they live.
 """
 
 import contextlib
@@ -12,12 +15,13 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from kdcache import __version__
 from kdcache.errors import CacheError, UnreadableError
+from kdcache.progress import say
 from kdcache.store.backend import backend_versions
 from kdcache.store.basis_file import decode_basis, forget_other_bases, read_basis, write_basis
 from kdcache.store.cache import begun_header
@@ -35,6 +39,7 @@ from kdcache.store.manifest import (
     difference,
     parse,
 )
+from kdcache.store.output import CacheOutput
 from kdcache.store.pinned import read_pinned
 from kdcache.store.shard import commit_shard, make_shard, record_name, repair_command, shard_name
 from kdcache.store.skipped import write_skipped
@@ -70,7 +75,7 @@ class CacheBuilder:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | CacheOutput,
         header: Header,
         tokenizer_folder: str | os.PathLike[str] | None = None,
         *,
@@ -82,7 +87,7 @@ class CacheBuilder:
         """Begin a cache, or go on with one of the same settings.
 
         Args:
-            path: folder or fsspec URL.
+            path: folder or fsspec URL, or a CacheOutput with more.
             header: what decides the bytes of every shard.
             tokenizer_folder: holds the files that header.tokenizer names.
             resume: go on with a cache that is begun; False refuses it.
@@ -93,15 +98,53 @@ class CacheBuilder:
 
         Raises:
             CacheError: where the folder holds shards of other settings, naming the first that differs.
+            ConfigError: where the folder is not ours.
+            LockedError: where another process writes a cache of other settings there.
         """
-        self.root = Root(path)
+        output = path if isinstance(path, CacheOutput) else CacheOutput(path)
+        self.root = Root(output.path)
         self.header = header
         self.basis: Basis | None = None
+        self._damaged: set[str] = set()
+        output.check()
+        self._begun(resume)
+        self.held = output.take(header.settings.digest())
+        try:
+            self._begin(tokenizer_folder, self._begun(resume), make_basis, basis_fault, from_corpus, output)
+        except BaseException:
+            self.release()
+            raise
+        self._header_sha256 = self.header.digest()
+
+    def release(self) -> None:
+        """Say that this builder writes no more, so that another one may; the end of the process says so too."""
+        self.held.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def _begun(self, resume: bool) -> Header | None:
         begun = begun_header(self.root)
         if begun is None and self.root.exists("cache.json"):
             raise CacheError(f"{self.root.url} holds a cache without its header.json; {repair_command(self.root)}")
         if begun is not None and not resume:
             raise CacheError(f"{self.root.url} already holds a cache, expected a new folder, or resume=True to go on")
+        return begun
+
+    def _begin(
+        self,
+        tokenizer_folder: str | os.PathLike[str] | None,
+        begun: Header | None,
+        make_basis: "MakeBasis | None",
+        basis_fault: Callable[[BasisPin], str | None],
+        from_corpus: Collection[str],
+        output: CacheOutput,
+    ) -> None:
+        """The header that is there, or this one's. Raises CacheError where the shards there are of other settings."""
+        header = self.header
         fault = begun.basis and basis_fault(begun.basis) if begun else None
         if begun is not None and self.root.list("shards"):
             self.begun_anew = _other_corpus(begun.settings, header, from_corpus)
@@ -110,13 +153,25 @@ class CacheBuilder:
             anew = self.begun_anew is not None
         else:  # nothing is lost by beginning anew
             anew = begun is None or fault is not None or difference(begun.settings, header) is not None
-        if anew:
-            self.root.delete("cache.json")
-            self._pin(tokenizer_folder, make_basis, first=begun is None)
-        else:
+        if not anew:
             assert begun is not None
             self._go_on(begun)
-        self._header_sha256 = self.header.digest()
+            return
+        if begun is not None and self.root.remote and not output.force:
+            raise CacheError(
+                f"{self.root.url} was begun with another header.json, and a remote store cannot tell whether somebody "
+                "still writes there: use another output, or give --force to begin anew"
+            )
+        self.root.delete("cache.json")
+        if begun is not None:
+            self._forget(begun)
+        self._pin(tokenizer_folder, make_basis)
+
+    def _forget(self, begun: Header) -> None:
+        """Of several writers that begin anew, one deletes the header that was there, and one's new one stays."""
+        with self.held.alone():
+            if begun_header(self.root) == begun:
+                self.root.delete("header.json")
 
     def _go_on(self, begun: Header) -> None:
         """With a cache of the same settings: its basis, and so its header, are what it was begun with."""
@@ -130,9 +185,7 @@ class CacheBuilder:
         if begun.basis is not None:
             self.basis = decode_basis(self.root, begun, read_basis(self.root, begun))
 
-    def _pin(
-        self, tokenizer_folder: str | os.PathLike[str] | None, make_basis: "MakeBasis | None", *, first: bool
-    ) -> None:
+    def _pin(self, tokenizer_folder: str | os.PathLike[str] | None, make_basis: "MakeBasis | None") -> None:
         """The header goes last: where it is, the tokenizer and the basis are. Of several writers the first one's."""
         if self.header.tokenizer is not None:
             if tokenizer_folder is None:
@@ -143,22 +196,20 @@ class CacheBuilder:
             for name, sha256 in self.header.tokenizer.files.items():
                 data = read_pinned(source, name, sha256, most_of(f"tokenizer/{name}"), "copy it again")
                 self.root.write(f"tokenizer/{name}", data)
-        if calibrated_of(self.header.records) is None:
-            self.root.write("header.json", canonical(self.header))
-            return
-        if make_basis is None:
-            raise CacheError("got a header of calibrated records and no make_basis, expected what makes their basis")
         settings = self.header
-        self.header = write_basis(self.root, settings, *make_basis())
-        if first:
-            self.root.create("header.json", canonical(self.header))
-        else:
-            self.root.write("header.json", canonical(self.header))
+        if calibrated_of(settings.records) is not None:
+            if make_basis is None:
+                raise CacheError(
+                    "got a header of calibrated records and no make_basis, expected what makes their basis"
+                )
+            self.header = write_basis(self.root, settings, *make_basis())
+        self.root.create("header.json", canonical(self.header))
         begun = begun_header(self.root)
         assert begun is not None
         self.header = settings
         self._go_on(begun)
-        forget_other_bases(self.root, begun)
+        if begun.basis is not None:
+            forget_other_bases(self.root, begun)
 
     @contextlib.contextmanager
     def unit(self, index: int, source_sha256: str = "", encoder: "Encoder | None" = None) -> Iterator[Unit]:
@@ -183,7 +234,11 @@ class CacheBuilder:
         skipped: Sequence[SkippedRow] = (),
         made_under: Mapping[str, str] | None = None,
     ) -> CommitRecord:
-        """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record."""
+        """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record.
+
+        Raises CacheError where it cannot be written, LockedError where somebody took the folder over.
+        """
+        self.held.check()
         made = make_shard(
             self.header,
             index,
@@ -229,6 +284,7 @@ class CacheBuilder:
                 f"{self.root.url} holds unit {max(commits)}, expected {num_units} units: "
                 "an earlier run wrote more; use another output folder"
             )
+        self.held.check()
         manifest = Manifest.of(self.header, tuple(commits[unit] for unit in range(num_units)), corpus)
         write_skipped(self.root, manifest.shards, where)
         self.root.write("cache.json", canonical(manifest))
@@ -237,7 +293,10 @@ class CacheBuilder:
         return manifest
 
     def commits(self) -> list[CommitRecord]:
-        """The valid commit records, in order of units: of this header, with a shard of that size in place."""
+        """The valid commit records, in order of units: of this header, with a shard of that size in place.
+
+        A damaged one counts as none, which is said. Raises CacheError for one that cannot be read.
+        """
         sizes = self.root.sizes("shards")
         names = [name for name in sizes if re.fullmatch(r"\d{6,}\.json", name)]
         with ThreadPoolExecutor(16) as pool:
@@ -245,12 +304,28 @@ class CacheBuilder:
         return [
             record
             for name, record in zip(names, records, strict=True)
-            if record is not None
-            and record_name(record.unit) == f"shards/{name}"
-            and record.file == shard_name(self.header, record.unit)
-            and record.header_sha256 == self._header_sha256
-            and sizes.get(record.file.removeprefix("shards/")) == record.bytes
+            if record is not None and self._misfit(record, name, sizes) is None
         ]
+
+    def why_not(self, unit: int) -> str:
+        """What is wrong with a unit that is not among `commits`, with its verb."""
+        name, sizes = record_name(unit).removeprefix("shards/"), self.root.sizes("shards")
+        if name not in sizes:
+            return "is gone"
+        record = self._commit_record(name)
+        return (record and self._misfit(record, name, sizes)) or "is damaged"
+
+    def _misfit(self, record: CommitRecord, name: str, sizes: Mapping[str, int]) -> str | None:
+        """Why a record, found under a name, does not count, with its verb."""
+        if record.header_sha256 != self._header_sha256:
+            return "is of another header"
+        if record_name(record.unit) != f"shards/{name}" or record.file != shard_name(self.header, record.unit):
+            return "is of another unit"
+        if (got := sizes.get(record.file.removeprefix("shards/"))) != record.bytes:
+            return (
+                f"names a shard of {record.bytes} bytes, where there is {'none' if got is None else f'one of {got}'},"
+            )
+        return None
 
     def _commit_record(self, name: str) -> CommitRecord | None:
         try:
@@ -258,9 +333,14 @@ class CacheBuilder:
                 f"shards/{name}", most_of(f"shards/{name}"), wrong=lambda data: not parse(CommitRecord, data, name)
             )
             return parse(CommitRecord, data, name)
+        except FileNotFoundError:
+            return None
         except UnreadableError:
             raise
-        except (CacheError, FileNotFoundError):
+        except CacheError:
+            if name not in self._damaged:
+                self._damaged.add(name)
+                say(f"{self.root.url}/shards/{name} is damaged: its shard counts as missing and is made again")
             return None
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from kdcache.errors import CacheError
 from kdcache.store.backend import backend_versions
 from kdcache.store.builder import CacheBuilder
-from kdcache.store.cache import open_cache
+from kdcache.store.cache import Cache, open_cache
 from kdcache.store.files import Root
 from kdcache.store.manifest import Manifest
+from kdcache.store.output import CacheOutput
 from kdcache.store.skipped import read_skipped
 
 __all__ = ["convert"]
@@ -19,13 +20,20 @@ def convert(
     target: str | os.PathLike[str],
     backend: str,
     progress: Callable[[int], object] | None = None,
+    *,
+    force: bool = False,
 ) -> Manifest:
     """Write the cache at `source` to `target` with this backend, shard by shard; both may be URLs.
 
-    An interrupted conversion goes on where it was. progress: called with 1 after each shard.
-    Raises CacheError where target is a finished cache, ConfigError for an unknown backend, DamagedShardError for a bad
-    shard of the source.
+    An interrupted conversion goes on where it was. progress: called with 1 after each shard. force: write into a folder
+    that is not ours, or in which somebody writes.
+    Raises CacheError where target is a finished cache, ConfigError for an unknown backend and for a target that is not
+    ours or not apart from the source, LockedError where somebody writes there, DamagedShardError for a bad shard of the
+    source.
     """
+    inputs = {"SOURCE": [] if (folder := Root(source).local) is None else [folder]}
+    output = CacheOutput(target, "convert", inputs, force=force, setting="TARGET")
+    output.check()
     cache = open_cache(source, local_cache_gb=0)
     header = cache.manifest.header
     if Root(target).exists("cache.json"):
@@ -35,12 +43,16 @@ def convert(
     libraries |= backend_versions(backend)
     header = header.settings.model_copy(update={"backend": backend, "libraries": libraries})
     pin = cache.manifest.header.basis
-    builder = CacheBuilder(
-        target,
+    with CacheBuilder(
+        output,
         header,
         f"{cache.root.url}/tokenizer",
         make_basis=lambda: (cache.basis, None if pin is None else pin.calibration),
-    )
+    ) as builder:
+        return _copy(cache, builder, progress)
+
+
+def _copy(cache: Cache, builder: CacheBuilder, progress: Callable[[int], object] | None) -> Manifest:
     done = builder.committed()
     for index, shard in enumerate(cache.manifest.shards):
         if index not in done:

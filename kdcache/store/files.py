@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 from kdcache.config.paths import expanded
@@ -52,6 +53,7 @@ class Files(Protocol):
     def sizes(self, sub: str) -> dict[str, int]: ...
     def delete(self, name: str) -> None: ...
     def sweep(self, sub: str) -> None: ...
+    def entries(self) -> list[str]: ...
 
 
 class Root:
@@ -159,6 +161,18 @@ class Root:
         """Whether the folder itself is there; of a remote store, which has no folders, whether it holds shards."""
         return self._files.folder.exists() if isinstance(self._files, Disk) else bool(self.list("shards"))
 
+    @property
+    def local(self) -> Path | None:
+        """The folder on a disk, None of a remote store."""
+        return self._files.folder if isinstance(self._files, Disk) else None
+
+    def entries(self) -> tuple[str, ...]:
+        """The names of everything directly in the folder, hidden ones and folders too."""
+        try:
+            return tuple(sorted(self._files.entries()))
+        except OSError as error:
+            raise CacheError(f"cannot list {self.url}: {fault(error)}") from None
+
     def exists(self, name: str) -> bool:
         try:
             self.size(name)
@@ -249,6 +263,17 @@ class Remote:
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             retried(lambda: self.filesystem.rm_file(f"{self.path}/{name}"), f"cannot delete {self.url}/{name}")
+
+    def entries(self) -> list[str]:
+        def ask() -> list[dict[str, Any]]:
+            self.filesystem.invalidate_cache()
+            return self.filesystem.ls(self.path, detail=True)
+
+        try:
+            names = [entry["name"].rstrip("/") for entry in retried(ask, f"cannot list {self.url}")]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [name.rpartition("/")[2] for name in names if name != self.path]
 
     def sweep(self, sub: str) -> None:
         """A remote write leaves nothing behind."""

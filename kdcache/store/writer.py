@@ -13,6 +13,7 @@ from kdcache.errors import CacheError, ConfigError
 from kdcache.store.builder import CacheBuilder, library_versions
 from kdcache.store.checked import checked_example
 from kdcache.store.manifest import CalibrationPin, CorpusPin, Header, Manifest, TeacherPin, first_fault
+from kdcache.store.output import CacheOutput
 from kdcache.store.schema import check_task, task_fields
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit
@@ -67,6 +68,7 @@ class CacheWriter:
         seed: Of the records' random draws.
         examples_per_shard: How many examples a shard has.
         resume: Go on with a cache of the same settings; False refuses any existing one.
+        force: Write into a folder that is not ours, or in which somebody writes another cache.
         output_layer: Of factored records, a pair (weight, bias), or an OutputLayer of kdcache.targets.output_layer
             where there is a soft-cap or a scale.
         calibration: Of factored records, hidden states [N, D] of typical text, N about 8 D, or a function that
@@ -77,7 +79,8 @@ class CacheWriter:
     Raises:
         CacheError: Where the folder holds shards of other settings, naming the first that differs, or where the
             settings do not fit together.
-        ConfigError: For an unknown backend.
+        ConfigError: For an unknown backend, and for a folder that kdcache did not make.
+        LockedError: Where another process writes a cache of other settings there.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class CacheWriter:
         seed: int = 0,
         examples_per_shard: int = 1024,
         resume: bool = True,
+        force: bool = False,
         output_layer: "OutputLayer | tuple[Any, Any] | None" = None,
         calibration: Any | Callable[[], Any] | None = None,
         labels: Sequence[str] | None = None,
@@ -134,7 +138,8 @@ class CacheWriter:
         self._examples_per_shard, self._corpus = examples_per_shard, corpus
         self._examples = 0
         self._unit: Unit | None = None
-        self.builder = CacheBuilder(path, header, tokenizer, resume=resume, make_basis=make_basis)
+        output = CacheOutput(path, force=force)
+        self.builder = CacheBuilder(output, header, tokenizer, resume=resume, make_basis=make_basis)
         self._encoder: Encoder | None = None
         if kind is not None and layer is not None:
             assert self.builder.basis is not None
@@ -197,11 +202,12 @@ class CacheWriter:
 
     def close(self) -> Manifest | None:
         """Commit the last examples given to `add` and finalize; nothing where `add` was not used."""
-        if self._examples == 0:
-            return None
-        if self._unit is not None:
-            self._end_unit()
-        return self.builder.finalize(-(-self._examples // self._examples_per_shard), corpus=self._corpus)
+        with self.builder:
+            if self._examples == 0:
+                return None
+            if self._unit is not None:
+                self._end_unit()
+            return self.builder.finalize(-(-self._examples // self._examples_per_shard), corpus=self._corpus)
 
     def __enter__(self) -> Self:
         return self
@@ -211,6 +217,8 @@ class CacheWriter:
     ) -> None:
         if kind is None:
             self.close()
+        else:
+            self.builder.release()
 
     def _identity(self, example: "Example") -> bytes:
         """What a resumed program has to give again: the arrays of an example that are stored."""

@@ -3,6 +3,7 @@
 settings         TrainConfig, the settings of a training run
 launch           run_train: one process, a rank of a launcher, or the process that starts the launcher; one error line
                  whoever fails
+output           the folder of a run: marked, and held by one run at a time
 plan             what a run is, decided once before it starts: its settings taken apart for each part of the run
 distributed      how ranks meet, and which of them speaks when they fail
 run              the story of a run: cache, student, engine, resume, steps, evaluation, export

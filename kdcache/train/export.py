@@ -4,8 +4,8 @@ What trained it and is no part of it stays behind. With export_modules, OUTPUT/m
 the terms' modules, numbered in the order of their terms: 0.mean.weight and so on.
 
 Weights are the float32 master weights, rounded to student.dtype. Under ZeRO-3 they are gathered one at a time, so the
-peak is the whole model in float32 on rank 0's host and one weight on every rank. The folder is written under another
-name and renamed when it is complete.
+peak is the whole model in float32 on rank 0's host and one weight on every rank. The folder is written under .kdcache
+and renamed when it is complete; an older student there is deleted only where every file in it is as it was written.
 """
 
 import shutil
@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from kdcache import __version__
+from kdcache.disk import whole_file
 from kdcache.errors import as_code, in_markdown
 from kdcache.launcher import World
 from kdcache.models.saving import write_model
+from kdcache.owned.folder import Owner, scratch
+from kdcache.owned.model import swap_in
 from kdcache.store.cache import Cache
 from kdcache.students.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.students.making import student_folder
@@ -49,14 +52,14 @@ def export_student(
     weights = full_weights(engine, world, STUDENT)
     of_modules = full_weights(engine, world, BESIDE) if run.export_modules else {}
     if world.first:
-        partial = folder.with_name("student.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        made = scratch(run.output, "student")
+        shutil.rmtree(made, ignore_errors=True)
         student = engine.module.student
-        write_student(partial, run, cache, student, weights, steps=steps, figures=figures, precision=precision)
+        write_student(made, run, cache, student, weights, steps=steps, figures=figures, precision=precision)
         if run.export_modules:
-            save_file(of_modules, folder.with_name(MODULES_FILE))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+            with whole_file(run.output / MODULES_FILE) as file:
+                file.write(save(of_modules))
+        swap_in(made, folder, Owner("student", config=run.settings))
     world.barrier()
     return folder
 

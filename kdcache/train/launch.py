@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["run_train"]
 
 
-def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overrides: list[str]) -> int:
-    """Train, and return the exit status.
+def run_train(
+    config: TrainConfig, *, nproc: int | None, config_path: str, overrides: list[str], force: bool = False
+) -> int:
+    """Train, and return the exit status. force: take the output over, whoever has it.
 
     Without a launcher: one process, or nproc local ranks. Ranks that fail after another return its status without a
     word. Raises KdcacheError for the failure that is to be reported.
@@ -40,22 +42,22 @@ def run_train(config: TrainConfig, *, nproc: int | None, config_path: str, overr
     from kdcache.train.plan import plan
 
     if world is not None:
-        return _train_as(world, config.device, lambda: plan(config))
-    run = plan(config)
+        return _train_as(world, config.device, lambda: plan(config, force=force))
+    run = plan(config, force=force)
     if finished_early(run, nproc or 1):
         return 0
     if nproc is None:
         return _train_as(World(), run.device, lambda: run)
-    return _launch(nproc, run.device, config_path, overrides)
+    return _launch(nproc, run, config_path, overrides)
 
 
 def finished_early(run: "Run", world_size: int) -> bool:
     """Check what can be known without a launch, and whether the run is done already. Raises KdcacheError."""
-    from kdcache.models.saving import check_folder
     from kdcache.students.making import student_folder
+    from kdcache.train.output import check_run_output
     from kdcache.train.run import is_finished, open_caches
 
-    check_folder(run.output, "output")
+    check_run_output(run)
     cache, _ = open_caches(run)
     if run.student.path is not None:
         student_folder(run.student)
@@ -113,10 +115,10 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, SafetensorError) and "os error" in str(error)
 
 
-def _launch(nproc: int, wanted: str, config_path: str, overrides: list[str]) -> int:
+def _launch(nproc: int, run: "Run", config_path: str, overrides: list[str]) -> int:
     """Start the launcher in a session of its own, hand signals on to it, return its exit status."""
     environment = dict(os.environ)
-    device = find_device(wanted)
+    device = find_device(run.device)
     environment["DS_ACCELERATOR"] = device
     hosts = json.dumps({"localhost": _devices(nproc, device)})
     command = [
@@ -125,6 +127,7 @@ def _launch(nproc: int, wanted: str, config_path: str, overrides: list[str]) -> 
         f"--master_port={free_port()}",
         *("kdcache", "train", config_path),
         *(argument for override in overrides for argument in ("-o", override)),
+        *(["--force"] if run.force else []),
     ]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     stopped_by: list[int] = []

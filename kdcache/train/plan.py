@@ -89,7 +89,8 @@ class Length:
 class Run:
     """One training run. engine: what decides DeepSpeed's engine. pinned: what a resumed run may not change.
 
-    told: what the student's card says of the settings, by name.
+    told: what the student's card says of the settings, by name. settings: all of them, as JSON. force: take the output
+    over, whoever has it.
     """
 
     cache: str
@@ -107,6 +108,8 @@ class Run:
     device: str
     pinned: dict[str, Any]
     told: dict[str, str]
+    settings: dict[str, Any]
+    force: bool
 
     @property
     def most_in_a_batch(self) -> int:
@@ -124,8 +127,11 @@ class Run:
         return {"cache": cache.digest, **self.pinned}
 
 
-def plan(config: TrainConfig) -> Run:
-    """Take the settings apart. Raises ConfigError for DeepSpeed settings that cannot be, as read_deepspeed does."""
+def plan(config: TrainConfig, *, force: bool = False) -> Run:
+    """Take the settings apart. force: see Run.
+
+    Raises ConfigError for DeepSpeed settings that cannot be, as read_deepspeed does.
+    """
     own = read_deepspeed(config.deepspeed, config.student.dtype)
     engine = EngineSettings(own, config.optimizer, config.global_batch, config.micro_batch)
     return Run(
@@ -144,6 +150,8 @@ def plan(config: TrainConfig) -> Run:
         device=config.device,
         pinned=pinned_settings(config, engine),
         told=_told(config),
+        settings=config.model_dump(mode="json"),
+        force=force,
     )
 
 

@@ -32,6 +32,7 @@ from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.engine import make_engine, make_monitor
 from kdcache.train.export import export_student
 from kdcache.train.loop import Log, Trainer
+from kdcache.train.output import take_output
 from kdcache.train.pinned import check_unchanged
 from kdcache.train.plan import Run
 from kdcache.train.precision import precision_in_use, spoken_precision
@@ -48,6 +49,7 @@ def train(run: Run, world: World, device: str) -> None:
     run.batches.check(len(cache), world.size)
     if is_finished(run, cache):
         return
+    held = take_output(run, world)
     pace, pinned = run.pace(len(cache)), run.pinned_with(cache)
     checkpoints = Checkpoints(run.output, run.checkpoint, world)
     saved = checkpoints.latest(sweep=True)
@@ -80,10 +82,14 @@ def train(run: Run, world: World, device: str) -> None:
             if evaluation is not None and step < pace.total_steps and evaluation.is_due(step):
                 evaluation.take()
             if step == pace.total_steps or is_due(step, run.checkpoint.every):
+                if held is not None:
+                    held.check()
                 checkpoints.save(engine, step, loader.state_dict(), pinned)
 
         trainer.run(loader, log, after)
     figures = None if evaluation is None else evaluation.take()
+    if held is not None:
+        held.check()
     folder = export_student(engine, run, cache, world, steps=trainer.step, figures=figures, precision=precision)
     if world.first:
         done = {"steps": pace.total_steps, "evaluation": figures, "precision": precision, "settings": pinned}

@@ -52,7 +52,7 @@ def check(
         except SystemExit as stop:
             status = int(stop.code or 0)
         assert files_of(tmp_path / "cache") == before
-        assert not (tmp_path / "cache" / "work").exists()
+        assert not (tmp_path / "cache" / ".kdcache").exists()
         return status, *capfd.readouterr()
 
     return run

@@ -87,7 +87,7 @@ def test_a_finished_dump_is_left_alone(
     dump(config)
     assert "is finished already" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.json")} == before
-    assert not (tmp_path / "cache" / "work").exists()
+    assert not (tmp_path / "cache" / ".kdcache" / "index").exists()
 
 
 def test_a_damaged_manifest_is_written_again(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     make(tmp_path / "teacher", "llama")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(ConfigError, match="which is not empty; expected a new folder"):
+    with pytest.raises(ConfigError, match="holds mine, which kdcache did not write there; expected a new"):
         cut(tmp_path / "teacher", [0], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 

@@ -92,4 +92,8 @@ def write_cache(path: Path | str, count: int = 10, *, examples_per_shard: int = 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file under a folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".kdcache" not in path.parts
+    }

@@ -1,12 +1,13 @@
 """convert: the same records in the other format, and back again to the same bytes."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from store.making import same_arrays, tree, write_cache
 
 from kdcache import open_cache
-from kdcache.errors import CacheError, DamagedShardError
+from kdcache.errors import CacheError, ConfigError, DamagedShardError
 from kdcache.store.convert import convert
 from kdcache.store.verify import verify
 from kdcache.targets.dense import Dense
@@ -44,9 +45,12 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
     assert tree(tmp_path / "target") == tree(tmp_path / "other")
 
 
-def test_a_finished_target_is_refused(cache_folder: Path) -> None:
-    with pytest.raises(CacheError, match="already holds a finished cache, expected a new folder"):
+def test_a_finished_target_is_refused(cache_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"got TARGET .*, which is SOURCE"):
         convert(cache_folder, cache_folder, "arrow")
+    shutil.copytree(cache_folder, tmp_path / "other")
+    with pytest.raises(CacheError, match="already holds a finished cache, expected a new folder"):
+        convert(cache_folder, tmp_path / "other", "arrow")
 
 
 def test_a_damaged_source_is_named(cache_folder: Path, tmp_path: Path) -> None:
