@@ -9,6 +9,7 @@ KdcacheError               exit status 1: the work failed; 2 for any of them tha
 ├── TeacherError           the teacher cannot be loaded, or gave logits that cannot be stored
 ├── StudentError           the student does not fit the cache
 ├── TrainError             training cannot go on
+│   └── RunStoppedError    exit status 75: it was told to stop, wrote a checkpoint, and goes on when it is run again
 ├── LockedError            another command writes in the output folder
 └── ConfigError            exit status 2: the command or its config was wrong
 
@@ -34,6 +35,7 @@ __all__ = [
     "KdcacheError",
     "LockedError",
     "RowError",
+    "RunStoppedError",
     "StudentError",
     "TeacherError",
     "TrainError",
@@ -120,6 +122,15 @@ class StudentError(KdcacheError):
 
 class TrainError(KdcacheError):
     """Training cannot go on."""
+
+
+class RunStoppedError(TrainError):
+    """A run was told to stop, by a signal or its time limit, wrote a checkpoint, and goes on when it is run again.
+
+    The status is EX_TEMPFAIL of sysexits.h, "try again later", so that a batch script can send the job again.
+    """
+
+    exit_status = 75
 
 
 class LockedError(KdcacheError):

@@ -3,6 +3,10 @@
 settings         TrainConfig, the settings of a training run
 launch           run_train: one process, a rank of a launcher, or the process that starts the launcher; one error line
                  whoever fails
+local_ranks      the ranks of --nproc: started, told of signals, waited for
+ancestors        the launchers above a rank, which ends when one of them is gone
+watch            one thread per rank, for signals and for whatever a rank cannot see while it waits
+leaving          when a run saves and when it leaves early, agreed by all ranks
 output           the folder of a run: marked, and held by one run at a time
 plan             what a run is, decided once before it starts: its settings taken apart for each part of the run
 distributed      how ranks meet, and which of them speaks when they fail

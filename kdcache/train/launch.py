@@ -1,24 +1,17 @@
 """run_train: what `kdcache train` does as one process, as a rank of a launcher, and as the one that starts it.
 
-With --nproc N it starts `deepspeed.launcher.launch`, the process that `deepspeed --num_gpus N` would start after
-reading host files, directly: that one hands SIGTERM on to its ranks (the outer one does not), and an import of
-DeepSpeed, 2 to 5 s, is saved. Cheap checks come first, so that a mistake costs a second, not a launch of 10 to 20 s.
+Cheap checks come first, so that a mistake costs a second, not a launch of 10 to 20 s.
 """
 
-import base64
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from kdcache.errors import ConfigError, KdcacheError, TrainError, one_line
+from kdcache.errors import ConfigError, KdcacheError, RunStoppedError, TrainError, one_line
 from kdcache.launcher import World, find_device, find_world
-from kdcache.train.distributed import free_port, lost_a_peer
+from kdcache.train.distributed import lost_a_peer
+from kdcache.train.local_ranks import start_ranks
 from kdcache.train.settings import TrainConfig
+from kdcache.train.watch import Watch
 
 if TYPE_CHECKING:
     from kdcache.train.plan import Run
@@ -39,16 +32,20 @@ def run_train(
         raise ConfigError(
             f"got --nproc {nproc} under a launcher that started {world.size} ranks, expected one or the other"
         )
+    if world is not None:
+        with Watch() as watch:
+            from kdcache.train.plan import plan
+
+            return _train_as(world, config.device, lambda: plan(config, force=force), watch)
     from kdcache.train.plan import plan
 
-    if world is not None:
-        return _train_as(world, config.device, lambda: plan(config, force=force))
     run = plan(config, force=force)
     if finished_early(run, nproc or 1):
         return 0
-    if nproc is None:
-        return _train_as(World(), run.device, lambda: run)
-    return _launch(nproc, run, config_path, overrides)
+    if nproc is not None:
+        return start_ranks(nproc, run, config_path, overrides)
+    with Watch() as watch:
+        return _train_as(World(), run.device, lambda: run, watch)
 
 
 def finished_early(run: "Run", world_size: int) -> bool:
@@ -65,28 +62,35 @@ def finished_early(run: "Run", world_size: int) -> bool:
     return is_finished(run, cache)
 
 
-def _train_as(world: World, wanted: str, planned: "Callable[[], Run]") -> int:
+def _train_as(world: World, wanted: str, planned: "Callable[[], Run]", watch: Watch) -> int:
     """wanted: the device of the settings. planned: gives the run; what is wrong with it is told by one rank alone."""
     from kdcache.train.distributed import connect, disconnect, first_to_fail, status_of_first_failure
+    from kdcache.train.leaving import Leaving, how_to_go_on
     from kdcache.train.run import train
 
-    device = find_device(wanted)
+    device, run = find_device(wanted), None
     connect(world, device)
     try:
-        train(planned(), world, device)
+        run = planned()
+        train(run, world, device, Leaving(run.checkpoint, world, lambda: watch.asked))
         disconnect()
         return 0
+    except RunStoppedError as error:
+        disconnect()
+        if world.first:
+            raise
+        return error.exit_status
     except KdcacheError as error:
         if first_to_fail(error.exit_status):
             raise
     except Exception as error:
         if first_to_fail(1):
-            raise in_words(error, world) from None
+            raise in_words(error, world, how_to_go_on(None if run is None else run.output)) from None
     return status_of_first_failure()
 
 
-def in_words(error: Exception, world: World) -> Exception:
-    """What a user can do about it, where that is known."""
+def in_words(error: Exception, world: World, again: str) -> Exception:
+    """What a user can do about it, where that is known. again: what the same command will do."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -96,14 +100,11 @@ def in_words(error: Exception, world: World) -> Exception:
         )
     if _is_of_storage(error):
         return TrainError(
-            f"rank {world.rank} cannot read or write a file: {one_line(error)}; the last checkpoint is "
-            "kept: free some space or mend the path, and run the same command again"
+            f"rank {world.rank} cannot read or write a file: {one_line(error)}; free some space or "
+            f"mend the path; {again}"
         )
     if lost_a_peer(error):
-        return TrainError(
-            f"rank {world.rank} lost another rank, which was killed or ran out of memory; "
-            "run the same command again to go on from the last checkpoint"
-        )
+        return TrainError(f"rank {world.rank} lost another rank, which was killed or ran out of memory; {again}")
     return error
 
 
@@ -113,57 +114,3 @@ def _is_of_storage(error: Exception) -> bool:
     if isinstance(error, OSError):
         return not isinstance(error, ConnectionError)
     return isinstance(error, SafetensorError) and "os error" in str(error)
-
-
-def _launch(nproc: int, run: "Run", config_path: str, overrides: list[str]) -> int:
-    """Start the launcher in a session of its own, hand signals on to it, return its exit status."""
-    environment = dict(os.environ)
-    device = find_device(run.device)
-    environment["DS_ACCELERATOR"] = device
-    hosts = json.dumps({"localhost": _devices(nproc, device)})
-    command = [
-        *(sys.executable, "-m", "deepspeed.launcher.launch", "--no_local_rank", "--module", "--log_level=critical"),
-        f"--world_info={base64.urlsafe_b64encode(hosts.encode()).decode()}",
-        f"--master_port={free_port()}",
-        *("kdcache", "train", config_path),
-        *(argument for override in overrides for argument in ("-o", override)),
-        *(["--force"] if run.force else []),
-    ]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    stopped_by: list[int] = []
-
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        stopped_by.append(number)
-        process.send_signal(number)
-
-    before = {kind: signal.signal(kind, hand_on) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        status = process.wait()
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-    if stopped_by:
-        raise TrainError(
-            f"stopped by {signal.Signals(stopped_by[0]).name}; "
-            "run the same command again to go on from the last checkpoint"
-        )
-    if status not in (0, 1, 2):
-        number = -status if status < 0 else 256 - status
-        raise TrainError(
-            f"a rank was ended by signal {number} ({'out of memory?' if number == 9 else 'a crash'}); "
-            "run the same command again to go on from the last checkpoint"
-        )
-    return status
-
-
-def _devices(nproc: int, device: str) -> list[int | str]:
-    """The GPUs of the local ranks: the first of CUDA_VISIBLE_DEVICES, or those from 0 on. Raises ConfigError."""
-    if device == "cpu":
-        return list(range(nproc))
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices: list[int | str] = [*visible.split(",")] if visible else list(range(torch.cuda.device_count()))
-    if len(devices) < nproc:
-        raise ConfigError(f"got --nproc {nproc} and {len(devices)} GPUs, expected at most one rank per GPU")
-    return devices[:nproc]

@@ -2,7 +2,8 @@
 
 A step's loss is the sum of the terms over the supervised positions of the global batch, divided by their number. Each
 micro-batch's sum is scaled by world size × accumulation / positions: DeepSpeed divides by both when it averages, so
-the gradient is the same whatever the world size, micro-batch and accumulation. One all-reduce of the count a step.
+the gradient is the same whatever the world size, micro-batch and accumulation. One all-reduce a step, of the count and
+of the votes on saving and leaving (leaving.py).
 """
 
 import json
@@ -20,6 +21,7 @@ from kdcache.losses.terms import LossTerms
 from kdcache.progress import Progress
 from kdcache.store.batch import Batch
 from kdcache.students.collate import Collator
+from kdcache.train.leaving import Leaving
 from kdcache.train.schedule import learning_rate
 from kdcache.train.settings import ScheduleConfig
 
@@ -90,8 +92,10 @@ class Trainer:
         *,
         device: str,
         step: int,
+        leaving: Leaving,
     ) -> None:
         self.engine, self.pace, self.terms, self.collate, self.world = engine, pace, terms, collate, world
+        self.leaving = leaving
         self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
         self.step = step
         self._norm: Any = 0.0
@@ -115,7 +119,9 @@ class Trainer:
             group["lr"] = rate
         torch.manual_seed(_dropout_seed(self.pace.seed, self.step, self.world.rank))
         own = sum(batch.num_positions for batch in micro_batches)
-        positions = int(self.world.sum(torch.tensor(own, device=self.device)))
+        summed = self.world.sum(torch.tensor([own, *self.leaving.votes()], device=self.device))
+        positions, *votes = summed.tolist()
+        self.leaving.hear(votes)
         scale = self.world.size * len(micro_batches) / max(positions, 1)
         sums_K = torch.zeros(len(self.terms.names), dtype=torch.float64, device=self.device)
         skipped = self.engine.skipped_steps

@@ -31,6 +31,7 @@ from kdcache.train.cautions import first_targets, warn
 from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.engine import make_engine, make_monitor
 from kdcache.train.export import export_student
+from kdcache.train.leaving import Leaving
 from kdcache.train.loop import Log, Trainer
 from kdcache.train.output import take_output
 from kdcache.train.pinned import check_unchanged
@@ -43,14 +44,18 @@ __all__ = ["is_finished", "open_caches", "train"]
 DONE = "done.json"
 
 
-def train(run: Run, world: World, device: str) -> None:
-    """Train from the start or from the last checkpoint, evaluate, export. Raises KdcacheError."""
+def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -> None:
+    """Train from the start or from the last checkpoint, evaluate, export. Raises KdcacheError.
+
+    leaving: decides when the run saves and whether it leaves early; without one no signal is heeded.
+    """
     cache, held_out = open_caches(run)
     run.batches.check(len(cache), world.size)
     if is_finished(run, cache):
         return
     held = take_output(run, world)
     pace, pinned = run.pace(len(cache)), run.pinned_with(cache)
+    leaving = leaving or Leaving(run.checkpoint, world)
     checkpoints = Checkpoints(run.output, run.checkpoint, world)
     saved = checkpoints.latest(sweep=True)
     if saved is not None:
@@ -74,17 +79,20 @@ def train(run: Run, world: World, device: str) -> None:
             say(f"going on from step {saved.step} of {pace.total_steps}")
         terms = loss_terms(run.terms, cache, beside=terms_of_student(student))
         step = 0 if saved is None else saved.step
-        trainer = Trainer(engine, pace, terms, Collator(student, cache), world, device=device, step=step)
+        collate = Collator(student, cache)
+        trainer = Trainer(engine, pace, terms, collate, world, device=device, step=step, leaving=leaving)
         log = Log(run.output, make_monitor(run.engine.for_monitors(run.output)), world, step)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 
         def after(step: int) -> None:
             if evaluation is not None and step < pace.total_steps and evaluation.is_due(step):
                 evaluation.take()
-            if step == pace.total_steps or is_due(step, run.checkpoint.every):
+            if leaving.is_due(step, pace.total_steps):
                 if held is not None:
                     held.check()
                 checkpoints.save(engine, step, loader.state_dict(), pinned)
+                leaving.saved()
+            leaving.check(step, pace.total_steps)
 
         trainer.run(loader, log, after)
     figures = None if evaluation is None else evaluation.take()

@@ -56,12 +56,21 @@ class OptimizerConfig(Config):
 class CheckpointConfig(Config):
     """When a run saves what it needs to go on.
 
-    every: steps between two checkpoints; 0 saves one at the end only.
+    A checkpoint is written when either is reached, after the last step, and before a run leaves that was told to stop
+    by SIGINT, SIGTERM or its time limit.
+
+    every: steps between two checkpoints; 0 counts no steps.
+    minutes: time after which a checkpoint is written at the end of the step; 0 looks at no clock.
     keep: how many of the newest checkpoints stay.
+    stop_after_minutes: end the run after this time, with a checkpoint and exit status 75, so that a job with a limit
+        loses nothing. The same command goes on. It counts from when the ranks have met; leave room for a step and a
+        checkpoint.
     """
 
     every: NonNegativeInt = 500
+    minutes: NonNegativeFloat = 10.0
     keep: Count = 2
+    stop_after_minutes: PositiveFloat | None = None
 
 
 class EvalConfig(Config):

@@ -21,6 +21,7 @@ from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
 from kdcache.train.distributed import connect
 from kdcache.train.engine import make_engine
+from kdcache.train.leaving import Leaving
 from kdcache.train.loop import Trainer
 from kdcache.train.plan import plan
 from kdcache.train.run import open_caches
@@ -143,6 +144,7 @@ def gradients(root: Path, world: World) -> None:
             world,
             device="cpu",
             step=0,
+            leaving=Leaving(run.checkpoint, world),
         )
         found: list[dict[str, torch.Tensor]] = []
         update = engine.step

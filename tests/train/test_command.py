@@ -87,9 +87,13 @@ def test_a_run_survives_sigkill_sigterm_and_another_launcher(root: Path, tmp_pat
     left = [*ranks_of(process).values()]
     process.send_signal(signal.SIGTERM)
     _, words = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75, words
     assert f"going on from step {step} of 60" in words
-    assert "kdcache: stopped by SIGTERM" in words
+    (last,) = (line for line in words.splitlines() if line.startswith("kdcache: "))
+    assert last.startswith("kdcache: stopped by SIGTERM after step ")
+    assert last.endswith(" of 60, whose checkpoint is written; run the same command again to go on")
+    saved = (output / "checkpoints" / "latest").read_text()
+    assert saved == f"step-{int(last.split()[6]):08d}\n"
     assert "Traceback" not in words
     assert len(left) == 2
     assert not psutil.wait_procs(left, timeout=10)[1]
@@ -110,6 +114,29 @@ def test_a_run_survives_sigkill_sigterm_and_another_launcher(root: Path, tmp_pat
     changed = kdcache("train", config, "-o", "optimizer.learning_rate=0.5")
     assert changed.returncode == 2
     assert "got optimizer.learning_rate 0.5, expected 0.02 as in the checkpoints" in changed.stderr
+
+
+@pytest.mark.launch
+def test_ranks_end_when_a_launcher_above_them_is_killed(root: Path, tmp_path: Path) -> None:
+    """First DeepSpeed's launcher between the command and its ranks, then the command itself. No checkpoint was due."""
+    output = tmp_path / "out"
+    config = write_config(tmp_path / "train.yaml", **train_settings(root / "cache", output, steps=3000))
+    for its_own in (False, True):
+        process = start(config, "--nproc", 2)
+        wait_for_step(output, 3)
+        ranks = [*ranks_of(process).values()]
+        assert len(ranks) == 2
+        (process if its_own else ranks[0].parent()).kill()  # type: ignore[union-attr]
+        assert not psutil.wait_procs(ranks, timeout=10)[1]
+        _, words = process.communicate(timeout=60)
+        assert "Traceback" not in words
+        (output / "log.jsonl").unlink()
+        if its_own:
+            assert "kdcache: the launcher, process " in words
+        else:
+            assert process.returncode == 1
+            assert "a rank or its launcher was ended by signal 9" in words
+            assert "no checkpoint was written yet: the same command begins at step 0 again" in words
 
 
 @pytest.mark.launch
