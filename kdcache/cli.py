@@ -1,8 +1,8 @@
 """The command line: reads arguments and configs, calls the rooms, prints one line for every error.
 
 Exit status: 0 done, 1 the work failed, 2 the command or its config was wrong: a path in it that is not there
-is always 2 (errors.py, missing_path). Imports happen inside the commands, so that `kdcache inspect` and `--help` start
-in under a second.
+is always 2 (errors.py, missing_path); 75 for a training run that was told to stop and goes on with the same command.
+Imports happen inside the commands, so that `kdcache inspect` and `--help` start in under a second.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ OVERRIDE_HELP = (
     "Replace a setting of the file, e.g. -o output=runs/cache -o task.sequence_length=512. May be given several times."
 )
 
+EXPORT_OVERRIDE_HELP = "Replace a setting of the run, where what it names was moved: -o cache=… or -o student.path=…"
 
 MODULE_HELP = "Module of yours to import first, which registers what the cache or a student is made of."
 
@@ -152,6 +153,8 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None, force: boo
     """Train the student that the settings file CONFIG names from a cache, with DeepSpeed.
 
     Run the same command again to go on from the last checkpoint. The number of ranks may change between the runs.
+    SIGINT, SIGTERM and checkpoint.stop_after_minutes end it after a step, with a checkpoint and exit status 75; a
+    second signal ends it at once.
 
     \b
     kdcache train train.yaml --nproc 8
@@ -163,6 +166,27 @@ def train(config: str, overrides: tuple[str, ...], nproc: int | None, force: boo
 
     settings = load_config(TrainConfig, config, overrides)
     sys.exit(run_train(settings, nproc=nproc, config_path=config, overrides=list(overrides), force=force))
+
+
+@cli.command("export")
+@click.argument("run", type=PATH)
+@click.option("--out", required=True, type=PATH, help="The folder of the student.")
+@click.option("--step", type=click.IntRange(min=1), help="Whose checkpoint is taken; by default the newest.")
+@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help=EXPORT_OVERRIDE_HELP)
+@with_force
+def export(run: str, out: str, step: int | None, overrides: tuple[str, ...], force: bool) -> None:
+    """Write the student of a checkpoint of RUN, the output folder of a training run, as a Hugging Face folder.
+
+    The cache and the folder that the student was made from have to be where the run found them, or where -o says.
+
+    \b
+    kdcache export runs/student --out runs/student-now
+    kdcache export runs/student --step 2000 --out runs/student-2000 -o cache=/elsewhere/cache
+    """
+    from kdcache.train.export_step import export_step
+
+    folder, written = export_step(Path(run), Path(out), step=step, overrides=overrides, force=force)
+    click.echo(f"wrote {folder}, the student after step {written}")
 
 
 @cli.command("eval")

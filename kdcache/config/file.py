@@ -18,7 +18,7 @@ from kdcache.disk import fault as words_of
 from kdcache.errors import ConfigError
 from kdcache.near import nearest
 
-__all__ = ["load_config"]
+__all__ = ["config_of", "load_config"]
 
 MOST_BYTES = 1 << 20
 """Of a config: reading YAML takes 10 seconds per MiB."""
@@ -45,14 +45,19 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
     if not isinstance(data, dict):
         got = "nothing" if data is None else type(data).__name__
         raise ConfigError(f"{path} holds {got}, expected a mapping of settings")
+    return config_of(cls, data, str(path), overrides)
+
+
+def config_of(cls: type[C], data: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> C:
+    """Settings that are read already, with overrides applied. where: they are from. Raises ConfigError."""
     for override in overrides:
         _apply(data, override)
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_fault(cls, data, error)}") from None
+        raise ConfigError(f"{where}: {_first_fault(cls, data, error)}") from None
     except RecursionError:
-        raise ConfigError(f"{path} is nested too deeply, expected a few levels of settings") from None
+        raise ConfigError(f"{where} is nested too deeply, expected a few levels of settings") from None
 
 
 def _text(path: Path) -> str:

@@ -6,6 +6,7 @@ launch           run_train: one process, a rank of a launcher, or the process th
 local_ranks      the ranks of --nproc: started, told of signals, waited for
 ancestors        the launchers above a rank, which ends when one of them is gone
 watch            one thread per rank, for signals and for whatever a rank cannot see while it waits
+beats            heartbeats of the ranks, so that one that hangs is named
 leaving          when a run saves and when it leaves early, agreed by all ranks
 output           the folder of a run: marked, and held by one run at a time
 plan             what a run is, decided once before it starts: its settings taken apart for each part of the run
@@ -23,8 +24,11 @@ checkpoint_engine  what DeepSpeed writes and reads their files with
 sealed           a folder with the size and digest of each of its files
 unpickling       torch.load that runs no code
 universal        a checkpoint for another world size, in a process of its own
-pinned           which settings a resumed run may not change
+pinned           which settings a resumed run may not change, by content
+done             done.json: what a finished run came to, and whether that stands
+log              log.jsonl and TensorBoard, which say the same
 export           the Hugging Face folder of the student and its model card
+export_step      the same of a checkpoint: kdcache export
 
 Only this package imports deepspeed, and only inside functions. Other trainers (plain PyTorch, Accelerate, Hugging
 Face's) do not need it: they take their batches from `kdcache.stream` and their loss from `kdcache.students`.

@@ -5,8 +5,8 @@
 
 A launcher that is killed by SIGKILL tells nobody. Its ranks would train on, and write and delete checkpoints under the
 run that a user starts next. On Linux the kernel ends a rank with its parent (PR_SET_PDEATHSIG), also one that is
-stopped; everywhere a thread looks at all launchers above it twice a second, 0.1 ms a look. Ranks that a user started
-by hand, from a shell, have no launcher and stay.
+stopped; everywhere a thread looks at the launchers above it twice a second, under 1 ms a look. Ranks that a user
+started by hand, from a shell, have no launcher and stay.
 """
 
 import ctypes

@@ -8,19 +8,23 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, KdcacheError
 from kdcache.launcher import World
 
 __all__ = [
+    "STATUS",
     "check_address",
     "connect",
+    "default_store",
     "disconnect",
     "first_to_fail",
     "free_port",
     "lost_a_peer",
+    "on_first",
     "quiet_deepspeed",
     "status_of_first_failure",
 ]
@@ -90,9 +94,30 @@ def disconnect() -> None:
         torch.distributed.destroy_process_group()
 
 
+def on_first(world: World, work: Callable[[], Any]) -> Any:
+    """What rank 0 finds, on every rank; a KdcacheError that it meets is raised on all of them."""
+    found, fault = None, None
+    if world.first:
+        try:
+            found = work()
+        except KdcacheError as error:
+            fault = error
+    found, fault = world.from_first((found, fault))
+    if fault is not None:
+        raise fault
+    return found
+
+
 def lost_a_peer(error: Exception) -> bool:
     """Whether it says that another rank is gone."""
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
+
+
+def default_store() -> Any:
+    """The store that all ranks share, on rank 0 or with the launcher."""
+    import torch.distributed
+
+    return torch.distributed.distributed_c10d._get_default_store()
 
 
 def first_to_fail(exit_status: int) -> bool:
@@ -102,7 +127,7 @@ def first_to_fail(exit_status: int) -> bool:
     if not torch.distributed.is_initialized():
         return True
     try:
-        store = torch.distributed.distributed_c10d._get_default_store()
+        store = default_store()
         first = store.add(FAILURES, 1) == 1
         if first:
             store.set(STATUS, str(exit_status))
@@ -113,10 +138,9 @@ def first_to_fail(exit_status: int) -> bool:
 
 def status_of_first_failure() -> int:
     """The exit status of the rank that reported."""
-    import torch.distributed
 
     try:
-        store = torch.distributed.distributed_c10d._get_default_store()
+        store = default_store()
         return int(store.get(STATUS)) if store.check([STATUS]) else 1
     except RuntimeError:
         return 1

@@ -9,6 +9,8 @@ and renamed when it is complete; an older student there is deleted only where ev
 """
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +33,28 @@ from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, set_in_folder
 from kdcache.train.plan import Run
 from kdcache.train.precision import spoken_precision
 
-__all__ = ["export_student", "full_weights", "made_from", "write_student"]
+__all__ = ["BESIDE", "STUDENT", "Told", "export_student", "full_weights", "made_from", "write_student"]
 
 STUDENT, BESIDE = "student.", "beside."
 MODULES_FILE = "modules.safetensors"
 
 
-def export_student(
-    engine: Any,
-    run: Run,
-    cache: Cache,
-    world: World,
-    *,
-    steps: int,
-    figures: dict[str, float] | None,
-    precision: dict[str, str],
-) -> Path:
-    """Write OUTPUT/student; every rank calls it. figures: of the held-out evaluation. precision: of the run."""
+@dataclass(frozen=True)
+class Told:
+    """What a student's card says of its training.
+
+    steps: that it was trained for. figures: of the held-out evaluation, if there was one. precision: of the run, where
+    it is known. changes: of the settings, on the way: {"step", "key", "from", "to"}.
+    """
+
+    steps: int
+    figures: dict[str, float] | None = None
+    precision: dict[str, str] | None = None
+    changes: Sequence[dict[str, Any]] = field(default_factory=list)
+
+
+def export_student(engine: Any, run: Run, cache: Cache, world: World, told: Told) -> Path:
+    """Write OUTPUT/student; every rank calls it."""
     folder = run.output / "student"
     weights = full_weights(engine, world, STUDENT)
     of_modules = full_weights(engine, world, BESIDE) if run.export_modules else {}
@@ -55,7 +62,7 @@ def export_student(
         made = scratch(run.output, "student")
         shutil.rmtree(made, ignore_errors=True)
         student = engine.module.student
-        write_student(made, run, cache, student, weights, steps=steps, figures=figures, precision=precision)
+        write_student(made, run, cache, student, weights, told)
         if run.export_modules:
             with whole_file(run.output / MODULES_FILE) as file:
                 file.write(save(of_modules))
@@ -64,17 +71,7 @@ def export_student(
     return folder
 
 
-def write_student(
-    folder: Path,
-    run: Run,
-    cache: Cache,
-    student: Any,
-    weights: dict[str, Tensor],
-    *,
-    steps: int,
-    figures: dict[str, float] | None,
-    precision: dict[str, str],
-) -> None:
+def write_student(folder: Path, run: Run, cache: Cache, student: Any, weights: dict[str, Tensor], told: Told) -> None:
     """Model, tokenizer and card, so that transformers' pipelines feed the model as this run did.
 
     student: the model that was trained, whose weights are these.
@@ -86,7 +83,7 @@ def write_student(
         _copy_tokenizer(source, folder)
     if has_tokenizer(folder):
         set_in_folder(folder, **deployed_tokenizer(student, cache, load_tokenizer(folder)))
-    card = model_card(run, cache, parameters=parameters, steps=steps, figures=figures, precision=precision)
+    card = model_card(run, cache, parameters=parameters, told=told)
     (folder / "README.md").write_text(card + usage(student, cache), encoding="utf-8")
 
 
@@ -121,15 +118,7 @@ def made_from(config: StudentConfig) -> str:
     return f"{as_code(config.path)}, revision {in_markdown(student_folder(config).name)}"
 
 
-def model_card(
-    run: Run,
-    cache: Cache,
-    *,
-    parameters: int,
-    steps: int,
-    figures: dict[str, float] | None,
-    precision: dict[str, str],
-) -> str:
+def model_card(run: Run, cache: Cache, *, parameters: int, told: Told) -> str:
     """Where the student comes from, in Markdown with the front matter of the Hugging Face hub."""
     header, corpus = cache.manifest.header, cache.manifest.corpus
     rows = {
@@ -140,10 +129,11 @@ def model_card(
         "tokenizer": as_code(header.tokenizer.behaviour_sha256) if header.tokenizer else "not recorded",
         "record": ", ".join(as_code(kind.model_dump_json(exclude_none=True)) for kind in header.records)
         or "labels only",
-        "steps": f"{steps:,} of {run.batches.global_batch} examples",
+        "steps": f"{told.steps:,} of {run.batches.global_batch} examples",
         "terms": run.told["terms"],
         "optimizer": run.told["optimizer"],
-        "precision": spoken_precision(precision),
+        **({"precision": spoken_precision(told.precision)} if told.precision else {}),
+        **({"changed on the way": _spoken_changes(told.changes)} if told.changes else {}),
         "seed": str(run.seed),
         "kdcache": __version__,
     }
@@ -157,8 +147,8 @@ def model_card(
         title = f"A student of {in_markdown(header.teacher.name)}"
     provenance = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     evaluation = ""
-    if figures is not None:
-        table = "".join(f"| {in_markdown(name)} | {value:.6g} |\n" for name, value in figures.items())
+    if told.figures is not None:
+        table = "".join(f"| {in_markdown(name)} | {value:.6g} |\n" for name, value in told.figures.items())
         evaluation = f"\n## Held-out evaluation\n\n| measure | value |\n|---|---|\n{table}"
     pipeline = pipeline_of(cache)
     return (
@@ -166,3 +156,8 @@ def model_card(
         f"# {title}\n\nTrained by kdcache from a cache; no teacher took part in the training.\n\n"
         f"## Provenance\n\n| what | value |\n|---|---|\n{provenance}{evaluation}"
     )
+
+
+def _spoken_changes(changes: Sequence[dict[str, Any]]) -> str:
+    parts = (in_markdown(f"{c['key']} {c['from']} to {c['to']} after step {c['step']}") for c in changes)
+    return "; ".join(parts)

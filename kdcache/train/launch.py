@@ -4,11 +4,13 @@ Cheap checks come first, so that a mistake costs a second, not a launch of 10 to
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kdcache.errors import ConfigError, KdcacheError, RunStoppedError, TrainError, one_line
 from kdcache.launcher import World, find_device, find_world
 from kdcache.train.distributed import lost_a_peer
+from kdcache.train.leaving import Leaving, how_to_go_on
 from kdcache.train.local_ranks import start_ranks
 from kdcache.train.settings import TrainConfig
 from kdcache.train.watch import Watch
@@ -51,28 +53,30 @@ def run_train(
 def finished_early(run: "Run", world_size: int) -> bool:
     """Check what can be known without a launch, and whether the run is done already. Raises KdcacheError."""
     from kdcache.students.making import student_folder
+    from kdcache.train.done import DONE, is_finished
     from kdcache.train.output import check_run_output
-    from kdcache.train.run import is_finished, open_caches
+    from kdcache.train.run import open_caches
 
     check_run_output(run)
-    cache, _ = open_caches(run)
+    cache, held_out = open_caches(run)
     if run.student.path is not None:
         student_folder(run.student)
     run.batches.loader(cache, World(0, world_size)).close()
-    return is_finished(run, cache)
+    if not (run.output / DONE).is_file():
+        return False
+    return is_finished(run, cache, held_out, run.pinned_with(cache), aloud=False)
 
 
 def _train_as(world: World, wanted: str, planned: "Callable[[], Run]", watch: Watch) -> int:
     """wanted: the device of the settings. planned: gives the run; what is wrong with it is told by one rank alone."""
     from kdcache.train.distributed import connect, disconnect, first_to_fail, status_of_first_failure
-    from kdcache.train.leaving import Leaving, how_to_go_on
-    from kdcache.train.run import train
 
-    device, run = find_device(wanted), None
+    device, again = find_device(wanted), partial(how_to_go_on, None)
     connect(world, device)
     try:
         run = planned()
-        train(run, world, device, Leaving(run.checkpoint, world, lambda: watch.asked))
+        again = partial(how_to_go_on, run.output)
+        _train_watched(run, world, device, watch)
         disconnect()
         return 0
     except RunStoppedError as error:
@@ -85,8 +89,26 @@ def _train_as(world: World, wanted: str, planned: "Callable[[], Run]", watch: Wa
             raise
     except Exception as error:
         if first_to_fail(1):
-            raise in_words(error, world, how_to_go_on(None if run is None else run.output)) from None
+            raise in_words(error, world, again()) from None
     return status_of_first_failure()
+
+
+def _train_watched(run: "Run", world: World, device: str, watch: Watch) -> None:
+    """Train, while the ranks watch each other."""
+    from kdcache.train.beats import Beats
+    from kdcache.train.distributed import default_store
+    from kdcache.train.run import train
+
+    leaving = Leaving(run.checkpoint, world, lambda: watch.asked)
+    if world.size == 1:
+        return train(run, world, device, leaving)
+    again = partial(how_to_go_on, run.output)
+    beats = Beats(default_store(), world, 60 * run.hang_minutes, lambda: leaving.at, again)
+    watch.checks.append(beats.fault)
+    try:
+        train(run, world, device, leaving)
+    finally:
+        beats.stop()
 
 
 def in_words(error: Exception, world: World, again: str) -> Exception:

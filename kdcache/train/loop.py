@@ -6,11 +6,9 @@ the gradient is the same whatever the world size, micro-batch and accumulation. 
 of the votes on saving and leaving (leaving.py).
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,40 +20,11 @@ from kdcache.progress import Progress
 from kdcache.store.batch import Batch
 from kdcache.students.collate import Collator
 from kdcache.train.leaving import Leaving
+from kdcache.train.log import Log
 from kdcache.train.schedule import learning_rate
 from kdcache.train.settings import ScheduleConfig
 
-__all__ = ["Log", "Pace", "Trainer"]
-
-
-class Log:
-    """A line of OUTPUT/log.jsonl and the monitor's events for each record, by rank 0.
-
-    Lines above `step` are of steps that a resumed run does again; they are dropped, and so is one that a kill cut off.
-    Lines of others stay.
-    """
-
-    def __init__(self, output: Path, monitor: Any, world: World, step: int) -> None:
-        self.path, self.monitor, self.world = output / "log.jsonl", monitor, world
-        if world.first:
-            output.mkdir(parents=True, exist_ok=True)
-            text = self.path.read_bytes() if self.path.exists() else b""
-            kept = [line for line in text.splitlines() if _stays(line, step)]
-            self.path.write_bytes(b"".join(line + b"\n" for line in kept))
-
-    def write(self, step: int, group: str, values: dict[str, float]) -> None:
-        if not self.world.first:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
-        self.monitor.write_events([(f"{group}/{name}", value, step) for name, value in values.items()])
-
-
-def _stays(line: bytes, step: int) -> bool:
-    try:
-        return bool(json.loads(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError):
-        return not line.startswith(b'{"step": ')
+__all__ = ["Pace", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +35,7 @@ class Pace:
     """
 
     total_steps: int
+    steps_per_epoch: int
     peak: float
     schedule: ScheduleConfig
     seed: int
@@ -119,8 +89,9 @@ class Trainer:
             group["lr"] = rate
         torch.manual_seed(_dropout_seed(self.pace.seed, self.step, self.world.rank))
         own = sum(batch.num_positions for batch in micro_batches)
-        summed = self.world.sum(torch.tensor([own, *self.leaving.votes()], device=self.device))
-        positions, *votes = summed.tolist()
+        with self.leaving.meeting(self.step):
+            summed = self.world.sum(torch.tensor([own, *self.leaving.votes()], device=self.device))
+            positions, *votes = summed.tolist()
         self.leaving.hear(votes)
         scale = self.world.size * len(micro_batches) / max(positions, 1)
         sums_K = torch.zeros(len(self.terms.names), dtype=torch.float64, device=self.device)

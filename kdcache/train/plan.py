@@ -17,10 +17,11 @@ from kdcache.stream.fitting import check_sizes
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
 from kdcache.stream.settings import StreamConfig
+from kdcache.students.making import student_folder
 from kdcache.students.settings import StudentConfig
 from kdcache.train.engine import EngineSettings, read_deepspeed
 from kdcache.train.loop import Pace
-from kdcache.train.pinned import pinned_settings
+from kdcache.train.pinned import files_of_student, pinned_settings
 from kdcache.train.settings import CheckpointConfig, EvalConfig, ScheduleConfig, TrainConfig
 
 __all__ = ["Batches", "Length", "Run", "plan"]
@@ -87,7 +88,8 @@ class Length:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. engine: what decides DeepSpeed's engine. pinned: what a resumed run may not change.
+    """One training run. engine: what decides DeepSpeed's engine. pinned: what a resumed run may not change,
+    but for allow_change.
 
     told: what the student's card says of the settings, by name. settings: all of them, as JSON. force: take the output
     over, whoever has it.
@@ -106,7 +108,9 @@ class Run:
     export_modules: bool
     seed: int
     device: str
+    hang_minutes: float
     pinned: dict[str, Any]
+    allow_change: tuple[str, ...]
     told: dict[str, str]
     settings: dict[str, Any]
     force: bool
@@ -119,12 +123,15 @@ class Run:
     def pace(self, examples: int) -> Pace:
         """Of a run over a cache of so many examples."""
         length = self.length
-        total = length.steps or math.ceil((length.epochs or 0) * self.batches.steps_per_epoch(examples))
-        return Pace(total, length.peak, length.schedule, self.seed, length.log_every)
+        epoch = self.batches.steps_per_epoch(examples)
+        total = length.steps or math.ceil((length.epochs or 0) * epoch)
+        return Pace(total, epoch, length.peak, length.schedule, self.seed, length.log_every)
 
     def pinned_with(self, cache: Cache) -> dict[str, Any]:
-        """What a checkpoint and a finished run keep to be compared with."""
-        return {"cache": cache.digest, **self.pinned}
+        """What a checkpoint and a finished run keep to be compared with. Reads the whole folder of the student."""
+        path = self.student.path
+        files = {} if path is None else files_of_student(student_folder(self.student))
+        return {"cache": cache.digest, **files, **self.pinned}
 
 
 def plan(config: TrainConfig, *, force: bool = False) -> Run:
@@ -148,7 +155,9 @@ def plan(config: TrainConfig, *, force: bool = False) -> Run:
         export_modules=config.export_modules,
         seed=config.seed,
         device=config.device,
+        hang_minutes=config.hang_minutes,
         pinned=pinned_settings(config, engine),
+        allow_change=config.allow_change,
         told=_told(config),
         settings=config.model_dump(mode="json"),
         force=force,

@@ -7,18 +7,16 @@ OUTPUT/student/       the finished student
 OUTPUT/done.json      steps, held-out figures, precision and pinned settings; written last
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdcache.disk import Disk
 from kdcache.errors import CacheError, TrainError
 from kdcache.launcher import World
 from kdcache.losses.term import Term
+from kdcache.owned.folder import read_owner
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.students.balance import terms_of_student, warn_unbalanced
@@ -28,20 +26,21 @@ from kdcache.students.making import make_student
 from kdcache.students.scoring import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
 from kdcache.students.terms import loss_terms
 from kdcache.train.cautions import first_targets, warn
-from kdcache.train.checkpoint import Checkpoints
+from kdcache.train.checkpoint import Checkpoints, Saved
+from kdcache.train.distributed import on_first
+from kdcache.train.done import DONE, Done, check_steps, is_finished, results_of, write_done
 from kdcache.train.engine import make_engine, make_monitor
-from kdcache.train.export import export_student
+from kdcache.train.export import Told, export_student
 from kdcache.train.leaving import Leaving
-from kdcache.train.loop import Log, Trainer
+from kdcache.train.log import Log
+from kdcache.train.loop import Pace, Trainer
 from kdcache.train.output import take_output
-from kdcache.train.pinned import check_unchanged
+from kdcache.train.pinned import CHANGES, check_unchanged
 from kdcache.train.plan import Run
 from kdcache.train.precision import precision_in_use, spoken_precision
 from kdcache.train.settings import EvalConfig
 
-__all__ = ["is_finished", "open_caches", "train"]
-
-DONE = "done.json"
+__all__ = ["open_caches", "train"]
 
 
 def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -> None:
@@ -51,16 +50,16 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
     """
     cache, held_out = open_caches(run)
     run.batches.check(len(cache), world.size)
-    if is_finished(run, cache):
+    pinned = on_first(world, lambda: run.pinned_with(cache))
+    if on_first(world, lambda: is_finished(run, cache, held_out, pinned)):
         return
     held = take_output(run, world)
-    pace, pinned = run.pace(len(cache)), run.pinned_with(cache)
+    pace = run.pace(len(cache))
     leaving = leaving or Leaving(run.checkpoint, world)
     checkpoints = Checkpoints(run.output, run.checkpoint, world)
     saved = checkpoints.latest(sweep=True)
-    if saved is not None:
-        check_unchanged(saved.settings, pinned, run.output)
-    elif world.first:
+    changes = compare(saved, run, pinned, pace.total_steps)
+    if saved is None and world.first:
         warn(run.terms, cache, held_out)
     if left_out := run.batches.left_out(len(cache), pace.total_steps):
         say(left_out)
@@ -81,7 +80,7 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
         step = 0 if saved is None else saved.step
         collate = Collator(student, cache)
         trainer = Trainer(engine, pace, terms, collate, world, device=device, step=step, leaving=leaving)
-        log = Log(run.output, make_monitor(run.engine.for_monitors(run.output)), world, step)
+        log = open_log(run, world, pace, step, changes)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 
         def after(step: int) -> None:
@@ -90,7 +89,8 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
             if leaving.is_due(step, pace.total_steps):
                 if held is not None:
                     held.check()
-                checkpoints.save(engine, step, loader.state_dict(), pinned)
+                log.sync()
+                checkpoints.save(engine, step, loader.state_dict(), {**pinned, CHANGES: changes})
                 leaving.saved()
             leaving.check(step, pace.total_steps)
 
@@ -98,11 +98,43 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
     figures = None if evaluation is None else evaluation.take()
     if held is not None:
         held.check()
-    folder = export_student(engine, run, cache, world, steps=trainer.step, figures=figures, precision=precision)
+    told = Told(trainer.step, figures, precision, changes)
+    folder = export_student(engine, run, cache, world, told)
     if world.first:
-        done = {"steps": pace.total_steps, "evaluation": figures, "precision": precision, "settings": pinned}
-        Disk(run.output).write(DONE, json.dumps(done, indent=1).encode())
+        owner, settings = read_owner(folder), {**pinned, CHANGES: changes}
+        files = {} if owner is None else dict(owner.files)
+        write_done(run.output, Done(trainer.step, figures, precision, settings, results_of(run, held_out), files))
         say(f"wrote {folder}{spoken(figures)}")
+
+
+def open_log(run: Run, world: World, pace: Pace, step: int, changes: list[dict[str, Any]]) -> Log:
+    """The log of a run that goes on from a step, with what was changed just now."""
+    monitor = make_monitor(run.engine.for_monitors(run.output))
+    again = ("eval",) if step == pace.total_steps else ()
+    log = Log(run.output, monitor, world, step, steps_per_epoch=pace.steps_per_epoch, again=again)
+    for change in changes:
+        if change["step"] == step:
+            say(f"going on with {change['key']} {change['to']}, which was {change['from']}")
+            log.write(step, "change", change)
+    return log
+
+
+def compare(saved: Saved | None, run: Run, pinned: dict[str, Any], total_steps: int) -> list[dict[str, Any]]:
+    """Compare a run with what it goes on from. Returns all changes of its settings so far, each with its step.
+
+    Raises ConfigError where the checkpoint is of another run or of a later step than is asked for, TrainError for a
+    finished run without a checkpoint.
+    """
+    if saved is None:
+        if (run.output / DONE).is_file():
+            raise TrainError(
+                f"{run.output} holds a finished run and no checkpoint to go on from; expected one: copy it back, start "
+                f"anew with another output, or delete {run.output / DONE} to train again from step 0"
+            )
+        return []
+    found = check_unchanged(saved.settings, pinned, run.output, run.allow_change)
+    check_steps(total_steps, saved.step, run.output)
+    return [*saved.settings.get(CHANGES, []), *({"step": saved.step, **change} for change in found)]
 
 
 @dataclass(frozen=True)
@@ -191,31 +223,6 @@ def feature_width(terms: Sequence[Term], cache: Cache) -> int | None:
         f"{cache.root.url} holds no features of the teacher, expected them for {asking.spoken} term: "
         "dump again with a record {kind: features}, or take the term out of terms"
     )
-
-
-def is_finished(run: Run, cache: Cache) -> bool:
-    """Whether OUTPUT holds this very run, done; says so. Raises ConfigError where it holds another."""
-    if not ((run.output / DONE).is_file() and (run.output / "student" / "config.json").is_file()):
-        return False
-    steps, settings = read_done(run.output / DONE)
-    check_unchanged(settings, run.pinned_with(cache), run.output)
-    total = run.pace(len(cache)).total_steps
-    if steps != total:
-        return False
-    say(f"{run.output} is finished: {total} of {total} steps; the student is in {run.output / 'student'}")
-    return True
-
-
-def read_done(path: Path) -> tuple[int, dict[str, Any]]:
-    """Steps and pinned settings of a finished run. Raises TrainError for a file that no run wrote."""
-    try:
-        done = json.loads(path.read_text(encoding="utf-8"))
-        return int(done["steps"]), dict(done["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainError(
-            f"{path} is damaged ({type(error).__name__}), expected what a finished run writes; delete it and run the "
-            "same command again, which goes on from the last checkpoint"
-        ) from None
 
 
 def is_due(step: int, every: int) -> bool:

@@ -1,6 +1,6 @@
 """The settings of a `kdcache train` run."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
@@ -12,12 +12,24 @@ from kdcache.stream.settings import StreamConfig
 from kdcache.students.settings import StudentConfig
 
 __all__ = [
+    "CHANGEABLE",
     "CheckpointConfig",
     "EvalConfig",
     "OptimizerConfig",
     "ScheduleConfig",
     "TrainConfig",
 ]
+
+Changeable = Literal[
+    "optimizer.learning_rate",
+    "optimizer.clip_norm",
+    "schedule.kind",
+    "schedule.warmup_steps",
+    "schedule.final_fraction",
+    "module",
+]
+CHANGEABLE: tuple[str, ...] = get_args(Changeable)
+"""What decides the result and may still change when a run goes on, if the settings allow it."""
 
 
 class ScheduleConfig(Config):
@@ -111,6 +123,11 @@ class TrainConfig(Run):
     export_modules: write what terms such as bottleneck trained beside the student, as modules.safetensors in the
         folder of the run.
     seed: of the order of examples, the student's first weights and dropout.
+    allow_change: settings that may differ from those that the run was begun with when it goes on, such as
+        [optimizer.learning_rate]; "module" is the source of the module of yours. Each change is kept in the log and on
+        the model card. Without it a setting that decides the result is refused when it differs.
+    hang_minutes: after how long a rank that is not heard of, or does not come to a step at which the others wait, is
+        named, and the run ends.
     device: "auto" takes a GPU where there is one.
     """
 
@@ -132,6 +149,8 @@ class TrainConfig(Run):
     log_every: Count = 10
     export_modules: bool = False
     seed: NonNegativeInt = 0
+    allow_change: tuple[Changeable, ...] = ()
+    hang_minutes: PositiveFloat = 10.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")

@@ -35,13 +35,12 @@ GRACE_S = 60.0
 class Watch:
     """with Watch() as watch: …; a thread and the handlers of two signals, until the block ends.
 
-    asked: the first signal that came, such as "SIGTERM". checks: each is called twice a second from the thread, and a
-    sentence that it returns ends the process, said by it where `aloud` is true.
-    """
+    asked: the first signal that came, such as "SIGTERM". checks: each is called twice a second from the thread; what
+    it returns, a sentence to be said by this rank or "", and an exit status, ends the process."""
 
     def __init__(self) -> None:
         self.asked: str | None = None
-        self.checks: list[Callable[[], str | None]] = []
+        self.checks: list[Callable[[], tuple[str, int] | None]] = []
         self._asked_at = 0.0
         self._launchers = Launchers()
         self._ended = threading.Event()
@@ -78,8 +77,8 @@ class Watch:
                     self._signalled(number)
             self._check_launchers()
             for check in self.checks:
-                if (said := check()) is not None:
-                    _end(said)
+                if (found := check()) is not None:
+                    _end(*found)
 
     def _signalled(self, number: int) -> None:
         if number not in (signal.SIGINT, signal.SIGTERM):
@@ -89,21 +88,26 @@ class Watch:
             self.asked, self._asked_at = signal.Signals(number).name, now
             say(f"{self.asked}: the run ends after this step, with a checkpoint; a second signal ends it at once")
         elif now - self._asked_at > SAME_REQUEST_S:
-            _end(f"ended at once by a second signal, {signal.Signals(number).name}")
+            _end(_by_first(f"ended at once by a second signal, {signal.Signals(number).name}"), 1)
 
     def _check_launchers(self) -> None:
         gone = self._launchers.gone()
         if gone is not None and (self.asked is None or time.monotonic() - self._asked_at > GRACE_S):
-            _end(f"the launcher, process {gone}, is gone, so its ranks end; run the same command again to go on")
+            _end(_by_first(f"the launcher, process {gone}, is gone, so its ranks end; run the same command again"), 1)
 
 
 def _seen_by_the_thread(number: int, frame: FrameType | None) -> None:
     """Python writes to the wake-up socket only for signals that have a handler."""
 
 
-def _end(words: str) -> None:
+def _by_first(words: str) -> str:
+    """What rank 0 says for all."""
+    return words if os.environ.get("RANK", "0") == "0" else ""
+
+
+def _end(words: str, status: int) -> None:
     """Without clean-up: the main thread may be waiting for ever."""
-    with contextlib.suppress(OSError):
-        say(f"kdcache: {words}")
-        sys.stderr.flush()
-    os._exit(1)
+    if words:
+        with contextlib.suppress(OSError):
+            print(f"kdcache: {words}", file=sys.stderr, flush=True)
+    os._exit(status)

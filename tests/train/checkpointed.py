@@ -25,6 +25,7 @@ from kdcache.students.terms import loss_terms
 from kdcache.train.checkpoint import Checkpoints, Saved
 from kdcache.train.distributed import connect
 from kdcache.train.engine import make_engine
+from kdcache.train.leaving import Leaving
 from kdcache.train.loop import Trainer
 from kdcache.train.plan import plan
 from kdcache.train.run import open_caches
@@ -52,6 +53,7 @@ class Run:
             World(),
             device="cpu",
             step=0,
+            leaving=Leaving(self.run.checkpoint, World()),
         )
         self.loader = self.run.batches.loader(self.cache, World())
         for step in (1, 2):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from train.tiny import dropping_student, student_config, train_config
 
-from kdcache.errors import TrainError
+from kdcache.errors import KdcacheError, TrainError
 from kdcache.launcher import World, find_world
 from kdcache.losses.terms import LossTerms
 from kdcache.students.collate import Collator
@@ -59,6 +59,34 @@ def alone(root: Path, world: World) -> None:
     train(ten_steps(root, "many", 1, checkpoint={"every": 2, "keep": 2}), world, "cpu")
     wide = {"config": student_config(vocab_size=310)}
     train(ten_steps(root, "wide", 1, student=wide), world, "cpu")
+
+
+def again(root: Path, world: World) -> None:
+    """What the same command does with a finished run: whole, damaged, edited, longer, shorter, evaluated otherwise."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(root / "stage1-by1", root / name))
+
+    (copy("weightless") / "student" / "model.safetensors").unlink()
+    train(ten_steps(root, "weightless", 1), world, "cpu")
+    (copy("edited") / "student" / "README.md").write_text("mine")
+    train(ten_steps(root, "edited", 1), world, "cpu")
+    copy("examined")
+    few = {"cache": str(root / "held-out"), "every": 4, "batch_examples": 4, "max_examples": 5}
+    train(ten_steps(root, "examined", 1, eval=few), world, "cpu")
+    copy("further")
+    slower = {"optimizer": {"learning_rate": 0.01, "eps": 0.01, "clip_norm": 1.0}}
+    train(ten_steps(root, "further", 1, steps=12, allow_change=["optimizer.learning_rate"], **slower), world, "cpu")
+    said = {}
+    shutil.rmtree(copy("bare") / "checkpoints")
+    (root / "bare" / "student" / "model.safetensors").unlink()
+    (copy("short") / "done.json").unlink()
+    for name, changes in (("bare", {}), ("short", {"steps": 8}), ("weightless", {"steps": 8}), ("edited", slower)):
+        try:
+            train(ten_steps(root, name, 1, **changes), world, "cpu")
+        except KdcacheError as error:
+            said[name] = str(error)
+    (root / "again.json").write_text(json.dumps(said))
 
 
 def sources(root: Path, world: World) -> None:
@@ -206,7 +234,7 @@ def failures(root: Path, world: World) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, World], None]] = {
-    f.__name__: f for f in (stages, long, alone, sources, resume, half, mixture, gradients, failures)
+    f.__name__: f for f in (stages, long, alone, again, sources, resume, half, mixture, gradients, failures)
 }
 
 if __name__ == "__main__":

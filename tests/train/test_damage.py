@@ -12,10 +12,11 @@ from train.tiny import train_settings, write_cache
 from kdcache import cli
 from kdcache.errors import StudentError
 from kdcache.launcher import World
+from kdcache.owned.folder import claim
 from kdcache.store.cache import open_cache
 from kdcache.students.making import make_student
 from kdcache.students.settings import StudentConfig
-from kdcache.train.loop import Log
+from kdcache.train.log import Log
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ DAMAGE = {
     truncated: "its weights are damaged",
     emptied: "its weights are damaged",
     of_another_config: "down_proj.weight is of shape [32, 64], expected [32, 48] as its config.json says",
-    without_heads: "does not load: ZeroDivisionError",
+    without_heads: "ZeroDivisionError",
 }
 
 
@@ -105,7 +106,9 @@ def test_a_file_in_the_way_of_a_cut(
     assert (tmp_path / "mine").read_text() == "x"
 
 
-@pytest.mark.parametrize("damage", [b"{", b"[]", b"null", b"\xff", b'{"steps": 6}', b'{"steps": "x", "settings": {}}'])
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[]", b"null", b"\xff", b'{"steps": 6}', b'{"steps": "x", "settings": {}}', b"[" * 9999]
+)
 def test_a_damaged_mark_of_a_finished_run(
     damage: bytes,
     tmp_path: Path,
@@ -114,6 +117,7 @@ def test_a_damaged_mark_of_a_finished_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "out"
+    claim(output, "run")
     make_model(output / "student")
     (output / "done.json").write_bytes(damage)
     settings = train_settings(held_out, output, global_batch=2, stream={"lanes": 2}, micro_batch=1)
@@ -124,10 +128,34 @@ def test_a_damaged_mark_of_a_finished_run(
     assert "delete it and run the same command again" in line
 
 
+def line_of_log(step: int, group: str = "train") -> bytes:
+    return json.dumps(
+        {"step": step, "group": group, "time": "2026-11-26T05:00:00Z", "epoch": 0.1, "loss": 1.0}
+    ).encode()
+
+
 def test_lines_of_others_in_the_log_stay(tmp_path: Path) -> None:
     """What this run does again goes, and so does a line that a kill cut off."""
     path = tmp_path / "log.jsonl"
-    kept = [b'{"step": 1, "group": "train"}', b"a note of mine", b'{"a": 1}', b"[1]", b"\xff\xfe"]
-    path.write_bytes(b"\n".join([*kept, b'{"step": 3, "group": "train"}', b'{"step": 2, "gro']))
+    others = [b"a note of mine", b'{"a": 1}', b"[1]", b"\xff\xfe", b'{"step": 900, "loss": 3}', b'{"step": 3, "gro']
+    kept = [line_of_log(1), *others, line_of_log(2), line_of_log(2, "eval")]
+    path.write_bytes(b"\n".join([*kept, line_of_log(3), line_of_log(2, "change"), b'{"step": 2, "gro']))
     Log(tmp_path, None, World(), 2)
     assert path.read_bytes().splitlines() == kept
+    Log(tmp_path, None, World(), 2, again=("eval",))
+    assert path.read_bytes().splitlines() == kept[:-1]
+
+
+def test_a_log_that_has_nothing_to_lose_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(line_of_log(1) + b"\n")
+    before = path.stat().st_ino
+    Log(tmp_path, None, World(), 2)
+    assert path.stat().st_ino == before
+
+
+def test_a_line_has_time_and_epoch(tmp_path: Path) -> None:
+    Log(tmp_path, None, World(), 0, steps_per_epoch=8).write(2, "train", {"loss": 1.5})
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert line.pop("time").endswith("Z")
+    assert line == {"step": 2, "group": "train", "epoch": 0.25, "loss": 1.5}

@@ -1,14 +1,18 @@
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import make_model
+from pydantic import BaseModel
 from train.tiny import train_config, write_cache
 
 from kdcache import open_cache
 from kdcache.errors import ConfigError
 from kdcache.train.engine import EngineSettings, read_deepspeed
-from kdcache.train.pinned import check_unchanged
+from kdcache.train.pinned import FREE, check_unchanged, files_of_student
 from kdcache.train.plan import plan
 from kdcache.train.settings import TrainConfig
 
@@ -191,6 +195,10 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
         ({"stage": 2}, "deepspeed.zero_optimization.stage"),
         ({"optimizer": {"learning_rate": 0.5, "eps": 0.01}}, "optimizer.learning_rate"),
         ({"student": {"config": {"model_type": "llama"}}}, "student.config"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 1}, "prescale_gradients": True}},
+            "deepspeed.prescale_gradients",
+        ),
     ],
 )
 def test_a_changed_setting_that_matters_is_named(change: dict[str, Any], key: str) -> None:
@@ -217,3 +225,44 @@ def test_settings_that_do_not_decide_a_step_may_change() -> None:
         eval={"cache": "held-out"},
     )
     check_unchanged(pinned(config()), pinned(now), "out")
+
+
+def test_every_setting_is_pinned_but_for_the_free_ones() -> None:
+    """So a setting that is added is pinned, until somebody decides that it may change."""
+    settings = set(dotted(config()))
+    free = {key for key in settings if any(key == name or key.startswith(f"{name}.") for name in FREE)}
+    assert settings - free - {"deepspeed"} == {key for key in pinned(config()) if not key.startswith("deepspeed.")}
+    sections = {key.rpartition(".")[0] for key in settings}
+    assert {name for name in FREE if not name.startswith("deepspeed.")} <= settings | sections | {"eval"}
+
+
+def dotted(section: BaseModel, name: str = "") -> Iterator[str]:
+    for key, value in section:
+        yield from dotted(value, f"{name}{key}.") if isinstance(value, BaseModel) else [f"{name}{key}"]
+
+
+def test_the_folder_of_a_student_is_pinned_by_content(tmp_path: Path) -> None:
+    make_model(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    (tmp_path / "moved" / "README.md").write_text("of no matter")
+    make_model(tmp_path / "other", seed=1)
+    one, moved, other = (files_of_student(tmp_path / name) for name in ("one", "moved", "other"))
+    check_unchanged(one, moved, "out")
+    with pytest.raises(ConfigError, match=r"got student.path model.safetensors .*, expected .* as in the checkpoints"):
+        check_unchanged(one, other, "out")
+    (tmp_path / "moved" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"got student.path config\.json"):
+        check_unchanged(one, files_of_student(tmp_path / "moved"), "out")
+
+
+def test_the_source_of_a_users_module_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "of_mine_to_pin.py"
+    source.write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = pinned(config(module="of_mine_to_pin"))
+    source.write_text("A = 2\n")
+    after = pinned(config(module="of_mine_to_pin"))
+    with pytest.raises(ConfigError, match=r"got module .*; go on with the old one, allow the change with -o allow_c"):
+        check_unchanged(before, after, "out")
+    (change,) = check_unchanged(before, after, "out", ["module"])
+    assert change["key"] == "module"

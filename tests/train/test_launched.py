@@ -1,6 +1,7 @@
 """What needs DeepSpeed and two ranks, in two launches: see launched.py."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from train.tiny import student_config, train_config
 
+from kdcache.errors import ConfigError, TrainError
 from kdcache.launcher import World
 from kdcache.losses.distillation import distillation_loss
 from kdcache.store.cache import open_cache
 from kdcache.students.collate import Collator
 from kdcache.students.making import make_student
 from kdcache.students.scoring import evaluate_model
+from kdcache.train.export_step import export_step
 from kdcache.train.plan import plan
 from kdcache.train.schedule import learning_rate
 from kdcache.train.settings import TrainConfig
@@ -198,6 +201,97 @@ def test_evaluations_are_logged_for_tensorboard_too(root: Path) -> None:
     assert [event.step for event in events.Scalars("eval/kl")] == [4, 8, 10]
     losses = [event.value for event in events.Scalars("train/loss")]
     assert losses == pytest.approx([line["loss"] for line in log(root, "stage1-by2")])
+
+
+@pytest.mark.parametrize("name", ["stage1-by2-then2", "stage2-by2-then1"])
+def test_tensorboard_and_the_log_agree_after_a_restart(root: Path, name: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(root / name / "tensorboard")).Reload()
+    for group, measure in (("train", "loss"), ("eval", "kl")):
+        lines = log(root, name, group)
+        assert [event.step for event in events.Scalars(f"{group}/{measure}")] == [line["step"] for line in lines]
+        values = [event.value for event in events.Scalars(f"{group}/{measure}")]
+        assert values == pytest.approx([line[measure] for line in lines])
+
+
+def test_lines_of_the_log_carry_time_and_epoch(root: Path) -> None:
+    """Six steps are an epoch of 48 examples in batches of 8."""
+    lines = log(root, "stage1-by2")
+    assert [line["epoch"] for line in lines] == [round(step / 6, 4) for step in range(1, 11)]
+    times = [datetime.strptime(line["time"], "%Y-%m-%dT%H:%M:%SZ") for line in lines]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("name", [*(f"stage{stage}-by2" for stage in STAGES), "bf16-3", "sources-of-export"])
+def test_a_student_is_exported_from_any_checkpoint(root: Path, tmp_path: Path, name: str) -> None:
+    """As the run itself wrote it after its last step, and as it was in the middle; a student of a folder too."""
+    name = "of-folder" if name == "sources-of-export" else name
+    target, step = export_step(root / name, tmp_path / "now")
+    assert step == 10
+    last, own = load_file(target / "model.safetensors"), weights(root, name)
+    assert last.keys() == own.keys()
+    assert all(torch.equal(last[key], own[key]) for key in own)
+    assert (target / "config.json").read_bytes() == (root / name / "student" / "config.json").read_bytes()
+    _, step = export_step(root / name, tmp_path / "then", step=5)
+    assert step == 5
+    then = load_file(tmp_path / "then" / "model.safetensors")
+    assert not all(torch.equal(then[key], own[key]) for key in own)
+    assert "| steps | 5 of 8 examples |" in (tmp_path / "then" / "README.md").read_text()
+    with pytest.raises(TrainError, match=r"step-00000007 is damaged or not there .* there are those of steps 5, 10"):
+        export_step(root / name, tmp_path / "never", step=7)
+    with pytest.raises(ConfigError, match="expected a new or empty folder, or a student that kdcache made"):
+        export_step(root / name, root / "cache")
+
+
+def test_an_export_of_another_cache_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"got cache .*, expected .* as in the checkpoints"):
+        export_step(root / "stage1-by2", tmp_path / "out", overrides=[f"cache={root / 'held-out'}"])
+    with pytest.raises(ConfigError, match="holds no training run"):
+        export_step(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["weightless", "edited", "examined"])
+def test_a_finished_run_that_is_not_whole_is_finished_again_from_its_checkpoint(root: Path, name: str) -> None:
+    once, again = weights(root, "stage1-by1"), weights(root, name)
+    assert all(torch.equal(once[key], again[key]) for key in once)
+    assert [line["step"] for line in log(root, name)] == list(range(1, 11))
+    assert [line["step"] for line in log(root, name, "eval")] == [4, 8, 10]
+
+
+def test_a_student_that_was_edited_is_put_aside(root: Path) -> None:
+    (aside,) = (path for path in (root / "edited").iterdir() if path.name.startswith("student."))
+    assert (aside / "README.md").read_text() == "mine"
+    assert (root / "edited" / "student" / "README.md").read_text() != "mine"
+
+
+def test_figures_of_another_evaluation_are_taken_again(root: Path) -> None:
+    figures = [json.loads((root / name / "done.json").read_text())["evaluation"] for name in ("stage1-by1", "examined")]
+    assert figures[1]["positions"] < figures[0]["positions"]
+    assert f"{figures[1]['kl']:.6g}" in (root / "examined" / "student" / "README.md").read_text()
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_a_rate_that_was_allowed(root: Path) -> None:
+    assert [line["step"] for line in log(root, "further")] == list(range(1, 13))
+    assert log(root, "further")[-2]["lr"] < log(root, "further")[1]["lr"] / 2
+    (change,) = log(root, "further", "change")
+    assert (change["step"], change["key"]) == (10, "optimizer.learning_rate")
+    assert (change["from"], change["to"]) == (0.02, 0.01)
+    card = (root / "further" / "student" / "README.md").read_text()
+    assert "| changed on the way | optimizer.learning_rate 0.02 to 0.01 after step 10 |" in card
+    assert "| steps | 12 of 8 examples |" in card
+
+
+def test_what_cannot_be_gone_on_with_is_refused_in_one_line(root: Path) -> None:
+    said = json.loads((root / "again.json").read_text())
+    assert "holds a finished run and no checkpoint to go on from" in said["bare"]
+    for name in ("short", "weightless"):
+        assert "got a run of 8 steps whose " in said[name]
+        assert "has reached step 10, expected at least as many" in said[name]
+        assert f"kdcache export {root / name} --step 8 --out DIR" in said[name]
+    assert "got optimizer.learning_rate 0.01, expected 0.02 as in the checkpoints of" in said["edited"]
+    assert "allow the change with -o allow_change=[optimizer.learning_rate]" in said["edited"]
+    assert all("\n" not in words for words in said.values())
 
 
 def test_only_the_newest_checkpoints_are_kept(root: Path) -> None:
