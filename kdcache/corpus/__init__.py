@@ -9,6 +9,7 @@ lines          the index and the ranges of rows of JSONL, CSV, CoNLL and plain t
 parse          bytes of JSONL, CSV and plain text -> tables
 conll          CoNLL files: sentences of words and tags, one word per line
 conll_shape    refuses files that are not CoNLL, and says what they are
+parquet_footer  what a Parquet file's footer says, read by another process, which may die of it
 columnar       the index and the ranges of rows of Parquet and Arrow IPC
 column         Column: a column that a task reads
 columns        the type that each kind of column comes in, and what is refused

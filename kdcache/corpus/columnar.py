@@ -20,7 +20,8 @@ from kdcache.corpus.columns import is_text
 from kdcache.corpus.files import CorpusFile, changed, explained
 from kdcache.corpus.index import FileIndex
 from kdcache.corpus.lines import chunks
-from kdcache.errors import CorpusError, one_line
+from kdcache.corpus.parquet_footer import read_footer
+from kdcache.errors import CorpusError, KdcacheError, one_line
 from kdcache.remote import RemoteError
 
 __all__ = ["feed", "index_arrow", "index_parquet", "read_arrow", "read_parquet"]
@@ -30,29 +31,19 @@ BATCH_ROWS = 1024
 
 
 def index_parquet(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
-    from pyarrow import parquet
-
     digest = hashlib.sha256()
     for chunk in chunks(file, advance):
         digest.update(chunk)
     with _valid(file, "Parquet"), file.open() as stream:
-        metadata = parquet.read_metadata(stream)
-        schema = metadata.schema.to_arrow_schema()
-    fields = tuple(schema.names)
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    column_bytes = dict.fromkeys(fields, 0)
-    for group in groups:
-        for leaf in range(group.num_columns):
-            column = group.column(leaf)
-            name = next((name for name in fields if f"{column.path_in_schema}.".startswith(f"{name}.")), fields[0])
-            column_bytes[name] += column.total_uncompressed_size
+        facts = read_footer(stream, file.size)
+    named = facts["metadata"]
     return FileIndex(
         digest.hexdigest(),
-        metadata.num_rows,
-        np.cumsum([0, *(group.num_rows for group in groups)])[:-1],
-        fields=fields,
-        column_bytes=column_bytes,
-        class_names=names_in_schema(schema.metadata),
+        facts["rows"],
+        np.cumsum([0, *facts["groups"]])[:-1],
+        fields=tuple(facts["fields"]),
+        column_bytes=facts["column_bytes"],
+        class_names=names_in_schema(None if named is None else {b"huggingface": named.encode()}),
     )
 
 
@@ -108,13 +99,9 @@ def index_arrow(file: CorpusFile, advance: Callable[[int], None]) -> FileIndex:
     if hashed.offset != file.size:
         raise changed(file.name, f"it had {file.size} bytes when it was found, {hashed.offset} when it was read")
     marks = np.concatenate([np.cumsum(rows)[:-1], ends])
-    return FileIndex(
-        hashed.digest.hexdigest(),
-        sum(rows),
-        marks,
-        fields=tuple(reader.schema.names),
-        class_names=names_in_schema(reader.schema.metadata),
-    )
+    with _valid(file, "Arrow"):
+        fields, class_names = tuple(reader.schema.names), names_in_schema(reader.schema.metadata)
+    return FileIndex(hashed.digest.hexdigest(), sum(rows), marks, fields=fields, class_names=class_names)
 
 
 def read_arrow(file: CorpusFile, index: FileIndex, fields: list[str], first: int, stop: int) -> pa.Table:
@@ -127,10 +114,16 @@ def read_arrow(file: CorpusFile, index: FileIndex, fields: list[str], first: int
         if any(_has_dictionary(column.type) for column in schema):
             batch = 0
         data = header + file.read(ends[batch], ends[last + 1])
-        batches = (found.select(fields) for found in pa.ipc.open_stream(pa.BufferReader(data)))
+        batches = (_sound(found.select(fields)) for found in pa.ipc.open_stream(pa.BufferReader(data)))
         return _slice(
             batches, pa.schema([schema.field(field) for field in fields]), int(starts[batch]), first, stop, file
         )
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, with offsets that stay in their buffers and text that is UTF-8: Arrow reads it unlooked at."""
+    batch.validate(full=True)
+    return batch
 
 
 class _Hashed:
@@ -158,7 +151,9 @@ def _valid(file: CorpusFile, format: str) -> Iterator[None]:
         yield
     except RemoteError as error:
         raise CorpusError(f"cannot read corpus file {file.name}: {error}") from error
-    except (pa.ArrowException, OSError) as error:
+    except KdcacheError:
+        raise
+    except Exception as error:  # pyarrow raises many classes for a broken file
         words = one_line(error)
         raise CorpusError(f"{file.name} is not {format}: {words}; set corpus.format or mend the file") from error
 

@@ -8,6 +8,7 @@ and row by row only to find the row at fault.
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -93,11 +94,10 @@ def parse_csv(
         fault = one_line(error)
     stops = [*starts[1:].tolist(), len(data)]
     for row, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
-        widths: list[int] = []
         try:
-            rows = len(_read_csv(data[start:stop], layout, names, fields, widths))
+            rows = len(_read_csv(data[start:stop], layout, names, fields))
         except pa.ArrowInvalid as error:
-            if widths:
+            if widths := _widths(data[start:stop], layout, names, fields):
                 expected = f"expected {len(names)} ({', '.join(names)})"
                 raise RowError(where, row, f" has {widths[0]} values, {expected}") from None
             what = "is not UTF-8" if "UTF8" in str(error) else "is not CSV"
@@ -112,14 +112,26 @@ def parse_csv(
     raise CorpusError(f"{where(0)} and the {len(starts) - 1} rows after it are not CSV: {fault}")
 
 
+def _widths(row: bytes, layout: Layout, names: tuple[str, ...], fields: list[str]) -> list[int]:
+    """How many values a row has that has another number of them than the header; none where it is not UTF-8.
+
+    pyarrow decodes such a row for whoever asks, and prints a traceback where that fails.
+    """
+    found: list[int] = []
+    with suppress(pa.ArrowInvalid, UnicodeDecodeError):
+        row.decode("utf-8")
+        _read_csv(row, layout, names, fields, found)
+    return found
+
+
 def _read_csv(
     data: bytes, layout: Layout, names: tuple[str, ...], fields: list[str], widths: list[int] | None = None
 ) -> pa.Table:
     from pyarrow import csv as pa_csv
 
     def ragged(row: pa_csv.InvalidRow) -> str:
-        if widths is not None:
-            widths.append(row.actual_columns)
+        assert widths is not None
+        widths.append(row.actual_columns)
         return "error"
 
     return pa_csv.read_csv(
@@ -129,7 +141,7 @@ def _read_csv(
             delimiter=layout.delimiter,
             quote_char='"' if layout.quotes else False,
             newlines_in_values=layout.quotes,
-            invalid_row_handler=ragged,
+            invalid_row_handler=None if widths is None else ragged,
         ),
         convert_options=pa_csv.ConvertOptions(
             include_columns=fields, column_types=dict.fromkeys(fields, pa.large_string()), strings_can_be_null=False
