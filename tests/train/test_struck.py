@@ -67,11 +67,11 @@ def case(stage: int, ranks: int, where: str, at: float, victim: int = 0) -> dict
     return {"stage": stage, "ranks": ranks, "where": where, "at": at, "victim": victim}
 
 
-SHORT = [case(2, 2, "save", 0.45, 1), case(2, 1, "convert", 0.4), case(2, 2, "full", 0.3, 1)]
+SHORT = [case(2, 2, "save", 0.45, 1), case(2, 1, "convert", 0.4), case(2, 2, "full", 0.2, 1)]
 LONG = [
     *(case(s, r, "step", at, r - 1) for s in STAGES for r in (1, 2) for at in (0.3, 0.9)),
     *(case(s, 1, "save", (k + 0.5) / 6) for s in STAGES for k in range(6)),
-    *(case(s, 2, "full", 0.6, 1) for s in STAGES),
+    *(case(s, 2, "full", 0.2, 1) for s in STAGES),
     *(case(s, 2, "save", (k + 0.5) / 3, k % 2) for s in STAGES for k in range(3)),
     *(case(s, r, "export", at) for s in STAGES for r in (1, 2) for at in (0.2, 0.8)),
     *(case(s, 1, "convert", at) for s in STAGES for at in (0.1, 0.9)),
