@@ -14,6 +14,7 @@ from one is theirs, and a digest in a folder is no signature.
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -85,7 +86,7 @@ class Checkpoints:
         """
         if sweep:
             self._on_first(self.files.sweep)
-            self._on_first(lambda: shutil.rmtree(self.scratch) if self.scratch.exists() else None)
+            self._on_first(lambda: shutil.rmtree(self.scratch, ignore_errors=True))
         told, steps = self._on_first(lambda: (self.files.latest(), self.files.candidates()))
         passed: list[str] = []
         for step in steps:
@@ -176,7 +177,7 @@ class Checkpoints:
             self._mend(engine, groups)
         self.world.barrier()
         if convert:
-            self._on_first(lambda: shutil.rmtree(folder))
+            self._on_first(lambda: shutil.rmtree(self.scratch, ignore_errors=True))
 
     def _refused(self, name: str, error: Exception) -> TrainError:
         if ran := what_it_would_run(str(error)):
@@ -200,9 +201,11 @@ class Checkpoints:
 
     def _convert(self, saved: Saved) -> Path:
         """Rank 0 makes a universal checkpoint, the others wait; all check it. Returns its parent folder."""
-        target = self.scratch / saved.name
         say(f"the checkpoint is of world size {saved.world_size}; converting it for {self.world.size}")
-        self._on_first(lambda: shutil.rmtree(self.scratch) if self.scratch.exists() else None)
+        self._on_first(lambda: shutil.rmtree(self.scratch, ignore_errors=True))
+        # its own, since a conversion whose rank was killed may still be writing
+        parent = self.scratch / self._on_first(lambda: uuid.uuid4().hex[:8])
+        target = parent / saved.name
         fault = self._on_first(lambda: convert_to_universal(self.folder / saved.name, target))
         if fault is None:
             try:
@@ -218,7 +221,7 @@ class Checkpoints:
             raise TrainError(
                 f"{self.folder / saved.name} cannot be converted for {self.world.size} ranks: {fault}; {advice}"
             )
-        return self.scratch
+        return parent
 
     def save(self, engine: Any, step: int, loader: dict[str, Any], settings: dict[str, Any]) -> None:
         """A checkpoint after `step`. Raises TrainError when it cannot be written; those before it are kept then."""

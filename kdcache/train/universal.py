@@ -1,6 +1,6 @@
 """A checkpoint for another world size: DeepSpeed's conversion to a universal one, in a process of its own.
 
-    OUTPUT/.kdcache/universal/step-00000500/    sealed like a checkpoint, deleted when it is loaded
+    OUTPUT/.kdcache/universal/1b2c3d4e/step-00000500/    sealed like a checkpoint, deleted when it is loaded
 
 `python -m kdcache.train.universal SOURCE TARGET` is that process: about 3 s for a small model. It loads tensors and
 plain values only, and writes below TARGET only: DeepSpeed makes folders of the parameters' names, as the checkpoint

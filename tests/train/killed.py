@@ -123,10 +123,14 @@ def at_an_operation(folder: Path, number: int, word: str = "", strike: Callable[
     watch(folder, watcher)
 
 
-def when_there_are_files(folder: Path, number: int) -> None:
+def when_there_are_files(folder: Path, number: int, *, alone: bool) -> None:
+    """alone: the process that converts lives on, and writes beside the next one."""
+
     def wait() -> None:
         while sum(len(files) for _, _, files in os.walk(folder)) <= number:
             time.sleep(0.002)
+        if alone:
+            os.kill(os.getpid(), signal.SIGKILL)
         die()
 
     threading.Thread(target=wait, daemon=True).start()
@@ -149,7 +153,7 @@ def strike(case: dict[str, Any], output: Path, operations: dict[str, int]) -> Ca
         elif where == "export":
             at_an_operation(output, int(at * operations["export"]), "student")
         else:
-            when_there_are_files(output / ".kdcache" / "universal", int(at * operations["convert"]))
+            when_there_are_files(output / ".kdcache" / "universal", int(at * operations["convert"]), alone=at > 0.5)
 
     return set_up
 
@@ -230,8 +234,8 @@ def run_case(calm: Calm, case: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def left_over(output: Path) -> list[Path]:
-    hidden = [output / "checkpoints" / ".kdcache", output / ".kdcache" / "universal"]
-    return [path for folder in hidden if folder.exists() for path in folder.iterdir()]
+    hidden = output / "checkpoints" / ".kdcache"
+    return [*hidden.iterdir()] if hidden.exists() else []
 
 
 if __name__ == "__main__":
