@@ -19,6 +19,9 @@ from kdcache.targets.records import calibrated_of
 
 __all__ = ["machine_pins", "use_threads"]
 
+HALF = ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16")
+"""Instructions for products of numbers of 16 bits."""
+
 
 def use_threads(config: DumpConfig, root: Root) -> int:
     """Let so many threads compute; how many they are.
@@ -39,15 +42,25 @@ def machine_pins(config: DumpConfig, device: torch.device, threads: int) -> dict
     """What the header's compute says of the machine: threads, hardware."""
     if config.teacher == "none":
         return {}
-    pins: dict[str, Any] = {"hardware": _hardware(device)}
+    pins: dict[str, Any] = {"hardware": _processor(config) if device.type == "cpu" else _gpu(device)}
     if device.type == "cpu" or calibrated_of(config.record) is not None:
         pins["threads"] = threads
     return pins
 
 
-def _hardware(device: torch.device) -> str:
-    """Such as AVX512, or sm_90 with 132 multiprocessors."""
-    if device.type == "cpu":
-        return str(torch.backends.cpu.get_cpu_capability())
+def _processor(config: DumpConfig) -> str:
+    """Its maker, by which products are dispatched, and the instructions for them, such as AMD AVX512 avx512_bf16."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    words = [
+        str(known.get("cpu_name", "")).replace("(", " ").partition(" ")[0],
+        torch.backends.cpu.get_cpu_capability(),
+    ]
+    if not isinstance(config.teacher, str) and config.teacher.dtype != "float32":
+        words += [name for name in HALF if known.get(name)]
+    return " ".join(filter(None, words))
+
+
+def _gpu(device: torch.device) -> str:
+    """Such as sm_90 with 132 multiprocessors."""
     found = torch.cuda.get_device_properties(device)
     return f"sm_{found.major}{found.minor} with {found.multi_processor_count} multiprocessors"
