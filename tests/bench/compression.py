@@ -18,8 +18,8 @@ OMP_WAIT_POLICY=passive, other work on the machine (so that CPU seconds count), 
     T = 1 profile, torch 1027     0.059            881     0.066
 
 Before 2026-11-26 the compiler chose the order of the loops' sums, and so their bits. Written down in 16 lanes they
-take, of the CPU time before, 0.75 (default) and 0.87 (T = 1 profile) on the AVX-512 of another EPYC, 0.93 and 0.87 where
-only AVX2 is allowed there (NUMBA_CPU_NAME=haswell); 512 rows, both versions in turn, medians of 6 to 8.
+take, of the CPU time before, 0.75 (default) and 0.87 (T = 1 profile) on the AVX-512 of another EPYC, 0.93 and 0.87
+where only AVX2 is allowed there (NUMBA_CPU_NAME=haswell); 512 rows, both versions in turn, medians of 6 to 8.
 
 Of the default's 240 µs per row with numba about 100 are two exponentials, 70 the moments at seven nodes, 30 the maxima
 (memory), the rest the candidates and the draw. The same passes under torch.compile take 290 µs for the moments and 120
