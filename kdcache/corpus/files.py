@@ -170,6 +170,20 @@ def _asked(fs: Any, url: str, ask: Callable[[], T]) -> T:
     return ask() if _is_local(fs) else retried(ask, f"cannot read corpus path {url}")
 
 
+def _whole(fs: Any, listing: Callable[..., dict[str, Any]], root: str) -> dict[str, Any]:
+    """What fs.glob or fs.find lists. By default fsspec leaves out, without a word, the folders that it cannot list."""
+    if _is_local(fs):
+        return listing(root, detail=True)
+    try:
+        return listing(root, detail=True, on_error="raise")
+    except FileNotFoundError as error:
+        if missing_bucket(error):
+            raise
+        return {}
+    except TypeError:  # some list a whole tree in one request, which fails as a whole, and know no such argument
+        return listing(root, detail=True)
+
+
 def _kind(fs: Any, root: str) -> str | None:
     """file, directory, or None for what is not there; where fsspec's isfile takes every failure for an absence."""
     if _is_local(fs):
@@ -196,7 +210,7 @@ def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]
         raise CorpusError(
             f"got corpus path {path}, which does not exist; expected a file, folder, glob or URL", missing_path=True
         )
-    matched = fs.glob(root, detail=True)
+    matched = _whole(fs, fs.glob, root)
     files = [(name, int(info["size"])) for name, info in matched.items() if info["type"] == "file"]
     if not files:
         raise CorpusError(f"got corpus glob {path}, which matches no file; expected at least one", missing_path=True)
@@ -204,7 +218,7 @@ def _expand(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]
 
 
 def _inside(fs: Any, root: str, path: str, format: str) -> list[tuple[str, int]]:
-    below = {name: info for name, info in fs.find(root, detail=True).items() if not _hidden(name, root)}
+    below = {name: info for name, info in _whole(fs, fs.find, root).items() if not _hidden(name, root)}
     suffixes = SUFFIXES[format]
     files = [(name, int(info["size"])) for name, info in below.items() if plain_name(name).endswith(suffixes)]
     if not files:

@@ -112,6 +112,16 @@ def test_what_is_not_there_is_said(store: Store) -> None:
         assert raised.value.exit_status == 2
 
 
+def test_no_listing_loses_a_file_to_a_fault(store: Store, tmp_path: Path) -> None:
+    """fsspec's glob takes a folder that it cannot list for an empty one."""
+    url = put(store, tmp_path / "corpus", "s3")
+    expected = rows(f"{tmp_path}/corpus/jsonl", "jsonl")
+    for path in ("jsonl", "jsonl/*.jsonl", "*/?.jsonl", "**/?.jsonl"):
+        count = itertools.count()
+        store.proxy.fault = lambda method, url, count=count: "503" if "list-type" in url and next(count) < 3 else None
+        assert rows(f"{url}/{path}", "jsonl") == expected, path
+
+
 def test_a_server_that_stays_away_is_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDCACHE_RETRY_SECONDS", "1")
     store.put("a.jsonl", LINES[0])
