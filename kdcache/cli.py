@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from kdcache.config.paths import check_local, expanded
+from kdcache.disk import what_to_do
 from kdcache.errors import LONGEST_LINE, ConfigError, KdcacheError, printable
 
 __all__ = ["main"]
@@ -402,6 +403,11 @@ def main() -> None:
     except KdcacheError as error:
         _complain(str(error))
         sys.exit(error.exit_status)
+    except OSError as error:
+        if (words := what_to_do(error)) is None:
+            raise
+        _complain(words)
+        sys.exit(1)
     except click.exceptions.Abort:
         _complain("interrupted; run the same command again to go on")
         sys.exit(130)

@@ -31,13 +31,20 @@ __all__ = [
     "fault",
     "is_temporary",
     "locked",
+    "make_folder",
     "read_regular",
     "sync_folder",
+    "what_to_do",
     "whole_file",
 ]
 
 TEMPORARY = ".tmp"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+OF_THE_SYSTEM = {
+    *FULL_DISK,
+    *(errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
+}
+"""Errors that no program can be wrong about: the disk, its permissions, the limits of the process."""
 
 
 def is_temporary(name: str) -> bool:
@@ -134,7 +141,7 @@ def _kind(mode: int) -> str:
 @contextlib.contextmanager
 def whole_file(target: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which takes the target's place when the block ends well; nothing is left of it otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with open(temporary, "xb") as file:
@@ -166,6 +173,32 @@ def check_regular(path: str | os.PathLike[str], most: int | None = None) -> int:
     if most is not None and status.st_size > most:
         raise UnexpectedContent(f"got {status.st_size:,} bytes, expected at most {most:,}")
     return status.st_size
+
+
+def make_folder(folder: Path) -> None:
+    """With the folders above it, whose names are on the disk then too."""
+    new, path = [], folder
+    while not path.is_dir():
+        new.append(path)
+        path = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(new):
+        sync_folder(made.parent)
+
+
+def what_to_do(error: OSError) -> str | None:
+    """An error of the system in one line with what helps; None where it may be a mistake of the program."""
+    if error.errno not in OF_THE_SYSTEM and "os error" not in str(error):
+        return None
+    name = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+    helps = "mend that, and run the same command again"
+    if error.errno in FULL_DISK or "No space left" in str(error):
+        helps = "free some space, and run the same command again"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        helps = "raise the limit of open files (ulimit -n 1024), and run the same command again"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        helps = "expected a file that this user may read, in a folder that this user may write in"
+    return f"cannot read or write{name}: {fault(error)}; {helps}"
 
 
 def fault(error: BaseException) -> str:

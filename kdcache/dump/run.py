@@ -5,11 +5,13 @@ size. The shard is encoded and written by one background thread while the teache
 """
 
 import glob
+import os
 import shutil
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,13 +29,14 @@ from kdcache.dump.resume import basis_fault, standing
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import UnitExamples, check_share, no_position, remedies
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, next_command
 from kdcache.launcher import World
 from kdcache.owned.folder import scratch
 from kdcache.progress import Progress, counted, say, show, spoken_duration
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
+from kdcache.store.finished import unfinish
 from kdcache.store.manifest import (
     CalibrationPin,
     CommitRecord,
@@ -61,7 +64,7 @@ def run_dump(config: DumpConfig, world: World, *, force: bool = False) -> None:
     force: write into a folder that is not ours, or in which another command writes.
     Raises ConfigError, CorpusError, TeacherError, CacheError or LockedError; committed shards stay.
     """
-    output = CacheOutput(config.output, "dump-logits", inputs_of(config), config.model_dump(mode="json"), force)
+    output = CacheOutput(config.output, "dump-logits", inputs_of(config), settings_to_keep(config), force)
     output.check()
     threads = use_threads(config, Root(config.output))
     devices = devices_of(config.teacher, config.compute, world)
@@ -83,6 +86,22 @@ def inputs_of(config: DumpConfig) -> dict[str, list[str]]:
     return found
 
 
+def settings_to_keep(config: DumpConfig) -> dict[str, Any]:
+    """The settings as JSON, with files and folders by their whole paths: a repair may run in another folder."""
+    kept = config.model_dump(mode="json")
+    kept["corpus"]["paths"] = [_whole_path(path) for path in config.corpus.paths]
+    if config.teacher != "none":
+        kept["teacher"]["path"] = _whole_path(config.teacher.path)
+    if config.tokenizer is not None:
+        kept["tokenizer"] = _whole_path(config.tokenizer)
+    return kept
+
+
+def _whole_path(path: str) -> str:
+    """A URL, and a name on the hub, stay."""
+    return os.path.abspath(path) if "://" not in path and (glob.glob(path) or os.path.exists(path)) else path
+
+
 def _make(material: Material, teacher: LazyTeacher, builder: CacheBuilder, world: World, work: Path | None) -> None:
     """This rank's part of a cache that is begun."""
     config, root, corpus, settings = material.config, material.root, material.corpus, material.remedies
@@ -96,16 +115,20 @@ def _make(material: Material, teacher: LazyTeacher, builder: CacheBuilder, world
     if not reasons and len(stand) == corpus.num_units and _is_finished(root, builder, commits, corpus):
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
-        say(f"{config.output} is finished already: {counted(corpus.num_units, 'shard')}; nothing to do")
+        say(
+            f"{config.output} is finished already: {counted(corpus.num_units, 'shard')}; nothing to do "
+            f"(to check every byte, {next_command('verify', config.output)})"
+        )
         return
     for reason, count in reasons.items():
         say(f"{counted(count, 'shard')} of {len(commits):,} cannot stay: {reason}")
     todo = [unit for unit in sorted(mine) if unit not in stand]
-    if todo or reasons:
-        root.delete("cache.json")
+    recorded = {} if reasons else _recorded(root, builder, corpus)
+    if reasons or (todo and not recorded):
+        unfinish(root)
     if todo:
         skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
-        _make_shards(material, world, builder, teacher.ready(), todo, skipped)
+        _make_shards(material, world, builder, teacher.ready(), todo, skipped, recorded)
     _finish(material, world, builder, work)
 
 
@@ -166,6 +189,16 @@ def _is_finished(root: Root, builder: CacheBuilder, commits: list[CommitRecord],
         return False
 
 
+def _recorded(root: Root, builder: CacheBuilder, corpus: Corpus) -> dict[int, CommitRecord]:
+    """What a finished cache of these settings and this corpus says of its shards, some of which are lost."""
+    try:
+        manifest = read_manifest(root)
+    except CacheError:
+        return {}
+    same = manifest.header == builder.header and manifest.corpus == CorpusPin.model_validate(corpus.pin)
+    return {commit.unit: commit for commit in manifest.shards} if same else {}
+
+
 def _make_shards(
     material: Material,
     world: World,
@@ -173,8 +206,9 @@ def _make_shards(
     teacher: AnyTeacher | None,
     todo: list[int],
     skipped: list[tuple[int, SkippedRow]],
+    recorded: dict[int, CommitRecord],
 ) -> None:
-    """skipped: bad rows that were left out of the shards that stand."""
+    """skipped: bad rows that were left out of the shards that stand. recorded: what lost shards are to be again."""
     config, encoder = material.config, None
     if builder.basis is not None and isinstance(teacher, Teacher):
         kind = calibrated_of(builder.header.records)
@@ -208,7 +242,7 @@ def _make_shards(
                 advance=advance,
                 own=made.own,
             )
-            background.submit(partial(_commit, material, builder, unit, made, arrays))
+            background.submit(partial(_commit, material, builder, unit, made, arrays, recorded.get(unit)))
             progress.advance()
     elapsed = time.monotonic() - start
     rate = f"{tokens / elapsed:,.0f} tok/s"
@@ -216,7 +250,12 @@ def _make_shards(
 
 
 def _commit(
-    material: Material, builder: CacheBuilder, unit: int, made: UnitExamples, arrays: dict[str, np.ndarray]
+    material: Material,
+    builder: CacheBuilder,
+    unit: int,
+    made: UnitExamples,
+    arrays: dict[str, np.ndarray],
+    expected: CommitRecord | None,
 ) -> None:
     """Raises CorpusError or TeacherError where the files that it was made of are others now."""
     material.check_unchanged(unit)
@@ -227,6 +266,7 @@ def _commit(
         notes=made.notes,
         skipped=made.skipped,
         made_under=remedies(material.config, made.notes),
+        expected=expected,
     )
 
 

@@ -21,9 +21,9 @@ from kdcache.models.hub import model_folder
 from kdcache.models.loading import load_whole
 from kdcache.models.saving import write_model
 from kdcache.models.strangers import model_config
-from kdcache.owned.folder import Owner, abandon, check_output, claim, scratch
+from kdcache.owned.folder import Owner, abandon, check_output, claim, read_owner, scratch
 from kdcache.owned.lock import hold
-from kdcache.owned.model import move_into
+from kdcache.owned.model import faults, move_into
 from kdcache.tasks.tokenizer import tokenizer_files
 
 __all__ = ["cut"]
@@ -45,8 +45,8 @@ def cut(
     """Write a model of these layers, counted from 0, with the teacher's tokenizer; returns its folder.
 
     teacher_path: a folder, or the name of a model on the hub. trust_remote_code: whether code that comes with it may
-    run. force: write into a folder that is not ours, in which somebody writes, or which holds a model, whose files are
-    replaced.
+    run. force: write into a folder that is not ours, in which somebody writes, or which holds another model, whose
+    files are replaced.
 
     Raises ConfigError for layers that are not ascending or not there, or whose maths depends on their number, or an out
     folder that is not new, LockedError where somebody writes there, TeacherError when there is no such model or it
@@ -59,7 +59,8 @@ def cut(
     if not (source / "config.json").is_file():
         raise TeacherError(f"got teacher {source}, expected a folder with config.json and model.safetensors")
     check_output(target, "model", setting="--out", inputs={"TEACHER": [source]}, force=force)
-    if (target / "config.json").exists() and not force:
+    made_of = {"teacher": str(source), "layers": [*layers]}
+    if (target / "config.json").exists() and not force and not _is_whole(target, made_of):
         raise ConfigError(f"got --out {target}, which holds a model already; expected a new folder, or --force")
     teacher = _load(source, trust_remote_code)
     total = teacher.config.get_text_config().num_hidden_layers
@@ -71,7 +72,7 @@ def cut(
         made = scratch(target, "model")
         shutil.rmtree(made, ignore_errors=True)
         _write(teacher, source, prefix, layers, made, trust_remote_code)
-        move_into(made, target, Owner("model", config={"teacher": str(source), "layers": [*layers]}))
+        move_into(made, target, Owner("model", config=made_of))
     except BaseException:
         shutil.rmtree(scratch(target, "model"), ignore_errors=True)
         held.release()
@@ -79,6 +80,12 @@ def cut(
         raise
     held.release()
     return target
+
+
+def _is_whole(target: Path, made_of: dict[str, Any]) -> bool:
+    """Whether it is the model of these layers, no file of which was touched: making it again then loses nothing."""
+    owner = read_owner(target)
+    return owner is not None and owner.config == made_of and not faults(target)
 
 
 def _write(teacher: Any, source: Path, prefix: str, layers: Sequence[int], made: Path, trust_remote_code: bool) -> None:

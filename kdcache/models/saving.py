@@ -1,15 +1,30 @@
 """Write a model as a plain Hugging Face folder."""
 
 import copy
+import stat
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from kdcache.errors import StudentError
+from kdcache.errors import StudentError, one_line
 
-__all__ = ["write_model"]
+__all__ = ["save_pretrained", "write_model"]
+
+
+def save_pretrained(model: Any, folder: Path) -> None:
+    """As transformers does, with files that others may read as they may read any new file here: safetensors makes its
+    own for their owner alone, so that nobody else could load the model. Raises OSError where the disk refuses.
+    """
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # the system's own error comes as words
+        raise OSError(one_line(error)) from None
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, dtype: torch.dtype, like: Any) -> int:
@@ -30,5 +45,5 @@ def write_model(model_config: Any, weights: dict[str, Tensor], folder: Path, *, 
     model.tie_weights()
     if model.can_generate():
         model.generation_config = like.generation_config
-    model.save_pretrained(folder)
+    save_pretrained(model, folder)
     return sum(p.numel() for p in model.parameters())

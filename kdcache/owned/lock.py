@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kdcache.disk import fault
+from kdcache.disk import fault, make_folder
 from kdcache.errors import LockedError
 from kdcache.owned.folder import HIDDEN
 from kdcache.progress import say
@@ -97,7 +97,7 @@ def hold(folder: Path, doing: str, *, identity: str | None = None, force: bool =
     since = datetime.now(UTC).strftime(SINCE)
     path = locks / f"{doing}.{own}.{since}.{uuid.uuid4().hex[:8]}"
     try:
-        locks.mkdir(parents=True, exist_ok=True)
+        make_folder(locks)
         while True:
             with _door(locks, folder) as host:
                 others = [writer for writer in _others(locks, own, host) if not writer.gives_way(doing)]

@@ -109,6 +109,7 @@ def move_into(made: Path, target: Path, owner: Owner) -> None:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(made / name, target / name)
     sync_folder(target)
+    sync_folder(target.parent)
     shutil.rmtree(made)
 
 
@@ -121,6 +122,7 @@ def _finish(made: Path, owner: Owner) -> None:
     for folder in (made, *(path for path in made.rglob("*") if path.is_dir())):
         sync_folder(folder)
     mark(made, replace(owner, files=digests(made)), replace=True)
+    sync_folder(made)
 
 
 def _put_away(old: Path, target: Path) -> None:

@@ -5,15 +5,18 @@ from a copy of the cache, leftovers of killed writers. Then the tokenizer, the b
 dump makes them (kdcache.dump.remake). Only damaged files are read twice, and only they are written.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable
 
 from kdcache.dump.remake import Remaker
 from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError, KdcacheError, next_command, printable
+from kdcache.owned.lock import hold
 from kdcache.progress import Progress, show
 from kdcache.report.dump_settings import dump_settings
 from kdcache.store.cache import begun_header, read_manifest
 from kdcache.store.files import Root
+from kdcache.store.finished import read_finished
 from kdcache.store.manifest import CorpusPin, Header, Manifest, canonical
 from kdcache.store.repair import copy_from, digests, manifest_of_records, restore_records, restore_skipped, sweep
 from kdcache.store.skipped import SKIPPED
@@ -36,16 +39,20 @@ def repair_cache(path: str, *, config: str | None = None, copy: str | None = Non
 
     Raises:
         CacheError: The cache was never finished, or its cache.json cannot be had again.
+        LockedError: Somebody writes there.
     """
     root = Root(path)
-    repair = Repair(root, dump_settings(root, config), None if copy is None else Root(copy))
-    return repair.run(force=force)
+    with contextlib.ExitStack() as stack:
+        if root.local is not None and root.local.is_dir():
+            stack.enter_context(hold(root.local, "repair", force=force))
+        repair = Repair(root, lambda: dump_settings(root, config, "--repair"), None if copy is None else Root(copy))
+        return repair.run(force=force)
 
 
 class Repair:
-    """settings: of the dump, None where nobody knows them. copy: of the cache."""
+    """settings: gives those of the dump, None where nobody knows them. copy: of the cache."""
 
-    def __init__(self, root: Root, settings: DumpConfig | None, copy: Root | None) -> None:
+    def __init__(self, root: Root, settings: Callable[[], DumpConfig | None], copy: Root | None) -> None:
         self.root, self.settings, self.copy = root, settings, copy
         self._remaker: Remaker | None = None
 
@@ -68,7 +75,7 @@ class Repair:
         self._say(sweep(root, strangers, force=force), "deleted")
         units = {commit.unit for commit in manifest.shards if commit.file in damaged}
         left = verify(root.url, units=units)
-        return [Fault(f.shard, f"{f.what}: {refused[f.shard]}") if f.shard in refused else f for f in left]
+        return [Fault(f.shard, f"{_bare(f.what)}: {refused[f.shard]}") if f.shard in refused else f for f in left]
 
     def _again(self, manifest: Manifest, damaged: set[str]) -> dict[str, str]:
         """Make files again. File -> why it could not be."""
@@ -97,11 +104,12 @@ class Repair:
         """What the cache was made of, or why it is not there."""
         if self._remaker is not None:
             return self._remaker, ""
-        if self.settings is None:
-            again = next_command("verify", self.root.url, "--repair", "--config", "dump.yaml")
-            return None, f"nothing says how it was made: with the settings file of its dump, {again}"
         try:
-            self._remaker = Remaker(self.settings, self.root, header)
+            settings = self.settings()
+            if settings is None:
+                again = next_command("verify", self.root.url, "--repair", "--config", "dump.yaml")
+                return None, f"nothing says how it was made: with the settings file of its dump, {again}"
+            self._remaker = Remaker(settings, self.root, header)
         except KdcacheError as error:
             return None, str(error)
         return self._remaker, ""
@@ -125,12 +133,19 @@ class Repair:
 
     def _of_the_records(self, damage: CacheError) -> Manifest:
         """What cache.json was. damage: why it is not read."""
-        header = begun_header(self.root)
+        header, mark = begun_header(self.root), read_finished(self.root)
         if header is None:
             raise damage
+        if mark is not None:
+            manifest = manifest_of_records(self.root, mark.shards, mark.corpus)
+            if manifest.digest() != mark.sha256:
+                raise CacheError(
+                    f"{_bare(str(damage))}; header.json and the commit records are those of another cache.json"
+                )
+            return manifest
         remaker, why = self._open(header)
         if remaker is None:
-            raise CacheError(f"{damage}; {why}")
+            raise CacheError(f"{_bare(str(damage))}; {why}")
         pin = CorpusPin.model_validate(remaker.corpus.pin)
         return manifest_of_records(self.root, remaker.corpus.num_units, pin)
 
@@ -138,3 +153,8 @@ class Repair:
     def _say(names: Iterable[str], how: str) -> None:
         for name in names:
             show(printable(f"{name}: {how}"))
+
+
+def _bare(message: str) -> str:
+    """Without the command that is running already."""
+    return message.partition("; run kdcache verify")[0]

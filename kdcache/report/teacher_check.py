@@ -45,7 +45,7 @@ def check_teacher(
         TeacherError: The teacher does not load.
     """
     cache = open_cache(path)
-    rerun = Rerun(cache, dump_settings(cache.root, config), teacher)
+    rerun = Rerun(cache, dump_settings(cache.root, config, "--teacher"), teacher)
     samples = rerun.samples(sample, seed)
     comparison = Comparison(rerun)
     with Progress(len(samples), "batches", "verify") as progress:

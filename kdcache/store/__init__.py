@@ -28,6 +28,7 @@ files            a cache's folder, local or remote
 local_copies     shards of remote caches, kept on the local disk
 convert          from one backend to another
 verify           every digest and count of a cache
+finished         the mark of a finished cache, which gives a lost cache.json back
 repair           what of a damaged cache can be had again without its teacher
 
 This package knows nothing of teachers, corpora or training. FORMAT.md specifies the format,

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from kdcache import __version__
-from kdcache.errors import CacheError, UnreadableError
+from kdcache.errors import CacheError, UnreadableError, next_command
 from kdcache.progress import say
 from kdcache.store.backend import backend_versions
 from kdcache.store.basis_file import decode_basis, forget_other_bases, read_basis, write_basis
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
+from kdcache.store.finished import mark_finished, unfinish
 from kdcache.store.limits import most_of
 from kdcache.store.manifest import (
     BasisPin,
@@ -162,7 +163,7 @@ class CacheBuilder:
                 f"{self.root.url} was begun with another header.json, and a remote store cannot tell whether somebody "
                 "still writes there: use another output, or give --force to begin anew"
             )
-        self.root.delete("cache.json")
+        unfinish(self.root)
         if begun is not None:
             self._forget(begun)
         self._pin(tokenizer_folder, make_basis)
@@ -233,10 +234,13 @@ class CacheBuilder:
         notes: Mapping[str, int] | None = None,
         skipped: Sequence[SkippedRow] = (),
         made_under: Mapping[str, str] | None = None,
+        expected: CommitRecord | None = None,
     ) -> CommitRecord:
         """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record.
 
-        Raises CacheError where it cannot be written, LockedError where somebody took the folder over.
+        expected: what a finished cache recorded of this shard, which was lost.
+        Raises CacheError where it cannot be written or is another than was expected, LockedError where somebody took
+        the folder over.
         """
         self.held.check()
         made = make_shard(
@@ -248,6 +252,13 @@ class CacheBuilder:
             skipped=skipped,
             made_under=made_under,
         )
+        if expected is not None and made[1] != expected:
+            raise CacheError(
+                f"{self.root.url}/{expected.file} was lost or damaged, and made again it has another digest: other "
+                f"hardware, or other versions of a library; take it from a copy of the cache, "
+                f"{next_command('verify', self.root.url, '--repair', '--from', 'COPY')}, or delete cache.json to have "
+                "another cache, and run the same command again"
+            )
         return commit_shard(self.root, *made)
 
     def committed(self) -> set[int]:
@@ -287,6 +298,7 @@ class CacheBuilder:
         self.held.check()
         manifest = Manifest.of(self.header, tuple(commits[unit] for unit in range(num_units)), corpus)
         write_skipped(self.root, manifest.shards, where)
+        mark_finished(self.root, manifest)
         self.root.write("cache.json", canonical(manifest))
         for sub in ("", "shards", "tokenizer"):
             self.root.sweep(sub)

@@ -21,6 +21,7 @@ from kdcache.store.basis_file import decode_basis, read_basis
 from kdcache.store.batch import Batch, concat
 from kdcache.store.consistent import check_header, check_manifest
 from kdcache.store.files import Root
+from kdcache.store.finished import read_finished
 from kdcache.store.limits import most_of
 from kdcache.store.local_copies import LocalCopies, default_folder
 from kdcache.store.manifest import Header, Manifest, parse
@@ -224,6 +225,8 @@ def read_manifest(root: Root) -> Manifest:
         where, most = f"{root.url}/cache.json", most_of("cache.json")
         data = root.read("cache.json", most, wrong=lambda data: not parse(Manifest, data, where))
     except FileNotFoundError:
+        if read_finished(root) is not None:
+            raise CacheError(f"{root.url}/cache.json is missing; {repair_command(root)}") from None
         if root.exists("header.json"):
             units = sum(name.endswith(".json") for name in root.list("shards"))
             raise CacheError(

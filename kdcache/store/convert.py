@@ -4,11 +4,12 @@ import os
 from collections.abc import Callable
 
 from kdcache.errors import CacheError
+from kdcache.progress import counted, say
 from kdcache.store.backend import backend_versions
 from kdcache.store.builder import CacheBuilder
-from kdcache.store.cache import Cache, open_cache
+from kdcache.store.cache import Cache, open_cache, read_manifest
 from kdcache.store.files import Root
-from kdcache.store.manifest import Manifest
+from kdcache.store.manifest import Header, Manifest, difference
 from kdcache.store.output import CacheOutput
 from kdcache.store.skipped import read_skipped
 
@@ -25,24 +26,24 @@ def convert(
 ) -> Manifest:
     """Write the cache at `source` to `target` with this backend, shard by shard; both may be URLs.
 
-    An interrupted conversion goes on where it was. progress: called with 1 after each shard. force: write into a folder
-    that is not ours, or in which somebody writes.
-    Raises CacheError where target is a finished cache, ConfigError for an unknown backend and for a target that is not
-    ours or not apart from the source, LockedError where somebody writes there, DamagedShardError for a bad shard of the
-    source.
+    An interrupted conversion goes on where it was, and one that is done stays. progress: called with 1 after each
+    shard. force: write into a folder that is not ours, or in which somebody writes.
+    Raises CacheError where target is another finished cache, ConfigError for an unknown backend and for a target that
+    is not ours or not apart from the source, LockedError where somebody writes there, DamagedShardError for a bad shard
+    of the source.
     """
     inputs = {"SOURCE": [] if (folder := Root(source).local) is None else [folder]}
     output = CacheOutput(target, "convert", inputs, force=force, setting="TARGET")
     output.check()
     cache = open_cache(source, local_cache_gb=0)
     header = cache.manifest.header
-    if Root(target).exists("cache.json"):
-        raise CacheError(f"{os.fspath(target)} already holds a finished cache, expected a new folder")
     of_source = backend_versions(header.backend)
     libraries = {name: number for name, number in header.libraries.items() if name not in of_source}
     libraries |= backend_versions(backend)
     header = header.settings.model_copy(update={"backend": backend, "libraries": libraries})
     pin = cache.manifest.header.basis
+    if Root(target).exists("cache.json"):
+        return _finished(cache, read_manifest(Root(target)), header, target)
     with CacheBuilder(
         output,
         header,
@@ -50,6 +51,18 @@ def convert(
         make_basis=lambda: (cache.basis, None if pin is None else pin.calibration),
     ) as builder:
         return _copy(cache, builder, progress)
+
+
+def _finished(cache: Cache, found: Manifest, header: Header, target: str | os.PathLike[str]) -> Manifest:
+    """What is at the target already. Raises CacheError where that is not this conversion, done."""
+    what = ("examples", "tokens", "positions", "entries", "source_sha256", "notes", "score", "skipped", "made_under")
+    same = found.corpus == cache.manifest.corpus and [shard.model_dump(include={*what}) for shard in found.shards] == [
+        shard.model_dump(include={*what}) for shard in cache.manifest.shards
+    ]
+    if not same or difference(found.header.settings, header):
+        raise CacheError(f"{os.fspath(target)} already holds another finished cache, expected a new folder")
+    say(f"{os.fspath(target)} is finished already: {counted(len(found.shards), 'shard')}; nothing to do")
+    return found
 
 
 def _copy(cache: Cache, builder: CacheBuilder, progress: Callable[[int], object] | None) -> Manifest:

@@ -22,6 +22,7 @@ from kdcache.store.skipped import read_skipped, write_skipped
 __all__ = ["SUBFOLDERS", "copy_from", "digests", "manifest_of_records", "restore_records", "restore_skipped", "sweep"]
 
 SUBFOLDERS = ("", "shards", "tokenizer")
+LOST = "cache.json is lost too; with the settings file of its dump, run kdcache dump-logits dump.yaml"
 Where = Callable[[int, int], str]
 
 
@@ -41,11 +42,11 @@ def manifest_of_records(root: Root, num_units: int, corpus: CorpusPin | None) ->
 def _record(root: Root, header: Header, unit: int) -> CommitRecord:
     name = record_name(unit)
     try:
-        commit = parse(CommitRecord, root.read(name, most_of(name)), f"{root.url}/{name}", "cache.json is lost too")
+        commit = parse(CommitRecord, root.read(name, most_of(name)), f"{root.url}/{name}", LOST)
     except FileNotFoundError:
-        raise CacheError(f"{root.url}/{name} is missing, and cache.json is lost too") from None
+        raise CacheError(f"{root.url}/{name} is missing, and {LOST}") from None
     if (commit.unit, commit.header_sha256) != (unit, header.digest()):
-        raise CacheError(f"{root.url}/{name} is not of this header, and cache.json is lost too")
+        raise CacheError(f"{root.url}/{name} is not of this header, and {LOST}")
     return commit
 
 

@@ -183,7 +183,11 @@ def test_a_second_cut_replaces_its_own_files_alone(
     given = arguments("cut", room, out)
     assert run(monkeypatch, *given) == 0
     first = tree(out)
-    assert run(monkeypatch, *given) == 2
+    assert run(monkeypatch, *given) == 0
+    assert tree(out) == first
+    layers = given.index("--layers") + 1
+    other = [*given[:layers], "1", *given[layers + 1 :]]
+    assert run(monkeypatch, *other) == 2
     assert "holds a model already" in capfd.readouterr().err
     (out / "notes.md").write_text("mine")
     assert run(monkeypatch, *given, "--force") == 0

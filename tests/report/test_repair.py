@@ -1,8 +1,10 @@
 """verify names the next command, and a test types it: afterwards the cache is what it was, byte for byte."""
 
+import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,9 +106,72 @@ DAMAGES: dict[str, Damage] = {
         (cache / name).write_bytes(b"x") for name in (".cache.json.0a.tmp", "shards/.000001.json.0b.tmp")
     ],
     "everything but cache.json": lambda cache: [
-        path.unlink() for path in cache.rglob("*") if path.is_file() and path.name != "cache.json"
+        path.unlink()
+        for path in cache.rglob("*")
+        if path.is_file() and path.name != "cache.json" and ".kdcache" not in path.parts
     ],
 }
+
+
+def test_a_cache_that_keeps_no_settings_asks_for_them(run: Run, made: Path, cache: Path) -> None:
+    before = files_of(cache)
+    shutil.rmtree(cache / ".kdcache")
+    (cache / "cache.json").unlink()
+    shard(cache, 0).unlink()
+    status, out, err = run("verify", cache, "--repair")
+    assert status == 1
+    assert "is not finished" in err
+    (cache / "cache.json").write_text("{")
+    status, out, err = run("verify", cache, "--repair")
+    assert status == 1
+    typed = next_typed(err)
+    assert typed[-1] == "dump.yaml"
+    status, out, err = run(*typed[:-1], config_of(made, cache))
+    assert status == 0, out + err
+    assert files_of(cache) == before
+
+
+def test_settings_of_a_stranger_run_no_code(run: Run, made: Path, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(made / "sampled", tmp_path / "sampled"))
+    shard(cache, 1).unlink()
+    owner = json.loads((cache / ".kdcache" / "owner.json").read_text())
+    for key, value in (
+        ("module", "antigravity"),
+        ("teacher", owner["config"]["teacher"] | {"trust_remote_code": True}),
+    ):
+        changed = owner | {"config": owner["config"] | {key: value}}
+        (cache / ".kdcache" / "owner.json").write_text(json.dumps(changed))
+        status, out, _ = run("verify", cache, "--repair")
+        assert status == 1
+        assert "would run code" in out
+        assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("unit", [0, 2])
+def test_dump_makes_a_lost_shard_again_and_nothing_else(
+    run: Run, made: Path, tmp_path: Path, unit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Path(shutil.copytree(made / "sampled", tmp_path / "sampled"))
+    before = files_of(cache)
+    command = ["dump-logits", made / "sampled.yaml", "-o", f"output={cache}"]
+    cut_short(shard(cache, unit))
+    with monkeypatch.context() as other:
+        other.setattr("kdcache.dump.run.unit_arrays", other_arrays)
+        status, _, err = run(*command)
+    assert status == 1
+    assert "made again it has another digest" in err
+    assert files_of(cache).keys() == before.keys()
+    status, _, err = run(*command)
+    assert status == 0, err
+    assert files_of(cache) == before
+    flip(shard(cache, unit))
+    status, _, err = run(*command)
+    assert status == 0
+    finished = next(line for line in err.splitlines() if "finished already" in line)
+    status, _, err = run(*next_typed(finished.rstrip(")")))
+    assert status == 1
+    assert run(*next_typed(err))[0] == 0
+    assert files_of(cache) == before
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -118,7 +183,7 @@ def test_the_next_command_repairs(run: Run, made: Path, cache: Path, damage: str
     assert status == 1
     assert [line for line in err.splitlines() if not line.startswith("verify: ")] == [err.splitlines()[-1]]
     assert files_of(cache) == damaged
-    status, out, err = run(*next_typed(err), "--config", config_of(made, cache))
+    status, out, err = run(*next_typed(err))
     assert status == 0, out + err
     assert "every digest and count is right" in out
     assert files_of(cache) == before
@@ -173,10 +238,11 @@ def test_a_damaged_copy_repairs_nothing(run: Run, made: Path, cache: Path, tmp_p
     copy = Path(shutil.copytree(cache, tmp_path / "copy"))
     flip(shard(copy, 1))
     shard(cache, 1).unlink()
+    shutil.rmtree(cache / ".kdcache")
     status, out, _ = run("verify", cache, "--repair", "--from", copy)
     assert status == 1
     assert not (cache / shard(copy, 1).relative_to(copy)).exists()
-    assert "nothing says how it was made" in out
+    assert f"from {copy}" not in out
 
 
 CHANGES: dict[str, tuple[Callable[[dict], object], str]] = {

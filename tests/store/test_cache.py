@@ -101,6 +101,7 @@ def test_a_sound_file_with_other_counts_is_refused(cache_folder: Path) -> None:
 
 def test_an_unfinished_cache_says_how_far_it_is(cache_folder: Path) -> None:
     (cache_folder / "cache.json").unlink()
+    (cache_folder / ".kdcache" / "finished.json").unlink()
     shard_path(cache_folder, 2).with_name("000002.json").unlink()
     with pytest.raises(CacheError, match=r"is not finished: 2 units committed; run kdcache dump-logits again to go on"):
         open_cache(cache_folder)

@@ -1,6 +1,5 @@
 """convert: the same records in the other format, and back again to the same bytes."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -48,9 +47,13 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
 def test_a_finished_target_is_refused(cache_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got TARGET .*, which is SOURCE"):
         convert(cache_folder, cache_folder, "arrow")
-    shutil.copytree(cache_folder, tmp_path / "other")
-    with pytest.raises(CacheError, match="already holds a finished cache, expected a new folder"):
+    write_cache(tmp_path / "other", seed=1, backend="arrow")
+    with pytest.raises(CacheError, match="already holds another finished cache, expected a new folder"):
         convert(cache_folder, tmp_path / "other", "arrow")
+    convert(cache_folder, tmp_path / "target", "arrow")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "target" / "shards").iterdir()}
+    convert(cache_folder, tmp_path / "target", "arrow")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "target" / "shards").iterdir()} == before
 
 
 def test_a_damaged_source_is_named(cache_folder: Path, tmp_path: Path) -> None:

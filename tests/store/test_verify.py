@@ -70,6 +70,9 @@ def test_all_damaged_shards_are_listed(cache_folder: Path) -> None:
 
 def test_an_unfinished_cache_raises(cache_folder: Path) -> None:
     (cache_folder / "cache.json").unlink()
+    with pytest.raises(CacheError, match=r"cache\.json is missing; run kdcache verify .* --repair$"):
+        verify(cache_folder)
+    (cache_folder / ".kdcache" / "finished.json").unlink()
     with pytest.raises(CacheError, match="is not finished"):
         verify(cache_folder)
 

@@ -171,6 +171,7 @@ def test_a_fault_of_one_rank_ends_the_others_quietly(root: Path, tmp_path: Path)
 def unfinished(path: Path) -> Path:
     write_cache(path, examples=16)
     (path / "cache.json").unlink()
+    (path / ".kdcache" / "finished.json").unlink()
     return path
 
 

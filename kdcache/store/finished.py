@@ -1,0 +1,46 @@
+"""The mark of a finished cache, .kdcache/finished.json: what cache.json alone would say otherwise.
+
+    {"sha256": of cache.json, "shards": how many, "corpus": its pin or null}
+
+With header.json and the commit records it gives a lost cache.json back, and proves that it is the same. It is written
+just before cache.json, and is no part of the cache: a copy without it is as good.
+"""
+
+from pydantic import NonNegativeInt
+
+from kdcache.errors import CacheError
+from kdcache.owned.folder import HIDDEN
+from kdcache.store.files import Root
+from kdcache.store.manifest import CorpusPin, Manifest, Model, Sha256, canonical, parse
+
+__all__ = ["Finished", "mark_finished", "read_finished", "unfinish"]
+
+NAME = "finished.json"
+
+
+class Finished(Model):
+    """What the mark says."""
+
+    sha256: Sha256
+    shards: NonNegativeInt
+    corpus: CorpusPin | None = None
+
+
+def mark_finished(root: Root, manifest: Manifest) -> None:
+    """Write the mark of this cache.json."""
+    mark = Finished(sha256=manifest.digest(), shards=len(manifest.shards), corpus=manifest.corpus)
+    Root(f"{root.url}/{HIDDEN}").write(NAME, canonical(mark))
+
+
+def read_finished(root: Root) -> Finished | None:
+    """The mark; None where there is none, or a damaged one."""
+    try:
+        return parse(Finished, Root(f"{root.url}/{HIDDEN}").read(NAME), NAME)
+    except (FileNotFoundError, CacheError):
+        return None
+
+
+def unfinish(root: Root) -> None:
+    """Delete cache.json and the mark: what is there becomes another cache."""
+    root.delete("cache.json")
+    Root(f"{root.url}/{HIDDEN}").delete(NAME)

@@ -1,0 +1,72 @@
+"""What the commands of this folder read: a teacher, a corpus, a finished cache; made once."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import make_model, make_tokenizer, sentences, write_jsonl
+from train.tiny import student_config, train_settings
+
+from kdcache.dump.run import run_dump
+from kdcache.dump.settings import DumpConfig
+from kdcache.launcher import World
+
+
+def dump_settings(home: Path, output: Path) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "corpus": {"paths": str(home / "corpus.jsonl"), "format": "jsonl", "unit_rows": 10},
+        "teacher": {"path": str(home / "teacher"), "dtype": "float32"},
+        "task": {"sequence_length": 32},
+        "compute": {"batch_examples": 4, "threads": 1},
+        "record": {"exact_top_k": 4, "samples": 8},
+        "on_bad_row": "skip",
+        "bad_rows_at_most": 0.1,
+    }
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """teacher, corpus.jsonl and cache."""
+    home = tmp_path_factory.mktemp("faults")
+    make_tokenizer(home / "teacher")
+    make_model(home / "teacher", vocab_size=330)
+    rows = write_jsonl(home / "corpus.jsonl", [text[:80] for text in sentences(30)]).read_text().splitlines()
+    rows[5] = '{"text": 5}'
+    (home / "corpus.jsonl").write_text("\n".join(rows) + "\n")
+    run_dump(DumpConfig.model_validate(dump_settings(home, home / "cache")), World())
+    return home
+
+
+class Starter:
+    """Gives one new folder after the other, and deletes the one before."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.count = place, 0
+
+    def __call__(self) -> Path:
+        shutil.rmtree(self.place / str(self.count), ignore_errors=True)
+        self.count += 1
+        folder = self.place / str(self.count)
+        folder.mkdir(parents=True)
+        return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Starter:
+    return Starter(tmp_path / "runs")
+
+
+def written(folder: Path, settings: dict[str, Any]) -> Path:
+    """A settings file beside a run's folder."""
+    path = folder.parent / f"{folder.name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def train_settings_of(home: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """A run of six steps, with a checkpoint in the middle."""
+    student = {"config": student_config(vocab_size=320)}
+    return train_settings(home / "cache", output, student=student, checkpoint={"every": 3}, eval=None, **changes)

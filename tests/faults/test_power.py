@@ -1,0 +1,85 @@
+"""Power cuts after every operation: what was not brought to the disk is gone, and the next run gives the same bytes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from faults.conftest import Starter, dump_settings, train_settings_of, written
+from faults.failing import forked
+from faults.power import Recorder
+from helpers import files_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+EXTENT = [pytest.param(5, id="short"), pytest.param(1000, id="long", marks=pytest.mark.long)]
+
+
+def recorded(arguments: list[object], folder: Path) -> list[dict[str, bytes]]:
+    """What was on the disk after each operation of a command."""
+    states = folder.parent / f"{folder.name}.states"
+
+    def prepare() -> None:
+        recorder = Recorder(folder)
+        recorder.install()
+        real_exit = os._exit
+
+        def leave(status: int) -> None:
+            told = [{name: data.hex() for name, data in state.items()} for state in recorder.states]
+            states.write_text(json.dumps(told))
+            real_exit(status)
+
+        os._exit = leave  # type: ignore[assignment]
+
+    outcome = forked(arguments, folder, prepare=prepare)
+    assert outcome.status == 0, outcome.out
+    return [{name: bytes.fromhex(data) for name, data in state.items()} for state in json.loads(states.read_text())]
+
+
+def spread(states: list[dict[str, bytes]], count: int) -> list[dict[str, bytes]]:
+    """The last, and others evenly."""
+    places = sorted({len(states) - 1 - (len(states) - 1) * i // max(count - 1, 1) for i in range(count)})
+    return [states[place] for place in places]
+
+
+@pytest.mark.parametrize("count", EXTENT)
+@pytest.mark.parametrize("command", ["dump-logits", "convert"])
+def test_a_cache(home: Path, start: Starter, command: str, count: int) -> None:
+    def arguments(folder: Path) -> list[object]:
+        if command == "convert":
+            return ["convert", home / "cache", folder, "--to", "arrow"]
+        return ["dump-logits", written(folder, dump_settings(home, folder))]
+
+    folder = start()
+    states = recorded(arguments(folder), folder)
+    calm = files_of(folder)
+    assert states[-1].keys() >= calm.keys()
+    assert {name: states[-1][name] for name in calm} == calm, "nothing of a finished cache was left in memory"
+    for state in spread(states, count):
+        if "cache.json" in state:
+            assert {name: state.get(name) for name in calm} == calm, "cache.json goes last"
+        Recorder.restore(state, folder)
+        healed = forked(arguments(folder), folder)
+        assert healed.status == 0, healed.out
+        assert files_of(folder) == calm
+
+
+def test_a_cut_model(home: Path, start: Starter) -> None:
+    folder = start()
+    states = recorded(["cut", home / "teacher", "--layers", "0", "--out", folder / "model"], folder)
+    for state in states:
+        if "model/config.json" in state:
+            assert state.get("model/model.safetensors"), "the weights are on the disk before the config"
+    assert states[-1]["model/model.safetensors"] == (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_students_files_come_before_the_mark_of_a_finished_run(home: Path, start: Starter) -> None:
+    folder = start()
+    states = recorded(["train", written(folder, train_settings_of(home, folder))], folder)
+    finished = [state for state in states if "done.json" in state]
+    assert finished
+    for state in finished:
+        assert json.loads(state["done.json"])
+        for path in (folder / "student").rglob("*"):
+            if path.is_file():
+                name = str(path.relative_to(folder))
+                assert state.get(name) == path.read_bytes(), name
