@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 TEMPORARY = ".tmp"
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 OF_THE_SYSTEM = {
     *FULL_DISK,
@@ -152,13 +153,25 @@ def whole_file(target: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
             if replace:
                 os.replace(temporary, target)
             else:
-                with contextlib.suppress(FileExistsError):
-                    os.link(temporary, target)
-                temporary.unlink()
+                _link(temporary, target)
+                temporary.unlink(missing_ok=True)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Give a file its name, unless another has it. Without hard links (FAT, some mounts) there is a moment between."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if not target.exists():
+            os.replace(temporary, target)
 
 
 def check_regular(path: str | os.PathLike[str], most: int | None = None) -> int:

@@ -204,7 +204,8 @@ class CacheBuilder:
                     "got a header of calibrated records and no make_basis, expected what makes their basis"
                 )
             self.header = write_basis(self.root, settings, *make_basis())
-        self.root.create("header.json", canonical(self.header))
+        with self.held.alone():
+            self.root.create("header.json", canonical(self.header))
         begun = begun_header(self.root)
         assert begun is not None
         self.header = settings

@@ -1,5 +1,6 @@
 """Who writes in a folder: real processes, real SIGKILL."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kdcache.disk import Disk
 from kdcache.errors import LockedError
 from kdcache.owned import lock
 from kdcache.owned.lock import check_free, hold
@@ -193,3 +195,19 @@ def test_of_two_writers_of_one_process_the_older_gives_way(tmp_path: Path) -> No
         assert len(leases(tmp_path)) == 1
         with pytest.raises(LockedError, match="kdcache cache-writer"):
             hold(tmp_path, "verify")
+
+
+def test_a_disk_without_hard_links_is_good_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT and some mounts refuse them: a file is created once all the same, and leases need none."""
+
+    def refuse(*paths: object, **named: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    disk = Disk(tmp_path)
+    disk.write("name", b"first", replace=False)
+    disk.write("name", b"second", replace=False)
+    assert disk.read("name") == b"first"
+    assert disk.entries() == ["name"]
+    with hold(tmp_path, "train"), pytest.raises(LockedError):
+        hold(tmp_path, "convert")
