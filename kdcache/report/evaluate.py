@@ -62,6 +62,7 @@ def evaluate_students(
     register_small_models()
     device = find_device(device, "--device")
     held_out = open_cache(cache)
+    say(f"cache: {cache}, sha256 {held_out.digest}")
     if teacher is not None:
         teacher = str(model_folder(teacher, what="teacher", error=TeacherError, trust_remote_code=trust_remote_code))
         _check_teacher(teacher, held_out)

@@ -64,7 +64,8 @@ def render(facts: dict[str, Any]) -> str:
     """The facts as lines for a person."""
     totals, teacher, records = facts["totals"], facts["teacher"], facts["record_words"]
     rows = [
-        ("cache", f"{facts['path']} ({facts['backend']}, format {facts['format_version']}, {facts['digest'][:12]})"),
+        ("cache", f"{facts['path']} ({facts['backend']}, format {facts['format_version']})"),
+        ("sha256", facts["digest"]),
         ("task", _settings(facts["task"])),
         ("teacher", _teacher(teacher) if teacher else "not named" if records else "none: labels only"),
         *(("record", words) for words in records or ["none"]),

@@ -298,7 +298,7 @@ class CacheBuilder:
             )
         self.held.check()
         manifest = Manifest.of(self.header, tuple(commits[unit] for unit in range(num_units)), corpus)
-        write_skipped(self.root, manifest.shards, where)
+        write_skipped(self.root, manifest, where)
         mark_finished(self.root, manifest)
         self.root.write("cache.json", canonical(manifest))
         for sub in ("", "shards", "tokenizer"):

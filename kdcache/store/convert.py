@@ -80,7 +80,7 @@ def _copy(cache: Cache, builder: CacheBuilder, progress: Callable[[int], object]
             )
         if progress:
             progress(1)
-    skipped = read_skipped(cache.root)
+    skipped = read_skipped(cache.root, cache.manifest)
     return builder.finalize(
         len(cache.manifest.shards),
         corpus=cache.manifest.corpus,

@@ -77,7 +77,7 @@ def restore_skipped(root: Root, manifest: Manifest, where: Where | None) -> None
     def told(unit: int, row: int) -> str:
         return known.get((unit, row), f"unit {unit}, row {row + 1}")
 
-    write_skipped(root, manifest.shards, where or told)
+    write_skipped(root, manifest, where or told)
 
 
 def digests(manifest: Manifest) -> dict[str, str]:

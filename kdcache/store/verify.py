@@ -12,7 +12,7 @@ It reads every byte once, 0.1–0.5 GB of shards per second, and writes nothing:
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from kdcache.errors import CacheError, UnreadableError
@@ -77,7 +77,7 @@ def verify(
             faults += _shard_faults(root, header, commit)
             if progress:
                 progress(1)
-    return [*faults, *_skipped_faults(root, shards), *_strangers(root, manifest)]
+    return [*faults, *_skipped_faults(root, manifest), *_strangers(root, manifest)]
 
 
 def _strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
@@ -113,10 +113,10 @@ def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:
             yield _fault(root, header.basis.file, error)
 
 
-def _skipped_faults(root: Root, shards: Sequence[CommitRecord]) -> Iterator[Fault]:
-    expected = {(commit.unit, row.row): row.why for commit in shards for row in commit.skipped or ()}
+def _skipped_faults(root: Root, manifest: Manifest) -> Iterator[Fault]:
+    expected = {(commit.unit, row.row): row.why for commit in manifest.shards for row in commit.skipped or ()}
     try:
-        if {row: why for row, (_, why) in read_skipped(root).items()} != expected:
+        if {row: why for row, (_, why) in read_skipped(root, manifest).items()} != expected:
             yield Fault(SKIPPED, "does not list the rows that cache.json says were left out")
     except CacheError as error:
         yield _fault(root, SKIPPED, error)

@@ -71,6 +71,7 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
         convert = checkpoints.needs_conversion(saved, run.engine.stage)
         engine = make_engine(model, run.engine, world.size, universal=convert)
         precision = precision_in_use(engine, run.student.dtype)
+        say(f"cache: {run.cache}, sha256 {cache.digest}")
         say(f"precision: {spoken_precision(precision)}")
         if saved is not None:
             checkpoints.load(engine, saved, convert=convert)

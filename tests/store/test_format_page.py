@@ -1,13 +1,18 @@
 """FORMAT.md names every key and every array that a cache may hold."""
 
 import re
+import shutil
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from store.making import write_cache
 
 from kdcache.store import manifest
 from kdcache.store.schema import task_fields
+from kdcache.store.verify import verify
 from kdcache.targets.fields import COUNTS
 from kdcache.targets.records import record_kinds
 from kdcache.tasks.registry import TASKS, task_of
@@ -47,3 +52,22 @@ def test_every_array_of_a_task_is_named() -> None:
 
 def test_the_version_is_this_one() -> None:
     assert f"version {manifest.FORMAT_VERSION}" in PAGE.splitlines()[0]
+
+
+def test_a_signature_as_the_page_says(tmp_path: Path) -> None:
+    """The two commands of the page, with a key made here; a changed cache.json is refused."""
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("ssh-keygen is not installed")
+    write_cache(tmp_path / "my-cache", record=None)
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key], check=True)
+    signer = f"ann@example.org {(tmp_path / 'key.pub').read_text()}"
+    (tmp_path / "allowed_signers").write_text(signer)
+    sign, check = re.findall(r"^ssh-keygen -Y .*$", PAGE, re.MULTILINE)
+    run = partial(subprocess.run, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    run(sign.replace("~/.ssh/id_ed25519", str(key)), check=True)
+    assert 'Good "kdcache" signature for ann@example.org' in run(check, check=True).stdout
+    assert verify(tmp_path / "my-cache") == []
+    with open(tmp_path / "my-cache/cache.json", "ab") as file:
+        file.write(b" ")
+    assert run(check).returncode != 0

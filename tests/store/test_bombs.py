@@ -1,0 +1,187 @@
+"""Files that hang a reader or fill its memory: each is refused in a moment and in little memory, by a real process."""
+
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import pyarrow as pa
+import pytest
+from store.forging import forge
+from store.making import write_cache
+
+READ = """
+import resource, signal, sys, time
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+from kdcache import open_cache
+from kdcache.errors import KdcacheError
+from kdcache.store.verify import verify
+
+def read(folder):
+    cache = open_cache(folder)
+    for index in range(len(cache.shard_examples)):
+        cache.read_shard(index)
+
+sound, *bombs = sys.argv[1:]
+read(sound)
+assert verify(sound) == []
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for bomb in bombs:
+    for what in (read, verify):
+        signal.alarm(20)  # a hang ends the process
+        start = time.perf_counter()
+        try:
+            found = what(bomb)
+            assert what is verify and found, f"{bomb} was read"
+        except KdcacheError as error:
+            assert "\\n" not in str(error)
+        signal.alarm(0)
+        assert time.perf_counter() - start < 10, bomb
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 400_000, f"{bomb} took {grown} kB"
+print("refused", len(bombs))
+"""
+
+
+def shard_of(folder: Path) -> Path:
+    return next(path for path in sorted(folder.glob("shards/*")) if path.suffix != ".json")
+
+
+def fifo(name: str) -> Callable[[Path], None]:
+    def put(folder: Path) -> None:
+        path = shard_of(folder) if name == "shard" else folder / name
+        path.unlink()
+        os.mkfifo(path)
+
+    return put
+
+
+def device(folder: Path) -> None:
+    path = shard_of(folder)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def sparse(name: str, size: int) -> Callable[[Path], None]:
+    def put(folder: Path) -> None:
+        os.truncate(shard_of(folder) if name == "shard" else folder / name, size)
+
+    return put
+
+
+def sparse_and_forged(folder: Path) -> None:
+    """The commit record says so too."""
+    size = 8 << 30
+    os.truncate(shard_of(folder), size)
+    path = folder / "cache.json"
+    values = json.loads(path.read_bytes())
+    values["totals"]["bytes"] += size - values["shards"][0]["bytes"]
+    values["shards"][0]["bytes"] = size
+    path.write_text(json.dumps(values, sort_keys=True, indent=1) + "\n")
+
+
+def counts(folder: Path) -> None:
+    """More tokens than any memory holds."""
+    forge(folder, lambda values: values["shards"][0].update(tokens=1 << 44, positions=1 << 43, entries=1 << 44))
+
+
+def of_members(change: Callable[[dict[str, bytes]], dict[str, bytes]], method: int = zipfile.ZIP_STORED):
+    def put(folder: Path) -> None:
+        path = shard_of(folder)
+        with zipfile.ZipFile(path) as archive:
+            members = change({name: archive.read(name) for name in archive.namelist()})
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", method) as archive:
+            for name, data in members.items():
+                archive.writestr(zipfile.ZipInfo(name), data, method)
+        path.write_bytes(packed.getvalue())
+        forge(folder)
+
+    return put
+
+
+def blosc_bomb(members: dict[str, bytes]) -> dict[str, bytes]:
+    """A chunk of a few kB that decodes to 1 GB."""
+    codec = numcodecs.Blosc(cname="zstd", clevel=9, shuffle=0)
+    return members | {"ids/c/0": codec.encode(np.zeros(1 << 30, np.uint8))}
+
+
+def reshaped(members: dict[str, bytes], shape: int, chunk: int) -> dict[str, bytes]:
+    values = json.loads(members["ids/zarr.json"])
+    values["shape"], values["chunk_grid"]["configuration"]["chunk_shape"] = [shape], [chunk]
+    return members | {"ids/zarr.json": json.dumps(values).encode()}
+
+
+def arrow_bomb(folder: Path) -> None:
+    """The values of a column as 20 kB that decompress to 600 MB."""
+    path = shard_of(folder)
+    table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
+    table = table.set_column(table.schema.get_field_index("ids"), table.schema.field("ids"), _wide(table))
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 2))
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_batch(table.combine_chunks().to_batches()[0])
+    path.write_bytes(sink.getvalue().to_pybytes())
+    forge(folder)
+
+
+def _wide(table: pa.Table) -> pa.Array:
+    """Lists of lists, one list for each row, all the values in the first."""
+    type_ = table.schema.field("ids").type.value_type.value_type
+    values = pa.array(np.zeros(300_000_000, type_.to_pandas_dtype()))
+    inner = pa.ListArray.from_arrays(pa.array([0, *[len(values)] * table.num_rows], pa.int32()), values)
+    return pa.ListArray.from_arrays(pa.array(range(table.num_rows + 1), pa.int32()), inner)
+
+
+def arrow_claim(folder: Path) -> None:
+    """A buffer that says it has 2⁶² bytes."""
+    path = shard_of(folder)
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<I", 0xFD2FB528)) - 8  # the first zstd frame, after its size
+    data[at : at + 8] = struct.pack("<q", 1 << 62)
+    path.write_bytes(data)
+    forge(folder)
+
+
+ALL: dict[str, Callable[[Path], None]] = {
+    "fifo-shard": fifo("shard"),
+    "fifo-manifest": fifo("cache.json"),
+    "device": device,
+    "sparse-shard": sparse("shard", 8 << 30),
+    "sparse-shard-forged": sparse_and_forged,
+    "sparse-manifest": sparse("cache.json", 6 << 30),
+    "counts": counts,
+}
+OF: dict[str, dict[str, Callable[[Path], None]]] = {
+    "zarr": {
+        "blosc": of_members(blosc_bomb),
+        "deflate": of_members(lambda members: members | {"ids/c/0": bytes(1 << 29)}, zipfile.ZIP_DEFLATED),
+        "chunks": of_members(lambda members: reshaped(members, 10**8, 1)),
+        "cells": of_members(lambda members: reshaped(members, 10**12, 10**12)),
+        "members": of_members(lambda members: members | {f"{i:05}": b"" for i in range(60_000)}),
+        "metadata": of_members(lambda members: members | {"ids/zarr.json": b" " * (64 << 20)}),
+    },
+    "arrow": {"bomb": arrow_bomb, "claim": arrow_claim},
+}
+
+
+@pytest.mark.parametrize("backend", OF)
+def test_bombs_do_not_go_off(tmp_path: Path, backend: str) -> None:
+    write_cache(tmp_path / "sound", backend=backend)
+    bombs = ALL | OF[backend]
+    for name, arm in bombs.items():
+        shutil.copytree(tmp_path / "sound", tmp_path / name)
+        arm(tmp_path / name)
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", READ, *(str(tmp_path / name) for name in ("sound", *bombs))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == f"refused {len(bombs)}\n"
