@@ -1,11 +1,14 @@
 """Ways to spoil an input: bytes of a file, and values of a settings file. The same seed spoils it the same way."""
 
+import contextlib
 import copy
 import random
+import signal
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["EXTREMES", "spoiled_bytes", "spoiled_values"]
+__all__ = ["EXTREMES", "TooSlow", "spoiled_bytes", "spoiled_values", "steers", "time_limit"]
 
 EXTREMES: list[Any] = [
     *(None, True, False, 0, 1, -1, 7, 2**31, 2**53, 2**62, 2**63 - 1, -(2**62), 2**63, 2**70, -(2**70)),
@@ -107,3 +110,30 @@ def spoiled_bytes(data: bytes, rng: random.Random) -> bytes:
         else:
             found[at : at + 1] = rng.choice(INTERESTING)
     return bytes(found)
+
+
+class TooSlow(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def time_limit(seconds: int = 20) -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:
+        raise TooSlow
+
+    kept = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, kept)
+
+
+def steers(text: str, *, lines: bool = False) -> bool:
+    shown = text.replace("\n", "") if lines else text
+    return any(
+        unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+        or unicodedata.bidirectional(c) in ("LRE", "RLO", "LRO", "RLE", "PDF", "LRI", "RLI", "FSI", "PDI")
+        for c in shown
+    )

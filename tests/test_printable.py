@@ -4,13 +4,13 @@ import io
 import json
 import re
 import sys
-import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from mutations import steers
 
 from kdcache.cli import main
 from kdcache.errors import as_code, in_markdown, one_line, printable
@@ -18,17 +18,7 @@ from kdcache.progress import Progress, say, show
 from kdcache.report.evaluate import aligned
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\r\nkdcache: all is well\x9b31m\u202egnp.exe\u2066\u2028\ud800\x00<script>`|"
-STEERING = ("Cc", "Cs", "Zl", "Zp")
 ANY_TEXT = st.text(st.characters(codec=None) | st.sampled_from(HOSTILE), max_size=40)
-
-
-def steers(text: str, *, lines: bool = False) -> bool:
-    shown = text.replace("\n", "") if lines else text
-    return any(
-        unicodedata.category(c) in STEERING or unicodedata.bidirectional(c) in ("LRE", "RLO", "LRO", "RLE", "PDF")
-        or unicodedata.bidirectional(c) in ("LRI", "RLI", "FSI", "PDI")
-        for c in shown
-    )  # fmt: skip
 
 
 @given(ANY_TEXT)

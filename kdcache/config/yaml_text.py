@@ -12,6 +12,7 @@ from kdcache.errors import one_line
 
 __all__ = ["YamlError", "read_yaml"]
 
+DEEPEST = 100
 LARGEST = 2**63 - 1
 MOST_VALUES = 100_000
 """The most values that a document may have with its aliases written out."""
@@ -63,6 +64,12 @@ def _check_scalars(value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """The time of the scanner is quadratic in the depth of brackets."""
+        if self.flow_level >= DEEPEST:
+            raise YamlError("is nested too deeply, expected a few levels of settings")
+        super().fetch_flow_collection_start(token)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:

@@ -59,7 +59,9 @@ def read_parquet(file: CorpusFile, index: FileIndex, fields: list[str], first: i
         else:
             fragment = parquet.make_fragment(pa.PythonFile(file.open(), "r"), row_groups=groups)
         scanner = fragment.scanner(columns=fields, batch_size=BATCH_ROWS, batch_readahead=2, use_threads=False)
-        return _slice(scanner.to_batches(), scanner.projected_schema, int(index.marks[group]), first, stop, file)
+        return _slice(
+            map(_sound, scanner.to_batches()), scanner.projected_schema, int(index.marks[group]), first, stop, file
+        )
 
 
 def feed(digest: Any, table: pa.Table) -> None:

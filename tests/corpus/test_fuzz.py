@@ -2,23 +2,20 @@
 
 import bz2
 import collections
-import contextlib
 import gzip
 import io
 import json
 import lzma
 import os
 import random
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mutations import spoiled_bytes
+from mutations import TooSlow, spoiled_bytes, time_limit
 
 from kdcache.corpus.column import Column
 from kdcache.corpus.corpus import open_corpus
@@ -36,7 +33,6 @@ KINDS = [
 ROWS = [
     {"id": i, "text": f"row {i} é\n" * (i % 4), "n": ["a", "b"][: i % 3], "f": i / 4, "s": {"a": i}} for i in range(12)
 ]
-SECONDS = 20
 
 
 def columnar(**settings: Any) -> bytes:
@@ -83,24 +79,6 @@ FILES: dict[str, tuple[str, bytes]] = {
     "a.jsonl.xz": ("jsonl", lzma.compress(lines())),
     "a.jsonl.zst": ("jsonl", ZSTD),
 }
-
-
-class TooSlow(BaseException):
-    pass
-
-
-@contextlib.contextmanager
-def time_limit(seconds: int = SECONDS) -> Iterator[None]:
-    def stop(number: int, frame: Any) -> None:
-        raise TooSlow
-
-    kept = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, kept)
 
 
 def columns_of(format: str, rng: random.Random) -> list[Column]:
