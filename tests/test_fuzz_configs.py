@@ -184,7 +184,8 @@ def test_yaml_that_no_config_is(tmp_path: Path, cls: type[Config], text: str) ->
     assert len(str(caught.value)) < 4000
 
 
-def test_files_that_are_no_config(tmp_path: Path) -> None:
+def test_files_that_are_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.config.file.PIPE_SECONDS", 0.2)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     with open(tmp_path / "huge", "wb") as file:
