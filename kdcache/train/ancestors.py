@@ -13,17 +13,16 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-__all__ = ["STARTED_BY", "Launchers", "mark_of"]
+__all__ = ["STARTED_BY", "Launchers", "is_launcher", "mark_of"]
 
 STARTED_BY = "KDCACHE_STARTED_BY"
 """The environment variable by which `kdcache train --nproc` tells its ranks who it is."""
 PROGRAMS = {"deepspeed", "deepspeed.exe", "torchrun", "accelerate", "kdcache"}
-MODULES = ("deepspeed.launcher", "torch.distributed", "kdcache")
 PR_SET_PDEATHSIG = 1
 
 
@@ -77,10 +76,19 @@ class Launchers:
 
 
 def _is_launcher(process: psutil.Process) -> bool:
-    words = process.cmdline()[:5]
-    return any(
-        Path(word).name in PROGRAMS if position < 2 else word.startswith(MODULES) for position, word in enumerate(words)
-    )
+    return is_launcher(process.cmdline())
+
+
+def is_launcher(words: Sequence[str]) -> bool:
+    """Whether a command line is that of a launcher itself, and not of a shell or a tool that runs one."""
+    if not words:
+        return False
+    if not Path(words[0]).name.startswith("python"):
+        return Path(words[0]).name in PROGRAMS
+    options = [word for word in words[1:4] if word not in ("-u", "-m")]
+    if "-m" in words[1:3]:
+        return bool(options) and options[0].split(".")[0] in ("deepspeed", "torch", "kdcache")
+    return bool(options) and Path(options[0]).name in PROGRAMS
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from kdcache.errors import RunStoppedError
 from kdcache.launcher import World
-from kdcache.train.ancestors import Launchers, mark_of
+from kdcache.train.ancestors import Launchers, is_launcher, mark_of
 from kdcache.train.leaving import Leaving, how_to_go_on
 from kdcache.train.settings import CheckpointConfig
 from kdcache.train.watch import Watch
@@ -125,3 +125,26 @@ def test_a_rank_that_outlived_its_launcher_ends() -> None:
     assert done.returncode == 1
     assert "the launcher, process " in done.stderr
     assert Launchers({"KDCACHE_STARTED_BY": f"{os.getpid()}:12.5"}).gone() == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("command", "launcher"),
+    [
+        ("/x/python -u -m deepspeed.launcher.launch --module kdcache train c.yaml", True),
+        ("/x/python3.11 /x/bin/deepspeed --num_gpus 2 --module kdcache train c.yaml", True),
+        ("/x/python /x/bin/torchrun --nproc-per-node 2 -m kdcache train c.yaml", True),
+        ("python -m torch.distributed.run -m kdcache train c.yaml", True),
+        ("python -m kdcache train c.yaml --nproc 2", True),
+        ("/x/python /x/bin/kdcache train c.yaml --nproc 2", True),
+        ("bash -c kdcache", False),
+        ("timeout 60 kdcache train c.yaml", False),
+        ("sudo kdcache train c.yaml", False),
+        ("bash launch/train.sh c.yaml 8", False),
+        ("python -m pytest kdcache", False),
+        ("python my_driver.py kdcache", False),
+        ("", False),
+    ],
+)
+def test_a_shell_that_runs_a_command_is_no_launcher(command: str, launcher: bool) -> None:
+    """It may leave while its command runs on, as `sh -c "kdcache train c.yaml &"` does."""
+    assert is_launcher(command.split()) == launcher
