@@ -127,7 +127,7 @@ def test_ranks_end_when_a_launcher_above_them_is_killed(root: Path, tmp_path: Pa
         ranks = [*ranks_of(process).values()]
         assert len(ranks) == 2
         (process if its_own else ranks[0].parent()).kill()  # type: ignore[union-attr]
-        assert not psutil.wait_procs(ranks, timeout=10)[1]
+        assert not psutil.wait_procs(ranks, timeout=30)[1]
         _, words = process.communicate(timeout=60)
         assert "Traceback" not in words
         (output / "log.jsonl").unlink()
