@@ -171,7 +171,7 @@ class Root:
         try:
             return tuple(sorted(self._files.entries()))
         except OSError as error:
-            raise CacheError(f"cannot list {self.url}: {fault(error)}") from None
+            raise self._unreadable("list", "", error) from None
 
     def exists(self, name: str) -> bool:
         try:

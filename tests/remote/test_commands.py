@@ -97,7 +97,7 @@ def batches(url: str, copies: Path | None = None) -> Iterator[bytes]:
 
 
 def test_every_command_under_faults(store: Store, run: Run, config: Path, tmp_path: Path) -> None:
-    """A twelfth of all answers is bad, in any way: dump, dump again, verify, inspect, read as training does, convert."""
+    """A twelfth of all answers is bad, in any way: dump, dump again, verify, inspect, read as training, convert."""
     expected = on_a_disk(run, config, tmp_path / "cache")
     order = [*batches(str(tmp_path / "cache"))]
     ways = [now_and_then(fault, 1.0) for fault in FAULTS]
@@ -146,6 +146,7 @@ def use_everything(
     return 7
 
 
+@pytest.mark.long
 def test_a_server_that_is_gone_for_ten_seconds(store: Store, run: Run, config: Path, tmp_path: Path) -> None:
     expected = on_a_disk(run, config, tmp_path / "cache")
     order = [*batches(str(tmp_path / "cache"))]

@@ -91,6 +91,8 @@ def test_a_server_that_stays_away_is_one_line(store: Store, monkeypatch: pytest.
         assert time.monotonic() - begin < 10
         with pytest.raises(UnreadableError, match="cannot list"):
             Root(f"{store.url}/a").list("shards")
+        with pytest.raises(UnreadableError, match="cannot list"):
+            Root(f"{store.url}/a").entries()
         with pytest.raises(CacheError, match="cannot write"):
             Root(f"{store.url}/a").write("x", b"")
     finally:
