@@ -62,9 +62,11 @@ def _shards_fault(manifest: Manifest) -> str | None:
             return f"its entry {index} names the file {shard.file}"
         if fault := _count_fault(manifest.header, shard):
             return f"its entry {index} has {fault}"
-    if Manifest.of(manifest.header, manifest.shards, manifest.corpus).totals != manifest.totals:
-        return "its totals are not those of its shards"
-    return None
+    try:
+        totals = Manifest.of(manifest.header, manifest.shards, manifest.corpus).totals
+    except (TypeError, ValueError, ArithmeticError):  # scores of different kinds, or sums beyond what counts may be
+        return "what its shards say cannot be added up"
+    return None if totals == manifest.totals else "its totals are not those of its shards"
 
 
 def _fields(header: Header) -> tuple[Field, ...]:
