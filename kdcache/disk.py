@@ -32,6 +32,7 @@ __all__ = [
     "is_temporary",
     "locked",
     "make_folder",
+    "mend",
     "read_regular",
     "sync_folder",
     "what_to_do",
@@ -204,14 +205,19 @@ def what_to_do(error: OSError) -> str | None:
     if error.errno not in OF_THE_SYSTEM and "os error" not in str(error):
         return None
     name = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-    helps = "mend that, and run the same command again"
+    helps = f"{mend(error)}, and run the same command again"
     if error.errno in FULL_DISK or "No space left" in str(error):
         helps = "free some space, and run the same command again"
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
-        helps = "raise the limit of open files (ulimit -n 1024), and run the same command again"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         helps = "expected a file that this user may read, in a folder that this user may write in"
     return f"cannot read or write{name}: {fault(error)}; {helps}"
+
+
+def mend(error: OSError) -> str:
+    """What helps against an error of reading."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files (ulimit -n 1024)"
+    return "let this user read it" if error.errno in (errno.EACCES, errno.EPERM) else "mend that"
 
 
 def fault(error: BaseException) -> str:

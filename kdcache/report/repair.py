@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from kdcache.dump.remake import Remaker
 from kdcache.dump.settings import DumpConfig
-from kdcache.errors import CacheError, KdcacheError, next_command, printable
+from kdcache.errors import CacheError, KdcacheError, UnreadableError, next_command, printable
 from kdcache.owned.lock import hold
 from kdcache.progress import Progress, show
 from kdcache.report.dump_settings import dump_settings
@@ -19,6 +19,7 @@ from kdcache.store.files import Root
 from kdcache.store.finished import read_finished
 from kdcache.store.manifest import CorpusPin, Header, Manifest, canonical
 from kdcache.store.repair import copy_from, digests, manifest_of_records, restore_records, restore_skipped, sweep
+from kdcache.store.shard import record_name
 from kdcache.store.skipped import SKIPPED
 from kdcache.store.verify import Fault, verify
 
@@ -60,7 +61,7 @@ class Repair:
         root, manifest = self.root, self._manifest()
         with Progress(manifest.totals.shards, "shards", "verify") as progress:
             faults = verify(root.url, progress.advance)
-        damaged = {fault.shard for fault in faults if not fault.is_stranger}
+        damaged = {fault.shard for fault in faults if not fault.is_stranger and not fault.unreadable}
         self._say(restore_records(root, manifest, damaged), "as cache.json has it")
         if self.copy is not None:
             copied = copy_from(self.copy, root, manifest, damaged)
@@ -73,7 +74,8 @@ class Repair:
             self._say([SKIPPED], "of the rows that cache.json names")
         strangers = [fault.shard for fault in faults if fault.is_stranger]
         self._say(sweep(root, strangers, force=force), "deleted")
-        units = {commit.unit for commit in manifest.shards if commit.file in damaged}
+        of_shards = damaged | {fault.shard for fault in faults if fault.unreadable}
+        units = {commit.unit for commit in manifest.shards if {commit.file, record_name(commit.unit)} & of_shards}
         left = verify(root.url, units=units)
         return [Fault(f.shard, f"{_bare(f.what)}: {refused[f.shard]}") if f.shard in refused else f for f in left]
 
@@ -119,6 +121,8 @@ class Repair:
         root = self.root
         try:
             return read_manifest(root)
+        except UnreadableError:
+            raise
         except CacheError as error:
             if not root.list("shards"):
                 raise

@@ -22,6 +22,8 @@ def verify_cache(path: str) -> None:
         try:
             faults = verify(path, progress.advance)
         except UnreadableError as error:
+            if not Root(path).remote:
+                raise
             read = f"{progress.count:,} of {counted(totals.shards, 'shard')} were read"
             raise UnreadableError(
                 f"{error}; {read}, and nothing says that a file is damaged: delete none, and when the store answers "
@@ -31,7 +33,8 @@ def verify_cache(path: str) -> None:
     if not faults:
         _say_sound(path)
         return
-    damaged = {fault.shard for fault in faults if not fault.is_stranger}
+    _refuse_unreadable(path, faults, next_command("verify", path))
+    damaged = _damaged(faults)
     force = ["--force"] if any(fault.needs_force for fault in faults) else []
     again = next_command("verify", path, "--repair", *force)
     if damaged:
@@ -47,7 +50,8 @@ def verify_and_repair(path: str, *, config: str | None = None, copy: str | None 
     faults = repair_cache(path, config=config, copy=copy, force=force)
     _print(faults)
     strangers = {fault.shard for fault in faults if fault.is_stranger}
-    if damaged := {fault.shard for fault in faults} - strangers:
+    _refuse_unreadable(path, faults, next_command("verify", path, "--repair"))
+    if damaged := _damaged(faults):
         raise CacheError(
             f"{path}: {counted(len(damaged), 'file')} still damaged, expected none: each line above says why; "
             f"or take {'it' if len(damaged) == 1 else 'them'} from a copy of the cache: "
@@ -60,6 +64,21 @@ def verify_and_repair(path: str, *, config: str | None = None, copy: str | None 
             f"{next_command('verify', path, '--repair', '--force')}"
         )
     _say_sound(path)
+
+
+def _damaged(faults: Sequence[Fault]) -> set[str]:
+    return {fault.shard for fault in faults if not fault.is_stranger and not fault.unreadable}
+
+
+def _refuse_unreadable(path: str, faults: Sequence[Fault], again: str) -> None:
+    """Raises UnreadableError where a file cannot be read now, whatever is wrong with others."""
+    unreadable = {fault.shard for fault in faults if fault.unreadable}
+    if unreadable:
+        others = f", and {counted(len(damaged), 'other')} damaged" if (damaged := _damaged(faults)) else ""
+        raise UnreadableError(
+            f"{path}: {counted(len(unreadable), 'file')} cannot be read now, expected to read all{others}; delete "
+            f"nothing, mend what each line above says, and {again}"
+        )
 
 
 def _say_sound(path: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdcache.config.paths import expanded
-from kdcache.disk import FULL_DISK, Disk, UnexpectedContent, fault, is_temporary
+from kdcache.disk import FULL_DISK, Disk, UnexpectedContent, fault, is_temporary, mend
 from kdcache.errors import CacheError, UnreadableError
 from kdcache.progress import say
 from kdcache.remote import create_file, open_url, retried
@@ -200,6 +200,8 @@ class Root:
 
     def _unreadable(self, verb: str, name: str, error: OSError) -> UnreadableError:
         words = f"cannot {verb} {self.url}/{name}: {fault(error)}"
+        if not self.remote:
+            words = f"{words}; nothing says that it is damaged: {mend(error)}, and run the same command again"
         return UnreadableError(words, missing_path=getattr(error, "missing", False))
 
 

@@ -8,7 +8,7 @@ just before cache.json, and is no part of the cache: a copy without it is as goo
 
 from pydantic import NonNegativeInt
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, UnreadableError
 from kdcache.owned.folder import HIDDEN
 from kdcache.store.files import Root
 from kdcache.store.manifest import CorpusPin, Manifest, Model, Sha256, canonical, parse
@@ -33,9 +33,11 @@ def mark_finished(root: Root, manifest: Manifest) -> None:
 
 
 def read_finished(root: Root) -> Finished | None:
-    """The mark; None where there is none, or a damaged one."""
+    """The mark; None where there is none, or a damaged one. Raises UnreadableError for one that cannot be read now."""
     try:
         return parse(Finished, Root(f"{root.url}/{HIDDEN}").read(NAME), NAME)
+    except UnreadableError:
+        raise
     except (FileNotFoundError, CacheError):
         return None
 

@@ -7,12 +7,11 @@ what keeps two caches apart there is that header.json is created once, and never
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdcache.errors import CacheError, ConfigError
+from kdcache.errors import CacheError, ConfigError, UnreadableError
 from kdcache.owned.folder import HIDDEN, Owner, check_output, claim, read_mark, refused
 from kdcache.owned.lock import Hold, hold
 from kdcache.progress import say
@@ -22,12 +21,19 @@ __all__ = ["CacheOutput", "looks_like_cache"]
 
 
 def looks_like_cache(root: Root) -> bool:
-    """Whether a folder without a mark holds a cache all the same, as a downloaded or copied one does."""
+    """Whether a folder without a mark holds a cache all the same, as a downloaded or copied one does.
+
+    Raises UnreadableError where that cannot be known now.
+    """
     for name in ("header.json", "cache.json"):
-        with suppress(FileNotFoundError, CacheError, ValueError, AttributeError, RecursionError):
+        try:
             found = json.loads(root.read(name))
             if "kdcache" in (found.get("format"), found.get("header", {}).get("format")):
                 return True
+        except UnreadableError:
+            raise
+        except (FileNotFoundError, CacheError, ValueError, AttributeError, RecursionError):
+            continue
     return False
 
 

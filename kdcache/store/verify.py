@@ -32,10 +32,11 @@ STRANGE = "is not part of the cache"
 
 @dataclass(frozen=True)
 class Fault:
-    """shard: the file that is wrong, by its name in the cache. what: one line."""
+    """shard: the file that is wrong, by its name in the cache. what: one line. unreadable: it may be sound."""
 
     shard: str
     what: str
+    unreadable: bool = False
 
     @property
     def is_stranger(self) -> bool:
@@ -66,7 +67,8 @@ def verify(
 
     Raises:
         CacheError: It is no finished cache, or its cache.json is damaged.
-        UnreadableError: A store does not answer, or refuses: nothing is known of the cache then.
+        UnreadableError: A store does not answer, or refuses: nothing is known of the cache then. A file of a disk that
+            cannot be read is a fault with `unreadable`, and the others are read.
     """
     root = Root(path)
     manifest = read_manifest(root)
@@ -94,9 +96,10 @@ def _strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
 
 def _fault(root: Root, name: str, error: CacheError) -> Fault:
     """Raises UnreadableError where a store does not answer: that says nothing of the file, nor of the others."""
-    if root.remote and isinstance(error, UnreadableError):
+    unreadable = isinstance(error, UnreadableError)
+    if root.remote and unreadable:
         raise error
-    return Fault(name, str(error))
+    return Fault(name, str(error), unreadable)
 
 
 def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:
@@ -138,3 +141,5 @@ def _differs(root: Root, name: str, expected: bytes) -> Iterator[Fault]:
         yield Fault(name, "is not what cache.json says")
     except FileNotFoundError:
         yield Fault(name, "is missing")
+    except UnreadableError as error:
+        yield _fault(root, name, error)

@@ -1,11 +1,17 @@
 """One S3 server for the session, and for each test a bucket of its own behind a proxy that is sound at first."""
 
 import itertools
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from remote.serving import Proxy, Store, environment, moto_server
+import yaml
+from helpers import sentences
+from remote.serving import Proxy, Run, Store, environment, moto_server, only
+
+from kdcache.cli import main
 
 NUMBER = itertools.count()
 
@@ -36,3 +42,43 @@ def store(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     proxy.reset()
     client.close()
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def run(store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """A command, in this process; its exit status and all that it said. A failure must be one line."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        said = "\n".join(capfd.readouterr())
+        assert "Traceback" not in said
+        if status:
+            only(said)
+        return status, said
+
+    return call
+
+
+@pytest.fixture
+def config(store: Store, teacher_folder: Path, tmp_path: Path) -> Path:
+    """Settings of a dump from s3:// to s3://, of 6 shards."""
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in sentences(60))
+    store.put("corpus/rows.jsonl", lines.encode())
+    (tmp_path / "rows.jsonl").write_text(lines)
+    settings = {
+        "output": f"{store.url}/cache",
+        "corpus": {"paths": f"{store.url}/corpus/*.jsonl", "format": "jsonl", "unit_rows": 10},
+        "teacher": {"path": str(teacher_folder), "dtype": "float32"},
+        "task": {"sequence_length": 64},
+        "record": {"exact_top_k": 8},
+        "compute": {"threads": 1},
+    }
+    path = tmp_path / "dump.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path

@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-__all__ = ["FAULTS", "Proxy", "Store", "moto_server"]
+__all__ = ["FAULTS", "Proxy", "Run", "Store", "moto_server"]
+
+Run = Callable[..., tuple[int, str]]
+"""A command of kdcache with its arguments -> exit status, and all that it said."""
 
 FAULTS = ("500", "503", "truncate", "flip", "close")
 """What the proxy can do to an answer. "flip" takes the checksum away that botocore reads. "hang" is one more, which

@@ -1,6 +1,5 @@
 """The commands on caches and corpora of an S3 store, under each fault: the same bytes as on a disk, or one line."""
 
-import json
 import os
 import random
 import signal
@@ -11,55 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from helpers import files_of, sentences
-from remote.serving import FAULTS, Store, only
+from helpers import files_of
+from remote.serving import FAULTS, Run, Store, only
 
-from kdcache.cli import main
 from kdcache.store.cache import open_cache
 from kdcache.stream.loader import Loader
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """A command, in this process; its exit status and all that it said. A failure must be one line."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        said = "\n".join(capfd.readouterr())
-        assert "Traceback" not in said
-        if status:
-            only(said)
-        return status, said
-
-    return call
-
-
-@pytest.fixture
-def config(store: Store, teacher_folder: Path, tmp_path: Path) -> Path:
-    """Settings of a dump from s3:// to s3://, of 6 shards."""
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in sentences(60))
-    store.put("corpus/rows.jsonl", lines.encode())
-    (tmp_path / "rows.jsonl").write_text(lines)
-    settings = {
-        "output": f"{store.url}/cache",
-        "corpus": {"paths": f"{store.url}/corpus/*.jsonl", "format": "jsonl", "unit_rows": 10},
-        "teacher": {"path": str(teacher_folder), "dtype": "float32"},
-        "task": {"sequence_length": 64},
-        "record": {"exact_top_k": 8},
-        "compute": {"threads": 1},
-    }
-    path = tmp_path / "dump.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
 
 
 def plain(files: dict[str, bytes]) -> dict[str, bytes]:
