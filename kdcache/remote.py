@@ -19,13 +19,14 @@ from typing import Any, TypeVar
 
 from kdcache.errors import KdcacheError, one_line
 
-__all__ = ["RemoteError", "RemoteFile", "SeenBlocks", "create_file", "missing_bucket", "open_url", "retried"]
+__all__ = ["RemoteError", "RemoteFile", "SeenBlocks", "create_file", "is_absent", "open_url", "retried"]
 
 T = TypeVar("T")
 
 RETRY_SECONDS = "KDCACHE_RETRY_SECONDS"
 TIMEOUTS_S = {"connect_timeout": 5, "read_timeout": 15}
 PASSING_STATUS = {408, 409, 429}
+REFUSED = {401, 403}
 PASSING_KINDS = {
     *("ConnectionError", "HTTPClientError", "IncompleteReadError", "FlexibleChecksumError", "ResponseParserError"),
     *("ClientConnectionError", "ClientPayloadError", "IncompleteRead", "TransportError", "TimeoutError"),
@@ -57,6 +58,13 @@ def open_url(url: str) -> tuple[Any, str]:
 
         given = conf.get(protocol, {}).get("config_kwargs", {})
         storage[protocol] = {"config_kwargs": {"retries": {"total_max_attempts": 1}, **TIMEOUTS_S, **given}}
+    for protocol in re.findall(r"(?:^|::)(https?)://", url):
+        from aiohttp import ClientTimeout
+        from fsspec.config import conf
+
+        given = conf.get(protocol, {}).get("client_kwargs", {})
+        timeout = ClientTimeout(None, sock_connect=TIMEOUTS_S["connect_timeout"], sock_read=TIMEOUTS_S["read_timeout"])
+        storage[protocol] = {"client_kwargs": {"timeout": timeout, **given}}
     filesystem, path = url_to_fs(url, use_listings_cache=False, **storage)
     if storage:
         inner = filesystem
@@ -82,6 +90,14 @@ def retried(do: Callable[[], T], what: str) -> T:
 
     limit = _limit()
 
+    def attempt() -> T:
+        try:
+            return do()
+        except FileNotFoundError as error:
+            if (cause := _failure_behind(error)) is not None:
+                raise cause from None
+            raise
+
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         wait = state.next_action.sleep if state.next_action else 0
@@ -97,11 +113,11 @@ def retried(do: Callable[[], T], what: str) -> T:
         reraise=True,
     )
     try:
-        return attempts(do)
+        return attempts(attempt)
     except (RemoteError, KdcacheError):
         raise
     except Exception as error:  # whatever a file system of fsspec and the library below it raise
-        if missing_bucket(error):
+        if _missing_bucket(error):
             raise RemoteError(
                 "there is no such bucket, and kdcache makes none: mend its name, or make it first", missing=True
             ) from error
@@ -130,7 +146,12 @@ def create_file(filesystem: Any, path: str, data: bytes) -> None:
     filesystem.pipe_file(path, data)
 
 
-def missing_bucket(error: BaseException) -> bool:
+def is_absent(error: FileNotFoundError) -> bool:
+    """Whether it says that a file is not there, and not that its bucket is not, or that nobody can know now."""
+    return not _missing_bucket(error) and _failure_behind(error) is None
+
+
+def _missing_bucket(error: BaseException) -> bool:
     """Whether it is the bucket that is not there."""
     return _answer(error)[1] == "NoSuchBucket" or "bucket does not exist" in str(error).lower()
 
@@ -203,6 +224,13 @@ class SeenBlocks:
         return None
 
 
+def _failure_behind(error: FileNotFoundError) -> Exception | None:
+    """What really failed: fsspec's HTTP calls every failure a missing file."""
+    cause = error.__cause__
+    failed = isinstance(cause, Exception) and (_passes(cause) or _answer(cause)[0] in REFUSED)
+    return cause if failed else None  # type: ignore[return-value]
+
+
 def _limit() -> float:
     try:
         return float(os.environ.get(RETRY_SECONDS, "60"))
@@ -264,7 +292,7 @@ def _words(error: Exception, limit: float) -> str:
             f"{words}; tried for {limit:g} s: run the same command again when the server answers "
             f"({RETRY_SECONDS} says for how long kdcache tries)"
         )
-    if isinstance(error, PermissionError) or _answer(error)[0] == 403:
+    if isinstance(error, PermissionError) or _answer(error)[0] in REFUSED:
         return f"access denied ({words}): check the credentials and what they may do there"
     if any("Credential" in kind or kind == "ProfileNotFound" for kind in _kinds(error)):
         return (

@@ -18,7 +18,7 @@ from kdcache.corpus.layout import Layout, plain_name
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.disk import check_regular, fault
 from kdcache.errors import CorpusError
-from kdcache.remote import RemoteFile, SeenBlocks, missing_bucket, open_url, retried
+from kdcache.remote import RemoteFile, SeenBlocks, is_absent, open_url, retried
 
 __all__ = ["CorpusFile", "changed", "explained", "find_files", "format_of_name"]
 
@@ -177,7 +177,7 @@ def _whole(fs: Any, listing: Callable[..., dict[str, Any]], root: str) -> dict[s
     try:
         return listing(root, detail=True, on_error="raise")
     except FileNotFoundError as error:
-        if missing_bucket(error):
+        if not is_absent(error):
             raise
         return {}
     except TypeError:  # some list a whole tree in one request, which fails as a whole, and know no such argument
@@ -191,7 +191,7 @@ def _kind(fs: Any, root: str) -> str | None:
     try:
         return str(fs.info(root)["type"])
     except FileNotFoundError as error:
-        if missing_bucket(error):
+        if not is_absent(error):
             raise
         return None
 

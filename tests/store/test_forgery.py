@@ -75,6 +75,21 @@ def test_a_shard_of_another_cache_is_refused(folder: Path, tmp_path: Path, backe
         read_all(folder)
 
 
+def test_only_the_digest_tells_a_shard_of_the_same_header(tmp_path: Path, backend_name: str) -> None:
+    """As FORMAT.md, section 7, says: of another corpus, at the same place, with its commit record."""
+    mixed, other = tmp_path / "cache", tmp_path / "other"
+    write_cache(mixed, backend=backend_name)
+    write_cache(other, seed=1, backend=backend_name)
+    assert manifest_of(mixed)["header"] == manifest_of(other)["header"]
+    before = open_cache(mixed).digest
+    shutil.copy(shards_of(other)[0], shards_of(mixed)[0])
+    theirs = manifest_of(other)["shards"][0]
+    forge(mixed, lambda values: values["shards"][0].update(theirs))
+    read_all(mixed)
+    assert verify(mixed) == []
+    assert open_cache(mixed).digest != before
+
+
 @pytest.mark.parametrize(
     "change",
     [
