@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["STARTED_BY", "Launchers", "is_launcher", "mark_of"]
+__all__ = ["STARTED_BY", "Launchers", "end_with_parent", "is_launcher", "mark_of"]
 
 STARTED_BY = "KDCACHE_STARTED_BY"
 """The environment variable by which `kdcache train --nproc` tells its ranks who it is."""
@@ -46,7 +46,7 @@ class Launchers:
         if self.found and self.found[-1].pid != above and "CROSS_RANK" in environment and above == 1:
             self._gone = above  # deepspeed's launcher started this rank, and left before it looked
         if any(process.pid == above for process in self.found):
-            _end_with_parent(above)
+            end_with_parent(above)
 
     def _add(self, pid: int, start: float) -> None:
         try:
@@ -100,8 +100,8 @@ def _lives(process: psutil.Process) -> bool:
         return True
 
 
-def _end_with_parent(parent: int) -> None:
-    """Ask the kernel to end this process with its parent; where there is no such call, the thread does."""
+def end_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process with its parent, of that pid. Only Linux has such a call."""
     if not sys.platform.startswith("linux"):
         return
     try:

@@ -2,9 +2,10 @@
 
     OUTPUT/.kdcache/universal/1b2c3d4e/step-00000500/    sealed like a checkpoint, deleted when it is loaded
 
-`python -m kdcache.train.universal SOURCE TARGET` is that process: about 3 s for a small model. It loads tensors and
+`python -m kdcache.train.universal SOURCE TARGET PID` is that process: about 3 s for a small model. It loads tensors and
 plain values only, and writes below TARGET only: DeepSpeed makes folders of the parameters' names, as the checkpoint
-has them. A conversion is never used again; what a kill left of one is deleted before the next.
+has them. On Linux it ends with the rank that started it, whose pid it is told. A conversion is never used again; what a
+kill left of one is deleted before the next.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import one_line
+from kdcache.train.ancestors import end_with_parent
 from kdcache.train.sealed import seal
 from kdcache.train.unpickling import only_weights, what_it_would_run
 
@@ -27,13 +29,14 @@ HOLDS_CODE = "it holds code"
 def convert(source: Path, target: Path) -> str | None:
     """Make a universal checkpoint of a checkpoint. Returns what went wrong, if anything did."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "kdcache.train.universal", str(source), str(target)]
+    command = [sys.executable, "-m", "kdcache.train.universal", str(source), str(target), str(os.getpid())]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
 
 
-def main(source: str, target: str) -> int:
+def main(source: str, target: str, parent: str) -> int:
+    end_with_parent(int(parent))
     import torch
     from deepspeed.checkpoint import ds_to_universal
 

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kdcache.errors import RunStoppedError
@@ -26,6 +27,32 @@ def meet(*ranks: Leaving) -> None:
     counts = [sum(votes) for votes in zip(*(one.votes() for one in ranks), strict=True)]
     for one in ranks:
         one.hear(counts)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux to end the process")
+def test_a_conversion_ends_with_its_rank(tmp_path: Path) -> None:
+    """Of a checkpoint whose reading never ends."""
+    source = tmp_path / "step-00000001"
+    source.mkdir()
+    for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+        os.mkfifo(source / name)
+    code = f"from kdcache.train.universal import *; from pathlib import Path; convert(Path({str(source)!r}), Path('x'))"
+    rank = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    try:
+        while not (begun := psutil.Process(rank.pid).children()):
+            time.sleep(0.1)
+        while not any("libtorch" in part.path for part in begun[0].memory_maps()):
+            time.sleep(0.1)
+        used = -1.0
+        while used != (used := sum(begun[0].cpu_times()[:2])):  # until it waits for the writer of a FIFO
+            time.sleep(1)
+    finally:
+        rank.kill()
+        rank.wait()
+    alive = psutil.wait_procs(begun, timeout=15)[1]
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def test_a_signal_of_one_rank_is_heard_by_all_after_the_same_step() -> None:
