@@ -25,12 +25,12 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def line_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str]:
-    """Exit status, and the one line on standard error."""
+    """Exit status, and the one line that says what is wrong."""
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["kdcache", *map(str, arguments)])
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("cache: ")]
     return int(str(caught.value.code)), line
 
 
