@@ -1,10 +1,10 @@
 """OUTPUT/log.jsonl and the monitors, which say the same: one line, and one event per number, for each record.
 
-A line has step, group (train, eval, change), time (UTC), epoch (passes over the cache so far) and the values. When a
-run goes on from step s, what it will do again goes: lines of later steps, one that a kill cut off, and the final
-evaluation where it is taken again. TensorBoard is told that events from s on are void (as SummaryWriter's purge_step
-does) and gets those of s itself again, from the log. Lines of others stay. Other monitors than TensorBoard know no
-such thing and keep what they were sent.
+A line has step, group (cache, train, eval, change), time (UTC), epoch (passes over the cache so far) and the values.
+The first, of step 0, has the cache's digest. When a run goes on from step s, what it will do again goes: lines of
+later steps, one that a kill cut off, and the final evaluation where it is taken again. TensorBoard is told that events
+from s on are void (as SummaryWriter's purge_step does) and gets those of s itself again, from the log. Lines of others
+stay. Other monitors than TensorBoard know no such thing and keep what they were sent.
 """
 
 import json
@@ -49,7 +49,7 @@ class Log:
         self.steps_per_epoch = steps_per_epoch
         if world.first:
             output.mkdir(parents=True, exist_ok=True)
-            self._go_back_to(step, {*again, "change"})
+            self._go_back_to(step, {*again, "cache", "change"})
 
     def _go_back_to(self, step: int, again: Collection[str]) -> None:
         text = self.path.read_bytes() if self.path.exists() else b""

@@ -1,7 +1,7 @@
 """The story of a training run, as every rank tells it.
 
 OUTPUT/checkpoints/   to go on from
-OUTPUT/log.jsonl      a line each log_every steps and for each evaluation
+OUTPUT/log.jsonl      the cache's digest, and a line each log_every steps and for each evaluation
 OUTPUT/tensorboard/   the same for TensorBoard
 OUTPUT/student/       the finished student
 OUTPUT/done.json      steps, held-out figures, precision and pinned settings; written last
@@ -81,7 +81,7 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
         step = 0 if saved is None else saved.step
         collate = Collator(student, cache)
         trainer = Trainer(engine, pace, terms, collate, world, device=device, step=step, leaving=leaving)
-        log = open_log(run, world, pace, step, changes)
+        log = open_log(run, world, pace, step, changes, cache.digest)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 
         def after(step: int) -> None:
@@ -108,11 +108,13 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
         say(f"wrote {folder}{spoken(figures)}")
 
 
-def open_log(run: Run, world: World, pace: Pace, step: int, changes: list[dict[str, Any]]) -> Log:
-    """The log of a run that goes on from a step, with what was changed just now."""
+def open_log(run: Run, world: World, pace: Pace, step: int, changes: list[dict[str, Any]], digest: str) -> Log:
+    """The log of a run that goes on from a step, with what was changed just now, and first with the cache's digest."""
     monitor = make_monitor(run.engine.for_monitors(run.output))
     again = ("eval",) if step == pace.total_steps else ()
     log = Log(run.output, monitor, world, step, steps_per_epoch=pace.steps_per_epoch, again=again)
+    if step == 0:
+        log.write(0, "cache", {"cache_sha256": digest})
     for change in changes:
         if change["step"] == step:
             say(f"going on with {change['key']} {change['to']}, which was {change['from']}")

@@ -102,8 +102,10 @@ def test_a_run_survives_sigkill_sigterm_and_another_launcher(root: Path, tmp_pat
     command = [launcher, "--num_gpus", "2", "--master_port", str(free_port()), "--no_local_rank", "--module", "kdcache"]
     done = subprocess.run([*command, "train", str(config)], env=ONE_THREAD, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    steps = [json.loads(line)["step"] for line in (output / "log.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 61))
+    first, *lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    assert (first["step"], first["group"]) == (0, "cache")
+    assert first["cache_sha256"] == open_cache(root / "cache").digest
+    assert [line["step"] for line in lines] == list(range(1, 61))
     student = Path("student", "model.safetensors")
     assert (output / student).read_bytes() == (root / "long" / student).read_bytes()
 

@@ -159,3 +159,14 @@ def test_a_line_has_time_and_epoch(tmp_path: Path) -> None:
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert line.pop("time").endswith("Z")
     assert line == {"step": 2, "group": "train", "epoch": 0.25, "loss": 1.5}
+
+
+def test_the_digest_stands_once_in_the_log(tmp_path: Path) -> None:
+    """A run that begins again at step 0 writes it again; one that goes on finds it there."""
+    for step in (0, 0, 3):
+        log = Log(tmp_path, None, World(), step)
+        if step == 0:
+            log.write(0, "cache", {"cache_sha256": "ab"})
+            log.write(1, "train", {"loss": 1.5})
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["group"] for line in lines] == ["cache", "train"]
