@@ -110,6 +110,7 @@ def hold(folder: Path, doing: str, *, identity: str | None = None, force: bool =
                     return held
             _wait_for(others, folder, host)
     except OSError as error:
+        _drop_empty(path)
         raise _cannot_lock(folder, error) from None
 
 
@@ -269,6 +270,9 @@ def _door(locks: Path, folder: Path) -> Iterator[str]:
             f"{folder} is locked by {who}, which does not go on; expected that to take milliseconds: stop it, or "
             f"delete {locks / 'door'} if it is gone"
         ) from None
+    except OSError:
+        _drop_empty(locks / "door")
+        raise
     try:
         own = door.owner
         yield own.hostname if own else ""
@@ -294,3 +298,10 @@ def _cannot_lock(folder: Path, error: OSError) -> LockedError:
         f"cannot lock {folder}: {fault(error)}; expected a folder in which files can be made: use another output, or "
         "mend its permissions"
     )
+
+
+def _drop_empty(path: Path) -> None:
+    """A lease that a full disk left without its owner's name, and which filelock has no room to take back."""
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
