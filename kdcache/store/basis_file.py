@@ -76,8 +76,8 @@ def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
         fault = check_stamp(stamp, _stamp(header.settings))
         if len(arrays["mean"]) != header.num_classes:
             fault = f"got {len(arrays['mean'])} classes, expected {header.num_classes}"
-        elif not all(np.isfinite(array).all() for array in arrays.values()):
-            fault = "holds NaN or infinity"
+        elif not np.isfinite(arrays["basis"]).all() or not (arrays["mean"] < np.inf).all():
+            fault = "holds NaN or infinity"  # but for classes that are never given, whose mean is −inf
     except Exception as error:  # whatever the library raises for bytes that are not its format
         raise CacheError(f"{where} is damaged: {one_line(error, 300)}; {repair_command(root)}") from error
     if fault:

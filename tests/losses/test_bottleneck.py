@@ -209,7 +209,7 @@ def test_bottlenecks_alone_have_no_gradient_by_logits():
         ({"alpha": 0.5}, "got alpha in a bottleneck term"),
         ({"weighting": "entropy"}, "got weighting in a bottleneck term"),
         ({"beta": -0.1}, "got beta -0.1 in a bottleneck term, expected a finite number of 0 or more"),
-        ({"beta": math.nan}, "got beta nan in a bottleneck term"),
+        ({"beta": math.nan}, "beta\n  Input should be a finite number"),
         ({"width": 0}, "width"),
     ],
 )

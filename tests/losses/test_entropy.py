@@ -265,7 +265,7 @@ def test_a_temperature_that_the_cache_does_not_hold_is_named_before_a_run(settin
         ({"name": "divergence", "entropy_temperature": 2.0}, "got entropy_temperature without weighting: entropy"),
         (
             {"name": "divergence", "weighting": "entropy", "entropy_temperature": math.inf},
-            "got temperature inf, expected a finite number",
+            "entropy_temperature\n  Input should be a finite number",
         ),
         ({"name": "divergence", "weighting": "teacher"}, "weighting"),
         (

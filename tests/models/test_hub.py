@@ -83,7 +83,8 @@ def test_eval_on_the_command_line(home: Path, cache: Cache) -> None:
     assert "small" in found.stdout
     missing = kdcache("eval", "someone/none", "--cache", cache.root.url, env=environment)
     assert missing.returncode == 2
-    assert missing.stderr.count("\n") == 1
+    assert missing.stderr.splitlines()[0].startswith("cache: ")
+    assert len(missing.stderr.splitlines()) == 2
     assert "got student someone/none, expected a folder with config.json" in missing.stderr
 
 

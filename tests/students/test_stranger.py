@@ -23,7 +23,7 @@ from kdcache.store.cache import Cache, open_cache
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
-from kdcache.train.export import write_student
+from kdcache.train.export import Told, write_student
 from kdcache.train.plan import plan
 from kdcache.train.settings import TrainConfig
 
@@ -79,7 +79,7 @@ def finished(folder: Path, cache: Cache, student: dict[str, Any] | Path) -> Path
         optimizer.zero_grad()
     precision = dict.fromkeys(("parameters", "gradients", "master_weights", "student"), "float32")
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    write_student(folder, plan(config), cache, model, weights, steps=6, figures=None, precision=precision)
+    write_student(folder, plan(config), cache, model, weights, Told(steps=6, precision=precision))
     return folder
 
 
