@@ -20,7 +20,7 @@ from kdcache.launcher import World
 def test_ranks_that_start_one_after_the_other_on_a_new_machine(
     make_config: Callable[..., DumpConfig], tmp_path: Path
 ) -> None:
-    """The first rank compiles the loops, the second loads them; 120,000 positions."""
+    """The first rank compiles the loops, the second loads them; 391,637 positions."""
     write_jsonl(tmp_path / "corpus.jsonl", sentences(4000))
     config = make_config(tmp_path / "first", corpus={"unit_rows": 500})
     (tmp_path / "dump.yaml").write_text(config.model_dump_json(exclude_none=True))
