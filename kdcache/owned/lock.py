@@ -189,7 +189,12 @@ class _Writer:
 
 
 def _others(locks: Path, identity: str | None, host: str) -> list[_Writer]:
-    """The writers of other identities that may be alive. The door is to be held."""
+    """The writers of other identities that may be alive. The door is to be held.
+
+    Leases are made under it too, so an empty one is of a process that was killed before it wrote its name.
+    """
+    for writer in _writers(locks):
+        _drop_empty(writer.path)
     return [writer for writer in _writers(locks) if writer.identity != identity and writer.is_alive(host)]
 
 
@@ -260,9 +265,18 @@ def _door(locks: Path, folder: Path) -> Iterator[str]:
     """One process at a time looks at the writers and registers. Gives this host's name, as leases have it."""
     from filelock import LeaseSettingsMismatch, Timeout
 
-    door = _lease(locks / "door")
+    door, end = _lease(locks / "door"), time.monotonic() + LIFETIME_S * 2
     try:
-        door.acquire(timeout=LIFETIME_S * 2, poll_interval=POLL_S)
+        while True:
+            made = _made_empty(locks / "door")
+            try:
+                door.acquire(timeout=PATIENCE_S, poll_interval=POLL_S)
+                break
+            except Timeout:
+                if made is not None and made == _made_empty(locks / "door"):
+                    _drop_empty(locks / "door")
+                elif time.monotonic() > end:
+                    raise
     except (Timeout, LeaseSettingsMismatch):
         owner = door.owner
         who = f"process {owner.pid} on {owner.hostname}" if owner else "an unknown process"
@@ -300,8 +314,16 @@ def _cannot_lock(folder: Path, error: OSError) -> LockedError:
     )
 
 
+def _made_empty(path: Path) -> int | None:
+    """When a lease without its owner's name was made, on the clock of its disk; None for any other."""
+    with suppress(OSError):
+        found = path.stat()
+        return None if found.st_size else found.st_mtime_ns
+    return None
+
+
 def _drop_empty(path: Path) -> None:
-    """A lease that a full disk left without its owner's name, and which filelock has no room to take back."""
+    """Delete a lease without its owner's name, of a process that was killed or met a full disk just then."""
     with suppress(OSError):
         if path.stat().st_size == 0:
             path.unlink()

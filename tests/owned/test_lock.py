@@ -211,3 +211,14 @@ def test_a_disk_without_hard_links_is_good_enough(tmp_path: Path, monkeypatch: p
     assert disk.entries() == ["name"]
     with hold(tmp_path, "train"), pytest.raises(LockedError):
         hold(tmp_path, "convert")
+
+
+@pytest.mark.parametrize("name", ["door", "train.0123456789abcdef.20261126T062805Z.b6e4698e"])
+def test_a_writer_that_was_killed_before_it_wrote_its_name_locks_nobody_out(tmp_path: Path, name: str) -> None:
+    locks = tmp_path / ".kdcache" / "locks"
+    locks.mkdir(parents=True)
+    (locks / name).touch()
+    start = time.monotonic()
+    with hold(tmp_path, "train"):
+        assert time.monotonic() - start < 10
+    assert [*locks.iterdir()] == []
