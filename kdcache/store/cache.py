@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Cache", "begun_header", "open_cache", "read_manifest"]
 
+BLOCK_EXAMPLES = 64
+
 
 def open_cache(
     path: str | os.PathLike[str],
@@ -98,6 +100,11 @@ class Cache:
         return self.manifest.shard_examples
 
     @cached_property
+    def block_examples(self) -> np.ndarray:
+        """Examples in each block of a shard, int64 [shards]; the last block of a shard may hold fewer."""
+        return np.minimum(self.shard_examples, BLOCK_EXAMPLES)
+
+    @cached_property
     def digest(self) -> str:
         """sha256 of the manifest, and so of every byte of the cache."""
         return self.manifest.digest()
@@ -152,6 +159,19 @@ class Cache:
         copies = self._copies
         data = download() if copies is None else copies.fetch(commit.sha256, commit.bytes, download, wrong)
         return replace(decode_shard(self.root, header, commit, data), load_basis=self._load_basis)
+
+    def read_block(self, shard: int, block: int) -> Batch:
+        """Read the examples of one block: some consecutive examples of a shard, the smallest thing that is read.
+
+        Args:
+            shard: The number of the shard, from 0.
+            block: The number of the block in it, from 0.
+
+        Raises:
+            DamagedShardError: Its bytes are not what was committed.
+        """
+        size, examples = int(self.block_examples[shard]), int(self.shard_examples[shard])
+        return self._shard(shard).slice(block * size, min((block + 1) * size, examples))
 
     @cached_property
     def basis(self) -> "Basis":

@@ -41,6 +41,16 @@ def test_read_every_range(tmp_path: Path) -> None:
             assert same_arrays(cache.read(start, stop).arrays, whole.slice(start, stop).arrays)
 
 
+def test_blocks_are_the_examples_of_a_shard_in_order(cache_folder: Path) -> None:
+    cache = open_cache(cache_folder)
+    for shard, size in enumerate(cache.block_examples):
+        whole = cache.read_shard(shard)
+        blocks = [cache.read_block(shard, block) for block in range(-(-len(whole) // int(size)))]
+        assert all(len(block) == size for block in blocks[:-1])
+        assert 0 < len(blocks[-1]) <= size
+        assert same_arrays(concat(blocks).arrays, whole.arrays)
+
+
 def test_a_cache_of_no_shards_reads_as_no_examples(tmp_path: Path) -> None:
     CacheWriter(tmp_path, num_classes=5).builder.finalize(0)
     cache = open_cache(tmp_path)
