@@ -17,7 +17,10 @@ calibrate     the basis of calibrated records, from the first positions of the c
 records       a unit's examples to the arrays of its shard
 background    write shards while the teacher works on
 check         every row looked at before a teacher is loaded
-run           the loop over units: skip what is committed, make the rest, finalize
+begin         a cache begun, or gone on with: its header and its builder
+make          one shard after the other, written while the teacher works on
+finish        what is finished already, and the manifest when nothing is missing
+run           one rank's dump: skip what is committed, make the rest, finalize
 rerun         the teacher of a finished cache, run again on some of its examples
 remake        lost files of a finished cache made again, byte for byte
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from kdcache.corpus import Corpus
+from kdcache.dump.begin import made_header
 from kdcache.dump.calibrate import calibrate
 from kdcache.dump.lazy_teacher import LazyTeacher, devices_of, fed_as
 from kdcache.dump.material import Material, gather
 from kdcache.dump.records import unit_arrays
-from kdcache.dump.run import made_header
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import remedies

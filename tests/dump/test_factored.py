@@ -65,7 +65,7 @@ def test_a_dump_that_goes_on_does_not_calibrate_again(
     before = files_of(tmp_path / "cache")
     for name in ("cache.json", "shards/000003.json"):
         (tmp_path / "cache" / name).unlink()
-    monkeypatch.setattr("kdcache.dump.run.calibrate", None)
+    monkeypatch.setattr("kdcache.dump.begin.calibrate", None)
     dump(config)
     assert files_of(tmp_path / "cache") == before
 

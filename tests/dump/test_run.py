@@ -136,7 +136,7 @@ def test_records_made_by_other_means_are_not_mixed(
     """Another device's path adds in another order: its records may differ in their last bits."""
     config = make_config(tmp_path / "cache")
     run_dump(config, World(0, 2))
-    monkeypatch.setattr("kdcache.dump.run.method_on", lambda device_type: "torch")
+    monkeypatch.setattr("kdcache.dump.begin.method_on", lambda device_type: "torch")
     with pytest.raises(CacheError, match=r"compute\.compression.*numba.*torch"):
         run_dump(config, World(1, 2))
 

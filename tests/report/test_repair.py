@@ -156,7 +156,7 @@ def test_dump_makes_a_lost_shard_again_and_nothing_else(
     command = ["dump-logits", made / "sampled.yaml", "-o", f"output={cache}"]
     cut_short(shard(cache, unit))
     with monkeypatch.context() as other:
-        other.setattr("kdcache.dump.run.unit_arrays", other_arrays)
+        other.setattr("kdcache.dump.make.unit_arrays", other_arrays)
         status, _, err = run(*command)
     assert status == 1
     assert "made again it has another digest" in err
