@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cache", "begun_header", "open_cache", "read_manifest"]
 
-BLOCK_EXAMPLES = 64
-
 
 def open_cache(
     path: str | os.PathLike[str],
@@ -102,7 +100,7 @@ class Cache:
     @cached_property
     def block_examples(self) -> np.ndarray:
         """Examples in each block of a shard, int64 [shards]; the last block of a shard may hold fewer."""
-        return np.minimum(self.shard_examples, BLOCK_EXAMPLES)
+        return self.manifest.block_examples
 
     @cached_property
     def digest(self) -> str:

@@ -40,6 +40,7 @@ from pydantic import Field as Limits
 
 from kdcache.errors import CacheError, KdcacheError, one_line
 from kdcache.store.backend import array_fields
+from kdcache.store.blocks import COUNTED, Block, BlockExamples, BlockText, blocks_fault
 from kdcache.store.files import PART, check_name
 from kdcache.store.requires import check_requires, required
 from kdcache.targets.fields import Field
@@ -177,6 +178,7 @@ class Header(Model):
         records: What is kept of the teacher; nothing in a label-only cache.
         num_classes: Columns of the teacher's logits.
         fields: The arrays of every shard.
+        block_examples: How many examples a block of a shard has, or "auto" (blocks.py).
         compute: The settings of the teacher's run.
         seed: Of the draws of sampled records.
         libraries: The versions that the bytes depend on.
@@ -192,6 +194,7 @@ class Header(Model):
     records: Records = ()
     num_classes: Annotated[int, Limits(gt=0, lt=1 << 31)]
     fields: tuple[Field, ...]
+    block_examples: BlockExamples = "auto"
     tokenizer: TokenizerPin | None = None
     teacher: TeacherPin | None = None
     compute: dict[str, Any] = {}
@@ -274,6 +277,8 @@ class CommitRecord(Model):
         file: The name of its file inside the cache.
         examples, tokens, documents, positions, entries: How many it holds.
         bytes, sha256: The size and the digest of its file.
+        block_examples: How many examples each of its blocks has but the last.
+        blocks: Where each lies in the file, its digest and its counts (blocks.py); `block` reads them.
         source_sha256: The digest of the corpus rows that it was made from.
         header_sha256: The digest of the header that it was made under.
         notes: Counts worth telling, such as {"truncated": 3}.
@@ -291,12 +296,26 @@ class CommitRecord(Model):
     entries: Count
     bytes: Count
     sha256: Sha256
+    block_examples: Annotated[int, Limits(ge=1, le=1 << 20)]
+    blocks: tuple[BlockText, ...]
     source_sha256: Sha256 | Literal[""] = ""
     header_sha256: Sha256
     notes: dict[str, Count] = {}
     score: Score | None = None
     skipped: tuple[SkippedRow, ...] | None = None
     made_under: dict[str, str] | None = None
+
+    def block(self, index: int) -> Block:
+        """One of its blocks, from 0."""
+        start = index * self.block_examples
+        return Block.parse(self.blocks[index], max(0, min(self.block_examples, self.examples - start)))
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> Self:
+        counts = {name: getattr(self, name) for name in COUNTED}
+        if fault := blocks_fault(self.blocks, self.block_examples, counts, self.bytes):
+            raise ValueError(fault)
+        return self
 
 
 class Totals(Model):
@@ -338,6 +357,11 @@ class Manifest(Model):
     def shard_examples(self) -> np.ndarray:
         """Examples in each shard, int64."""
         return np.array([shard.examples for shard in self.shards], np.int64)
+
+    @property
+    def block_examples(self) -> np.ndarray:
+        """Examples in each block of a shard but its last, int64."""
+        return np.array([shard.block_examples for shard in self.shards], np.int64)
 
 
 M = TypeVar("M", bound=Model)

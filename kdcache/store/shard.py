@@ -9,12 +9,14 @@ P positions.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kdcache.errors import DamagedShardError, next_command, one_line
 from kdcache.store.backend import Stamp, backend, check_arrays, check_stamp, level_sizes
 from kdcache.store.batch import Batch
+from kdcache.store.blocks import COUNTED, Block
 from kdcache.store.content import content_fault
 from kdcache.store.files import Root, UnexpectedFile
 from kdcache.store.limits import check_room
@@ -33,14 +35,7 @@ __all__ = [
     "shard_name",
 ]
 
-COUNTED: dict[str, Level] = {
-    "examples": "example",
-    "tokens": "token",
-    "documents": "document",
-    "positions": "position",
-    "entries": "entry",
-}
-OF_THE_FILE = ("bytes", "sha256")
+OF_THE_FILE = ("bytes", "sha256", "blocks")
 
 
 def shard_name(header: Header, unit: int) -> str:
@@ -111,21 +106,24 @@ def make_shard(
 ) -> tuple[bytes, CommitRecord]:
     """The bytes of a shard, and the commit record that belongs to them; nothing is written."""
     check_arrays(header.fields, arrays)
-    commit = CommitRecord(
-        unit=unit,
-        file=shard_name(header, unit),
-        **_counts(header, arrays),
-        bytes=0,
-        sha256="0" * 64,
-        source_sha256=source_sha256,
-        header_sha256=header.digest(),
-        notes=dict(notes or {}),
-        score=unit_score(header, arrays),
-        skipped=tuple(skipped) or None,
-        made_under=dict(made_under) if made_under else None,
-    )
-    data = backend(header.backend).encode(header.fields, arrays, _stamp(commit))
-    commit = commit.model_copy(update={"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    counts = _counts(header, arrays)
+    values: dict[str, Any] = {
+        "unit": unit,
+        "file": shard_name(header, unit),
+        **counts,
+        "block_examples": max(1, counts["examples"]),
+        "source_sha256": source_sha256,
+        "header_sha256": header.digest(),
+        "notes": dict(notes or {}),
+        "score": unit_score(header, arrays),
+        "skipped": tuple(skipped) or None,
+        "made_under": dict(made_under) if made_under else None,
+    }
+    draft = CommitRecord.model_construct(**values)
+    data = backend(header.backend).encode(header.fields, arrays, _stamp(draft))
+    sha256 = hashlib.sha256(data).hexdigest()
+    blocks = [Block(0, len(data), sha256, _sizes(draft))]
+    commit = CommitRecord(**values, bytes=len(data), sha256=sha256, blocks=tuple(map(str, blocks)))
     check_room(commit.file, header.fields, _sizes(commit), len(data))
     return data, commit
 

@@ -39,6 +39,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object] = lambda valu
     for shard in values["shards"]:
         data = (folder / shard["file"]).read_bytes()
         shard |= {"bytes": len(data), "sha256": digest(data), "header_sha256": digest(as_json(header))}
+        shard["blocks"] = [_placed(line, data) for line in shard["blocks"]]
         (folder / f"shards/{shard['unit']:06d}.json").write_bytes(as_json(shard))
     values["totals"] |= {name: sum(shard[name] for shard in values["shards"]) for name in COUNTS}
     values["totals"]["notes"] = {}
@@ -50,3 +51,9 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object] = lambda valu
         values["totals"]["score"] = reduce(add, scores).root
     (folder / "header.json").write_bytes(as_json(header))
     (folder / "cache.json").write_bytes(as_json(values))
+
+
+def _placed(line: str, data: bytes) -> str:
+    """The line of a block that the whole file is."""
+    _, _, _, *counts = line.split(" ")
+    return " ".join(["0", str(len(data)), digest(data), *counts])

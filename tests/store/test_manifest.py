@@ -43,6 +43,8 @@ def commit(unit: int, **changes: object) -> CommitRecord:
         "file": f"shards/{unit:06d}.arrow",
         "sha256": SHA,
         "header_sha256": header().digest(),
+        "block_examples": unit + 1,
+        "blocks": [f"0 {unit + 1} {SHA}" + f" {unit + 1}" * 4],
         **counts,
     }
     return CommitRecord(**{**values, **changes})
@@ -72,10 +74,32 @@ def test_canonical_bytes_are_pinned() -> None:
     """What older caches' digests were made of must not drift."""
     record = commit(3, source_sha256=SHA, header_sha256=SHA)
     assert canonical(record).decode() == (
-        '{\n "bytes": 4,\n "documents": 4,\n "entries": 4,\n "examples": 4,\n "file": "shards/000003.arrow",\n'
+        f'{{\n "block_examples": 4,\n "blocks": [\n  "0 4 {SHA} 4 4 4 4"\n ],\n'
+        ' "bytes": 4,\n "documents": 4,\n "entries": 4,\n "examples": 4,\n'
+        ' "file": "shards/000003.arrow",\n'
         f' "header_sha256": "{SHA}",\n "notes": {{}},\n "positions": 4,\n "sha256": "{SHA}",\n'
         f' "source_sha256": "{SHA}",\n "tokens": 4,\n "unit": 3\n}}\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": []}, "got 0 blocks, expected 1 of 1 examples"),
+        ({"blocks": [f"0 1 {SHA} 1 1 1 1", f"1 1 {SHA} 0 0 0 0"]}, "got 2 blocks, expected 1"),
+        ({"blocks": [f"0 2 {SHA} 1 1 1 1"]}, "end at 2, expected them in order inside 1 bytes"),
+        ({"blocks": [f"0 1 {SHA} 1 2 1 1"]}, "got blocks of 2 documents, expected 1"),
+        ({"blocks": [f"00 1 {SHA} 1 1 1 1"]}, "String should match pattern"),
+        ({"blocks": [f"0 1 {SHA} 1 1 1"]}, "String should match pattern"),
+        ({"block_examples": 0}, "greater than or equal to 1"),
+        ({"examples": 2, "blocks": [f"2 2 {SHA} 1 1 1 1", f"0 2 {SHA} 0 0 0 0"]}, "overlap"),
+    ],
+)
+def test_blocks_fit_the_rest_of_their_commit_record(changes: dict[str, object], message: str) -> None:
+    if "examples" in changes:
+        changes = {"bytes": 4, "block_examples": 1, **changes}
+    with pytest.raises(ValidationError, match=message):
+        commit(0, **changes)
 
 
 def test_a_key_added_later_leaves_digests_as_they_are() -> None:
