@@ -1,13 +1,11 @@
 """Who writes in an output folder: each writer holds a lease, FOLDER/.kdcache/locks/DOING.IDENTITY.SINCE.NUMBER.
 
-The leases are filelock's SoftFileLease: a file made with O_EXCL that names host, process and the process' start, and
-whose time is renewed by a thread (a heartbeat each LIFETIME_S / 4). A lease counts as dead where its process is gone on
-this host (at once, also where its number is another process' now), and elsewhere after LIFETIME_S without a heartbeat,
-on the clock of who looks: clocks of hosts need not agree. Writers of one identity share a folder, as the ranks of a
-dump do; any other is refused while one of them lives. `door` is held for the milliseconds in which a writer looks at
-the others and registers. It costs about 2 ms.
+Writers of one identity share a folder, as the ranks of a dump do; any other is refused while one of them lives. A
+writer looks at the others and registers while it is in the door (door.py), where nobody else is; so a lease that
+names nobody, or was set aside there, is of a process that was killed.
 """
 
+import itertools
 import os
 import time
 import uuid
@@ -21,15 +19,15 @@ from typing import Any, Self
 
 from kdcache.disk import fault, make_folder
 from kdcache.errors import LockedError
+from kdcache.owned import lease
+from kdcache.owned.door import POLL_S, door
 from kdcache.owned.folder import HIDDEN
 from kdcache.progress import say
 
 __all__ = ["Hold", "check_free", "hold"]
 
-LIFETIME_S = 60.0
 PATIENCE_S = 5.0
 """How long a writer on this host may take to end before it is spoken of."""
-POLL_S = 0.05
 HELD: "weakref.WeakValueDictionary[str, Hold]" = weakref.WeakValueDictionary()
 """The leases of this process, by their files."""
 SINCE = "%Y%m%dT%H%M%SZ"
@@ -46,7 +44,7 @@ class Hold:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lost: str | None = None
-        self._lease: Any = None
+        self.taken = False
         self._release: Callable[[], object] = lambda: None
 
     def check(self) -> None:
@@ -60,10 +58,10 @@ class Hold:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """For milliseconds: what the other writers of this identity must not do at the same time."""
-        if self._lease is None:
+        if not self.taken:
             yield
             return
-        with _door(_locks(self.folder), self.folder):
+        with door(_locks(self.folder), self.folder):
             yield
 
     def release(self) -> None:
@@ -96,22 +94,19 @@ def hold(folder: Path, doing: str, *, identity: str | None = None, force: bool =
     own = (identity or uuid.uuid4().hex)[:16]
     since = datetime.now(UTC).strftime(SINCE)
     path = locks / f"{doing}.{own}.{since}.{uuid.uuid4().hex[:8]}"
-    try:
-        make_folder(locks)
-        while True:
-            with _door(locks, folder) as host:
-                others = [writer for writer in _others(locks, own, host) if not writer.gives_way(doing)]
-                if force:
-                    for writer in others:
-                        say(f"--force: {folder} {writer.spoken}; it is told to stop, and this command goes on")
-                        writer.lease.force_break()
-                if force or not others:
-                    _take(held, path)
-                    return held
+    for attempt in itertools.count():
+        try:
+            make_folder(locks)
+            others, host = _register(held, path, own, force)
+            if held.taken:
+                return held
             _wait_for(others, folder, host)
-    except OSError as error:
-        _drop_empty(path)
-        raise _cannot_lock(folder, error) from None
+        except OSError as error:
+            # Whoever had the folder before may take it away, empty as it is, between two lines.
+            if attempt < 5 and isinstance(error, FileNotFoundError):
+                continue
+            raise _cannot_lock(folder, error) from None
+    raise AssertionError
 
 
 def check_free(folder: Path, *, identity: str | None = None) -> None:
@@ -120,10 +115,16 @@ def check_free(folder: Path, *, identity: str | None = None) -> None:
     A command asks so before it does something slow. What a dead writer left is swept away.
     """
     locks = _locks(folder)
-    if _writers(locks):
-        with _door(locks, folder) as host:
-            others = _others(locks, identity and identity[:16], host)
+    if not _writers(locks):
+        return
+    try:
+        with door(locks, folder) as host:
+            others = _others(locks, identity and identity[:16])
         _wait_for_own(others, folder, host)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _cannot_lock(folder, error) from None
 
 
 class _Writer:
@@ -132,7 +133,7 @@ class _Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.doing, self.identity, self.since, _ = path.name.split(".")
-        self.lease = _lease(path)
+        self.lease = lease.new(path)
 
     @property
     def spoken(self) -> str:
@@ -143,19 +144,8 @@ class _Writer:
             return f"is being written by kdcache {self.doing}, {who}, since {since:%Y-%m-%d %H:%M:%S} UTC"
         return f"is being written by kdcache {self.doing}, {who}"
 
-    def is_alive(self, host: str) -> bool:
-        """Whether it may be, asked on this host; the lease of a dead one is taken and given back, which deletes it."""
-        from filelock import LeaseSettingsMismatch, Timeout
-
-        if (owner := self.lease.owner) is not None and self.is_on(host) and _is_zombie(owner.pid):
-            self.lease.force_break()
-            return False
-        try:
-            self.lease.acquire(timeout=0)
-        except (Timeout, LeaseSettingsMismatch):
-            return True
-        self.lease.release()
-        return False
+    def is_alive(self) -> bool:
+        return lease.is_alive(self.lease)
 
     def gives_way(self, doing: str) -> bool:
         """End the lease of an older object of this process that does the same."""
@@ -170,13 +160,13 @@ class _Writer:
         owner = self.lease.owner
         return owner is None or owner.hostname == host
 
-    def beats(self, host: str) -> bool:
+    def beats(self) -> bool:
         """Watch it for as long as a lease lives: whether its heartbeat is renewed. A dead one's lease is gone then."""
         last = self._beat()
-        end = time.monotonic() + LIFETIME_S * 1.5
+        end = time.monotonic() + lease.LIFETIME_S * 1.5
         while time.monotonic() < end:
-            time.sleep(POLL_S * 10)
-            if not self.is_alive(host):
+            time.sleep(POLL_S * 25)
+            if not self.is_alive():
                 return False
             if (beat := self._beat()) != last and beat is not None:
                 return True
@@ -188,14 +178,26 @@ class _Writer:
         return None
 
 
-def _others(locks: Path, identity: str | None, host: str) -> list[_Writer]:
-    """The writers of other identities that may be alive. The door is to be held.
+def _register(held: Hold, path: Path, identity: str, force: bool) -> tuple[list[_Writer], str]:
+    """In the door: take the lease where no other writer may be alive, or with force. The others, and this host."""
+    with door(path.parent, held.folder) as host:
+        doing = path.name.partition(".")[0]
+        others = [writer for writer in _others(path.parent, identity) if not writer.gives_way(doing)]
+        if force:
+            for writer in others:
+                say(f"--force: {held.folder} {writer.spoken}; it is told to stop, and this command goes on")
+                writer.lease.force_break()
+        if force or not others:
+            _take(held, path)
+    return others, host
 
-    Leases are made under it too, so an empty one is of a process that was killed before it wrote its name.
-    """
+
+def _others(locks: Path, identity: str | None) -> list[_Writer]:
+    """The writers of other identities that may be alive, asked in the door. What killed processes left is deleted."""
+    lease.drop_set_aside(locks)
     for writer in _writers(locks):
-        _drop_empty(writer.path)
-    return [writer for writer in _writers(locks) if writer.identity != identity and writer.is_alive(host)]
+        lease.drop_nameless(writer.path)
+    return [writer for writer in _writers(locks) if writer.identity != identity and writer.is_alive()]
 
 
 def _wait_for(others: list[_Writer], folder: Path, host: str) -> None:
@@ -203,8 +205,8 @@ def _wait_for(others: list[_Writer], folder: Path, host: str) -> None:
     _wait_for_own(others, folder, host)
     for writer in others:
         if not writer.is_on(host):
-            say(f"{folder} {writer.spoken}; waiting up to {LIFETIME_S * 1.5:.0f} s to see whether it is alive")
-            if writer.beats(host):
+            say(f"{folder} {writer.spoken}; waiting up to {lease.LIFETIME_S * 1.5:.0f} s to see whether it is alive")
+            if writer.beats():
                 raise _refusal(writer, folder, host)
 
 
@@ -212,10 +214,10 @@ def _wait_for_own(others: list[_Writer], folder: Path, host: str) -> None:
     """A process that was killed just now may need a moment to be gone. Raises LockedError for one on this host."""
     end = time.monotonic() + PATIENCE_S
     for writer in others:
-        while writer.is_on(host) and writer.is_alive(host):
+        while writer.is_on(host) and writer.is_alive():
             if time.monotonic() > end:
                 raise _refusal(writer, folder, host)
-            time.sleep(POLL_S * 4)
+            time.sleep(POLL_S * 5)
 
 
 def _refusal(writer: _Writer, folder: Path, host: str) -> LockedError:
@@ -227,13 +229,6 @@ def _refusal(writer: _Writer, folder: Path, host: str) -> LockedError:
     )
 
 
-def _is_zombie(pid: int) -> bool:
-    """Whether a process of this host has ended and its parent does not know yet, as in a container without an init."""
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    return False
-
-
 def _take(held: Hold, path: Path) -> None:
     place = weakref.ref(held)
 
@@ -241,57 +236,16 @@ def _take(held: Hold, path: Path) -> None:
         if (hold := place()) is not None and hold.lost is None:
             hold.lost = compromise.reason
 
-    held._lease = lease = _lease(path, lose)
-    lease.acquire(timeout=0)
+    own = lease.new(path, lose)
+    lease.acquire(own, path)
+    held.taken = True
     HELD[str(path)] = held
-    held._release = weakref.finalize(held, _give_back, lease)
+    held._release = weakref.finalize(held, _give_back, own)
 
 
-def _give_back(lease: Any) -> None:
+def _give_back(own: Any) -> None:
     with suppress(OSError):
-        lease.release()
-
-
-def _lease(path: Path, lose: Callable[[Any], None] | None = None) -> Any:
-    from filelock import SoftFileLease
-
-    return SoftFileLease(
-        path, lease_duration=LIFETIME_S, heartbeat_interval=LIFETIME_S / 4, on_compromise=lose, thread_local=False
-    )
-
-
-@contextmanager
-def _door(locks: Path, folder: Path) -> Iterator[str]:
-    """One process at a time looks at the writers and registers. Gives this host's name, as leases have it."""
-    from filelock import LeaseSettingsMismatch, Timeout
-
-    door, end = _lease(locks / "door"), time.monotonic() + LIFETIME_S * 2
-    try:
-        while True:
-            made = _made_empty(locks / "door")
-            try:
-                door.acquire(timeout=PATIENCE_S, poll_interval=POLL_S)
-                break
-            except Timeout:
-                if made is not None and made == _made_empty(locks / "door"):
-                    _drop_empty(locks / "door")
-                elif time.monotonic() > end:
-                    raise
-    except (Timeout, LeaseSettingsMismatch):
-        owner = door.owner
-        who = f"process {owner.pid} on {owner.hostname}" if owner else "an unknown process"
-        raise LockedError(
-            f"{folder} is locked by {who}, which does not go on; expected that to take milliseconds: stop it, or "
-            f"delete {locks / 'door'} if it is gone"
-        ) from None
-    except OSError:
-        _drop_empty(locks / "door")
-        raise
-    try:
-        own = door.owner
-        yield own.hostname if own else ""
-    finally:
-        door.release()
+        own.release()
 
 
 def _writers(locks: Path) -> list[_Writer]:
@@ -299,8 +253,7 @@ def _writers(locks: Path) -> list[_Writer]:
         names = sorted(os.listdir(locks))
     except FileNotFoundError:
         return []
-    # "door", and what filelock sets aside while it takes a lease over, have other names.
-    return [_Writer(locks / name) for name in names if name.count(".") == 3]
+    return [_Writer(locks / name) for name in names if name.count(".") == 3 and not lease.is_set_aside(name)]
 
 
 def _locks(folder: Path) -> Path:
@@ -312,18 +265,3 @@ def _cannot_lock(folder: Path, error: OSError) -> LockedError:
         f"cannot lock {folder}: {fault(error)}; expected a folder in which files can be made: use another output, or "
         "mend its permissions"
     )
-
-
-def _made_empty(path: Path) -> int | None:
-    """When a lease without its owner's name was made, on the clock of its disk; None for any other."""
-    with suppress(OSError):
-        found = path.stat()
-        return None if found.st_size else found.st_mtime_ns
-    return None
-
-
-def _drop_empty(path: Path) -> None:
-    """Delete a lease without its owner's name, of a process that was killed or met a full disk just then."""
-    with suppress(OSError):
-        if path.stat().st_size == 0:
-            path.unlink()

@@ -14,7 +14,7 @@ import pytest
 
 from kdcache.disk import Disk
 from kdcache.errors import LockedError
-from kdcache.owned import lock
+from kdcache.owned import lease, lock
 from kdcache.owned.lock import check_free, hold
 
 WRITER = """
@@ -91,7 +91,7 @@ def test_another_process_with_the_number_of_a_dead_writer_is_not_it(tmp_path: Pa
 
 
 def test_a_dead_host_is_recognised_when_its_heart_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "LIFETIME_S", 1.0)
+    monkeypatch.setattr(lease, "LIFETIME_S", 1.0)
     held = hold(tmp_path, "train")
     (name,) = leases(tmp_path)
     held.release()
@@ -105,7 +105,7 @@ def test_a_dead_host_is_recognised_when_its_heart_stops(tmp_path: Path, monkeypa
 
 
 def test_a_live_host_is_recognised_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "LIFETIME_S", 2.0)
+    monkeypatch.setattr(lease, "LIFETIME_S", 2.0)
     here = _marker(tmp_path)
     path = tmp_path / ".kdcache" / "locks" / "train.0123456789abcdef.20261126T000000Z.01234567"
     path.write_text(here.replace("host=", "host=another-"))
@@ -130,7 +130,7 @@ def _marker(folder: Path) -> str:
 def test_force_takes_over_and_the_other_one_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lock, "LIFETIME_S", 1.0)
+    monkeypatch.setattr(lease, "LIFETIME_S", 1.0)
     first = hold(tmp_path, "train")
     first.check()
     with hold(tmp_path, "convert", force=True) as second:
