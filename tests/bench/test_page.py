@@ -1,0 +1,67 @@
+"""The bench itself is not run here: its parts can be imported, and the page is what its results say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bench import __main__ as command
+from tests.bench import page
+from tests.bench.part import PARTS, Part, load
+from tests.bench.running import read
+
+RESULT = {
+    "date": "2026-01-01 00:00 UTC",
+    "quick": False,
+    "commit": "0123456789",
+    "machine": "2 cores",
+    "versions": {"torch": "2.9"},
+    "seconds": 90,
+    "rows": {"ratio": 1.5},
+}
+PART = Part(name="mine", title="Mine", minutes=1, run=lambda quick: {}, render=lambda rows: f"ratio {rows['ratio']}")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_can_be_imported_and_its_result_rendered(name: str) -> None:
+    part = load(name)
+    assert part.name == name
+    assert (Path(page.__file__).parent / f"{name}.py").exists()
+    result = read(command.RESULTS, name)
+    text = page.page([(part, result)])
+    assert f"## {part.title}" in text
+    assert f"python -m tests.bench {name}" in text
+
+
+def test_the_parts_fit_into_an_hour() -> None:
+    assert sum(load(name).minutes for name in PARTS if load(name).usual) <= 60
+
+
+def test_the_page_is_what_the_results_say(tmp_path: Path) -> None:
+    shown = page.page([(load(name), read(command.RESULTS, name)) for name in PARTS])
+    copied = tmp_path / "RESULTS.md"
+    copied.write_text(command.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    page.write(copied, shown)
+    assert copied.read_text(encoding="utf-8") == command.PAGE.read_text(encoding="utf-8"), (
+        "python -m tests.bench --render"
+    )
+
+
+def test_a_failure_stands_beside_what_was_measured_before() -> None:
+    failed = {**RESULT, "failure": {"date": "2026-01-02", "why": "OSError: disk full"}}
+    text = page.page([(PART, failed)])
+    assert "OSError: disk full" in text
+    assert "ratio 1.5" in text
+    assert "1.5 minutes" in text
+    assert "has not run" in page.page([(PART, None)])
+
+
+def test_a_page_keeps_what_was_written_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    page.write(path, page.page([(PART, RESULT)]))
+    page.write(path, page.page([(PART, RESULT)]))
+    assert re.sub(r"\s+", " ", path.read_text()).count("ratio 1.5") == 1
+    assert path.read_text().startswith("before\n")
+    assert path.read_text().endswith("\nafter\n")
+    assert "old" not in path.read_text()
