@@ -92,6 +92,14 @@ class Disk:
         except FileNotFoundError:
             return []
 
+    def folders(self, sub: str) -> list[str]:
+        """The names of the folders directly in a subfolder; none where it is not there."""
+        try:
+            with os.scandir(self.folder / sub) as entries:
+                return [entry.name for entry in entries if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 

@@ -106,13 +106,13 @@ def test_verify_names_the_damaged_shard(run: Run, dumped: Path, tmp_path: Path) 
     assert (status, "every digest and count is right" in out) == (0, True)
     copy = tmp_path / "copy"
     shutil.copytree(dumped / "cache", copy)
-    shard = copy / "shards" / "000002.zarr.zip"
+    shard = copy / "shards/000" / "000002.zarr.zip"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     status, out, err = run("verify", copy)
     assert status == 1
-    assert "shards/000002.zarr.zip" in out
+    assert "shards/000/000002.zarr.zip" in out
     assert "000001" not in out
     assert "1 file damaged" in err
 
@@ -121,8 +121,8 @@ def test_convert_there_and_back(run: Run, dumped: Path, tmp_path: Path) -> None:
     assert run("convert", dumped / "cache", tmp_path / "arrow", "--to", "arrow")[0] == 0
     assert run("verify", tmp_path / "arrow")[0] == 0
     assert run("convert", tmp_path / "arrow", tmp_path / "zarr", "--to", "zarr")[0] == 0
-    for shard in (dumped / "cache" / "shards").glob("*.zip"):
-        assert (tmp_path / "zarr" / "shards" / shard.name).read_bytes() == shard.read_bytes()
+    for shard in (dumped / "cache" / "shards/000").glob("*.zip"):
+        assert (tmp_path / "zarr" / "shards/000" / shard.name).read_bytes() == shard.read_bytes()
 
 
 def test_eval_prints_one_table(run: Run, dumped: Path, tmp_path: Path) -> None:

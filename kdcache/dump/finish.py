@@ -14,8 +14,8 @@ from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.manifest import CommitRecord, CorpusPin, Manifest
+from kdcache.store.places import record_name
 from kdcache.store.score import teacher_verdict
-from kdcache.store.shard import record_name
 
 __all__ = ["finish", "is_finished", "recorded_of"]
 

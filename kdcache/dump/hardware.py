@@ -15,6 +15,7 @@ from kdcache.dump.settings import DumpConfig
 from kdcache.progress import counted, say
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
+from kdcache.store.places import has_shards
 from kdcache.targets.records import calibrated_of
 
 __all__ = ["machine_pins", "use_threads"]
@@ -29,7 +30,7 @@ def use_threads(config: DumpConfig, root: Root) -> int:
     Where the config leaves it open, every core, or as many as a cache was begun with whose bits depend on it.
     """
     cores = len(os.sched_getaffinity(0))
-    begun = begun_header(root) if config.compute.threads == 0 and root.list("shards") else None
+    begun = begun_header(root) if config.compute.threads == 0 and has_shards(root) else None
     threads = config.compute.threads or int((begun and begun.compute.get("threads")) or cores)
     if threads > cores:
         why = f"compute.threads {threads} is" if config.compute.threads else f"the cache was begun with {threads}:"

@@ -14,6 +14,7 @@ from kdcache.corpus.settings import CorpusConfig
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root
 from kdcache.store.manifest import BasisPin, CalibrationPin, CommitRecord
+from kdcache.store.places import has_shards
 
 __all__ = ["basis_fault", "calibration_pin", "standing", "with_begun_units"]
 
@@ -24,7 +25,7 @@ def with_begun_units(config: CorpusConfig, root: Root) -> CorpusConfig:
     Raises CacheError for a cache that cannot be read here, before anything is written beside it.
     """
     begun = begun_header(root)
-    if begun is None or config.unit_rows != "auto" or not root.list("shards"):
+    if begun is None or config.unit_rows != "auto" or not has_shards(root):
         return config
     unit_rows = begun.compute.get("unit_rows")
     return config.model_copy(update={"unit_rows": unit_rows}) if unit_rows else config

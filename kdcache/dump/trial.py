@@ -19,6 +19,7 @@ from kdcache.models.neighbours import Findings, find_feeding, may_be_packed
 from kdcache.progress import say
 from kdcache.store.files import Root
 from kdcache.store.manifest import Header, parse
+from kdcache.store.places import has_shards
 from kdcache.tasks import Example, Reader
 
 __all__ = ["begun_feeding", "first_examples", "pins_of", "try_teacher"]
@@ -49,7 +50,7 @@ def first_examples(corpus: Corpus, reader: Reader) -> list[Example]:
 
 def begun_feeding(root: Root) -> dict[str, Any] | None:
     """The compute of the header of a cache with shards; None for one that is not begun."""
-    if not root.exists("header.json") or not root.list("shards"):
+    if not root.exists("header.json") or not has_shards(root):
         return None
     return parse(Header, root.read("header.json"), f"{root.url}/header.json").compute
 

@@ -18,8 +18,8 @@ from kdcache.store.cache import begun_header, read_manifest
 from kdcache.store.files import Root
 from kdcache.store.finished import read_finished
 from kdcache.store.manifest import CorpusPin, Header, Manifest, canonical
+from kdcache.store.places import has_shards, record_name
 from kdcache.store.repair import copy_from, digests, manifest_of_records, restore_records, restore_skipped, sweep
-from kdcache.store.shard import record_name
 from kdcache.store.skipped import SKIPPED
 from kdcache.store.verify import Fault, verify
 
@@ -124,7 +124,7 @@ class Repair:
         except UnreadableError:
             raise
         except CacheError as error:
-            if not root.list("shards"):
+            if not has_shards(root):
                 raise
             damage = error
         manifest = self._of_the_copy() or self._of_the_records(damage)

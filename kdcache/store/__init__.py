@@ -12,6 +12,7 @@ requires         the features of the format that a header names
 consistent       what a header and a manifest say twice, compared
 schema           which arrays the shards of a task hold
 blocks           the parts of a shard that are read at once, and their lines in its commit record
+places           where shards and commit records lie
 shard            one shard file and its commit record
 content          what the arrays of a shard must be
 limits           how large the files of a cache may be

@@ -42,7 +42,8 @@ from kdcache.store.manifest import (
 )
 from kdcache.store.output import CacheOutput
 from kdcache.store.pinned import read_pinned
-from kdcache.store.shard import commit_shard, make_shard, record_name, repair_command, shard_name
+from kdcache.store.places import RECORD, has_shards, record_name, shard_folders, shard_name, shard_sizes
+from kdcache.store.shard import commit_shard, make_shard, repair_command
 from kdcache.store.skipped import write_skipped
 from kdcache.store.unit import Unit
 from kdcache.targets.records import calibrated_of
@@ -147,7 +148,7 @@ class CacheBuilder:
         """The header that is there, or this one's. Raises CacheError where the shards there are of other settings."""
         header = self.header
         fault = begun.basis and basis_fault(begun.basis) if begun else None
-        if begun is not None and self.root.list("shards"):
+        if begun is not None and has_shards(self.root):
             self.begun_anew = _other_corpus(begun.settings, header, from_corpus)
             if fault and not difference(begun.settings, header):
                 raise CacheError(f"{self.root.url} was begun with another basis: {fault}; use another output folder")
@@ -268,8 +269,8 @@ class CacheBuilder:
 
     def forget_beyond(self, num_units: int) -> None:
         """Delete the shards of later units and their records, of whatever header."""
-        names = [name for name in self.root.list("shards") if re.match(r"\d{6,}\.", name)]
-        beyond = [f"shards/{name}" for name in names if int(name.partition(".")[0]) >= num_units]
+        units = {name: re.match(r"shards/\d+/(\d{6,})\.", name) for name in shard_sizes(self.root)}
+        beyond = [name for name, unit in units.items() if unit and int(unit[1]) >= num_units]
         self.root.delete(sorted(beyond, key=lambda name: not name.endswith(".json")))
 
     def finalize(
@@ -301,7 +302,7 @@ class CacheBuilder:
         write_skipped(self.root, manifest, where)
         mark_finished(self.root, manifest)
         self.root.write("cache.json", canonical(manifest))
-        for sub in ("", "shards", "tokenizer"):
+        for sub in ("", *shard_folders(self.root), "tokenizer"):
             self.root.sweep(sub)
         return manifest
 
@@ -310,8 +311,8 @@ class CacheBuilder:
 
         A damaged one counts as none, which is said. Raises CacheError for one that cannot be read.
         """
-        sizes = self.root.sizes("shards")
-        names = [name for name in sizes if re.fullmatch(r"\d{6,}\.json", name)]
+        sizes = shard_sizes(self.root)
+        names = [name for name in sizes if RECORD.fullmatch(name)]
         with ThreadPoolExecutor(16) as pool:
             records = [*pool.map(self._commit_record, names)]
         return [
@@ -322,7 +323,7 @@ class CacheBuilder:
 
     def why_not(self, unit: int) -> str:
         """What is wrong with a unit that is not among `commits`, with its verb."""
-        name, sizes = record_name(unit).removeprefix("shards/"), self.root.sizes("shards")
+        name, sizes = record_name(unit), shard_sizes(self.root)
         if name not in sizes:
             return "is gone"
         record = self._commit_record(name)
@@ -332,9 +333,9 @@ class CacheBuilder:
         """Why a record, found under a name, does not count, with its verb."""
         if record.header_sha256 != self._header_sha256:
             return "is of another header"
-        if record_name(record.unit) != f"shards/{name}" or record.file != shard_name(self.header, record.unit):
+        if record_name(record.unit) != name or record.file != shard_name(self.header, record.unit):
             return "is of another unit"
-        if (got := sizes.get(record.file.removeprefix("shards/"))) != record.bytes:
+        if (got := sizes.get(record.file)) != record.bytes:
             return (
                 f"names a shard of {record.bytes} bytes, where there is {'none' if got is None else f'one of {got}'},"
             )
@@ -342,9 +343,7 @@ class CacheBuilder:
 
     def _commit_record(self, name: str) -> CommitRecord | None:
         try:
-            data = self.root.read(
-                f"shards/{name}", most_of(f"shards/{name}"), wrong=lambda data: not parse(CommitRecord, data, name)
-            )
+            data = self.root.read(name, most_of(name), wrong=lambda data: not parse(CommitRecord, data, name))
             return parse(CommitRecord, data, name)
         except FileNotFoundError:
             return None
@@ -353,7 +352,7 @@ class CacheBuilder:
         except CacheError:
             if name not in self._damaged:
                 self._damaged.add(name)
-                say(f"{self.root.url}/shards/{name} is damaged: its shard counts as missing and is made again")
+                say(f"{self.root.url}/{name} is damaged: its shard counts as missing and is made again")
             return None
 
 

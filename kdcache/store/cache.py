@@ -25,6 +25,7 @@ from kdcache.store.finished import read_finished
 from kdcache.store.limits import most_of
 from kdcache.store.local_copies import LocalCopies, default_folder
 from kdcache.store.manifest import Header, Manifest, parse
+from kdcache.store.places import shard_sizes
 from kdcache.store.shard import decode_shard, fetch_shard, mismatch, repair_command
 from kdcache.store.tokenizer_files import read_tokenizer_file
 from kdcache.targets.fields import empty_arrays
@@ -246,7 +247,7 @@ def read_manifest(root: Root) -> Manifest:
         if read_finished(root) is not None:
             raise CacheError(f"{root.url}/cache.json is missing; {repair_command(root)}") from None
         if root.exists("header.json"):
-            units = sum(name.endswith(".json") for name in root.list("shards"))
+            units = sum(name.endswith(".json") for name in shard_sizes(root))
             raise CacheError(
                 f"{root.url} is not finished: {units} units committed; run kdcache dump-logits again to go on"
             ) from None

@@ -7,10 +7,9 @@ shards      numbered from 0, of this header, in the file of their number, with c
 totals      the sums over the shards
 """
 
-import re
-
 from kdcache.errors import CacheError, KdcacheError, one_line
 from kdcache.store.manifest import CommitRecord, Header, Manifest
+from kdcache.store.places import record_name
 from kdcache.store.schema import check_task, task_fields
 from kdcache.store.unit import EXAMPLES_PER_UNIT
 from kdcache.targets.fields import Field, class_dtype
@@ -58,7 +57,8 @@ def _shards_fault(manifest: Manifest) -> str | None:
     for index, shard in enumerate(manifest.shards):
         if (shard.unit, shard.header_sha256) != (index, header_sha256):
             return f"its entry {index} is not of this header"
-        if not re.fullmatch(rf"shards/{index:06d}\.[A-Za-z0-9_.+-]+", shard.file) or shard.file.endswith(".json"):
+        stem, _, suffix = shard.file.partition(".")
+        if f"{stem}.json" != record_name(index) or not suffix or suffix == "json":
             return f"its entry {index} names the file {shard.file}"
         if fault := _count_fault(manifest.header, shard):
             return f"its entry {index} has {fault}"

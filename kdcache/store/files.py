@@ -54,6 +54,7 @@ class Files(Protocol):
     def delete(self, name: str) -> None: ...
     def sweep(self, sub: str) -> None: ...
     def entries(self) -> list[str]: ...
+    def folders(self, sub: str) -> list[str]: ...
 
 
 class Root:
@@ -158,8 +159,8 @@ class Root:
             raise self._unreadable("read", name, error) from None
 
     def is_there(self) -> bool:
-        """Whether the folder itself is there; of a remote store, which has no folders, whether it holds shards."""
-        return self._files.folder.exists() if isinstance(self._files, Disk) else bool(self.list("shards"))
+        """Whether the folder itself is there; of a remote store, which has no folders, whether it holds anything."""
+        return self._files.folder.exists() if isinstance(self._files, Disk) else bool(self.entries())
 
     @property
     def local(self) -> Path | None:
@@ -172,6 +173,13 @@ class Root:
             return tuple(sorted(self._files.entries()))
         except OSError as error:
             raise self._unreadable("list", "", error) from None
+
+    def folders(self, sub: str) -> tuple[str, ...]:
+        """The names of the folders directly in a subfolder, without hidden and odd ones."""
+        try:
+            return tuple(sorted(name for name in self._files.folders(check_name(sub)) if is_name(name)))
+        except OSError as error:
+            raise self._unreadable("list", sub, error) from None
 
     def exists(self, name: str) -> bool:
         try:
@@ -249,6 +257,22 @@ class Remote:
         return retried(ask, f"cannot read {self.url}/{name}")
 
     def sizes(self, sub: str) -> dict[str, int]:
+        files = (entry for entry in self._list(sub) if entry["type"] == "file")
+        return dict(sorted((entry["name"].rpartition("/")[2], entry["size"]) for entry in files))
+
+    def folders(self, sub: str) -> list[str]:
+        folders = (entry for entry in self._list(sub) if entry["type"] == "directory")
+        return [entry["name"].rstrip("/").rpartition("/")[2] for entry in folders]
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            retried(lambda: self.filesystem.rm_file(f"{self.path}/{name}"), f"cannot delete {self.url}/{name}")
+
+    def entries(self) -> list[str]:
+        names = [entry["name"].rstrip("/") for entry in self._list("")]
+        return [name.rpartition("/")[2] for name in names if name != self.path]
+
+    def _list(self, sub: str) -> list[dict[str, Any]]:
         folder = f"{self.path}/{sub}".rstrip("/")
 
         def ask() -> list[dict[str, Any]]:
@@ -256,26 +280,9 @@ class Remote:
             return self.filesystem.ls(folder, detail=True)
 
         try:
-            entries = retried(ask, f"cannot list {self.url}/{sub}")
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        files = (entry for entry in entries if entry["type"] == "file")
-        return dict(sorted((entry["name"].rpartition("/")[2], entry["size"]) for entry in files))
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            retried(lambda: self.filesystem.rm_file(f"{self.path}/{name}"), f"cannot delete {self.url}/{name}")
-
-    def entries(self) -> list[str]:
-        def ask() -> list[dict[str, Any]]:
-            self.filesystem.invalidate_cache()
-            return self.filesystem.ls(self.path, detail=True)
-
-        try:
-            names = [entry["name"].rstrip("/") for entry in retried(ask, f"cannot list {self.url}")]
+            return retried(ask, f"cannot list {self.url}/{sub}".rstrip("/"))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [name.rpartition("/")[2] for name in names if name != self.path]
 
     def sweep(self, sub: str) -> None:
         """A remote write leaves nothing behind."""

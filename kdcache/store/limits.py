@@ -25,7 +25,7 @@ __all__ = ["MOST", "array_bytes", "check_room", "most_of"]
 MOST = {
     "cache.json": 256 << 20,  # 500,000 shards
     "header.json": 16 << 20,  # the names of 300,000 classes
-    "shards/*.json": 64 << 20,  # a unit of 500,000 rows that are all left out
+    "shards/*/*.json": 64 << 20,  # a unit of 500,000 rows that are all left out
     "tokenizer/*": 256 << 20,  # the largest of 2026 take 35 MB
     "skipped.jsonl": 1 << 30,
 }
@@ -37,8 +37,8 @@ CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 def most_of(name: str) -> int:
     """How many bytes a file of this name may hold, of those that MOST lists."""
-    folder, _, _ = name.rpartition("/")
-    return MOST[name] if not folder else MOST["tokenizer/*" if folder.startswith("tokenizer") else f"{folder}/*.json"]
+    folder, _, _ = name.partition("/")
+    return MOST[name if folder == name else "tokenizer/*" if folder == "tokenizer" else "shards/*/*.json"]
 
 
 def array_bytes(fields: Sequence[Field], sizes: Mapping[Level, int]) -> int:

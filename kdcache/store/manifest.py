@@ -1,8 +1,8 @@
 """What a cache says of itself: the header a dump pins before it starts, commit records, and the manifest.
 
-    header.json         Header: what decides the bytes of every shard; written before them, never changed
-    shards/000000.json  CommitRecord of one shard; a shard without a valid one does not exist
-    cache.json          Manifest: header, corpus, totals, the commit records in order; absent = the dump is not finished
+    header.json             Header: what decides the bytes of every shard; written before them, never changed
+    shards/000/000000.json  CommitRecord of one shard; a shard without a valid one does not exist
+    cache.json              Manifest: header, corpus, totals, commit records in order; absent = the dump is not finished
 
 What decides the bytes of one shard is pinned in its commit record: the digest of its rows of the corpus, and the
 settings for bad or overlong rows where it has such rows. So a corpus may be mended, and these settings changed, in the

@@ -16,12 +16,11 @@ from kdcache.store.cache import begun_header
 from kdcache.store.files import Root, is_name
 from kdcache.store.limits import most_of
 from kdcache.store.manifest import CommitRecord, CorpusPin, Header, Manifest, canonical, parse
-from kdcache.store.shard import record_name
+from kdcache.store.places import record_name, shard_folders
 from kdcache.store.skipped import read_skipped, write_skipped
 
-__all__ = ["SUBFOLDERS", "copy_from", "digests", "manifest_of_records", "restore_records", "restore_skipped", "sweep"]
+__all__ = ["copy_from", "digests", "manifest_of_records", "restore_records", "restore_skipped", "sweep"]
 
-SUBFOLDERS = ("", "shards", "tokenizer")
 LOST = "cache.json is lost too; with the settings file of its dump, run kdcache dump-logits dump.yaml"
 Where = Callable[[int, int], str]
 
@@ -106,10 +105,11 @@ def copy_from(source: Root, root: Root, manifest: Manifest, names: Collection[st
 
 def sweep(root: Root, strangers: Collection[str], *, force: bool) -> list[str]:
     """Delete what killed writers left behind; with force, files that are not the cache's too. Which files are gone."""
-    before = {sub: root.leftovers(sub) for sub in SUBFOLDERS}
-    for sub in SUBFOLDERS:
+    folders = ("", *shard_folders(root), "tokenizer")
+    before = {sub: root.leftovers(sub) for sub in folders}
+    for sub in folders:
         root.sweep(sub)
-    gone = {f"{sub}/{name}".lstrip("/") for sub in SUBFOLDERS for name in {*before[sub]} - {*root.leftovers(sub)}}
+    gone = {f"{sub}/{name}".lstrip("/") for sub in folders for name in {*before[sub]} - {*root.leftovers(sub)}}
     if force:
         others = {name for name in strangers if name not in gone and is_name(name)}
         root.delete(sorted(others))

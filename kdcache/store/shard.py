@@ -21,6 +21,7 @@ from kdcache.store.content import content_fault
 from kdcache.store.files import Root, UnexpectedFile
 from kdcache.store.limits import check_room
 from kdcache.store.manifest import CommitRecord, Header, SkippedRow, canonical
+from kdcache.store.places import record_name, shard_name
 from kdcache.store.score import unit_score
 from kdcache.targets.fields import Level
 
@@ -30,20 +31,10 @@ __all__ = [
     "fetch_shard",
     "make_shard",
     "mismatch",
-    "record_name",
     "repair_command",
-    "shard_name",
 ]
 
 OF_THE_FILE = ("bytes", "sha256", "blocks")
-
-
-def shard_name(header: Header, unit: int) -> str:
-    return f"shards/{unit:06d}{backend(header.backend).suffix}"
-
-
-def record_name(unit: int) -> str:
-    return f"shards/{unit:06d}.json"
 
 
 def repair_command(root: Root) -> str:

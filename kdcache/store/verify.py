@@ -20,7 +20,8 @@ from kdcache.store.basis_file import decode_basis, is_basis, read_basis
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root, UnexpectedFile
 from kdcache.store.manifest import CommitRecord, Header, Manifest, canonical
-from kdcache.store.shard import decode_shard, fetch_shard, record_name
+from kdcache.store.places import record_name, shard_folders
+from kdcache.store.shard import decode_shard, fetch_shard
 from kdcache.store.skipped import SKIPPED, read_skipped
 from kdcache.store.tokenizer_files import read_tokenizer_file
 
@@ -87,10 +88,11 @@ def _strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
     header = manifest.header
     known = {name for commit in manifest.shards for name in (commit.file, record_name(commit.unit))}
     known |= {f"tokenizer/{name}" for name in (header.tokenizer.files if header.tokenizer else ())}
-    for sub in ("", "shards", "tokenizer"):
+    folders = shard_folders(root)
+    for sub in ("", *folders, "tokenizer"):
         yield from (Fault(f"{sub}/{name}".lstrip("/"), LEFT_OVER) for name in root.leftovers(sub))
     bases = {name for name in root.list() if is_basis(name)} - ({header.basis.file} if header.basis else set())
-    found = {f"{sub}/{name}" for sub in ("shards", "tokenizer") for name in root.list(sub)} - known
+    found = {f"{sub}/{name}" for sub in (*folders, "tokenizer") for name in root.list(sub)} - known
     yield from (Fault(name, STRANGE) for name in sorted(bases | found))
 
 

@@ -63,7 +63,7 @@ def test_a_dump_that_goes_on_does_not_calibrate_again(
     config = make_config(tmp_path / "cache", record=RECORD)
     dump(config)
     before = files_of(tmp_path / "cache")
-    for name in ("cache.json", "shards/000003.json"):
+    for name in ("cache.json", "shards/000/000003.json"):
         (tmp_path / "cache" / name).unlink()
     monkeypatch.setattr("kdcache.dump.begin.calibrate", None)
     dump(config)

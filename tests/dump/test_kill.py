@@ -45,7 +45,7 @@ def test_killed_ranks_and_changing_world_sizes(
         if Root(str(tmp_path / "rough")).exists("cache.json"):
             (tmp_path / "rough" / "cache.json").unlink()
             for unit in rng.sample(range(40), 25):  # finished too early to be killed again: lose some shards
-                (tmp_path / "rough" / "shards" / f"{unit:06d}.json").unlink()
+                (tmp_path / "rough" / "shards/000" / f"{unit:06d}.json").unlink()
         kills += statuses[pids.index(victim)] == -signal.SIGKILL
     assert os.waitstatus_to_exitcode(os.waitpid(fork_rank(rough, World()), 0)[1]) == 0
     assert files_of(tmp_path / "rough") == files_of(tmp_path / "calm")

@@ -62,7 +62,7 @@ def test_packed_documents_of_any_teacher_are_recorded_as_if_alone(
     expected = documents_alone(cache, model)[:, : cache.manifest.header.num_classes].log_softmax(-1)
     torch.testing.assert_close(stored(cache), expected, rtol=0, atol=1e-4)
     before = files_of(tmp_path / "c")
-    (tmp_path / "c" / "shards" / "000003.json").unlink()
+    (tmp_path / "c" / "shards/000" / "000003.json").unlink()
     run_dump(config, World())
     assert files_of(tmp_path / "c") == before
     assert "does not keep" not in capfd.readouterr().err, "what the header pins was found out again"
@@ -172,4 +172,4 @@ def test_units_with_refused_rows_do_not_hide_the_rest(make_config: Make, tmp_pat
     task = {"packing": "documents", "sequence_length": 32}
     config = make_config(tmp_path / "c", corpus={"paths": str(corpus)}, task=task)
     run_dump(config, World(1, 2))
-    assert (tmp_path / "c" / "shards" / "000001.json").exists()
+    assert (tmp_path / "c" / "shards/000" / "000001.json").exists()

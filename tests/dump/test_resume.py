@@ -43,7 +43,7 @@ def dump(config: DumpConfig, world_size: int = 1) -> None:
 
 
 def times(cache: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (cache / "shards").iterdir()}
+    return {path.name: path.stat().st_mtime_ns for path in (cache / "shards/000").iterdir()}
 
 
 def remade(before: dict[str, int], cache: Path) -> set[int]:
@@ -271,7 +271,7 @@ def test_the_basis_of_a_factor_is_of_the_corpus_now(make: MakeConfig, tmp_path: 
     assert files_of(tmp_path / "cache") == files_of(tmp_path / "fresh")
     rows[0] = first
     dump(make("cache", rows, **sections))
-    for name in (tmp_path / "cache" / "shards").iterdir():
+    for name in (tmp_path / "cache" / "shards/000").iterdir():
         name.unlink()
     rows[0] = json.dumps({"text": "another first row"})
     dump(make("cache", rows, **sections))  # no shard is there to be lost

@@ -71,7 +71,7 @@ def test_a_resumed_dump_makes_only_what_is_missing(make_config: MakeConfig, tmp_
     dump(halves, world_size=3, ranks=[1])
     with pytest.raises(CacheError, match=r"is not finished: 4 units committed; run kdcache dump-logits again"):
         kdcache.open_cache(tmp_path / "halves")
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "halves" / "shards").iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "halves" / "shards/000").iterdir()}
     assert len(kept) == 8
     dump(halves, world_size=2)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
@@ -104,7 +104,7 @@ def test_a_lost_shard_is_made_again_with_the_same_bytes(make_config: MakeConfig,
     config = make_config(tmp_path / "cache")
     dump(config)
     before = files_of(tmp_path / "cache")
-    for name in ("shards/000003.zarr.zip", "shards/000005.json"):
+    for name in ("shards/000/000003.zarr.zip", "shards/000/000005.json"):
         (tmp_path / "cache" / name).unlink()
     dump(config)
     assert files_of(tmp_path / "cache") == before
@@ -215,7 +215,7 @@ def test_a_teacher_that_gives_nan_is_named_and_writes_nothing_of_that_shard(
     config = make_config(tmp_path / "cache", teacher={"path": str(broken)}, task={"packing": "documents"})
     with pytest.raises(TeacherError, match=r"unit 2, example 0, position .* NaN or infinite"):
         dump(config)
-    names = sorted(path.name for path in (tmp_path / "cache" / "shards").iterdir())
+    names = sorted(path.name for path in (tmp_path / "cache" / "shards/000").iterdir())
     assert names == ["000000.json", "000000.zarr.zip", "000001.json", "000001.zarr.zip"]
 
 

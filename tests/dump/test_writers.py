@@ -120,7 +120,7 @@ def test_a_killed_dump_gives_the_folder_up_at_once(make_config: MakeConfig, tmp_
         with pytest.raises(LockedError, match=rf"written by kdcache dump-logits, process {process.pid} on .*--force"):
             run_dump(make_config(output, seed=2), World())
         assert begun_header(Root(output)).seed == 1  # type: ignore[union-attr]
-        assert not Root(output).list("shards")
+        assert not Root(output).list("shards/000")
         process.send_signal(signal.SIGKILL)
         start = time.monotonic()
         run_dump(make_config(output, seed=2), World())
@@ -135,7 +135,7 @@ def test_a_rank_whose_own_shard_does_not_stand_says_why(
     output = tmp_path / "cache"
     config = make_config(output)
     run_dump(config, World())
-    record = output / "shards" / "000003.json"
+    record = output / "shards/000" / "000003.json"
     sound = files_of(output)
     record.write_bytes(b"{")
     run_dump(config, World())
@@ -173,7 +173,7 @@ def test_a_record_that_cannot_be_read_is_an_error(
     before, read = files_of(output), Disk.read
 
     def failing(self: Disk, name: str, *rest: Any, **named: Any) -> bytes:
-        if name == "shards/000003.json":
+        if name == "shards/000/000003.json":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return read(self, name, *rest, **named)
 

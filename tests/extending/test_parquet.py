@@ -35,7 +35,7 @@ def test_through_dump_verify_convert_train_and_eval(
     of_parquet, of_zarr = tmp_path / "of-parquet", tmp_path / "of-zarr"
     command("dump-logits", language_model(of_parquet, module=MODULE, backend="parquet"))
     command("dump-logits", language_model(of_zarr))
-    assert len([*of_parquet.glob("shards/*.parquet")]) == 3
+    assert len([*of_parquet.glob("shards/*/*.parquet")]) == 3
     (first, *_) = public.open_cache(of_parquet).manifest.shards
     assert pq.read_table(of_parquet / first.file).num_rows == first.examples
 
@@ -63,6 +63,6 @@ def test_who_has_not_registered_it_is_told_how(command: Callable, language_model
     done = kdcache("dump-logits", language_model(tmp_path / "other", backend="parquet"))
     assert done.returncode == 2
     assert "backend: got backend 'parquet', which is not known; expected one of zarr, arrow" in done.stderr
-    (tmp_path / "cache/shards/000001.parquet").write_bytes(b"no parquet")
+    (tmp_path / "cache/shards/000/000001.parquet").write_bytes(b"no parquet")
     with pytest.raises(public.DamagedShardError, match=r"000001\.parquet is damaged"):
         public.open_cache(tmp_path / "cache").read_shard(1)

@@ -76,7 +76,7 @@ def test_repair(home: Path, tmp_path: Path, extent: str) -> None:
         folder = starter()
         shutil.rmtree(folder)
         shutil.copytree(home / "cache", folder)
-        for name in ("shards/000001.zarr.zip", "shards/000000.json", "header.json", "skipped.jsonl"):
+        for name in ("shards/000/000001.zarr.zip", "shards/000/000000.json", "header.json", "skipped.jsonl"):
             (folder / name).unlink()
         (folder / "tokenizer" / "tokenizer.json").write_text("{}")
         return folder

@@ -27,7 +27,7 @@ def test_dump_and_verify_with_few_descriptors(home: Path, start: Starter) -> Non
     settings["corpus"]["unit_rows"] = 1
     config = written(folder, settings)
     assert forked(["dump-logits", config], folder, prepare=few_files()).status == 0
-    assert len(list((folder / "shards").iterdir())) == 60
+    assert len(list((folder / "shards/000").iterdir())) == 60
     for command in (["verify", folder], ["verify", folder, "--repair"], ["dump-logits", config]):
         outcome = forked(command, folder, prepare=few_files())
         assert outcome.status == 0, outcome.out

@@ -70,7 +70,7 @@ def config_of(made: Path, cache: Path) -> Path:
 
 
 def shard(cache: Path, unit: int) -> Path:
-    return next(path for path in (cache / "shards").glob(f"{unit:06d}.*") if path.suffix != ".json")
+    return next(path for path in (cache / "shards/000").glob(f"{unit:06d}.*") if path.suffix != ".json")
 
 
 def flip(path: Path) -> None:
@@ -91,9 +91,9 @@ DAMAGES: dict[str, Damage] = {
     "a bit of a shard": lambda cache: flip(shard(cache, 1)),
     "the end of a shard": lambda cache: cut_short(shard(cache, 3)),
     "a shard": lambda cache: shard(cache, 0).unlink(),
-    "a shard and its record": lambda cache: [path.unlink() for path in (cache / "shards").glob("000002.*")],
-    "all records": lambda cache: [path.unlink() for path in (cache / "shards").glob("*.json")],
-    "a damaged record": lambda cache: flip(cache / "shards" / "000001.json"),
+    "a shard and its record": lambda cache: [path.unlink() for path in (cache / "shards/000").glob("000002.*")],
+    "all records": lambda cache: [path.unlink() for path in (cache / "shards/000").glob("*.json")],
+    "a damaged record": lambda cache: flip(cache / "shards/000" / "000001.json"),
     "the header": lambda cache: (cache / "header.json").unlink(),
     "a damaged header": lambda cache: flip(cache / "header.json"),
     "cache.json": lambda cache: (cache / "cache.json").write_text("{"),
@@ -103,7 +103,7 @@ DAMAGES: dict[str, Damage] = {
     "the tokenizer": lambda cache: (cache / "tokenizer" / "tokenizer.json").write_text("{}"),
     "the list of skipped rows": lambda cache: (cache / "skipped.jsonl").unlink(),
     "leftovers": lambda cache: [
-        (cache / name).write_bytes(b"x") for name in (".cache.json.0a.tmp", "shards/.000001.json.0b.tmp")
+        (cache / name).write_bytes(b"x") for name in (".cache.json.0a.tmp", "shards/000/.000001.json.0b.tmp")
     ],
     "everything but cache.json": lambda cache: [
         path.unlink()
@@ -208,12 +208,12 @@ def test_a_lost_basis_is_made_again(run: Run, made: Path, tmp_path: Path) -> Non
 def test_strangers_files_are_named_and_stay_without_force(run: Run, made: Path, tmp_path: Path) -> None:
     cache = Path(shutil.copytree(made / "sampled", tmp_path / "sampled"))
     before = files_of(cache)
-    for name in ("shards/notes.txt", "shards/000009.json", "tokenizer/model.py", "README.md"):
+    for name in ("shards/notes.txt", "shards/000/000009.json", "tokenizer/model.py", "README.md"):
         (cache / name).write_text("mine")
     status, out, err = run("verify", cache, "--repair")
     assert status == 1
     assert [line.partition(":")[0] for line in out.splitlines()] == [
-        *("shards/000009.json", "shards/notes.txt", "tokenizer/model.py")
+        *("shards/000/000009.json", "shards/notes.txt", "tokenizer/model.py")
     ]
     assert (cache / "shards" / "notes.txt").read_text() == "mine"
     status, out, err = run(*next_typed(err))
@@ -272,7 +272,7 @@ def test_what_would_be_another_shard_is_refused(
     assert status == 1
     assert re.search(CHANGES[change][1], out), out
     assert "header.json: as cache.json has it" in out
-    assert not (cache / "shards" / "000001.zarr.zip").exists()
+    assert not (cache / "shards/000" / "000001.zarr.zip").exists()
 
 
 def test_other_versions_of_a_library_are_named(
@@ -294,7 +294,7 @@ def test_other_versions_of_a_library_are_named(
     status, out, _ = run("verify", cache, "--repair", "--config", tmp_path / "dump.yaml")
     assert status == 1
     assert re.search(r"made again it has sha256 .*: numpy 1\.0 in the cache, .* here.*torch 9\.9 in the cache", out)
-    assert not (cache / "shards" / "000002.zarr.zip").exists()
+    assert not (cache / "shards/000" / "000002.zarr.zip").exists()
 
 
 def other_arrays(*arguments: object, **settings: object) -> dict:

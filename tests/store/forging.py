@@ -40,7 +40,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object] = lambda valu
         data = (folder / shard["file"]).read_bytes()
         shard |= {"bytes": len(data), "sha256": digest(data), "header_sha256": digest(as_json(header))}
         shard["blocks"] = [_placed(line, data) for line in shard["blocks"]]
-        (folder / f"shards/{shard['unit']:06d}.json").write_bytes(as_json(shard))
+        (folder / f"shards/000/{shard['unit']:06d}.json").write_bytes(as_json(shard))
     values["totals"] |= {name: sum(shard[name] for shard in values["shards"]) for name in COUNTS}
     values["totals"]["notes"] = {}
     for shard in values["shards"]:

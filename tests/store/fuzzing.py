@@ -30,7 +30,7 @@ Outcome = Counter[str]
 ODD: list[Any] = [
     None, True, -1, 0, 1, 3, 255, 1 << 31, 1 << 48, (1 << 63) - 1, 1 << 63, 1 << 200, 0.5, 1e308, "", "a", "../a", "0",
     "\x1b[31m", "ü", "uint64", "object", "float16", "entry", "class", "zarr", "sampled", [], [0], {}, {"a": 1}, [[]],
-    "0" * 64, "shards/000000.arrow", "x" * 5000,
+    "0" * 64, "shards/000/000000.arrow", "x" * 5000,
 ]  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def _zip(members: list[tuple[str, bytes]], rng: Random) -> bytes:
 
 
 def _shards(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("shards/*") if path.suffix != ".json")
+    return sorted(path for path in folder.glob("shards/*/*") if path.suffix != ".json")
 
 
 MUTATIONS: dict[str, Callable[[Random, Path], None]] = {

@@ -89,7 +89,7 @@ def test_a_soft_cap_is_kept(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_uses_the_stored_basis(cache_folder: Path, backend_name: str) -> None:
     before = tree(cache_folder)
-    for name in ("cache.json", "shards/000001.json"):
+    for name in ("cache.json", "shards/000/000001.json"):
         (cache_folder / name).unlink()
 
     def not_again() -> torch.Tensor:

@@ -52,7 +52,7 @@ print("refused", len(bombs))
 
 
 def shard_of(folder: Path) -> Path:
-    return next(path for path in sorted(folder.glob("shards/*")) if path.suffix != ".json")
+    return next(path for path in sorted(folder.glob("shards/*/*")) if path.suffix != ".json")
 
 
 def fifo(name: str) -> Callable[[Path], None]:

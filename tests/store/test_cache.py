@@ -22,7 +22,7 @@ ON_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixtur
 
 
 def shard_path(folder: Path, index: int) -> Path:
-    return next(path for path in folder.glob(f"shards/{index:06d}.*") if path.suffix != ".json")
+    return next(path for path in folder.glob(f"shards/000/{index:06d}.*") if path.suffix != ".json")
 
 
 def edit_manifest(folder: Path, change) -> None:
@@ -161,7 +161,7 @@ def test_remote_shards_are_fetched_once_and_checked(tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     copies = tmp_path / "copies"
     assert same_arrays(open_cache(url, local_cache=copies).read(0, 10).arrays, expected.arrays)
-    for path in files.glob(f"{tmp_path}/cache/shards/*.zip"):
+    for path in files.glob(f"{tmp_path}/cache/shards/*/*.zip"):
         files.pipe_file(path, b"gone bad")
     assert same_arrays(open_cache(url, local_cache=copies).read(0, 10).arrays, expected.arrays)
     with pytest.raises(DamagedShardError, match=r"memory://.*000000.zarr.zip is damaged: got 8 bytes"):

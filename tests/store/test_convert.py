@@ -37,9 +37,9 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         convert(tmp_path / "source", tmp_path / "target", "arrow", interrupt)
-    before = (tmp_path / "target/shards/000000.arrow").stat().st_mtime_ns
+    before = (tmp_path / "target/shards/000/000000.arrow").stat().st_mtime_ns
     convert(tmp_path / "source", tmp_path / "target", "arrow")
-    assert (tmp_path / "target/shards/000000.arrow").stat().st_mtime_ns == before
+    assert (tmp_path / "target/shards/000/000000.arrow").stat().st_mtime_ns == before
     convert(tmp_path / "source", tmp_path / "other", "arrow")
     assert tree(tmp_path / "target") == tree(tmp_path / "other")
 
@@ -51,13 +51,13 @@ def test_a_finished_target_is_refused(cache_folder: Path, tmp_path: Path) -> Non
     with pytest.raises(CacheError, match="already holds another finished cache, expected a new folder"):
         convert(cache_folder, tmp_path / "other", "arrow")
     convert(cache_folder, tmp_path / "target", "arrow")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "target" / "shards").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "target" / "shards/000").iterdir()}
     convert(cache_folder, tmp_path / "target", "arrow")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "target" / "shards").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "target" / "shards/000").iterdir()} == before
 
 
 def test_a_damaged_source_is_named(cache_folder: Path, tmp_path: Path) -> None:
-    shard = next(path for path in cache_folder.glob("shards/000001.*") if path.suffix != ".json")
+    shard = next(path for path in cache_folder.glob("shards/000/000001.*") if path.suffix != ".json")
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(DamagedShardError, match=shard.name):
         convert(cache_folder, tmp_path / "target", "arrow")

@@ -16,7 +16,7 @@ from kdcache.store.verify import verify
 
 
 def shards_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("shards/*") if path.suffix != ".json")
+    return sorted(path for path in folder.glob("shards/*/*") if path.suffix != ".json")
 
 
 def read_all(folder: Path) -> None:

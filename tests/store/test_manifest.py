@@ -40,7 +40,7 @@ def commit(unit: int, **changes: object) -> CommitRecord:
     counts = dict.fromkeys(("examples", "tokens", "documents", "positions", "entries", "bytes"), unit + 1)
     values = {
         "unit": unit,
-        "file": f"shards/{unit:06d}.arrow",
+        "file": f"shards/000/{unit:06d}.arrow",
         "sha256": SHA,
         "header_sha256": header().digest(),
         "block_examples": unit + 1,
@@ -76,7 +76,7 @@ def test_canonical_bytes_are_pinned() -> None:
     assert canonical(record).decode() == (
         f'{{\n "block_examples": 4,\n "blocks": [\n  "0 4 {SHA} 4 4 4 4"\n ],\n'
         ' "bytes": 4,\n "documents": 4,\n "entries": 4,\n "examples": 4,\n'
-        ' "file": "shards/000003.arrow",\n'
+        ' "file": "shards/000/000003.arrow",\n'
         f' "header_sha256": "{SHA}",\n "notes": {{}},\n "positions": 4,\n "sha256": "{SHA}",\n'
         f' "source_sha256": "{SHA}",\n "tokens": 4,\n "unit": 3\n}}\n'
     )

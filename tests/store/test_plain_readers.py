@@ -72,7 +72,7 @@ def test_snippet_on_a_classification(tmp_path: Path, backend: str) -> None:
 def test_arrow_columns_are_types_that_every_reader_knows(tmp_path: Path) -> None:
     """No float16: DuckDB refuses the whole file for one such column."""
     write_cache(tmp_path / "cache", 6, backend="arrow", examples_per_shard=6)
-    schema = pa.ipc.open_file(str(tmp_path / "cache/shards/000000.arrow")).schema
+    schema = pa.ipc.open_file(str(tmp_path / "cache/shards/000/000000.arrow")).schema
     types = {field.name: str(field.type).replace("item: ", "") for field in schema}
     assert types["tokens"] == "list<uint16>"
     assert types["label_logits"] == types["maximum"] == "list<float>"

@@ -18,7 +18,7 @@ from kdcache.store.cache import open_cache
 from kdcache.store.verify import verify
 from kdcache.stream.loader import Loader
 
-SHARD = "shards/000000.zarr.zip"
+SHARD = "shards/000/000000.zarr.zip"
 Fail = Callable[[str, int], None]
 
 
@@ -76,7 +76,7 @@ def train_yaml(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("error", "words"), [(errno.EIO, "Input/output error"), (errno.EACCES, "let this user read it")]
 )
-@pytest.mark.parametrize("name", ["cache.json", "header.json", "shards/000000.json", SHARD])
+@pytest.mark.parametrize("name", ["cache.json", "header.json", "shards/000/000000.json", SHARD])
 def test_every_command_says_so(
     name: str, error: int, words: str, tmp_path: Path, fail: Fail, said: Callable[..., str]
 ) -> None:
@@ -112,13 +112,13 @@ def test_a_folder_in_place_of_a_shard(tmp_path: Path, said: Callable[..., str]) 
 def test_other_faults_are_found_and_mended_all_the_same(tmp_path: Path, fail: Fail, said: Callable[..., str]) -> None:
     cache = tmp_path / "cache"
     write_cache(cache)
-    record = cache / "shards" / "000001.json"
+    record = cache / "shards/000" / "000001.json"
     sound = record.read_bytes()
     record.write_bytes(sound + b" ")
     fail(SHARD, errno.EIO)
     assert [(fault.shard, fault.unreadable) for fault in verify(cache)] == [
         (SHARD, True),
-        ("shards/000001.json", False),
+        ("shards/000/000001.json", False),
     ]
     assert "1 file cannot be read now, expected to read all, and 1 other damaged; delete nothing" in said(
         "verify", cache

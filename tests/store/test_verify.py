@@ -41,15 +41,15 @@ def append(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "name", "what"),
     [
-        (flip, "shards/000001{}", "got sha256"),
-        (append, "shards/000001{}", "got .* bytes, expected"),
-        (Path.unlink, "shards/000002{}", "is missing"),
-        (append, "shards/000000.json", "is not what cache.json says"),
-        (Path.unlink, "shards/000000.json", "is missing"),
+        (flip, "shards/000/000001{}", "got sha256"),
+        (append, "shards/000/000001{}", "got .* bytes, expected"),
+        (Path.unlink, "shards/000/000002{}", "is missing"),
+        (append, "shards/000/000000.json", "is not what cache.json says"),
+        (Path.unlink, "shards/000/000000.json", "is missing"),
         (Path.unlink, "header.json", "is missing"),
         (flip, "header.json", "is not what cache.json says"),
-        (Path.touch, "shards/000009.json", "is not part of the cache"),
-        (Path.touch, "shards/.000001.json.0123.tmp", "is left over from a killed writer"),
+        (Path.touch, "shards/000/000009.json", "is not part of the cache"),
+        (Path.touch, "shards/000/.000001.json.0123.tmp", "is left over from a killed writer"),
     ],
 )
 def test_each_fault_is_found_and_named(
@@ -64,8 +64,8 @@ def test_each_fault_is_found_and_named(
 
 def test_all_damaged_shards_are_listed(cache_folder: Path) -> None:
     for index in (0, 2):
-        flip(next(path for path in cache_folder.glob(f"shards/{index:06d}.*") if path.suffix != ".json"))
-    assert [fault.shard[:13] for fault in verify(cache_folder)] == ["shards/000000", "shards/000002"]
+        flip(next(path for path in cache_folder.glob(f"shards/000/{index:06d}.*") if path.suffix != ".json"))
+    assert [fault.shard[:17] for fault in verify(cache_folder)] == ["shards/000/000000", "shards/000/000002"]
 
 
 def test_an_unfinished_cache_raises(cache_folder: Path) -> None:
@@ -108,7 +108,7 @@ def setting(value: object) -> Callable[[np.ndarray], np.ndarray]:
 )
 def test_committed_nonsense_is_found(tmp_path: Path, changes: dict, what: str) -> None:
     (fault,) = shard_with(tmp_path / "cache", **changes)
-    assert fault.shard == "shards/000000.arrow"
+    assert fault.shard == "shards/000/000000.arrow"
     assert f"is damaged: {what}; " in fault.what
 
 

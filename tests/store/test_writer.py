@@ -258,29 +258,29 @@ def test_whoever_writes_and_finalizes_the_bytes_are_the_same(tmp_path: Path, bac
 
 
 def without_shard(folder: Path) -> None:
-    (folder / "shards/000001.arrow").unlink()
+    (folder / "shards/000/000001.arrow").unlink()
 
 
 def shorter_shard(folder: Path) -> None:
-    path = folder / "shards/000001.arrow"
+    path = folder / "shards/000/000001.arrow"
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def without_record(folder: Path) -> None:
-    (folder / "shards/000001.json").unlink()
+    (folder / "shards/000/000001.json").unlink()
 
 
 def half_a_record(folder: Path) -> None:
-    path = folder / "shards/000001.json"
+    path = folder / "shards/000/000001.json"
     path.write_bytes(path.read_bytes()[:40])
 
 
 def record_of_another_unit(folder: Path) -> None:
-    shutil.copy(folder / "shards/000000.json", folder / "shards/000001.json")
+    shutil.copy(folder / "shards/000/000000.json", folder / "shards/000/000001.json")
 
 
 def record_of_another_header(folder: Path) -> None:
-    path = folder / "shards/000001.json"
+    path = folder / "shards/000/000001.json"
     record = parse(CommitRecord, path.read_bytes(), "")
     path.write_bytes(canonical(record.model_copy(update={"header_sha256": "0" * 64})))
 

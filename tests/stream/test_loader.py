@@ -204,7 +204,7 @@ def test_threads_end_with_the_loader(cache_folder):
 @pytest.mark.parametrize("memory_gb", [1.0, 1e-9])
 def test_a_damaged_shard_reaches_the_caller_and_nothing_hangs(tmp_path, memory_gb):
     folder = write_cache(tmp_path / "cache", [20, 20, 20])
-    file = next(folder.glob("shards/000001.zarr*"))
+    file = next(folder.glob("shards/000/000001.zarr*"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)

@@ -158,7 +158,7 @@ def test_a_fault_that_all_ranks_meet_is_told_once(root: Path, tmp_path: Path) ->
 def test_a_fault_of_one_rank_ends_the_others_quietly(root: Path, tmp_path: Path) -> None:
     """A shard with a flipped byte, which one of the two ranks reads."""
     cache = Path(shutil.copytree(root / "cache", tmp_path / "cache"))
-    shard = cache / "shards" / "000004.zarr.zip"
+    shard = cache / "shards/000" / "000004.zarr.zip"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
