@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdcache.dump.rerun import Block, Rerun
+from kdcache.targets.coded import Coded
 from kdcache.targets.fields import COUNTS, Field
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.noise import worth_at
@@ -97,7 +98,7 @@ class Comparison:
             found.kl.add(_kl(log_p, self._log_probs(second_PV, 1.0)))
         if self.kind is None:
             return
-        new, old = (self.kind.decode(arrays, self.num_classes, self.basis) for arrays in (fresh, kept))
+        new, old = (Coded.of(self.kind, arrays, self.num_classes, self.basis).targets() for arrays in (fresh, kept))
         dense_new, dense_old = (_scattered(targets, self.num_classes) for targets in (new, old))
         found.entries.add(_apart(dense_new, dense_old))
         found.rounding.add(_apart(dense_new, first_PV))

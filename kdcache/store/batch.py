@@ -22,6 +22,7 @@ from kdcache.targets.records import distribution_of
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
+    from kdcache.targets.coded import Coded
     from kdcache.targets.record import TeacherTargets
 
 __all__ = ["Batch", "concat"]
@@ -113,12 +114,26 @@ class Batch:
         Raises:
             CacheError: The cache holds labels only.
         """
+        return self.coded().targets()
+
+    def coded(self, then: "Callable[[TeacherTargets], TeacherTargets] | None" = None) -> "Coded":
+        """The same distributions as they are stored, as tensors: few bytes, to be decoded on another device.
+
+        Args:
+            then: What is made of the decoded records.
+
+        Raises:
+            CacheError: The cache holds labels only.
+        """
+        from kdcache.targets.coded import Coded
+
         kind = self.distribution
         if kind is None:
             raise CacheError(
                 "this cache holds labels only, no teacher records: use cross_entropy terms, or dump with a teacher"
             )
-        return kind.decode(self.arrays, self.num_classes, None if self.load_basis is None else self.load_basis())
+        basis = None if self.load_basis is None else self.load_basis()
+        return Coded.of(kind, self.arrays, self.num_classes, basis, then)
 
     @property
     def distribution(self) -> RecordKind | None:

@@ -23,7 +23,9 @@ noise             what records are worth at a temperature
 
 fields            the arrays that stand for records (and examples) on disk, and how they nest
 sparse_rows       rows -> the arrays of sparse records
-sparse_codec      the arrays of sparse records <-> numbers in memory
+sparse_codec      sparse records -> the arrays that stand for them
+sparse_decoding   these arrays -> SparseTargets, in torch on any device
+coded             Coded, records as they are stored, as tensors on their way to where they are decoded
 logit_codec, curve_codec
                   the integers that stand for logits and for the curve
 rows              blocks of rows -> records, in torch
@@ -45,9 +47,10 @@ How to add a record kind
 Write one file with a subclass of `kdcache.targets.kind.RecordKind`:
 
 1. its settings are its fields, with `kind: Literal["mine"] = "mine"` among them;
-2. `fields` names the arrays that it stores, `encode` makes them of a teacher's rows, and `decode` makes of them a
-   TeacherTargets, which answers what a loss asks (`SparseTargets` serves every kind that keeps some entries and knows
-   the mass of the rest). A kind that is no distribution, as features are, sets `distribution = False`.
+2. `fields` names the arrays that it stores, `encode` makes them of a teacher's rows, and `decode` makes of them, as
+   tensors on whatever device they are on, a TeacherTargets, which answers what a loss asks (`SparseTargets` serves
+   every kind that keeps some entries and knows the mass of the rest). `facts` is for sizes that decode would have to
+   ask a GPU for. A kind that is no distribution, as features are, sets `distribution = False`.
 
 Call `kdcache.register_record("mine", Mine)` and name the file's module as `module` in the settings of a dump and of a
 run; `record: {kind: mine}` uses it. kind.py says what each method is for; tests/extending/label_only.py is a kind of a

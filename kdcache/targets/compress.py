@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdcache.errors import ConfigError
 from kdcache.targets.calibration import Encoder
+from kdcache.targets.coded import Coded
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.record import TeacherTargets
 from kdcache.targets.recorder import Recorder
@@ -49,7 +50,7 @@ def compress(
     """
     kind, arrays = _compressed(logits_PV, record, generator_keys, labels_P, hidden_PD, encoder)
     basis = None if encoder is None else encoder.basis
-    return kind.decode(arrays, logits_PV.shape[1], basis).to(logits_PV.device)
+    return Coded.of(kind, arrays, logits_PV.shape[1], basis).targets().to(logits_PV.device)
 
 
 def compress_to_arrays(

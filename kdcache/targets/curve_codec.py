@@ -21,10 +21,18 @@ P positions, K nodes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdcache.targets.curve_spec import CurveSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Numbers = Any
+"""float64, or whole numbers as int64: a numpy array in encoding, a tensor in decoding. The forecast is one formula, for
+the two must round alike."""
 
 __all__ = ["Moments", "decode_moments", "encode_moments"]
 
@@ -37,12 +45,12 @@ _FINE_RANGE, _COARSE = 8 * VALUE_STEPS, 16
 class Moments:
     """Λ, Λ' and √Λ'' of the tail's logits relative to the row's maximum, float64; any finite number where it is empty.
 
-    deviation_PK is None for a curve of single temperatures.
+    deviation_PK is None for a curve of single temperatures. numpy arrays where they are encoded, tensors where decoded.
     """
 
-    value_PK: np.ndarray
-    mean_PK: np.ndarray
-    deviation_PK: np.ndarray | None
+    value_PK: Numbers
+    mean_PK: Numbers
+    deviation_PK: Numbers | None
 
 
 def encode_moments(moments: Moments, spec: CurveSpec, tail_count_P: np.ndarray) -> dict[str, np.ndarray]:
@@ -56,10 +64,11 @@ def encode_moments(moments: Moments, spec: CurveSpec, tail_count_P: np.ndarray) 
         first_P = _first_value(tail_count_P)
         residual_PK[:, 0] = _fold(value_PK[:, 0] - first_P)
         decoded_P = first_P + _unfold(residual_PK[:, 0])
-        for k, h in enumerate(np.diff(spec.betas), 1):
-            variance = (deviation_PK[:, k - 1 : k + 1] / DEVIATION_STEPS) ** 2
-            mean_residual_PK[:, k] -= _forecast_mean(mean_PK[:, k - 1], variance, h)
-            forecast_P = _forecast_value(decoded_P, mean_PK[:, k - 1 : k + 1], variance, h)
+        variance_PK = (deviation_PK / DEVIATION_STEPS) ** 2
+        for k, h in enumerate(np.diff(spec.betas).tolist(), 1):
+            variances = variance_PK[:, k - 1], variance_PK[:, k]
+            mean_residual_PK[:, k] -= _whole(_forecast_mean(mean_PK[:, k - 1], *variances, h))
+            forecast_P = _whole(_forecast_value(decoded_P, mean_PK[:, k - 1], mean_PK[:, k], *variances, h))
             residual_PK[:, k] = _fold(value_PK[:, k] - forecast_P)
             decoded_P = forecast_P + _unfold(residual_PK[:, k])
         codes = {
@@ -70,30 +79,36 @@ def encode_moments(moments: Moments, spec: CurveSpec, tail_count_P: np.ndarray) 
     return {name: _zigzag(np.where(tail_count_P[:, None] > 0, code, 0)) for name, code in codes.items()}
 
 
-def decode_moments(arrays: Mapping[str, np.ndarray], spec: CurveSpec, tail_count_P: np.ndarray) -> Moments:
-    """The moments that these arrays stand for."""
-    value_PK = _unfold(_unzigzag(arrays["tail_value"]))
-    mean_PK = _unzigzag(arrays["tail_mean"])
+def decode_moments(arrays: "Mapping[str, Tensor]", spec: CurveSpec, tail_count_P: "Tensor") -> Moments:
+    """The moments that these arrays stand for, float64 tensors on their device."""
+    value_KP = _unfold(_unzigzag(arrays["tail_value"].T.contiguous()).double())
+    mean_KP = _unzigzag(arrays["tail_mean"].T.contiguous()).double()
     if not spec.interpolates:
-        return Moments(value_PK / VALUE_STEPS, mean_PK / MEAN_STEPS, None)
-    deviation_PK = _unzigzag(arrays["tail_deviation"]).cumsum(1)
-    exact_first_P = np.log(np.maximum(tail_count_P, 1)) + value_PK[:, 0] / VALUE_STEPS
-    value_PK[:, 0] += _first_value(tail_count_P)
-    for k, h in enumerate(np.diff(spec.betas), 1):
-        variance = (deviation_PK[:, k - 1 : k + 1] / DEVIATION_STEPS) ** 2
-        mean_PK[:, k] += _forecast_mean(mean_PK[:, k - 1], variance, h)
-        value_PK[:, k] += _forecast_value(value_PK[:, k - 1], mean_PK[:, k - 1 : k + 1], variance, h)
-    value_PK = np.concatenate([exact_first_P[:, None], value_PK[:, 1:] / VALUE_STEPS], 1)
-    return Moments(value_PK, mean_PK / MEAN_STEPS, deviation_PK / DEVIATION_STEPS)
+        return Moments(value_KP.T / VALUE_STEPS, mean_KP.T / MEAN_STEPS, None)
+    deviation_KP = _unzigzag(arrays["tail_deviation"].T.contiguous()).cumsum(0).double() / DEVIATION_STEPS
+    variance_KP = deviation_KP**2
+    log_count_P = tail_count_P.clamp(min=1).double().log()
+    exact_first_P = log_count_P + value_KP[0] / VALUE_STEPS
+    value_KP[0] += (log_count_P * VALUE_STEPS).round()
+    for k, h in enumerate(np.diff(spec.betas).tolist(), 1):
+        variances = variance_KP[k - 1], variance_KP[k]
+        mean_KP[k] += _forecast_mean(mean_KP[k - 1], *variances, h)
+        value_KP[k] += _forecast_value(value_KP[k - 1], mean_KP[k - 1], mean_KP[k], *variances, h)
+    value_KP /= VALUE_STEPS
+    value_KP[0] = exact_first_P
+    return Moments(value_KP.T, mean_KP.T / MEAN_STEPS, deviation_KP.T)
 
 
-def _forecast_mean(mean: np.ndarray, variance: np.ndarray, h: float) -> np.ndarray:
-    return np.clip(mean + _steps(h * variance.sum(1) / 2, MEAN_STEPS), _LOWEST_MEAN, 0)
+def _forecast_mean(mean: Numbers, variance: Numbers, variance_after: Numbers, h: float) -> Numbers:
+    rise = (h * (variance + variance_after) / 2 * MEAN_STEPS).round()
+    return (mean + rise).clip(_LOWEST_MEAN, 0)
 
 
-def _forecast_value(value: np.ndarray, mean: np.ndarray, variance: np.ndarray, h: float) -> np.ndarray:
-    bend = np.clip(h * h * (variance[:, 0] - variance[:, 1]) / 12, -1.0, 1.0)
-    return value + _steps(h * mean.sum(1) / (2 * MEAN_STEPS) + bend, VALUE_STEPS)
+def _forecast_value(
+    value: Numbers, mean: Numbers, mean_after: Numbers, variance: Numbers, variance_after: Numbers, h: float
+) -> Numbers:
+    bend = (h * h * (variance - variance_after) / 12).clip(-1.0, 1.0)
+    return value + ((h * (mean + mean_after) / (2 * MEAN_STEPS) + bend) * VALUE_STEPS).round()
 
 
 def _first_value(tail_count_P: np.ndarray) -> np.ndarray:
@@ -101,7 +116,11 @@ def _first_value(tail_count_P: np.ndarray) -> np.ndarray:
 
 
 def _steps(numbers: np.ndarray, steps: int) -> np.ndarray:
-    return np.rint(numbers * steps).astype(np.int64)
+    return _whole(np.rint(numbers * steps))
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    return numbers.astype(np.int64)
 
 
 def _fold(steps: np.ndarray) -> np.ndarray:
@@ -110,15 +129,14 @@ def _fold(steps: np.ndarray) -> np.ndarray:
     return np.where(np.abs(steps) > _FINE_RANGE, np.sign(steps) * (_FINE_RANGE + beyond), steps)
 
 
-def _unfold(codes: np.ndarray) -> np.ndarray:
-    beyond = np.abs(codes) - _FINE_RANGE
-    return np.where(beyond > 0, np.sign(codes) * (_FINE_RANGE + beyond * _COARSE), codes)
+def _unfold(codes: Numbers) -> Numbers:
+    near = codes.clip(-_FINE_RANGE, _FINE_RANGE)
+    return near + (codes - near) * _COARSE
 
 
 def _zigzag(numbers: np.ndarray) -> np.ndarray:
     return ((numbers << 1) ^ (numbers >> 63)).astype(np.uint16)
 
 
-def _unzigzag(codes: np.ndarray) -> np.ndarray:
-    codes = codes.astype(np.int64)
+def _unzigzag(codes: "Tensor") -> "Tensor":
     return (codes >> 1) ^ -(codes & 1)

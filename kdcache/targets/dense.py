@@ -11,9 +11,11 @@ import numpy as np
 from kdcache.targets.constants import FLOOR
 from kdcache.targets.fields import Field
 from kdcache.targets.kind import RecordKind
-from kdcache.targets.logit_codec import DENSE_STEPS, from_steps, stored_maximum, to_steps
+from kdcache.targets.logit_codec import DENSE_STEPS, stored_maximum, to_steps
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kdcache.targets.basis import Basis
     from kdcache.targets.calibration import Encoder
     from kdcache.targets.dense_targets import DenseTargets
@@ -56,18 +58,21 @@ class Dense(RecordKind):
         return arrays | {"logits": relative_PV.astype(self.logit_dtype)}
 
     def decode(
-        self, arrays: Mapping[str, np.ndarray], num_classes: int, basis: "Basis | None" = None
+        self,
+        arrays: "Mapping[str, Tensor]",
+        num_classes: int,
+        facts: Mapping[str, int],
+        basis: "Basis | None" = None,
     ) -> "DenseTargets":
-        import torch
-
         from kdcache.targets.dense_targets import DenseTargets
+        from kdcache.targets.logit_codec import from_octaves
         from kdcache.targets.never import NEVER
 
         relative_PV = arrays["logits"]
         if self.logit_dtype == "uint16":
-            relative_PV = from_steps(relative_PV, np.asarray(DENSE_STEPS[0]), None)
-        relative_PV = np.where(relative_PV < 2 * FLOOR, np.float32(NEVER), relative_PV.astype(np.float32))
-        return DenseTargets.of(torch.from_numpy(relative_PV), torch.from_numpy(arrays["maximum"].astype(np.float32)))
+            relative_PV = from_octaves(relative_PV, DENSE_STEPS[0])
+        never_PV = relative_PV < 2 * FLOOR
+        return DenseTargets.of(relative_PV.float().masked_fill(never_PV, NEVER), arrays["maximum"].float())
 
     def numbers_per_position(self, num_classes: int) -> int:
         return num_classes

@@ -29,11 +29,11 @@ class DenseTargets(TeacherTargets):
         """relative_PV: raw logits minus maximum_P, −1e30 of a class that is never given."""
         P, V = relative_PV.shape
         return cls(
-            ids_PE=torch.arange(V).expand(P, V),
+            ids_PE=torch.arange(V, device=relative_PV.device).expand(P, V),
             relative_PE=relative_PV,
             maximum_P=maximum_P,
-            inclusion_PE=torch.ones(1, 1).expand(P, V),
-            num_certain_P=torch.full((P,), V),
+            inclusion_PE=maximum_P.new_ones(1, 1).expand(P, V),
+            num_certain_P=torch.full((P,), V, device=relative_PV.device),
             num_classes=V,
         )
 

@@ -96,16 +96,20 @@ class Factored(Sparse):
         return super().encode(rows) | {"coefficients": _zigzag(coefficients_PR)}
 
     def decode(
-        self, arrays: Mapping[str, np.ndarray], num_classes: int, basis: "Basis | None" = None
+        self,
+        arrays: "Mapping[str, Tensor]",
+        num_classes: int,
+        facts: Mapping[str, int],
+        basis: "Basis | None" = None,
     ) -> "SparseTargets":
         """Without a basis the coefficients are left aside, and the record answers as a sparse one."""
         if basis is None:
-            return super().decode(arrays, num_classes)
+            return super().decode(arrays, num_classes, facts)
         from kdcache.targets.factored_targets import FactoredTargets
-        from kdcache.targets.sparse_codec import decode
+        from kdcache.targets.sparse_decoding import decode
 
         return FactoredTargets(
-            **decode(arrays, self.plan, num_classes),
+            **decode(arrays, self.plan, num_classes, facts),
             tail="sampled" if self.samples else "factored",
             coefficients_PR=_unzigzag(arrays["coefficients"]),
             basis=basis,
@@ -132,7 +136,7 @@ def _zigzag(coefficients_PR: "Tensor") -> np.ndarray:
     return codes
 
 
-def _unzigzag(codes_PR: np.ndarray) -> "Tensor":
+def _unzigzag(codes_PR: "Tensor") -> "Tensor":
     import torch
 
-    return torch.from_numpy((codes_PR >> 1).view(np.int8) ^ -(codes_PR & 1).view(np.int8))
+    return (codes_PR >> 1).view(torch.int8) ^ -(codes_PR & 1).view(torch.int8)

@@ -72,15 +72,28 @@ class RecordKind(Config):
         """
         raise NotImplementedError
 
+    def facts(self, arrays: Mapping[str, np.ndarray], num_classes: int) -> Mapping[str, int]:
+        """What `decode` has to know of some arrays and would otherwise ask a GPU for, such as the most entries of a
+        position. It is found on the host, by the thread that reads."""
+        return {}
+
     def decode(
-        self, arrays: Mapping[str, np.ndarray], num_classes: int, basis: "Basis | None" = None
+        self,
+        arrays: "Mapping[str, Tensor]",
+        num_classes: int,
+        facts: Mapping[str, int],
+        basis: "Basis | None" = None,
     ) -> "TeacherTargets":
-        """What these arrays stand for, on the CPU; of a distribution.
+        """What these arrays stand for, on the device that they are on; of a distribution.
+
+        It is plain torch on whole tensors, without a loop over positions, and makes no GPU wait: no `.item()`, no
+        `.cpu()`, no mask as an index. Sizes that depend on the numbers come from `facts`.
 
         Args:
-            arrays: as `encode` gives them, and any others of the same positions.
+            arrays: as `encode` gives them, as tensors: uint16 as int32, uint32 as int64, other dtypes as they are.
             num_classes: V.
-            basis: of a calibrated kind; without it the kind answers what it can.
+            facts: what `facts` found in these arrays.
+            basis: of a calibrated kind, on the same device; without it the kind answers what it can.
         """
         raise NotImplementedError
 

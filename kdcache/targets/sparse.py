@@ -4,7 +4,7 @@
               tail_value, tail_mean, tail_deviation (the curve)     span (of uint8 logits)
     entry     ids, logits
 
-Settings and names alone; the arithmetic is in compress.py and sparse_codec.py, and imports torch.
+Settings and names alone; the arithmetic is in sparse_rows.py and sparse_decoding.py, and imports torch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,8 @@ from kdcache.targets.logit_codec import octave_steps
 from kdcache.targets.plan import LogitDtype, Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kdcache.targets.basis import Basis
     from kdcache.targets.calibration import Encoder
     from kdcache.targets.sparse_targets import SparseTargets
@@ -66,13 +68,22 @@ class Sparse(RecordKind):
 
         return sparse_arrays(rows, self.plan)
 
+    def facts(self, arrays: Mapping[str, np.ndarray], num_classes: int) -> Mapping[str, int]:
+        from kdcache.targets.sparse_decoding import sparse_facts
+
+        return sparse_facts(arrays, num_classes)
+
     def decode(
-        self, arrays: Mapping[str, np.ndarray], num_classes: int, basis: "Basis | None" = None
+        self,
+        arrays: "Mapping[str, Tensor]",
+        num_classes: int,
+        facts: Mapping[str, int],
+        basis: "Basis | None" = None,
     ) -> "SparseTargets":
-        from kdcache.targets.sparse_codec import decode
+        from kdcache.targets.sparse_decoding import decode
         from kdcache.targets.sparse_targets import SparseTargets
 
-        return SparseTargets(**decode(arrays, self.plan, num_classes), tail=self.tail_rule)
+        return SparseTargets(**decode(arrays, self.plan, num_classes, facts), tail=self.tail_rule)
 
     def faults(self, arrays: Mapping[str, np.ndarray], num_classes: int) -> Iterator[str]:
         ids_E, counts_P = arrays["ids"], arrays["entry_counts"]

@@ -22,13 +22,15 @@ class SparseTargets(TeacherTargets):
     tail: what stands for the classes that are not certain entries: "sampled", the other entries; "ghost", one extra
     class with their exact mass; "renormalise", nothing; "factored", what FactoredTargets knows of them.
     relative_label_P: the label's logit minus maximum_P, where it is stored. some_without_tail: whether a row may have
-    no tail, known without asking the device.
+    no tail, known without asking the device. each_has_certain: whether each row has a certain entry, likewise; None:
+    the device is asked.
     """
 
     curve: TailCurve
     tail: Literal["sampled", "ghost", "renormalise", "factored"] = "ghost"
     relative_label_P: Tensor | None = None
     some_without_tail: bool = False
+    each_has_certain: bool | None = None
 
     @property
     def weights_are_whole(self) -> bool:  # type: ignore[override]
@@ -42,11 +44,13 @@ class SparseTargets(TeacherTargets):
         return self.tail in ("sampled", "renormalise")
 
     def has_certain(self) -> bool:
-        """Only a sample can lack certain entries; asking the others would make a GPU wait."""
-        return not self.draws or not bool((self.num_certain_P == 0).any())
+        """Only a sample can lack certain entries."""
+        if self.draws and self.each_has_certain is None:
+            return not bool((self.num_certain_P == 0).any())
+        return not self.draws or bool(self.each_has_certain)
 
     def knows_top(self) -> bool:
-        return not self.draws or bool(self.knows_top_P.all())
+        return self.has_certain()
 
     def with_exact_tail(self) -> TeacherTargets:
         return replace(self, tail="ghost") if self.tail == "renormalise" else self

@@ -46,17 +46,19 @@ class LabelOnly(kdcache.RecordKind):
             "label_log_probs": torch.cat(log_probs, 1).cpu().numpy(),
         }
 
-    def decode(self, arrays: Mapping[str, np.ndarray], num_classes: int, basis: Any = None) -> "LabelTargets":
-        log_p_PT = torch.from_numpy(arrays["label_log_probs"].astype(np.float32)).clamp(max=-SMALLEST)
+    def decode(
+        self, arrays: Mapping[str, Tensor], num_classes: int, facts: Mapping[str, int], basis: Any = None
+    ) -> "LabelTargets":
+        log_p_PT = arrays["label_log_probs"].clamp(max=-SMALLEST)
         log_rest_PT = torch.log(-torch.expm1(log_p_PT)) - log_p_PT  # of the other classes, relative to the label
-        ids_P1 = torch.from_numpy(arrays["label_ids"].astype(np.int64))[:, None]
-        zeros_P1 = torch.zeros(ids_P1.shape)
+        ids_P1 = arrays["label_ids"].long()[:, None]
+        zeros_P1 = torch.zeros_like(ids_P1, dtype=torch.float32)
         return LabelTargets(
             ids_PE=ids_P1,
             relative_PE=zeros_P1,
             maximum_P=zeros_P1[:, 0],
             inclusion_PE=zeros_P1 + 1,
-            num_certain_P=torch.ones(len(ids_P1), dtype=torch.int64),
+            num_certain_P=torch.ones_like(ids_P1[:, 0]),
             num_classes=num_classes,
             curve=kdcache.TailCurve(self.temperatures, log_rest_PT, torch.zeros_like(log_rest_PT)),
             relative_label_P=zeros_P1[:, 0],

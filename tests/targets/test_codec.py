@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from kdcache.targets.coded import Coded, as_tensor, workable
 from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.curve_codec import (
     DEVIATION_STEPS,
@@ -18,7 +19,7 @@ from kdcache.targets.curve_codec import (
 )
 from kdcache.targets.curve_spec import CurveSpec
 from kdcache.targets.dense import Dense
-from kdcache.targets.logit_codec import float16_above, from_steps, steps_per_octave, to_steps
+from kdcache.targets.logit_codec import float16_above, from_linear, from_octaves, octave_steps, to_steps
 from kdcache.targets.sampled import Sampled
 
 pytestmark = pytest.mark.usefixtures("compression")
@@ -39,14 +40,16 @@ def test_moments_come_back_within_half_a_step(tail_PV: np.ndarray, spec: CurveSp
     count_P = np.full(3, 60)
     arrays = encode_moments(Moments(value_PK, mean_PK, deviation_PK if spec.interpolates else None), spec, count_P)
     assert all(array.dtype == np.uint16 for array in arrays.values())
-    back = decode_moments(arrays, spec, count_P)
+    tensors = {name: workable(as_tensor(array)) for name, array in arrays.items()}
+    back = decode_moments(tensors, spec, torch.from_numpy(count_P))
     np.testing.assert_allclose(back.mean_PK, mean_PK, atol=0.5 / MEAN_STEPS + 1e-9)
-    near_PK = np.abs(back.value_PK - value_PK) <= np.where(np.abs(value_PK) < 7.9, 0.51, 8.51) / VALUE_STEPS
+    found_PK = back.value_PK.numpy()
+    near_PK = np.abs(found_PK - value_PK) <= np.where(np.abs(value_PK) < 7.9, 0.51, 8.51) / VALUE_STEPS
     if spec.interpolates:
         assert back.deviation_PK is not None
         np.testing.assert_allclose(back.deviation_PK, deviation_PK, atol=0.5 / DEVIATION_STEPS + 1e-9)
-        near_PK = np.abs(back.value_PK - value_PK) <= 8.51 / VALUE_STEPS
-    beyond_PK = (value_PK < -135) & (back.value_PK < -135)
+        near_PK = np.abs(found_PK - value_PK) <= 8.51 / VALUE_STEPS
+    beyond_PK = (value_PK < -135) & (found_PK < -135)
     assert (near_PK | beyond_PK).all()
 
 
@@ -65,8 +68,9 @@ def test_an_empty_tail_is_stored_as_zeros() -> None:
 )
 def test_logarithmic_steps_keep_what_matters(relative_E: np.ndarray, kept: tuple[Sampled, bool, float]) -> None:
     spec, certain, bound = kept
-    steps_E = steps_per_octave(spec.plan, np.bool_(certain))
-    back_E = from_steps(to_steps(relative_E, steps_E, None), steps_E, None)
+    steps = (octave_steps(spec.plan) or (0, 0))[not certain]
+    codes_E = to_steps(relative_E, np.array(steps), None)
+    back_E = from_octaves(workable(as_tensor(codes_E)), steps).numpy()
     assert (np.abs(back_E - relative_E) <= bound * (1 - relative_E)).all()
     assert (back_E[relative_E == 0] == 0).all()
 
@@ -76,7 +80,7 @@ def test_linear_steps_cover_the_span(relative_E: np.ndarray) -> None:
     span = float16_above(-relative_E.min(keepdims=True))
     assert span >= -relative_E.min()
     span_E = np.repeat(span, len(relative_E))
-    back_E = from_steps(to_steps(relative_E, np.array(0), span_E), np.array(0), span_E)
+    back_E = from_linear(as_tensor(to_steps(relative_E, np.array(0), span_E)), torch.from_numpy(span_E)).numpy()
     assert (np.abs(back_E - relative_E) <= float(span[0]) / 509).all()
 
 
@@ -91,10 +95,10 @@ def test_arrays_have_the_declared_types_and_decode_alike_in_parts(dtype: str, V:
         assert arrays[field.name].shape[1:] == field.shape
         rows = arrays["entry_counts"].sum() if field.level == "entry" else 12
         assert len(arrays[field.name]) == rows
-    whole = spec.decode(arrays, V)
+    whole = Coded.of(spec, arrays, V).targets()
     first = arrays["entry_counts"][:5].sum()
     part = {k: a[:first] if k in ("ids", "logits") else a[:5] for k, a in arrays.items()}
-    some = spec.decode(part, V)
+    some = Coded.of(spec, part, V).targets()
     E = some.ids_PE.shape[1]
     for name in ("ids_PE", "logits_PE", "inclusion_PE"):
         assert torch.equal(getattr(some, name), getattr(whole, name)[:5, :E])
