@@ -23,6 +23,7 @@ from kdcache.models.inputs import (
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.targets.moving import moved
+from kdcache.targets.packing import Packed
 from kdcache.tasks import Task, task_of
 
 __all__ = ["Collator", "Inputs", "attention_of", "check_length", "feeding_of", "feeds_types"]
@@ -35,7 +36,8 @@ class Inputs:
     Attributes:
         model: The arguments of the model's forward.
         flat_P: Where the supervised positions are among the B·L tokens, int64.
-        supervision: What the rows that the task makes of the outputs at the positions are compared with.
+        supervision: What the rows that the task makes of the outputs at the positions are compared with; the teacher's
+            records as they are stored, until they are first asked for.
         real_BL: False for padding, bool.
         task: The task of the cache.
     """
@@ -47,26 +49,32 @@ class Inputs:
     task: Task
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Inputs":
-        """All of it on a device.
+        """All of it on a device; to another than the CPU in one copy of as few bytes as it takes, to be decoded there.
 
         Args:
             device: Where to.
             non_blocking: Return before the copies are done, where they come from pinned memory.
         """
-        there: Inputs = moved(
-            self, lambda tensor: tensor.to(device, non_blocking=non_blocking), lambda basis: basis.to(device)
-        )
+        there: Inputs
+        if torch.device(device).type == "cpu" or self.flat_P.device.type != "cpu":
+            there = moved(
+                self, lambda tensor: tensor.to(device, non_blocking=non_blocking), lambda basis: basis.to(device)
+            )
+        else:
+            there = Packed.of(self).to(device)
         return there
 
-    def pin_memory(self) -> "Inputs":
-        """All of it in pinned memory, from where copies to a GPU run beside other work; itself where there is no GPU.
+    def pin_memory(self) -> "Inputs | Packed":
+        """All of it in one run of pinned memory, from where `to` copies beside other work; itself where no GPU is.
 
         torch's DataLoader calls this with pin_memory=True.
         """
-        if not torch.accelerator.is_available():
-            return self
-        pinned: Inputs = moved(self, Tensor.pin_memory)
-        return pinned
+        return Packed.of(self, pin=True) if torch.accelerator.is_available() else self
+
+    def decoded(self) -> "Inputs":
+        """The same with the teacher's records decoded where they are, as the loss would do when it first needs them."""
+        records = self.supervision.targets
+        return self if records is None else replace(self, supervision=replace(self.supervision, records=records))
 
     def at_positions(self, values: Tensor) -> Tensor:
         """Rows of [B, L, …] at the positions, [P, …]; of [B, …], one row per example, those of their examples."""

@@ -39,6 +39,7 @@ precision         float32 products in float32, whatever is allowed around them
 product           products of integers and half-precision numbers
 decisions         records of several classes as records of yes and no, one for each class
 moving            the tensors of a record batch to another device
+packing           Packed, a structure of tensors as one run of bytes
 
 This package knows nothing of files, models or training. RECORDS.md says which record to choose.
 

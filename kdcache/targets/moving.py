@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdcache.targets.basis import Basis
 
-__all__ = ["moved"]
+__all__ = ["moved", "tensors_in"]
 
 
 def moved(
@@ -35,3 +35,15 @@ def moved(
     parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     there = {name: new for name, part in parts.items() if (new := inside(part)) is not part}
     return dataclasses.replace(value, **there) if there else value
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of such a structure but those of a basis, in the order in which `moved` meets them."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    moved(value, keep)
+    return found

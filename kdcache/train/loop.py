@@ -4,11 +4,16 @@ A step's loss is the sum of the terms over the supervised positions of the globa
 micro-batch's sum is scaled by world size × accumulation / positions: DeepSpeed divides by both when it averages, so
 the gradient is the same whatever the world size, micro-batch and accumulation. One all-reduce a step, of the count and
 of the votes on saving and leaving (leaving.py).
+
+Inputs are made ahead (students/ahead.py), and the host asks the device for numbers once a step, when the ranks meet:
+for the counts, and whether the loss of the step before was a number (`settle` asks at once, before that step is logged,
+scored or saved). What is logged stays on the device until it is.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -17,8 +22,7 @@ from kdcache.errors import TrainError
 from kdcache.launcher import World
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import Progress
-from kdcache.store.batch import Batch
-from kdcache.students.collate import Collator
+from kdcache.students.ahead import Fed
 from kdcache.train.leaving import Leaving
 from kdcache.train.log import Log
 from kdcache.train.schedule import learning_rate
@@ -57,57 +61,72 @@ class Trainer:
         engine: Any,
         pace: Pace,
         terms: LossTerms,
-        collate: Collator,
         world: World,
         *,
         device: str,
         step: int,
         leaving: Leaving,
     ) -> None:
-        self.engine, self.pace, self.terms, self.collate, self.world = engine, pace, terms, collate, world
+        self.engine, self.pace, self.terms, self.world = engine, pace, terms, world
         self.leaving = leaving
         self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
         self.step = step
         self._norm: Any = 0.0
+        self._finite = torch.ones(1, dtype=torch.bool, device=self.device)
         self._window = _Window(len(terms.names), self.device)
 
-    def run(self, batches: Iterator[list[Batch]], log: Log, after: Callable[[int], None]) -> None:
+    def run(self, feed: Iterator[Fed], log: Log, after: Callable[[int], None]) -> None:
         """All steps that are left; after(step) follows each. Raises TrainError for a loss that is not a number."""
         total = self.pace.total_steps
         with Progress(total, "steps", "train", done=self.step, quiet=not self.world.first) as progress:
             while self.step < total:
-                self._window.add(*self.take_step(next(batches)))
+                self._window.add(*self.take_step(feed))
                 if self.pace.is_reported(self.step):
+                    self.settle()
                     self._report(log, progress)
                 progress.advance()
                 after(self.step)
 
-    def take_step(self, micro_batches: list[Batch]) -> tuple[torch.Tensor, int, int]:
+    def take_step(self, feed: Iterator[Fed]) -> tuple[torch.Tensor, int, int]:
         """One update. Returns the terms' sums over this rank's positions, their global number, this rank's tokens."""
         rate = self.pace.learning_rate(self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(_dropout_seed(self.pace.seed, self.step, self.world.rank))
-        own = sum(batch.num_positions for batch in micro_batches)
+        first = next(feed)
         with self.leaving.meeting(self.step):
-            summed = self.world.sum(torch.tensor([own, *self.leaving.votes()], device=self.device))
-            positions, *votes = summed.tolist()
+            summed = self.world.sum(self._sent([first.positions, *self.leaving.votes()]))
+            positions, *votes, finite = map(int, torch.cat([summed, self._finite]).tolist())
         self.leaving.hear(votes)
-        scale = self.world.size * len(micro_batches) / max(positions, 1)
+        self._go_on(bool(finite))
+        scale = self.world.size * first.of / max(positions, 1)
         sums_K = torch.zeros(len(self.terms.names), dtype=torch.float64, device=self.device)
         skipped = self.engine.skipped_steps
-        for batch in micro_batches:
-            loss, batch_sums_K = self.engine(self.collate(batch).to(self.device), self.terms)
+        for fed in chain([first], islice(feed, first.of - 1)):
+            loss, batch_sums_K = self.engine(fed.inputs, self.terms)
             self.engine.backward(loss * scale)
             sums_K += batch_sums_K
             self._norm = self._gradient_norm_of_stage_0()
             self.engine.step()
         self.step += 1
-        if not sums_K.isfinite().all():
-            raise self._diverged(f"the loss on rank {self.world.rank}")
+        self._finite = sums_K.isfinite().all()[None]
         if self.engine.skipped_steps > skipped and not self.engine.fp16_enabled():
+            self.settle()
             raise self._diverged("the gradient")
-        return sums_K, positions, sum(batch.num_tokens for batch in micro_batches)
+        return sums_K, positions, first.tokens
+
+    def settle(self) -> None:
+        """Raises TrainError where the loss of the last step is not a number."""
+        self._go_on(bool(self._finite.item()))
+
+    def _go_on(self, finite: bool) -> None:
+        if not finite:
+            raise self._diverged(f"the loss on rank {self.world.rank}")
+
+    def _sent(self, numbers: list[int]) -> torch.Tensor:
+        """float64 on the device, which the host does not wait for."""
+        there = torch.tensor(numbers, dtype=torch.float64, pin_memory=self.device.type == "cuda")
+        return there.to(self.device, non_blocking=True)
 
     def _diverged(self, what: str) -> TrainError:
         return TrainError(
@@ -150,8 +169,8 @@ class _Window:
 
     def close(self, world: World, terms: LossTerms) -> dict[str, float]:
         """Mean loss and terms per position, and tokens per second, over all ranks; starts the next window."""
-        tokens = self.sums_K.new_tensor([self.tokens])
-        totals = world.sum(torch.cat([self.sums_K, tokens]))
+        tokens = torch.full_like(self.sums_K[:1], self.tokens)
+        totals = world.sum(torch.cat([self.sums_K, tokens])).cpu()
         means_K = totals[:-1] / max(self.positions, 1)
         now = time.monotonic()
         values = {"loss": float(terms.total(means_K))}

@@ -19,6 +19,7 @@ from kdcache.losses.term import Term
 from kdcache.owned.folder import read_owner
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
+from kdcache.students.ahead import Ahead
 from kdcache.students.balance import terms_of_student, warn_unbalanced
 from kdcache.students.collate import Collator
 from kdcache.students.loss import head_width, with_loss
@@ -79,23 +80,26 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
             say(f"going on from step {saved.step} of {pace.total_steps}")
         terms = loss_terms(run.terms, cache, beside=terms_of_student(student))
         step = 0 if saved is None else saved.step
-        collate = Collator(student, cache)
-        trainer = Trainer(engine, pace, terms, collate, world, device=device, step=step, leaving=leaving)
+        trainer = Trainer(engine, pace, terms, world, device=device, step=step, leaving=leaving)
+        feed = Ahead(loader, Collator(student, cache), trainer.device)
         log = open_log(run, world, pace, step, changes, cache.digest)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 
         def after(step: int) -> None:
             if evaluation is not None and step < pace.total_steps and evaluation.is_due(step):
+                trainer.settle()
                 evaluation.take()
             if leaving.is_due(step, pace.total_steps):
+                trainer.settle()
                 if held is not None:
                     held.check()
                 log.sync()
-                checkpoints.save(engine, step, loader.state_dict(), {**pinned, CHANGES: changes})
+                checkpoints.save(engine, step, feed.state_dict(), {**pinned, CHANGES: changes})
                 leaving.saved()
             leaving.check(step, pace.total_steps)
 
-        trainer.run(loader, log, after)
+        with feed:
+            trainer.run(feed, log, after)
     figures = None if evaluation is None else evaluation.take()
     if held is not None:
         held.check()

@@ -18,6 +18,7 @@ from train.tiny import train_config, write_cache
 
 from kdcache.errors import TrainError
 from kdcache.launcher import World
+from kdcache.students.ahead import Ahead
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
@@ -49,17 +50,17 @@ class Run:
             self.engine,
             self.run.pace(len(self.cache)),
             loss_terms(self.run.terms, self.cache),
-            Collator(student, self.cache),
             World(),
             device="cpu",
             step=0,
             leaving=Leaving(self.run.checkpoint, World()),
         )
         self.loader = self.run.batches.loader(self.cache, World())
-        for step in (1, 2):
-            self.trainer.take_step(next(self.loader))
-            self.save(step)
-        self.trainer.take_step(next(self.loader))
+        with Ahead(self.loader, Collator(student, self.cache), "cpu") as feed:
+            for step in (1, 2):
+                self.trainer.take_step(feed)
+                self.save(step)
+            self.trainer.take_step(feed)
 
     def make_engine(self, *, universal: bool = False) -> Any:
         student = make_student(self.run.student, self.cache, 0)

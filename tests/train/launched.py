@@ -16,6 +16,7 @@ from train.tiny import dropping_student, student_config, train_config
 from kdcache.errors import KdcacheError, TrainError
 from kdcache.launcher import World, find_world
 from kdcache.losses.terms import LossTerms
+from kdcache.students.ahead import Ahead
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
@@ -168,7 +169,6 @@ def gradients(root: Path, world: World) -> None:
             engine,
             replace(run.pace(len(cache)), total_steps=3),
             LossTerms(run.terms, 300),
-            Collator(student, cache),
             world,
             device="cpu",
             step=0,
@@ -185,10 +185,10 @@ def gradients(root: Path, world: World) -> None:
         engine.step = look
         fewest = 1 << 30
         with run.batches.loader(cache, world) as loader:
-            for _ in range(3):
-                micro_batches = next(loader)
-                own = sum(batch.num_positions for batch in micro_batches)
-                _, positions, _ = trainer.take_step(micro_batches)
+            owns = [sum(batch.num_positions for batch in next(loader)) for _ in range(3)]
+        with run.batches.loader(cache, world) as loader, Ahead(loader, Collator(student, cache), "cpu") as feed:
+            for own in owns:
+                _, positions, _ = trainer.take_step(feed)
                 fewest = min(fewest, own) if positions else fewest
         counts = torch.tensor([fewest])
         if world.size > 1:
