@@ -1,12 +1,9 @@
-"""What checking a shard costs beside loading it: sha256, decoding, and the checks of stamp and content.
-
-    python tests/bench/integrity.py [--positions 400000]
+"""What checking a shard costs beside loading it: sha256, decoding, and the checks of content.
 
 Sampled records of a language model with 32 entries at a position, and dense records of 2,000 classes, on both backends;
-medians of 9 rounds, alternating. Figures in RESULTS.md.
+medians of rounds, alternating.
 """
 
-import argparse
 import hashlib
 import statistics
 import time
@@ -22,6 +19,8 @@ from kdcache.targets.dense import Dense
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.sampled import Sampled
 from kdcache.tasks import task_of
+from tests.bench.part import Part, Rows
+from tests.bench.tables import figure, table
 
 CLASSES, LENGTH, ENTRIES = 49_152, 1024, 32
 
@@ -57,37 +56,50 @@ def shard(kind: RecordKind, classes: int, positions: int) -> tuple[Header, dict[
 
 
 def timed(work: Callable[..., object], *arguments: object) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work(*arguments)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--positions", type=int, default=400_000)
-    positions = parser.parse_args().positions
+def run(quick: bool) -> Rows:
+    positions, rounds = (40_000, 3) if quick else (400_000, 9)
+    rows = []
     for name, kind, classes, count in (
         ("sampled", Sampled(samples=30), CLASSES, positions),
         ("dense", Dense(), 2_000, positions // 20),
     ):
         header, arrays = shard(kind, classes, count)
-        sizes = level_sizes(header.fields, arrays)
-        for store in ("zarr", "arrow"):
-            data = backend(store).encode(header.fields, arrays, {"unit": 0})
-            decoded, _ = backend(store).decode(header.fields, data, sizes)
-            assert content_fault(header, decoded) is None
-            parts: dict[str, list[float]] = {"sha256": [], "decode": [], "check": []}
-            for _ in range(9):
-                parts["sha256"].append(timed(hashlib.sha256, data))
-                parts["decode"].append(timed(backend(store).decode, header.fields, data, sizes))
-                parts["check"].append(timed(content_fault, header, decoded))
-            sha, decode, check = (statistics.median(times) for times in parts.values())
-            megabytes = sum(array.nbytes for array in arrays.values()) / 1e6
-            print(
-                f"{name} {store}: {megabytes:.0f} MB of arrays in {len(data) / 1e6:.0f} MB; sha256 {sha * 1e3:.0f} ms, "
-                f"decoding {decode * 1e3:.0f} ms, checking {check * 1e3:.1f} ms: {check / (sha + decode):.1%} of both"
-            )
+        megabytes = sum(array.nbytes for array in arrays.values()) / 1e6
+        rows += [{"name": f"{name}, {store}", "arrays": megabytes, **parts_of(header, arrays, store, rounds)}
+                 for store in ("zarr", "arrow")]  # fmt: skip
+    return {"rows": rows}
 
 
-if __name__ == "__main__":
-    main()
+def parts_of(header: Header, arrays: dict[str, np.ndarray], store: str, rounds: int) -> Rows:
+    """Median milliseconds of each part of loading; MB of the file."""
+    sizes = level_sizes(header.fields, arrays)
+    data = backend(store).encode(header.fields, arrays, {"unit": 0})
+    decoded, _ = backend(store).decode(header.fields, data, sizes)
+    assert content_fault(header, decoded) is None
+    parts: dict[str, list[float]] = {"sha256": [], "decode": [], "check": []}
+    for _ in range(rounds):
+        parts["sha256"].append(timed(hashlib.sha256, data))
+        parts["decode"].append(timed(backend(store).decode, header.fields, data, sizes))
+        parts["check"].append(timed(content_fault, header, decoded))
+    return {"file": len(data) / 1e6, **{part: 1e3 * statistics.median(times) for part, times in parts.items()}}
+
+
+def render(rows: Rows) -> str:
+    lines = [
+        [row["name"], f"{row['arrays']:.0f} MB", f"{row['file']:.0f} MB", figure(row["sha256"]), figure(row["decode"]),
+         figure(row["check"]), f"{row['check'] / (row['sha256'] + row['decode']):.1%}"]
+        for row in rows["rows"]
+    ]  # fmt: skip
+    return (
+        "Checking is of everything that a reader relies on: ranges of tokens, ids and labels, positions, documents, "
+        "NaN. Milliseconds of CPU for a shard.\n\n"
+        + table(["records, backend", "arrays", "file", "sha256", "decoding", "checking", "of loading"], lines)
+    )
+
+
+PART = Part(name="integrity", title="What checking a shard costs", minutes=2, run=run, render=render)

@@ -40,7 +40,8 @@ def _compare(work: Path, kind: str, examples: int, rounds: int) -> Rows:
 
 def _written(work: Path, kind: str, examples: int) -> tuple[Rows, dict[str, Path]]:
     caches = make_caches(work, kind, examples)
-    known = json.dumps({"schema": schema_of(caches["zarr"]), "examples": examples})
+    sizes = caches["zarr"].shard_examples.tolist()
+    known = json.dumps({"schema": schema_of(caches["zarr"]), "examples": examples, "shards": sizes})
     rows: Rows = {}
     folders: dict[str, Path] = {}
     for name, reader in READERS.items():
@@ -48,10 +49,7 @@ def _written(work: Path, kind: str, examples: int) -> tuple[Rows, dict[str, Path
         try:
             reader.load()
             if reader.write is None:
-                cache = caches[name.split()[-1].lower()]
-                shutil.copytree(cache.root.local, folders[name])
-                named = {Path(shard.file).name: shard.examples for shard in cache.manifest.shards}
-                (folders[name] / "examples.json").write_text(json.dumps(named))
+                shutil.copytree(work / name.split()[-1].lower(), folders[name])
             else:
                 folders[name].mkdir()
                 reader.write(folders[name], pack_all(caches["zarr"]))

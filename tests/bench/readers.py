@@ -125,9 +125,9 @@ def _plain_zarr(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
 
     from numcodecs import blosc
 
+    sizes = json.loads((folder / "payload.json").read_text())["shards"]
     while True:
-        for path in sorted(folder.rglob("*.zip")):
-            examples = json.loads((folder / "examples.json").read_text())[path.name]
+        for path, examples in zip(sorted(folder.rglob("*.zip")), sizes, strict=True):
             with zipfile.ZipFile(path) as archive:
                 chunks = [archive.read(name) for name in archive.namelist() if not name.endswith(".json")]
             yield examples, sum(len(blosc.decompress(chunk)) for chunk in chunks)
