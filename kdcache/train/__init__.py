@@ -22,6 +22,7 @@ checkpoint       saving, resuming, and changing the world size
 checkpoint_folder  which checkpoints there are, which is the newest, which go
 checkpoint_engine  what DeepSpeed writes and reads their files with
 sealed           a folder with the size and digest of each of its files
+digest           the digest of a large file, piece by piece
 unpickling       torch.load that runs no code
 universal        a checkpoint for another world size, in a process of its own
 pinned           which settings a resumed run may not change, by content

@@ -1,33 +1,34 @@
 """What DeepSpeed writes and reads checkpoint files with: digests and fsync on the way out, no code on the way in.
 
-SHA-256 runs in a thread of its own that follows the writing through the page cache, and goes on while the disk is
-waited for and while the next file is written; it lets go of Python's lock. It takes the place of torch's own CRC32,
-which would cost half as much again (tests/bench/checkpoints.py). A file that cannot be written is remembered and not
-raised: the other ranks wait for this one in DeepSpeed's barriers, and would wait for ever.
+SHA-256 runs in threads of their own, piece by piece through the page cache, and goes on while the disk is waited for
+and while the next file is written; it lets go of Python's lock. It takes the place of torch's own CRC32, which would
+cost half as much again (tests/bench/checkpoints.py). A file that cannot be written is remembered and not raised: the
+other ranks wait for this one in DeepSpeed's barriers, and would wait for ever.
 
 Imports DeepSpeed at its head: import this inside functions.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from queue import SimpleQueue
 from typing import IO, Any, cast
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 
 from kdcache.errors import one_line
+from kdcache.train.digest import PIECE, digest_of_pieces, piece_digest
 from kdcache.train.sealed import FileSeal
 
 __all__ = ["CheckpointFiles", "DigestedFile", "with_our_files"]
 
-PIECE = 4 << 20
-"""Bytes that are digested at a time."""
+STRETCH = 4 << 20
+"""Bytes after which the threads may go on: the writing of a large tensor is digested meanwhile."""
+THREADS = 2
+"""More would take the time from the thread that writes, where there are few cores."""
 
 
 class DigestedFile:
@@ -36,19 +37,21 @@ class DigestedFile:
     def __init__(self, file: FileIO, pool: ThreadPoolExecutor) -> None:
         self.file = file
         self.error: OSError | None = None
-        self._written: SimpleQueue[int | None] = SimpleQueue()
-        self._size = 0
-        self.seal = pool.submit(self._follow, Path(file.name))
+        self._pool, self._path, self._size = pool, Path(file.name), 0
+        self._pieces: list[Future[bytes]] = []
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        try:
-            self._write(view)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-        self._size += len(view)
-        self._written.put(self._size)
+        for start in range(0, len(view), STRETCH):
+            part = view[start : start + STRETCH]
+            try:
+                self._write(part)
+            except OSError as error:
+                self.error = self.error or error
+                raise
+            self._size += len(part)
+            while self._rest >= PIECE:
+                self._digest(PIECE)
         return len(view)
 
     def _write(self, view: memoryview) -> None:
@@ -59,17 +62,22 @@ class DigestedFile:
         """Nothing is held back."""
 
     def end(self) -> None:
-        """No more is written; the digest will come."""
-        self._written.put(None)
+        """No more is written; the digests will come."""
+        if self._rest or not self._pieces:
+            self._digest(self._rest)
 
-    def _follow(self, path: Path) -> FileSeal:
-        sha256, digested = hashlib.sha256(), 0
-        with open(path, "rb", buffering=0) as file:
-            while (size := self._written.get()) is not None:
-                while digested < size and (piece := file.read(min(PIECE, size - digested))):
-                    sha256.update(piece)
-                    digested += len(piece)
-        return FileSeal(bytes=digested, sha256=sha256.hexdigest())
+    def seal(self) -> FileSeal:
+        """Waits for the last digest. Raises OSError where the file cannot be read."""
+        digest = digest_of_pieces(piece.result() for piece in self._pieces)
+        return FileSeal(bytes=self._size, digest=digest)
+
+    @property
+    def _rest(self) -> int:
+        return self._size - len(self._pieces) * PIECE
+
+    def _digest(self, size: int) -> None:
+        start = len(self._pieces) * PIECE
+        self._pieces.append(self._pool.submit(piece_digest, self._path, start, size))
 
 
 class CheckpointFiles(CheckpointEngine):
@@ -79,14 +87,14 @@ class CheckpointFiles(CheckpointEngine):
         super().__init__()
         self.name = "kdcache"
         self.fault: str | None = None
-        self._pool = ThreadPoolExecutor(2, "digest")
-        self._seals: dict[Path, Future[FileSeal]] = {}
+        self._pool = ThreadPoolExecutor(THREADS, "digest")
+        self._written: dict[Path, DigestedFile] = {}
 
     def seals(self) -> dict[Path, FileSeal]:
         """Those of the files that are on the disk, by path; waits for the last of them."""
         found = {}
         try:
-            found = {path: seal.result() for path, seal in self._seals.items()}
+            found = {path: written.seal() for path, written in self._written.items()}
         except OSError as error:
             self.fault = self.fault or one_line(error)
         self._pool.shutdown()
@@ -114,7 +122,7 @@ class CheckpointFiles(CheckpointEngine):
                 finally:
                     digested.end()
                 os.fsync(file.fileno())
-            self._seals[Path(path)] = digested.seal
+            self._written[Path(path)] = digested
         except OSError as error:
             self.fault = one_line(error)
         except RuntimeError:  # torch's zip writer, on a file that is not as long as it thinks
