@@ -88,9 +88,13 @@ def _ranks(folder: Path, corpus: Path, count: int) -> dict[str, float]:
     path.write_text(json.dumps(_settings(output, corpus, 1)))
     words = [sys.executable, "-m", "kdcache", "dump-logits", str(path), "--world-size", str(count)]
     started = time.perf_counter()
-    ranks = [subprocess.Popen([*words, "--rank", str(rank)], stderr=subprocess.DEVNULL) for rank in range(count)]
-    failed = [rank.wait() for rank in ranks]
-    assert failed == [0] * count, failed
+    ranks = [
+        subprocess.Popen([*words, "--rank", str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(count)
+    ]
+    for rank in ranks:
+        said = rank.communicate()[1].strip().splitlines()
+        if rank.returncode != 0:
+            raise RuntimeError(said[-1] if said else f"status {rank.returncode}")
     return {"clock": time.perf_counter() - started}
 
 

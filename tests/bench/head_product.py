@@ -17,12 +17,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-import kdcache
 from kdcache.losses import fused
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
+from kdcache.targets.compress import compress
+from kdcache.targets.dense import Dense
 from kdcache.targets.product import wide_product
+from kdcache.targets.sampled import Sampled
 from tests.bench.part import Part, Rows
 from tests.bench.scene import teacher_folder, use_threads
 from tests.bench.tables import figure, table
@@ -58,7 +60,7 @@ def cost(model: torch.nn.Module, windows: Tensor) -> tuple[Rows, Tensor]:
             for name, make in sides[:: 1 if number % 2 else -1]
         }
         start = time.process_time()
-        kdcache.compress(rows["float32"], kdcache.Sampled())
+        compress(rows["float32"], Sampled())
         took["compression"].append(time.process_time() - start)
         exact_PV = (hidden_PD[:128].double() @ weight_VD.double().T).log_softmax(-1)
         for name, logits_PV in rows.items():
@@ -74,8 +76,8 @@ def worth(hidden_PD: Tensor, weight_VD: Tensor) -> Rows:
     """Gradient errors of a student whose hidden states are 2% from the teacher's."""
     noise_PD = torch.randn(hidden_PD.shape, generator=torch.Generator().manual_seed(0))
     near_PD = (hidden_PD.float() * (1 + 0.02 * noise_PD)).bfloat16()
-    spec = kdcache.Dense(logit_dtype="float32")
-    targets = kdcache.compress((hidden_PD.double() @ weight_VD.double().T).float(), spec)
+    spec = Dense(logit_dtype="float32")
+    targets = compress((hidden_PD.double() @ weight_VD.double().T).float(), spec)
     supervision = Supervision(torch.zeros(len(hidden_PD), dtype=torch.int64), targets)
     found: Rows = {}
     for kind in ("forward_kl", "jsd"):

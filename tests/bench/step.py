@@ -156,6 +156,7 @@ def _gkd(cache: kdcache.Cache, size: str) -> Step:
         plain_student(size), teacher_model=teacher, args=settings, data_collator=lambda rows: rows,
         train_dataset=Dataset.from_dict({"input_ids": [[0, 1]]}), processing_class=tokenizer,
     )  # fmt: skip
+    trainer.current_gradient_accumulation_steps = 1  # set by train(), whose loop this one stands for
     model, batches = trainer.model.train(), _tokens(cache)
     _, _, update = _optimizer(model)
 
@@ -188,12 +189,14 @@ def _engine(model: torch.nn.Module) -> Ready:
 
     if not torch.distributed.is_initialized():
         connect(World(), "cpu")
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # or TRL would believe in a launcher
-            os.environ.pop(name, None)
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    os.environ.update(alone)
     settings = {"train_micro_batch_size_per_gpu": BATCH, "zero_optimization": {"stage": 1}, "steps_per_print": 10**9,
                 "zero_allow_untested_optimizer": True}  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    for name in alone:  # or TRL would believe in a launcher
+        del os.environ[name]
     return engine, engine.backward, engine.step
 
 
