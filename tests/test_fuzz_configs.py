@@ -113,7 +113,7 @@ def small(folder: Path, teacher: Path) -> dict[str, Any]:
         "teacher": {"path": str(teacher), "dtype": "float32"},
         "task": {"name": "causal_lm", "sequence_length": 32},
         "record": {"kind": "sampled", "exact_top_k": 4, "samples": 8},
-        "compute": {"device": "cpu", "batch_examples": 2, "block_positions": 64, "threads": 1},
+        "compute": {"device": "cpu", "batch_tokens": 64, "block_positions": 64, "threads": 1},
         "seed": 1,
         "on_bad_row": "skip",
     }

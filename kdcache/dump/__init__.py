@@ -14,6 +14,7 @@ units         a unit's rows to its examples, bad rows left out
 trial         how the teacher is fed, so that no record depends on the neighbours
 lazy_teacher  the teacher, loaded when it is first needed
 calibrate     the basis of calibrated records, from the first positions of the corpus
+batches       which examples share a forward pass, limited by tokens
 records       a unit's examples to the arrays of its shard
 background    write shards while the teacher works on
 check         every row looked at before a teacher is loaded

@@ -95,7 +95,7 @@ def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPi
             "device": device.type,
             "compression": None if folder is None else method_on(device.type),
             **machine_pins(config, device, threads),
-            "batch_examples": config.compute.batch_examples,
+            "batch_tokens": config.compute.batch_tokens_on(device.type),
             "block_positions": config.compute.block_positions,
         },
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from kdcache.corpus import Corpus
+from kdcache.dump.batches import in_order
 from kdcache.dump.resume import calibration_pin
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import Teacher
@@ -35,7 +36,8 @@ def calibrate(
     wanted, parts, count = kind.positions_for(layer.hidden), [], 0
     say(f"calibrating the record on {wanted:,} positions")
     units, made_under = 0, dict[str, str]()
-    for unit, batch, settings in _batches(config, corpus, reader):
+    batch_tokens = config.compute.batch_tokens_on(teacher.device.type)
+    for unit, batch, settings in _batches(config, corpus, reader, batch_tokens):
         units, made_under = unit + 1, made_under | settings
         if not batch:
             continue
@@ -50,7 +52,9 @@ def calibrate(
     return kind.make_basis(layer, torch.cat(parts), teacher.num_classes), pin
 
 
-def _batches(config: DumpConfig, corpus: Corpus, reader: Reader) -> Iterator[tuple[int, list[Example], dict[str, str]]]:
+def _batches(
+    config: DumpConfig, corpus: Corpus, reader: Reader, batch_tokens: int
+) -> Iterator[tuple[int, list[Example], dict[str, str]]]:
     """(unit, examples with supervised positions, settings that mattered to the unit), in the order of the corpus.
 
     No batch is of two units; the last one of a unit is empty.
@@ -59,5 +63,6 @@ def _batches(config: DumpConfig, corpus: Corpus, reader: Reader) -> Iterator[tup
         made = unit_examples(corpus, reader, unit, skip=config.on_bad_row == "skip")
         settings = remedies(config, made.notes)
         supervised = [example for example in made.examples if len(example.positions)]
-        for start in range(0, len(supervised) + 1, config.compute.batch_examples):
-            yield unit, supervised[start : start + config.compute.batch_examples], settings
+        for batch in in_order([len(example.tokens) for example in supervised], batch_tokens):
+            yield unit, [supervised[i] for i in batch], settings
+        yield unit, [], settings

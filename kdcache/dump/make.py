@@ -59,7 +59,6 @@ def make_shards(
                 made.examples,
                 teacher,
                 encoder,
-                batch_examples=config.compute.batch_examples,
                 advance=advance,
                 own=made.own,
             )

@@ -1,7 +1,7 @@
 """From a unit's examples to the arrays of its shard: forward passes, logits in blocks, compression.
 
-Batches go through the teacher longest first, so that little is padded; that order depends on the unit alone. The
-shard holds the examples in corpus order again.
+The teacher reads batches of about one length, the longest first (kdcache.dump.batches). The shard holds the examples in
+corpus order again.
 
 P positions, V classes, D hidden width.
 """
@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from kdcache.dump.batches import longest_first
 from kdcache.dump.classifier import AnyTeacher
 from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
@@ -26,7 +27,7 @@ from kdcache.targets.records import features_at
 from kdcache.targets.teacher_rows import TeacherRows
 from kdcache.tasks import Example, task_of
 
-__all__ = ["longest_first", "rows_of", "unit_arrays"]
+__all__ = ["rows_of", "unit_arrays"]
 
 
 def unit_arrays(
@@ -36,7 +37,6 @@ def unit_arrays(
     teacher: AnyTeacher | None,
     encoder: Encoder | None = None,
     *,
-    batch_examples: int,
     advance: Callable[[int], None],
     own: Sequence[Example] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -47,9 +47,9 @@ def unit_arrays(
     not finite.
     """
     if own is not None:
-        return _attached(header, index, examples, own, teacher, batch_examples, advance)
+        return _attached(header, index, examples, own, teacher, advance)
     unit = Unit(header, index)
-    batches = longest_first(examples, batch_examples)
+    batches = longest_first([len(e.tokens) for e in examples], int(header.compute["batch_tokens"]))
     for batch in batches:
         chosen = [examples[i] for i in batch]
         for e in chosen:
@@ -80,13 +80,12 @@ def _attached(
     examples: Sequence[Example],
     own: Sequence[Example],
     teacher: AnyTeacher | None,
-    batch_examples: int,
     advance: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """The records of the teacher's own examples, at the positions of the cache's."""
     wide = tuple(replace(field, dtype="uint32") if field.name == "tokens" else field for field in header.fields)
     read = header.model_copy(update={"fields": wide, "tokenizer": None})
-    records = unit_arrays(read, index, own, teacher, batch_examples=batch_examples, advance=advance)
+    records = unit_arrays(read, index, own, teacher, advance=advance)
     plain = task_fields(
         task_of(header.task),
         header.tokenizer.vocab_size if header.tokenizer else 1,
@@ -94,14 +93,8 @@ def _attached(
         types=any(field.name == "token_types" for field in header.fields),
     )
     bare = header.model_copy(update={"fields": plain, "records": ()})
-    rows = unit_arrays(bare, index, examples, None, batch_examples=batch_examples, advance=lambda tokens: None)
+    rows = unit_arrays(bare, index, examples, None, advance=lambda tokens: None)
     return records | rows
-
-
-def longest_first(examples: Sequence[Example], batch_examples: int) -> list[np.ndarray]:
-    """Indices of the examples of each batch: longest first, equal lengths in order."""
-    order = np.argsort([-len(example.tokens) for example in examples], kind="stable")
-    return [order[i : i + batch_examples] for i in range(0, len(order), batch_examples)]
 
 
 def _records(

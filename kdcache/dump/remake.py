@@ -184,7 +184,6 @@ class Remaker:
             made.examples,
             self.teacher.ready(),
             encoder,
-            batch_examples=self.config.compute.batch_examples,
             advance=lambda tokens: None,
             own=made.own,
         )

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdcache.dump.batches import longest_first
 from kdcache.dump.classifier import AnyTeacher
 from kdcache.dump.lazy_teacher import devices_of, load_any, with_attention
 from kdcache.dump.material import Material, gather
 from kdcache.dump.pins import pin_teacher
-from kdcache.dump.records import longest_first, rows_of
+from kdcache.dump.records import rows_of
 from kdcache.dump.settings import ComputeConfig, DumpConfig, TeacherConfig
 from kdcache.dump.teacher import Teacher, teacher_folder
 from kdcache.dump.teacher_files import TeacherFiles
@@ -100,9 +101,9 @@ class Rerun:
         self.encoder = self._encoder()
 
     @property
-    def batch_examples(self) -> int:
-        """How many examples a forward pass of the dump had."""
-        return int(self.header.compute["batch_examples"])
+    def batch_tokens(self) -> int:
+        """How many tokens a forward pass of the dump had at most."""
+        return int(self.header.compute["batch_tokens"])
 
     def samples(self, count: int, seed: int) -> list[Sample]:
         """Choose so many examples with supervised positions, spread over the shards; the same ones for a seed."""
@@ -115,7 +116,7 @@ class Rerun:
             supervised = [i for i, example in enumerate(examples) if len(example.positions)]
             share = count // len(order) + (place < count % len(order))
             wanted = {*rng.permutation(supervised)[:share].tolist()}
-            for batch in longest_first(examples, self.batch_examples):
+            for batch in longest_first([len(example.tokens) for example in examples], self.batch_tokens):
                 if mine := wanted.intersection(batch.tolist()):
                     chosen.append(Sample(unit, batch, frozenset(mine)))
         return chosen
@@ -139,7 +140,7 @@ class Rerun:
             raise CacheError(
                 f"{self.cache.root.url} holds labels and no teacher, expected a cache with a teacher's records"
             )
-        if "batch_examples" not in self.header.compute:
+        if "batch_tokens" not in self.header.compute:
             raise CacheError(
                 f"{self.cache.root.url} was made by another program, which ran its teacher {pin.name}, expected a "
                 "cache made by kdcache dump-logits"
@@ -185,7 +186,7 @@ class Rerun:
         pinned = self.header.compute
         device = pinned["device"] if pinned["device"] != "cuda" or torch.cuda.is_available() else "auto"
         compute = ComputeConfig.model_validate(
-            {"device": device, "batch_examples": self.batch_examples, "block_positions": pinned["block_positions"]}
+            {"device": device, "batch_tokens": self.batch_tokens, "block_positions": pinned["block_positions"]}
         )
         if threads := int(pinned.get("threads") or 0):
             torch.set_num_threads(threads)

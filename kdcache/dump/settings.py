@@ -14,6 +14,8 @@ from kdcache.tasks.registry import DEFAULT, TASKS, TaskConfig
 
 __all__ = ["ComputeConfig", "DumpConfig", "TeacherConfig"]
 
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+
 
 class TeacherConfig(Config):
     """The model whose logits are recorded.
@@ -44,7 +46,9 @@ class ComputeConfig(Config):
     """What else the bits of a logit depend on. It is pinned in the manifest, and the same for every world size.
 
     device: "auto" takes a GPU where there is one.
-    batch_examples: examples per forward pass of the teacher.
+    batch_tokens: tokens per forward pass of the teacher at most, padding included. A unit's examples are sorted by
+        length, and a pass takes as many as fit: few long ones or many short ones; one that is longer goes alone, and 1
+        runs each example alone. "auto" is 2,048 on a CPU and 16,384 on a GPU; less of it needs less memory.
     block_positions: how many rows of logits are made and compressed at a time.
     threads: CPU threads of each rank; 0 takes every core, or as many as a cache was begun with on CPUs, whose bits
         depend on it. With several ranks on one machine without GPUs, set it to
@@ -52,9 +56,13 @@ class ComputeConfig(Config):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_examples: Count = 8
+    batch_tokens: Count | Literal["auto"] = "auto"
     block_positions: Count = 512
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+
+    def batch_tokens_on(self, device_type: str) -> int:
+        """The number that "auto" stands for on a "cpu" or "cuda"."""
+        return BATCH_TOKENS[device_type] if self.batch_tokens == "auto" else self.batch_tokens
 
 
 class DumpConfig(Run):

@@ -64,12 +64,20 @@ def try_teacher(config: DumpConfig, teacher: AnyTeacher, examples: Sequence[Exam
 
     Raises TeacherError for a teacher whose logits depend on what it has read before, or on what it shall predict.
     """
-    feeding, batch = teacher.feeding, config.compute.batch_examples
+    feeding, batch_tokens = teacher.feeding, config.compute.batch_tokens_on(teacher.device.type)
     packed = may_be_packed(config.task.model_dump(), examples)
-    if teacher.device.type == "cpu" and longest * 10 > LONG and (packed or batch > 1):
+    if teacher.device.type == "cpu" and longest * 10 > LONG and (packed or batch_tokens > 1):
         say(f"trying the teacher out on rows of {longest:,} tokens, packed, in batches and alone")
     try:
-        found = find_feeding(teacher.model, feeding, examples, longest=longest, batch_examples=batch, packed=packed)
+        found = find_feeding(
+            teacher.model,
+            feeding,
+            examples,
+            longest=longest,
+            shared=min(longest, batch_tokens // 2),
+            batch_examples=min(batch_tokens, max(2, batch_tokens // longest)),
+            packed=packed,
+        )
     except KdcacheError as error:
         raise TeacherError(f"the teacher cannot be used: {error}") from None
     for line in _said(type(teacher.model).__name__, found):

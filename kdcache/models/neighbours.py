@@ -59,20 +59,45 @@ def may_be_packed(task: dict[str, Any], examples: Sequence[Example]) -> bool:
 
 
 def find_feeding(
-    model: Any, feeding: Feeding, examples: Sequence[Example], *, longest: int, batch_examples: int, packed: bool
+    model: Any,
+    feeding: Feeding,
+    examples: Sequence[Example],
+    *,
+    longest: int,
+    batch_examples: int,
+    packed: bool,
+    shared: int | None = None,
 ) -> Findings:
     """How to feed a model so that no example's logits depend on its neighbours; the first choice is `feeding`.
 
-    examples: the run's first ones. longest: tokens of an example at most. batch_examples: of a forward pass. packed:
-    whether examples may hold several documents that do not see each other. Nothing is run where nothing can differ.
-    Raises KdcacheError for a model whose logits depend on what it has read before, or a language model that sees the
-    tokens it shall predict.
+    Nothing is run where nothing can differ.
+
+    Args:
+        model: Of transformers.
+        feeding: How it is fed if its logits allow it.
+        examples: The run's first ones.
+        longest: Tokens of an example at most.
+        batch_examples: Examples of a forward pass at most, where they are of that length; 1 if none ever shares one.
+        packed: Whether examples may hold several documents that do not see each other.
+        shared: Tokens at most of an example that shares a forward pass, where longer ones go alone.
+
+    Raises:
+        KdcacheError: The model's logits depend on what it has read before, or, of a language model, on the tokens that
+            it shall predict.
     """
     if not examples or (batch_examples == 1 and not packed):
         return Findings(feeding)
-    probes = make_probes(examples, longest=longest, rows=batch_examples, packed=packed, attention=feeding.attention)
+
+    def found(length: int, rows: int, batch: int, feeding: Feeding, packed: bool) -> Findings:
+        probes = make_probes(examples, longest=length, rows=rows, packed=packed, attention=feeding.attention)
+        return _Check(model, probes, feeding).findings(batch)
+
     with evaluating(model), torch.no_grad():  # buffers that are made now are trained with later
-        return _Check(model, probes, feeding).findings(batch_examples)
+        if shared is None or shared >= longest or batch_examples == 1:
+            return found(longest, batch_examples, batch_examples, feeding, packed)
+        alone = found(longest, 3, 1, feeding, packed)
+        together = found(shared, batch_examples, batch_examples, alone.feeding, packed and not alone.feeding.apart)
+    return replace(together, packing=alone.packing or together.packing)
 
 
 class _Check:

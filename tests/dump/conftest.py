@@ -22,7 +22,7 @@ def make_config(teacher_folder: Path, tmp_path: Path) -> Callable[..., DumpConfi
             "corpus": {"paths": str(corpus), "format": "jsonl", "unit_rows": 10},
             "teacher": {"path": str(teacher_folder), "dtype": "float32"},
             "task": {"sequence_length": 64},
-            "compute": {"batch_examples": 3, "block_positions": 50, "threads": 1},
+            "compute": {"batch_tokens": 192, "block_positions": 50, "threads": 1},
             "record": {"exact_top_k": 8},
         }
         for name, value in sections.items():

@@ -52,7 +52,7 @@ def make(teachers: dict[str, Path], tmp_path: Path) -> Make:
             "corpus": {**corpora[name], "unit_rows": 8},
             "teacher": {"path": str(teachers[name]), "dtype": "float32"},
             "task": {"name": name, "max_length": 32},
-            "compute": {"batch_examples": 5, "threads": 1},
+            "compute": {"batch_tokens": 160, "threads": 1},
         }
         for section, value in sections.items():
             old = settings.get(section)

@@ -93,7 +93,7 @@ def classification(tmp_path: Path, **changes: Any) -> DumpConfig:
         "teacher": {"path": str(tmp_path / "teacher"), "dtype": "float32"},
         "task": {"name": "sequence_classification", "max_length": 32},
         "record": [{"kind": "dense", "logit_dtype": "float32"}, {"kind": "features"}],
-        "compute": {"batch_examples": 5, "threads": 1},
+        "compute": {"batch_tokens": 160, "threads": 1},
     }
     return DumpConfig.model_validate(settings | changes)
 

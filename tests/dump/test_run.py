@@ -116,7 +116,7 @@ def test_a_lost_shard_is_made_again_with_the_same_bytes(make_config: MakeConfig,
         ({"task": {"sequence_length": 32}}, "task.sequence_length"),
         ({"record": {"exact_top_k": 9}}, "records.sampled.exact_top_k"),
         ({"seed": 1}, "seed"),
-        ({"compute": {"batch_examples": 4}}, "compute.batch_examples"),
+        ({"compute": {"batch_tokens": 256}}, "compute.batch_tokens"),
         ({"corpus": {"tokens_field": "words"}}, "compute.tokens_field"),
     ],
 )

@@ -65,7 +65,7 @@ def settings(home: Path, kind: str, output: Path, /, **changes: Any) -> dict[str
         "corpus": corpora[kind] | {"unit_rows": 8},
         "teacher": {"path": str(home / kind), "dtype": "float32"},
         "task": {"name": kind, "max_length": 32},
-        "compute": {"batch_examples": 5, "threads": 1},
+        "compute": {"batch_tokens": 160, "threads": 1},
         "record": {"logit_dtype": "float32"},
     } | changes
 

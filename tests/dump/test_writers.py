@@ -109,7 +109,7 @@ def test_dumps_with_other_seeds_race_and_one_cache_comes_of_it(make_config: Make
 def test_a_killed_dump_gives_the_folder_up_at_once(make_config: MakeConfig, tmp_path: Path) -> None:
     """Killed before its first shard, another configuration begins anew within a second or so."""
     output = tmp_path / "cache"
-    slow = make_config(output, seed=1, corpus={"unit_rows": 120}, compute={"batch_examples": 1})
+    slow = make_config(output, seed=1, corpus={"unit_rows": 120}, compute={"batch_tokens": 1})
     with dumpers(1) as (process,):
         ask(process, slow)
         deadline = time.monotonic() + 60

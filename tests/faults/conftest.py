@@ -20,7 +20,7 @@ def dump_settings(home: Path, output: Path) -> dict[str, Any]:
         "corpus": {"paths": str(home / "corpus.jsonl"), "format": "jsonl", "unit_rows": 10},
         "teacher": {"path": str(home / "teacher"), "dtype": "float32"},
         "task": {"sequence_length": 32},
-        "compute": {"batch_examples": 4, "threads": 1},
+        "compute": {"batch_tokens": 256, "threads": 1},
         "record": {"exact_top_k": 4, "samples": 8},
         "on_bad_row": "skip",
         "bad_rows_at_most": 0.1,

@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "corpus": {"paths": str(folder / "corpus.jsonl"), "format": "jsonl", "unit_rows": 10},
             "teacher": {"path": str(folder / "teacher"), "dtype": "float32"},
             "task": {"sequence_length": 64},
-            "compute": {"threads": 1, "batch_examples": 3},
+            "compute": {"threads": 1, "batch_tokens": 192},
             "on_bad_row": "skip",
             "bad_rows_at_most": 0.1,
             **settings,

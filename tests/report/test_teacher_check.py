@@ -40,7 +40,7 @@ def settings_of(folder: Path, name: str) -> dict[str, Any]:
         "corpus": {"paths": str(folder / "corpus.jsonl"), "format": "jsonl", "unit_rows": 10},
         "teacher": {"path": str(folder / "teacher"), "dtype": "float32"},
         "task": {"sequence_length": 64},
-        "compute": {"threads": 1, "batch_examples": 3, "block_positions": 50},
+        "compute": {"threads": 1, "batch_tokens": 192, "block_positions": 50},
         "record": RECORDS[name],
     }
 
