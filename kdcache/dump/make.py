@@ -1,20 +1,27 @@
-"""Make shards, unit by unit. A shard is encoded and written by one background thread while the teacher goes on."""
+"""Make shards, unit by unit, in four stages that run side by side (kdcache.dump.stages).
+
+While the teacher works on a unit, the next one is read and tokenised, and the shards of the last two are encoded and
+written. Nothing of that changes a byte, nor which error ends a dump: what is made ahead fails when its turn has come.
+"""
 
 import time
+from contextlib import closing
 from functools import partial
 
 import numpy as np
 
-from kdcache.dump.background import Background
+from kdcache.dump.background import Background, made_ahead
 from kdcache.dump.classifier import AnyTeacher
 from kdcache.dump.material import Material
 from kdcache.dump.records import unit_arrays
+from kdcache.dump.stages import Stages
 from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import UnitExamples, check_share, remedies
 from kdcache.launcher import World
 from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.manifest import CommitRecord, SkippedRow
+from kdcache.targets.calibration import Encoder
 from kdcache.targets.records import calibrated_of
 
 __all__ = ["make_shards"]
@@ -28,19 +35,32 @@ def make_shards(
     todo: list[int],
     skipped: list[tuple[int, SkippedRow]],
     recorded: dict[int, CommitRecord],
+    stages: Stages,
 ) -> None:
-    """skipped: bad rows that were left out of the shards that stand. recorded: what lost shards are to be again."""
-    config, encoder = material.config, None
-    if builder.basis is not None and isinstance(teacher, Teacher):
-        kind = calibrated_of(builder.header.records)
-        assert kind is not None
-        encoder = kind.make_encoder(builder.basis, teacher.output_layer())
+    """Make the shards of these units.
+
+    Args:
+        material: What they are made of.
+        world: Which rank this is.
+        builder: Where they are committed.
+        teacher: None for a cache of labels.
+        todo: The units.
+        skipped: (unit, row) of bad rows that were left out of the shards that stand; more are added.
+        recorded: What lost shards are to be again.
+        stages: Where the time is counted.
+
+    Raises:
+        CorpusError, TeacherError: A unit cannot be made; those before it stand.
+        CacheError: A lost shard comes out otherwise than it was.
+    """
+    config, encoder = material.config, _encoder(builder, teacher)
     own = len(world.share(material.corpus.num_units))
     title = f"rank {world.rank}" if world.size > 1 else "dump"
     start, tokens = time.monotonic(), 0
     with (
         Progress(own, "shards", title, done=own - len(todo), quiet=world.rank > 0) as progress,
-        Background() as background,
+        Background("shard-writer") as writing,
+        closing(made_ahead(partial(_tokenised, material, stages), todo)) as tokenised,
     ):
 
         def advance(count: int) -> None:
@@ -48,8 +68,7 @@ def make_shards(
             tokens += count
             progress.set(**{"tok/s": f"{tokens / (time.monotonic() - start):,.0f}", "shard": f"{unit:06d}"})
 
-        for unit in todo:
-            made = material.unit(unit, skip=config.on_bad_row == "skip")
+        for unit, made in tokenised:
             skipped += [(unit, row) for row in made.skipped]
             if made.bad:
                 check_share(config, material.corpus, skipped)
@@ -61,12 +80,28 @@ def make_shards(
                 encoder,
                 advance=advance,
                 own=made.own,
+                stages=stages,
             )
-            background.submit(partial(_commit, material, builder, unit, made, arrays, recorded.get(unit)))
+            writing.submit(partial(_commit, material, builder, unit, made, arrays, recorded.get(unit), stages))
             progress.advance()
     elapsed = time.monotonic() - start
     rate = f"{tokens / elapsed:,.0f} tok/s"
     say(f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)} ({rate})")
+    say(f"of this time, side by side: {stages.shares(elapsed)}")
+
+
+def _encoder(builder: CacheBuilder, teacher: AnyTeacher | None) -> Encoder | None:
+    """Of calibrated records, where one of them is."""
+    if builder.basis is None or not isinstance(teacher, Teacher):
+        return None
+    kind = calibrated_of(builder.header.records)
+    assert kind is not None
+    return kind.make_encoder(builder.basis, teacher.output_layer())
+
+
+def _tokenised(material: Material, stages: Stages, unit: int) -> UnitExamples:
+    with stages.span("tokenise", unit):
+        return material.unit(unit, skip=material.config.on_bad_row == "skip")
 
 
 def _commit(
@@ -76,15 +111,17 @@ def _commit(
     made: UnitExamples,
     arrays: dict[str, np.ndarray],
     expected: CommitRecord | None,
+    stages: Stages,
 ) -> None:
     """Raises CorpusError or TeacherError where the files that it was made of are others now."""
-    material.check_unchanged(unit)
-    builder.commit(
-        unit,
-        arrays,
-        source_sha256=made.source_sha256,
-        notes=made.notes,
-        skipped=made.skipped,
-        made_under=remedies(material.config, made.notes),
-        expected=expected,
-    )
+    with stages.span("write", unit):
+        material.check_unchanged(unit)
+        builder.commit(
+            unit,
+            arrays,
+            source_sha256=made.source_sha256,
+            notes=made.notes,
+            skipped=made.skipped,
+            made_under=remedies(material.config, made.notes),
+            expected=expected,
+        )

@@ -1,19 +1,27 @@
 """From a unit's examples to the arrays of its shard: forward passes, logits in blocks, compression.
 
+A GPU teacher goes on while a thread compresses the blocks that it made, in their order: three blocks of logits are held
+at most, the one being made, the one that waits and the one being compressed. On a CPU it is one after the other.
+
 The teacher reads batches of about one length, the longest first (kdcache.dump.batches). The shard holds the examples in
 corpus order again.
 
 P positions, V classes, D hidden width.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from kdcache.dump.background import AtOnce, Background
 from kdcache.dump.batches import longest_first
 from kdcache.dump.classifier import AnyTeacher
+from kdcache.dump.stages import Stages
 from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
 from kdcache.store.checked import checked_example
@@ -39,35 +47,51 @@ def unit_arrays(
     *,
     advance: Callable[[int], None],
     own: Sequence[Example] | None = None,
+    stages: Stages | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a unit's shard. teacher: None for a label-only cache. encoder: of calibrated records.
+    """The arrays of a unit's shard.
 
-    advance: told of tokens that are done. own: the same positions in the teacher's tokens, where they are others; then
-    its records, dense ones, go to the positions in order. Raises TeacherError, naming the example, for logits that are
-    not finite.
+    Args:
+        header: Of the cache; it has the number of tokens in a batch.
+        index: Of the unit.
+        examples: Of the unit, in order.
+        teacher: None for a label-only cache.
+        encoder: Of calibrated records.
+        advance: Told of tokens that are done.
+        own: The same positions in the teacher's tokens, where they are others; then its records, dense ones, go to the
+            positions in order.
+        stages: Where the time is counted.
+
+    Raises:
+        TeacherError: Logits are not finite; it names the example.
     """
+    stages = stages or Stages()
     if own is not None:
-        return _attached(header, index, examples, own, teacher, advance)
+        return _attached(header, index, examples, own, teacher, advance, stages)
     unit = Unit(header, index)
     batches = longest_first([len(e.tokens) for e in examples], int(header.compute["batch_tokens"]))
-    for batch in batches:
-        chosen = [examples[i] for i in batch]
-        for e in chosen:
-            unit.add_example(
-                checked_example(
-                    header,
-                    e.tokens,
-                    positions=e.positions,
-                    labels=e.labels,
-                    documents=e.documents,
-                    types=e.types,
-                    continues=e.continues,
+    recorder = Recorder(header.records, encoder)
+    aside = teacher is not None and compresses_aside(teacher.device)
+    with Background("compressor", depth=1) if aside else AtOnce() as compressing:
+        for batch in batches:
+            chosen = [examples[i] for i in batch]
+            for e in chosen:
+                unit.add_example(
+                    checked_example(
+                        header,
+                        e.tokens,
+                        positions=e.positions,
+                        labels=e.labels,
+                        documents=e.documents,
+                        types=e.types,
+                        continues=e.continues,
+                    )
                 )
-            )
-        if teacher is not None:
-            for record in _records(header, teacher, encoder, chosen, batch + index * EXAMPLES_PER_UNIT):
-                unit.add_record(record)
-        advance(sum(len(e.tokens) for e in chosen))
+            if teacher is not None:
+                blocks = rows_of(header, teacher, chosen, batch + index * EXAMPLES_PER_UNIT)
+                for rows, ready in _timed(blocks, stages, index):
+                    compressing.submit(partial(_compress, recorder, rows, ready, unit, stages))
+            advance(sum(len(e.tokens) for e in chosen))
     if not batches:
         return unit.arrays()
     shard = Batch(header.fields, unit.arrays(), header.records, header.num_classes)
@@ -81,11 +105,12 @@ def _attached(
     own: Sequence[Example],
     teacher: AnyTeacher | None,
     advance: Callable[[int], None],
+    stages: Stages,
 ) -> dict[str, np.ndarray]:
     """The records of the teacher's own examples, at the positions of the cache's."""
     wide = tuple(replace(field, dtype="uint32") if field.name == "tokens" else field for field in header.fields)
     read = header.model_copy(update={"fields": wide, "tokenizer": None})
-    records = unit_arrays(read, index, own, teacher, advance=advance)
+    records = unit_arrays(read, index, own, teacher, advance=advance, stages=stages)
     plain = task_fields(
         task_of(header.task),
         header.tokenizer.vocab_size if header.tokenizer else 1,
@@ -97,18 +122,44 @@ def _attached(
     return records | rows
 
 
-def _records(
-    header: Header,
-    teacher: AnyTeacher,
-    encoder: Encoder | None,
-    examples: Sequence[Example],
-    numbers: np.ndarray,
-) -> Iterator[dict[str, np.ndarray]]:
-    """The records of these examples' positions, block by block."""
-    recorder = Recorder(header.records, encoder)
-    for _, rows in rows_of(header, teacher, examples, numbers):
+def compresses_aside(device: torch.device) -> bool:
+    """Whether a thread compresses, beside the teacher: where the teacher does not need the processor itself."""
+    return device.type != "cpu"
+
+
+def _timed(
+    blocks: Iterator[tuple[slice, TeacherRows]], stages: Stages, index: int
+) -> Iterator[tuple[TeacherRows, Callable[[], None]]]:
+    """The rows of each block, and what waits until its device has made them and counts the time of the forward."""
+    while True:
+        begin = time.perf_counter()
+        block = next(blocks, None)
+        if block is None:
+            return
+        rows = block[1]
+        if rows.logits_PV.is_cuda:
+            event = torch.cuda.current_stream(rows.logits_PV.device).record_event()
+            yield rows, partial(_wait, event, stages, index, begin)
+        else:
+            stages.add("forward", index, begin)
+            yield rows, _nothing
+
+
+def _wait(event: torch.cuda.Event, stages: Stages, index: int, begin: float) -> None:
+    event.synchronize()
+    stages.add("forward", index, begin)
+
+
+def _nothing() -> None:
+    """Of a CPU, which has made its rows when it gives them."""
+
+
+def _compress(recorder: Recorder, rows: TeacherRows, ready: Callable[[], None], unit: Unit, stages: Stages) -> None:
+    """The records of a block, into its unit."""
+    ready()
+    with stages.span("compress", unit.index):
         try:
-            yield recorder.arrays(rows)
+            unit.add_record(recorder.arrays(rows))
         except TeacherError as error:
             raise _named(error, rows.logits_PV, rows.keys_P3) from None
 

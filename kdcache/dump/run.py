@@ -15,6 +15,7 @@ from kdcache.dump.make import make_shards
 from kdcache.dump.material import Material, gather
 from kdcache.dump.resume import standing
 from kdcache.dump.settings import DumpConfig
+from kdcache.dump.stages import Stages
 from kdcache.errors import next_command
 from kdcache.launcher import World
 from kdcache.owned.folder import scratch
@@ -27,12 +28,20 @@ from kdcache.store.output import CacheOutput
 __all__ = ["run_dump"]
 
 
-def run_dump(config: DumpConfig, world: World, *, force: bool = False) -> None:
+def run_dump(config: DumpConfig, world: World, *, force: bool = False, profile: str | None = None) -> None:
     """Make this rank's shards, and the manifest if no unit is missing then.
 
-    force: write into a folder that is not ours, or in which another command writes.
-    Raises ConfigError, CorpusError, TeacherError, CacheError or LockedError; committed shards stay.
+    Args:
+        config: The settings.
+        world: Which rank this is, of how many.
+        force: Write into a folder that is not ours, or in which another command writes.
+        profile: A file for the stages' times, in Chrome's trace format; of several ranks each writes its own, with
+            its number before the ending.
+
+    Raises:
+        ConfigError, CorpusError, TeacherError, CacheError, LockedError: Committed shards stay.
     """
+    stages = Stages(profile and _of_rank(profile, world), world.rank)
     output = CacheOutput(config.output, "dump-logits", inputs_of(config), settings_to_keep(config), force)
     output.check()
     threads = use_threads(config, Root(config.output))
@@ -41,11 +50,18 @@ def run_dump(config: DumpConfig, world: World, *, force: bool = False) -> None:
     work = None if folder is None else scratch(folder, "index")
     material = gather(config, work=work)
     teacher = LazyTeacher(material, devices, world)
-    with begin(material, teacher, threads, output) as builder:
-        _make(material, teacher, builder, world, work)
+    with begin(material, teacher, threads, output) as builder, stages:
+        _make(material, teacher, builder, world, work, stages)
 
 
-def _make(material: Material, teacher: LazyTeacher, builder: CacheBuilder, world: World, work: Path | None) -> None:
+def _of_rank(profile: str, world: World) -> str:
+    path = Path(profile)
+    return profile if world.size == 1 else str(path.with_name(f"{path.stem}.{world.rank}{path.suffix}"))
+
+
+def _make(
+    material: Material, teacher: LazyTeacher, builder: CacheBuilder, world: World, work: Path | None, stages: Stages
+) -> None:
     """This rank's part of a cache that is begun."""
     config, root, corpus, settings = material.config, material.root, material.corpus, material.remedies
     if builder.begun_anew:
@@ -71,5 +87,5 @@ def _make(material: Material, teacher: LazyTeacher, builder: CacheBuilder, world
         unfinish(root)
     if todo:
         skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
-        make_shards(material, world, builder, teacher.ready(), todo, skipped, recorded)
+        make_shards(material, world, builder, teacher.ready(), todo, skipped, recorded, stages)
     finish(material, world, builder, work)

@@ -7,7 +7,7 @@ from kdcache.dump.background import Background
 
 def test_tasks_run_in_order_and_close_waits_for_all() -> None:
     done: list[int] = []
-    with Background(depth=1) as background:
+    with Background("test", depth=1) as background:
         for i in range(20):
             background.submit(lambda i=i: done.append(i))
     assert done == list(range(20))
@@ -19,7 +19,7 @@ def test_an_error_reaches_the_caller_and_stops_later_tasks() -> None:
     def fail() -> None:
         raise OSError("disk")
 
-    background = Background()
+    background = Background("test")
     background.submit(fail)
     background.submit(lambda: done.append("after"))
     with pytest.raises(OSError, match="disk"):
@@ -29,7 +29,7 @@ def test_an_error_reaches_the_caller_and_stops_later_tasks() -> None:
 
 def test_the_queue_is_bounded() -> None:
     gate, reached = threading.Event(), threading.Event()
-    background = Background(depth=1)
+    background = Background("test", depth=1)
     background.submit(gate.wait)
 
     def feed() -> None:
