@@ -73,20 +73,13 @@ def make_shards(
             if made.bad:
                 check_share(config, material.corpus, skipped)
             arrays = unit_arrays(
-                builder.header,
-                unit,
-                made.examples,
-                teacher,
-                encoder,
-                advance=advance,
-                own=made.own,
-                stages=stages,
+                builder.header, unit, made.examples, teacher, encoder, advance=advance, own=made.own, stages=stages
             )
             writing.submit(partial(_commit, material, builder, unit, made, arrays, recorded.get(unit), stages))
             progress.advance()
     elapsed = time.monotonic() - start
-    rate = f"{tokens / elapsed:,.0f} tok/s"
-    say(f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)} ({rate})")
+    in_all = f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)}"
+    say(f"{in_all} ({tokens / elapsed:,.0f} tok/s)")
     say(f"of this time, side by side: {stages.shares(elapsed)}")
 
 

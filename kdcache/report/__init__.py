@@ -1,5 +1,7 @@
-"""Reports: what is in a cache, whether it is sound, and how students compare.
+"""Reports: what a cache will cost, what is in one, whether it is sound, and how students compare.
 
+plan       `kdcache plan`: figures with their formulas, constants with where they come from
+simulate   the figures of `kdcache plan --simulate`
 inspect    `kdcache inspect`: describes a cache from its manifest, and its records at a temperature
 verify     `kdcache verify`: checks every byte against its digest
 repair     `kdcache verify --repair`: makes damaged files what they were, or says why it cannot
