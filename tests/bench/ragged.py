@@ -1,11 +1,11 @@
 """What a limit of tokens does for a teacher's pass over ragged text: the same examples in batches of 8, and by tokens.
 
-    PYTHONPATH=tests python tests/bench/ragged.py TEACHER [--batch-tokens 512 2048 8192] [--units 2] [--rounds 3]
+    PYTHONPATH=tests python tests/bench/ragged.py TEACHER [--batch-tokens 2048] [--units 2] [--rounds 3]
 
 TEACHER is a folder, such as `python launch/fetch_smollm2.py` prints, or "small" for a random Llama of 4 layers of width
-256. Three kinds of text that every machine has, Python's own reference documentation: whole pages of it as documents,
+128. Three kinds of text that every machine has, Python's own reference documentation: whole pages of it as documents,
 paragraphs of it as questions with their answers, lines of it as what a classification reads. Of each kind so many units
-of 64 examples go through `Teacher.rows` as a dump feeds them, without records: both ways in turn, CPU time of one
+of 256 examples go through `Teacher.rows` as a dump feeds them, without records: both ways in turn, CPU time of one
 thread, medians. Padding is what a pass holds beside the examples' tokens, in shares of these.
 """
 
@@ -25,13 +25,13 @@ from kdcache.dump.teacher import Teacher
 from kdcache.tasks import Example
 
 LONGEST = 256
-UNIT = 64
+UNIT = 256
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("teacher")
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[512, 2048, 8192])
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[2048])
     for name, default in {"units": 1, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
@@ -50,7 +50,7 @@ def open_teacher(name: str) -> Teacher:
         from transformers import LlamaConfig, LlamaForCausalLM
 
         config = LlamaConfig(
-            vocab_size=8192, hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=4
+            vocab_size=4096, hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4
         )
         model = LlamaForCausalLM(config).eval()
     return Teacher(model, torch.device("cpu"), model.config.vocab_size, 512)

@@ -1,7 +1,7 @@
 """Batches limited by tokens: what shares a forward pass, and that nothing but the unit decides it."""
 
-import itertools
 from collections.abc import Callable
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +29,39 @@ def test_every_example_is_in_one_batch_that_fits(lengths: list[int], batch_token
             assert padded <= batch_tokens or len(batch) == 1
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 200))
+def test_no_other_cut_costs_less(lengths: list[int], batch_tokens: int) -> None:
+    """Of all cuts of the sorted lengths into batches that fit: padded tokens, and a 32nd of the limit for each pass."""
+    found = longest_first(lengths, batch_tokens)
+    ordered = [lengths[i] for batch in found for i in batch]
+    assert ordered == sorted(lengths, reverse=True)
+
+    def cost(sizes: list[int]) -> float:
+        ends = np.cumsum(sizes)
+        padded = [size * ordered[end - size] for size, end in zip(sizes, ends, strict=True)]
+        fits = all(tokens <= batch_tokens or size == 1 for tokens, size in zip(padded, sizes, strict=True))
+        return sum(padded) + len(sizes) * max(1, batch_tokens // 32) if fits else np.inf
+
+    cuts = product((False, True), repeat=len(lengths) - 1)
+    every = ([len(part) for part in "".join("a|" if cut else "a" for cut in (*cut, False)).split("|")] for cut in cuts)
+    assert cost([len(batch) for batch in found]) == min(map(cost, every))
+
+
 @given(LENGTHS, st.integers(1, 1000))
-def test_batches_are_filled(lengths: list[int], batch_tokens: int) -> None:
-    """The next example would not have fitted; the order is by length, and the corpus' where it counts."""
-    sorted_ones = longest_first(lengths, batch_tokens)
-    for batch, after in itertools.pairwise(sorted_ones):
-        assert (len(batch) + 1) * lengths[batch[0]] > batch_tokens
-        assert lengths[batch[-1]] >= lengths[after[0]]
+def test_neighbours_stay_neighbours(lengths: list[int], batch_tokens: int) -> None:
+    """The next example would not have fitted."""
     neighbours = in_order(lengths, batch_tokens)
     assert [i for batch in neighbours for i in batch] == [*range(len(lengths))]
-    for batch, after in itertools.pairwise(neighbours):
+    for batch, after in pairwise(neighbours):
         assert (len(batch) + 1) * max(lengths[i] for i in (*batch, after[0])) > batch_tokens
+
+
+def test_little_is_padded_and_passes_are_full() -> None:
+    lengths = np.random.default_rng(0).lognormal(4, 1, 2048).astype(int).clip(4, 1024).tolist()
+    for batch_tokens, padding, full in ((2048, 0.03, 0.7), (16384, 0.08, 0.4)):
+        padded = [len(batch) * lengths[batch[0]] for batch in longest_first(lengths, batch_tokens)]
+        assert sum(padded) <= (1 + padding) * sum(lengths)
+        assert np.mean(padded) >= full * batch_tokens
 
 
 def test_equal_lengths_keep_their_order() -> None:
