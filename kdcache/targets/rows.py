@@ -1,12 +1,12 @@
 """Blocks of rows to records in plain torch, on any device.
 
 One pass over a block for maxima and normalisers, one for the tail's moments, then a look at the few segments that hold
-the draw.
+the draw. All sizes are bounds that follow from the settings, so that the host waits for a device once a block, for the
+records. A teacher that masks classes is found out at its first block, which is made again; from then on masked classes
+are counted before the tail, and the host waits for that too.
 
-R rows of a block, V classes, K candidates for certain entries, E entries, J inverse temperatures.
+R rows of a block, V classes, K candidates for certain entries, E entries, D draws at most, J inverse temperatures.
 """
-
-import math
 
 import numpy as np
 import torch
@@ -28,13 +28,24 @@ class Rows:
         columns = [plan.curve.column(t) for t in plan.proposals]
         self._plan = plan
         self._proposals = tuple(plan.curve.betas[column] for column in columns if column is not None)
+        self._betas = torch.tensor(self._proposals, dtype=torch.float64, device=device)
+        self._masks = False
         self._passes = RowPasses(num_classes, self._proposals, plan.curve.betas, device)
         self.block_bytes = 1 << 23 if device.type == "cpu" else 1 << 29
 
     def block(self, logits_RV: Tensor, uniform_R: Tensor) -> Block:
+        """Records of these rows; where some are not finite none, and their maxima NaN."""
+        block, some_masked = self._block(logits_RV, uniform_R)
+        if some_masked and not self._masks:
+            self._masks = True
+            block, _ = self._block(logits_RV, uniform_R)
+        return block
+
+    def _block(self, logits_RV: Tensor, uniform_R: Tensor) -> tuple[Block, bool]:
+        """(the records, whether they are wrong where `_masks` is false: some rows have masked classes)."""
         survey = self._passes.survey(logits_RV)
-        if not survey.finite_R.all():
-            return _refused(survey)
+        if self._masks and not survey.finite_R.all():
+            return _refused(*_on_host(survey.maximum_R, survey.finite_R)), True
         ids_RK, top_RK, num_certain_R = self._certain(logits_RV, survey)
         certain_RK = torch.arange(ids_RK.shape[1], device=ids_RK.device) < num_certain_R[:, None]
         first_R1 = num_certain_R.clamp(max=ids_RK.shape[1] - 1)[:, None]
@@ -42,62 +53,57 @@ class Rows:
         tail_top_R = torch.maximum(tail_top_R, survey.maximum_R + FLOOR)
         tail_count_R = logits_RV.shape[1] - num_certain_R
         left_out = ids_RK, certain_RK
-        if bool((survey.minimum_R < survey.maximum_R + FLOOR).any()):
+        if self._masks:
             left_out, tail_count_R = _with_masked(logits_RV, survey.maximum_R + FLOOR, ids_RK, certain_RK)
         sums_RJ3, mass_JRS = self._passes.tail_sums(logits_RV, tail_top_R, *left_out)
-        row_E, id_E, logit_E = certain_RK.nonzero()[:, 0], ids_RK[certain_RK], top_RK[certain_RK]
+        ids_RE, logit_RE, kept_RE = ids_RK, top_RK, certain_RK
         if self._proposals:
-            betas = torch.tensor(self._proposals, dtype=torch.float64, device=logits_RV.device)
             relative_R1 = (tail_top_R - survey.maximum_R).double()[:, None]
-            coefficient_RJ = (betas * relative_R1 - survey.log_partition_RJ).exp() * self._plan.samples / len(betas)
+            coefficient_RJ = (self._betas * relative_R1 - survey.log_partition_RJ).exp()
             drawn = draw(
                 logits_RV,
                 mass_JRS,
                 self._proposals,
-                coefficient_RJ,
+                coefficient_RJ * self._plan.samples / len(self._proposals),
                 (tail_top_R, tail_id_R),
-                uniform_R.to(logits_RV.device),
+                uniform_R.to(logits_RV.device, non_blocking=True),
+                self._plan.samples + 2,
             )
-            row_E, id_E, logit_E = (torch.cat(pair) for pair in zip((row_E, id_E, logit_E), drawn, strict=True))
-        by_logit = order_key(logit_E, id_E).argsort(descending=True)
-        order_E = by_logit[row_E[by_logit].argsort(stable=True)]
-        relative_E = logit_E[order_E] - survey.maximum_R[row_E[order_E]]
-        return Block(
-            maximum_R=survey.maximum_R.cpu().numpy(),
-            num_certain_R=num_certain_R.cpu().numpy(),
-            counts_R=row_E.bincount(minlength=len(logits_RV)).cpu().numpy(),
-            ids_E=id_E[order_E].cpu().numpy(),
-            relative_E=relative_E.cpu().numpy(),
-            tail_top_R=(tail_top_R - survey.maximum_R).cpu().numpy(),
-            tail_count_R=tail_count_R.cpu().numpy(),
-            sums_RJ3=sums_RJ3.cpu().numpy(),
+            ids_RE, logit_RE, kept_RE = (
+                torch.cat(pair, 1) for pair in zip((ids_RE, logit_RE, kept_RE), drawn, strict=True)
+            )
+        keys_RE = order_key(logit_RE, ids_RE).masked_fill_(~kept_RE, torch.iinfo(torch.int64).min)
+        order_RE = keys_RE.argsort(1, descending=True)
+        found = _on_host(
+            survey.maximum_R,
+            survey.finite_R,
+            (survey.minimum_R < survey.maximum_R + FLOOR).any(),
+            num_certain_R,
+            kept_RE.sum(1),
+            ids_RE.gather(1, order_RE),
+            logit_RE.gather(1, order_RE) - survey.maximum_R[:, None],
+            tail_top_R - survey.maximum_R,
+            tail_count_R,
+            sums_RJ3,
         )
+        maximum_R, finite_R, masked, num_certain, counts_R, ids, relative, *of_tail = found
+        if not finite_R.all():
+            return _refused(maximum_R, finite_R), False
+        kept = np.arange(ids.shape[1]) < counts_R[:, None]
+        return Block(maximum_R, num_certain, counts_R, ids[kept], relative[kept], *of_tail), bool(masked)
 
     def _certain(self, logits_RV: Tensor, survey: Survey) -> tuple[Tensor, Tensor, Tensor]:
         """(ids RK, logits RK, number of certain entries R): the first so many of each row, then the tail's largest."""
         top_k, samples = self._plan.exact_top_k, self._plan.samples
         K = min(max(top_k, samples), logits_RV.shape[1])
-        ids_RK, top_RK = largest(logits_RV, survey.segment_max_RS, K + 1, self._num_segments(survey))
+        ids_RK, top_RK = largest(logits_RV, survey.segment_max_RS, K + 1, K + 1)
         certain_RK = (torch.arange(ids_RK.shape[1], device=ids_RK.device) < top_k).expand(ids_RK.shape)
         exists_RK = ids_RK < logits_RV.shape[1]
         if self._proposals:
-            betas = torch.tensor(self._proposals, dtype=torch.float64, device=ids_RK.device)
-            scaled_RKJ = (top_RK - survey.maximum_R[:, None]).double()[:, :, None] * betas
+            scaled_RKJ = (top_RK - survey.maximum_R[:, None]).double()[:, :, None] * self._betas
             weight_RK = (scaled_RKJ - survey.log_partition_RJ[:, None]).exp().mean(-1)
             certain_RK = certain_RK | (samples * weight_RK >= NEARLY_ONE)
         return ids_RK, top_RK, (certain_RK & exists_RK).sum(1).clamp(max=K)
-
-    def _num_segments(self, survey: Survey) -> int:
-        """Enough segments for the certain entries of every row and the first class after them.
-
-        A class is certain by its weight only where N exp(β z) ≥ Z(β) for some proposal.
-        """
-        if not self._proposals:
-            return self._plan.exact_top_k + 1
-        betas = torch.tensor(self._proposals, device=survey.maximum_R.device)
-        threshold_R = ((survey.log_partition_RJ - math.log(self._plan.samples)) / betas).amin(1).float() - 0.01
-        reach_RS = survey.segment_max_RS >= (survey.maximum_R + threshold_R)[:, None]
-        return max(self._plan.exact_top_k, int(reach_RS.sum(1).max())) + 1
 
 
 def _with_masked(
@@ -111,8 +117,18 @@ def _with_masked(
     return (ids_RM, masked_RV.gather(1, ids_RM)), logits_RV.shape[1] - count_R
 
 
-def _refused(survey: Survey) -> Block:
+def _refused(maximum_R: np.ndarray, finite_R: np.ndarray) -> Block:
     """A block without records, whose rows that are not finite have the maximum NaN."""
-    maximum_R = survey.maximum_R.masked_fill(~survey.finite_R, torch.nan).cpu().numpy()
     none = np.zeros(0)
-    return Block(maximum_R, none, none, none, none, none, none, none)
+    return Block(np.where(finite_R, maximum_R, np.float32(np.nan)), none, none, none, none, none, none, none)
+
+
+def _on_host(*tensors: Tensor) -> list[np.ndarray]:
+    """All of them, after one wait for the device."""
+    if tensors[0].is_cuda:
+        pinned = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors]
+        for there, tensor in zip(pinned, tensors, strict=True):
+            there.copy_(tensor, non_blocking=True)
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+        return [there.numpy() for there in pinned]
+    return [tensor.cpu().numpy() for tensor in tensors]

@@ -8,7 +8,7 @@ parallel, and a class of π = 1e-12 still has its chance. float32 would give 0.0
 
 Order is by logit, largest first; of equal logits the smaller class id first.
 
-R rows of a block, V classes, S segments, K candidates for certain entries, D draws.
+R rows of a block, V classes, S segments, K candidates for certain entries, D draws at most.
 """
 
 from collections.abc import Sequence
@@ -53,13 +53,16 @@ def draw(
     coefficient_RJ: Tensor,
     boundary_R2: tuple[Tensor, Tensor],
     uniform_R: Tensor,
+    most: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, ids, logits) of the classes drawn, [D] each, rows ascending.
+    """(ids, logits, which of them were drawn) of the classes drawn, [R, most] each.
 
     π of a tail class is Σ_j coefficient_j · exp(β_j (z − top)), scaled up where a row's sum is below 1; mass_JRS is
     Σ exp(β_j (z − top)) of each segment's tail classes. boundary_R2: logit (the tail's top) and id of the first tail
-    class in order: classes before it are certain entries. uniform_R: float64 in [0, 1).
+    class in order: classes before it are certain entries. uniform_R: float64 in [0, 1). most: the largest Σ π of a row
+    and 1. Rows that are not finite give any classes.
     """
+    R, device = len(logits_RV), logits_RV.device
     inclusion_RS = (mass_JRS.double() * coefficient_RJ.T[:, :, None]).sum(0)
     inclusion_RS *= 1.0 / inclusion_RS.sum(1, keepdim=True).clamp(min=1e-300, max=1.0)
     running_RS = (inclusion_RS * UNIT).long().cumsum(1)
@@ -67,18 +70,15 @@ def draw(
     unit_R = total_R.clamp(max=UNIT)
     start_R = (uniform_R * unit_R).long()
     count_R = (total_R + start_R) // unit_R.clamp(min=1)
-    steps = torch.arange(1, int(count_R.max()) + 1, device=logits_RV.device)
+    steps = torch.arange(1, most + 1, device=device)
     targets_RD = steps * unit_R[:, None] - start_R[:, None]
-    segments_RD = torch.searchsorted(running_RS, targets_RD)
-    drawn_RD = steps <= count_R[:, None]
-    rows = drawn_RD.nonzero()[:, 0]
-    segments = segments_RD[drawn_RD]
+    segments_RD = torch.searchsorted(running_RS, targets_RD).clamp_(max=running_RS.shape[1] - 1)
     before = torch.nn.functional.pad(running_RS, (1, 0))
-    share = (targets_RD[drawn_RD] - before[rows, segments]).double() / (
-        before[rows, segments + 1] - before[rows, segments]
-    ).double()
+    start_RD = before.gather(1, segments_RD)
+    share_RD = (targets_RD - start_RD).double() / (before.gather(1, segments_RD + 1) - start_RD).double()
 
-    ids = segments[:, None] * SEGMENT + torch.arange(SEGMENT, device=segments.device)
+    rows, segments = torch.arange(R, device=device).repeat_interleave(most), segments_RD.flatten()
+    ids = segments[:, None] * SEGMENT + torch.arange(SEGMENT, device=device)
     logits = _take(logits_RV, rows[:, None], ids)
     top, top_id = (edge[rows, None] for edge in boundary_R2)
     in_tail = (logits < top) | ((logits == top) & (ids >= top_id))
@@ -88,9 +88,10 @@ def draw(
     weights.masked_fill_(~in_tail | (ids >= logits_RV.shape[1]), 0.0)
     weights /= weights.amax(1, keepdim=True).clamp(min=1e-300)
     inner = (weights * UNIT).long().cumsum(1)
-    target = (share * inner[:, -1].double()).ceil().long().clamp(min=1)
-    place = torch.searchsorted(inner, target[:, None])
-    return rows, ids.gather(1, place)[:, 0], logits.gather(1, place)[:, 0]
+    target = (share_RD.flatten() * inner[:, -1].double()).ceil().long().clamp(min=1)
+    place = torch.searchsorted(inner, target[:, None]).clamp_(max=SEGMENT - 1)
+    drawn = [numbers.gather(1, place).view(R, most) for numbers in (ids, logits)]
+    return drawn[0], drawn[1], steps <= count_R[:, None]
 
 
 def _take(logits_RV: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
