@@ -145,14 +145,14 @@ def test_a_rank_whose_own_shard_does_not_stand_says_why(
 
     from kdcache.dump import run as module
 
-    finish = module._finish
+    finish = module.finish
 
     def meanwhile(*given: object) -> None:
         record.unlink()
         finish(*given)  # type: ignore[arg-type]
 
     (output / "cache.json").unlink()
-    monkeypatch.setattr(module, "_finish", meanwhile)
+    monkeypatch.setattr(module, "finish", meanwhile)
     with pytest.raises(
         CacheError, match=r"1 shard of this rank cannot stay.*000003.json is gone.*run the same command"
     ):
