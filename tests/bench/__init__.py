@@ -20,7 +20,7 @@ tables       rows -> Markdown
 scene        the teacher, students and texts that several parts use
 payload      the same records in everybody's format; readers reads them again
 
-dump, step, online, loss, loaders, lengths, records, scale, …       the parts
+printed      parts that show what an older script prints: records.py, compression.py
 
 How to add a part
 -----------------

@@ -31,7 +31,7 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.calibration import Encoder, make_basis
-from kdcache.targets.compress import compress_to_arrays
+from kdcache.targets.compress import compress, compress_to_arrays
 from kdcache.targets.factored import Factored
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.targets.record import TeacherTargets
@@ -103,7 +103,7 @@ def measured(
         keys = [[0, window, p] for p in range(len(hidden_PD))]
         arrays = compress_to_arrays(logits_PV, spec, keys, tokens[1:], hidden_PD, encoder)
         stored.append(arrays)
-        targets = spec.decode(arrays, V, basis)
+        targets = compress(logits_PV, spec, keys, labels_P=tokens[1:], hidden_PD=hidden_PD, encoder=encoder)
         positions += len(hidden_PD)
         for temperature in TEMPERATURES:
             log_p_PV = (logits_PV / temperature).log_softmax(-1)

@@ -10,7 +10,19 @@ __all__ = ["PARTS", "Part", "Rows", "load"]
 Rows = dict[str, Any]
 """What JSON can hold."""
 
-PARTS = ("dump", "step", "loss", "loaders", "lengths", "factored", "head_product", "integrity", "checkpoints")
+PARTS = (
+    "dump",
+    "compression_cost",
+    "step",
+    "loss",
+    "loaders",
+    "lengths",
+    "record_noise",
+    "factored",
+    "head_product",
+    "integrity",
+    "checkpoints",
+)
 """The files of tests/bench that are parts, in the order of the page."""
 
 
