@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from kdcache.models.head import Head
     from kdcache.models.registry import register_student
     from kdcache.store.arrow_backend import from_arrow, to_arrow
-    from kdcache.store.backend import array_fields, register_backend
+    from kdcache.store.backend import Layout, array_fields, register_backend
     from kdcache.store.batch import Batch
     from kdcache.store.cache import Cache, open_cache
     from kdcache.store.manifest import CommitRecord, Header, Manifest, TeacherPin, TokenizerPin
@@ -105,6 +105,7 @@ __all__ = [
     "Header",
     "Inputs",
     "KdcacheError",
+    "Layout",
     "Loader",
     "LockedError",
     "LossTerms",
@@ -153,7 +154,7 @@ _HOMES = {
     "kdcache.models.head": "Head",
     "kdcache.models.registry": "register_student",
     "kdcache.store.arrow_backend": "from_arrow to_arrow",
-    "kdcache.store.backend": "array_fields register_backend",
+    "kdcache.store.backend": "Layout array_fields register_backend",
     "kdcache.store.batch": "Batch",
     "kdcache.store.cache": "Cache open_cache",
     "kdcache.store.manifest": "CommitRecord Header Manifest TeacherPin TokenizerPin",

@@ -64,6 +64,10 @@ class Disk:
         """most: how many bytes it may hold. Raises UnexpectedContent for more, and for what is no regular file."""
         return read_regular(self.folder / name, most)
 
+    def read_part(self, name: str, start: int, size: int, whole: int) -> bytes:
+        """Some bytes of a file of `whole` bytes; fewer at its end. Raises UnexpectedContent for another size."""
+        return read_regular(self.folder / name, part=(start, size, whole))
+
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
         """replace: False leaves a file that is there already as it is."""
         with whole_file(self.folder / name, replace=replace) as file:
@@ -120,12 +124,13 @@ class UnexpectedContent(OSError):
         super().__init__(errno.EINVAL, words)
 
 
-def read_regular(path: Path, most: int | None = None) -> bytes:
+def read_regular(path: Path, most: int | None = None, *, part: tuple[int, int, int] | None = None) -> bytes:
     """The bytes of a regular file, whose size is compared before one of them is read.
 
     Args:
         path: Links are followed.
         most: How many bytes it may hold.
+        part: Which bytes alone to read, of a file of which size: (start, bytes, bytes of the file).
 
     Raises:
         UnexpectedContent: It holds more, or is a FIFO, a socket or a device.
@@ -139,7 +144,12 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
             raise UnexpectedContent(f"got {_kind(status.st_mode)}, expected a regular file")
         if most is not None and status.st_size > most:
             raise UnexpectedContent(f"got {status.st_size} bytes, expected at most {most}")
-        return file.read(status.st_size)
+        if part is None:
+            return file.read(status.st_size)
+        start, size, whole = part
+        if status.st_size != whole:
+            raise UnexpectedContent(f"got {status.st_size} bytes, expected {whole}")
+        return os.pread(descriptor, size, start)
 
 
 def _kind(mode: int) -> str:

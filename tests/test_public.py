@@ -11,7 +11,8 @@ import kdcache
 
 PUBLIC = """
     Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field
-    Head HeadLoss Header Inputs KdcacheError Loader LockedError LossTerms Manifest RecordKind RowError SparseTargets
+    Head HeadLoss Header Inputs KdcacheError Layout Loader LockedError LossTerms Manifest RecordKind RowError
+    SparseTargets
     StudentConfig StudentError StudentWithLoss Supervision TailCurve TeacherError TeacherPin TeacherRows
     TeacherTargets TokenizerPin TrainError array_fields compress distillation_loss evaluate_model from_arrow
     loss_terms make_student make_term open_cache register_backend register_divergence register_record register_student

@@ -54,6 +54,7 @@ def build_header(
     num_classes = task.num_classes(tokenizer.vocab_size, labels)
     return Header(
         backend=config.backend,
+        block_examples=config.block_examples,
         task=config.task.model_dump(mode="json", exclude={"labels", *task.remedies}, exclude_none=True),
         records=records,
         num_classes=num_classes,

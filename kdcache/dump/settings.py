@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from kdcache.config.base import Config, Count, LocalText, PathText, Run, import_module_of
 from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
 from kdcache.store.backend import BackendName
+from kdcache.store.blocks import BlockExamples
 from kdcache.targets.records import Records
 from kdcache.targets.sampled import Sampled
 from kdcache.tasks import task_of
@@ -84,6 +85,8 @@ class DumpConfig(Run):
         for a language model, the 8 largest logits and a sample of the others, and {kind: dense}, every class, for a
         classification.
     backend: how shards are written: as Zarr groups (.zarr.zip) or Arrow files (.arrow).
+    block_examples: how many examples of a shard are read at once in training. "auto" takes as many as decode to about
+        2 MB, at most 1,024.
     compute: device, sizes of batches, threads.
     seed: of the draws of sampled records.
     on_bad_row: what to do with a row that is not what the settings say (it is not JSON, has no text, is too long, is a
@@ -99,6 +102,7 @@ class DumpConfig(Run):
     task: TaskConfig = Field({}, validate_default=True)
     record: Records = (Sampled(),)
     backend: BackendName = "zarr"
+    block_examples: BlockExamples = "auto"
     compute: ComputeConfig = ComputeConfig()
     seed: NonNegativeInt = 0
     on_bad_row: Literal["error", "skip"] = "error"

@@ -22,6 +22,7 @@ score            what the teacher's own records score on the labels
 tokenizer_files  pins a tokenizer: what it is, and the digests of its files
 basis_file       the basis of calibrated records, one file of the cache
 backend          Backend: flat arrays <-> one file, and the registered ones
+zip_file         a zip of stored members, whose runs are ranges of the file
 zarr_backend     shards as Zarr groups: chunks, codec and level of compression
 zarr_members     what a Zarr shard says of itself, before it is decoded
 arrow_message    what an Arrow shard says of itself, before it is decoded
@@ -41,10 +42,11 @@ How to add a backend
 Write one file with a class that has
 
 - `suffix`, how the names of its files end, and `libraries`, the distributions whose versions decide its bytes;
-- `encode(fields, arrays, stamp) -> bytes` and `decode(fields, bytes, sizes) -> arrays, stamp`. The same arrays must
-  give the same bytes, and what is read must be what was written. The stamp says what a file is part of; `sizes` are the
-  elements of each level, to compare with what a file says of itself before memory is taken. `kdcache.to_arrow` and
-  `from_arrow` give the arrays as one row per example, with the stamp.
+- `encode(fields, blocks, stamp) -> bytes`, of the arrays of each block; `layout(fields, bytes) -> kdcache.Layout`,
+  where the blocks lie; and `decode(fields, block, frame, sizes) -> arrays, stamp`, of the bytes of one. The same
+  arrays must give the same bytes, and what is read must be what was written. The stamp says what a file is part of,
+  and of a block its number too; `sizes` are the elements of each level, to compare with what a block says of itself
+  before memory is taken. `kdcache.to_arrow` and `from_arrow` give the arrays as one row per example, with the stamp.
 
 Call `kdcache.register_backend("mine", MyBackend())`, name the file's module as `module` in the settings of a dump and
 of a run and as `--module` of the other commands, and `backend: mine` uses it. tests/extending/parquet.py is a whole

@@ -1,4 +1,4 @@
-"""Backend: the flat arrays of a shard <-> the bytes of one file.
+"""Backend: the blocks of a shard, each flat arrays <-> the bytes of one file.
 
 Two are built in: zarr_backend.py (the default: smallest) and arrow_backend.py (one row per example, for analysis with
 pandas, polars or DuckDB). To add one, write a class with the attributes and methods of `Backend`, give an object of it
@@ -6,12 +6,13 @@ to `register_backend`, and name it as `backend` in the settings of a dump, or in
 tests/extending/parquet.py does so in one file.
 
 Every backend promises: the same arrays give the same bytes; what is read is what was written, dtypes and empty arrays
-included; the file opens with its own library and no kdcache. It keeps the stamp of a file, which says what the file is
-part of, so that no shard can stand in for another; and it takes no more memory than the arrays of the given sizes need,
-whatever a file says of itself.
+included; the file opens with its own library and no kdcache. It keeps the stamp of a file in every block, with the
+number of the block, so that no shard and no block can stand in for another; and it takes no more memory than the arrays
+of the given sizes need, whatever a file says of itself.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Protocol
 
@@ -25,6 +26,8 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "BackendName",
+    "Layout",
+    "Part",
     "Stamp",
     "array_fields",
     "array_shapes",
@@ -38,11 +41,37 @@ __all__ = [
 
 
 Stamp = Mapping[str, str | int]
-"""What a file is part of, kept inside it: of a shard its unit and the digests of its header and its commit record."""
+"""What a file is part of, kept inside it: of a shard its unit and the digests of its header and its commit record; of a
+block its number too."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of a file, and where they start in it."""
+
+    start: int
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which bytes of a file are what, each as (start, bytes).
+
+    Attributes:
+        blocks: Of each block, in order. They do not overlap.
+        frame: What `decode` needs of the file for any block, such as the footer of a Parquet file; None where a block
+            says all there is to know. It is read once for all blocks of a shard that are read.
+    """
+
+    blocks: tuple[tuple[int, int], ...]
+    frame: tuple[int, int] | None = None
 
 
 class Backend(Protocol):
-    """A storage format of shards.
+    """A storage format of shards: blocks, each in one range of the file, so that a reader takes what it needs.
+
+    A block is some consecutive examples, with all their arrays: a group of a Zarr file, a record batch of an Arrow one,
+    a row group of a Parquet one.
 
     Attributes:
         suffix: How the names of its files end, such as ".arrow".
@@ -55,12 +84,12 @@ class Backend(Protocol):
     @property
     def libraries(self) -> Sequence[str]: ...
 
-    def encode(self, fields: Sequence[Field], arrays: Mapping[str, np.ndarray], stamp: Stamp) -> bytes:
-        """One file of the arrays of a shard.
+    def encode(self, fields: Sequence[Field], blocks: Sequence[Mapping[str, np.ndarray]], stamp: Stamp) -> bytes:
+        """One file of the blocks of a shard.
 
         Args:
             fields: What the arrays are; `array_fields(fields)` adds the arrays of counts.
-            arrays: {field.name: flat array}, for each of `array_fields(fields)`.
+            blocks: Of each block {field.name: flat array}, for each of `array_fields(fields)`; one at least.
             stamp: Plain text and whole numbers by name, to be kept in the file.
 
         Returns:
@@ -68,22 +97,40 @@ class Backend(Protocol):
         """
         ...
 
-    def decode(
-        self, fields: Sequence[Field], data: bytes, sizes: Mapping[Level, int]
-    ) -> tuple[dict[str, np.ndarray], Stamp]:
-        """What `encode` was given with these fields.
+    def layout(self, fields: Sequence[Field], data: bytes) -> Layout:
+        """Where the blocks of a whole file lie, as any reader of the format would find them.
 
         Args:
             fields: As for `encode`.
             data: The bytes of a file, whoever wrote it.
+
+        Returns:
+            The place of each block, and of what else a block takes to be decoded.
+
+        Raises:
+            Exception: Any one, for bytes that are not such a file, or where what lies around the blocks is not what
+                `encode` writes.
+        """
+        ...
+
+    def decode(
+        self, fields: Sequence[Field], block: Part, frame: Part | None, sizes: Mapping[Level, int]
+    ) -> tuple[dict[str, np.ndarray], Stamp]:
+        """What `encode` was given of one block.
+
+        Args:
+            fields: As for `encode`.
+            block: The bytes of the block, whoever wrote them.
+            frame: Those of the file's frame; None where `layout` gives none.
             sizes: How many elements each level has, as the commit record says. What a file says of its own sizes is to
                 be compared with these before memory is taken for it.
 
         Returns:
-            The arrays, which may be read-only, and the stamp.
+            The arrays, which may be read-only, and the stamp of the block: that of the file, and under "block" its
+            number in the file, from 0, as the bytes themselves say it.
 
         Raises:
-            Exception: Any one, for bytes that are not such a file; the reader makes a DamagedShardError of it.
+            Exception: Any one, for bytes that are not such a block; the reader makes a DamagedShardError of it.
         """
         ...
 

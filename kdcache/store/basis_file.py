@@ -8,13 +8,14 @@ Written before the header that pins it. Of several processes that begin one cach
 header wins, and the others take the basis that it names.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdcache.errors import CacheError, one_line
-from kdcache.store.backend import Stamp, backend, check_arrays, check_stamp
+from kdcache.store.backend import Part, Stamp, backend, check_arrays, check_stamp
 from kdcache.store.files import Root
 from kdcache.store.limits import check_room
 from kdcache.store.manifest import BasisPin, CalibrationPin, Header
@@ -34,7 +35,7 @@ PREFIX = "basis-"
 def encode_basis(settings: Header, basis: "Basis") -> bytes:
     """The bytes of its file."""
     arrays = {"mean": basis.mean_V.numpy(), "basis": basis.basis_VR.numpy()}
-    return backend(settings.backend).encode(_fields(basis.rank), arrays, _stamp(settings))
+    return backend(settings.backend).encode(_fields(basis.rank), [arrays], _stamp(settings))
 
 
 def write_basis(root: Root, settings: Header, basis: "Basis", calibration: CalibrationPin | None) -> Header:
@@ -71,9 +72,9 @@ def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
     fields = _fields(header.basis.rank)
     where = f"{root.url}/{header.basis.file}"
     try:
-        arrays, stamp = backend(header.backend).decode(fields, data, _sizes(header))
+        arrays, stamp = _decoded(header, fields, data)
         check_arrays(fields, arrays)
-        fault = check_stamp(stamp, _stamp(header.settings))
+        fault = check_stamp(stamp, {**_stamp(header.settings), "block": 0})
         if len(arrays["mean"]) != header.num_classes:
             fault = f"got {len(arrays['mean'])} classes, expected {header.num_classes}"
         elif not np.isfinite(arrays["basis"]).all() or not (arrays["mean"] < np.inf).all():
@@ -84,6 +85,17 @@ def decode_basis(root: Root, header: Header, data: bytes) -> "Basis":
         raise CacheError(f"{where} is damaged: {fault}; {repair_command(root)}")
     basis_VR, mean_V = (torch.from_numpy(arrays[name].copy()) for name in ("basis", "mean"))
     return Basis(basis_VR, mean_V, header.basis.soft_cap)
+
+
+def _decoded(header: Header, fields: Sequence[Field], data: bytes) -> tuple[dict[str, np.ndarray], Stamp]:
+    """A file of one block."""
+    store, whole = backend(header.backend), memoryview(data)
+    layout = store.layout(fields, data)
+    if len(layout.blocks) != 1:
+        raise ValueError(f"got {len(layout.blocks)} blocks, expected one")
+    places = [*layout.blocks, *([layout.frame] if layout.frame else [])]
+    block, *frame = (Part(start, whole[start : start + size]) for start, size in places)
+    return store.decode(fields, block, frame[0] if frame else None, _sizes(header))
 
 
 def forget_other_bases(root: Root, header: Header) -> None:

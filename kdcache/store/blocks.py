@@ -20,7 +20,17 @@ from pydantic import Field as Limits
 from kdcache.store.backend import array_fields, level_sizes
 from kdcache.targets.fields import COUNTS, Field, Level, levels_of
 
-__all__ = ["COUNTED", "Block", "BlockExamples", "BlockText", "blocks_fault", "cut", "examples_of_a_block"]
+__all__ = [
+    "COUNTED",
+    "Block",
+    "BlockExamples",
+    "BlockText",
+    "Place",
+    "PlaceText",
+    "blocks_fault",
+    "cut",
+    "examples_of_a_block",
+]
 
 BLOCK_BYTES = 2 << 20
 MOST_EXAMPLES = 1024
@@ -37,21 +47,40 @@ COUNTED: dict[str, Level] = {
 
 _NUMBER = "(0|[1-9][0-9]{0,14})"
 BlockText = Annotated[str, Limits(pattern=f"^{_NUMBER} {_NUMBER} [0-9a-f]{{64}}( {_NUMBER}){{4}}$")]
+PlaceText = Annotated[str, Limits(pattern=f"^{_NUMBER} {_NUMBER} [0-9a-f]{{64}}$")]
 BlockExamples = Literal["auto"] | Annotated[int, Limits(ge=1, le=MOST_OF_A_SETTING)]
 """A setting: how many examples a block has, or "auto": as many as decode to about 2 MB, at most 1,024."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """Where a block lies in its file, its digest, and how many elements each level has."""
+class Place:
+    """A range of a file and its digest: "start bytes sha256" as text."""
 
     start: int
     bytes: int
     sha256: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Place":
+        start, bytes_, sha256 = text.split(" ")
+        return cls(int(start), int(bytes_), sha256)
+
+    def __str__(self) -> str:
+        return f"{self.start} {self.bytes} {self.sha256}"
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.bytes
+
+
+@dataclass(frozen=True)
+class Block(Place):
+    """The place of a block, and how many elements each level has in it."""
+
     sizes: Mapping[Level, int]
 
     @classmethod
-    def parse(cls, text: str, examples: int) -> "Block":
+    def of(cls, text: str, examples: int) -> "Block":
         """From its line in a commit record, and the number of its examples."""
         start, bytes_, sha256, *counts = text.split(" ")
         sizes = dict(zip(COUNTED.values(), (examples, *map(int, counts)), strict=True))
@@ -59,11 +88,7 @@ class Block:
 
     def __str__(self) -> str:
         _, *counts = (str(self.sizes.get(level, 0)) for level in COUNTED.values())
-        return " ".join([str(self.start), str(self.bytes), self.sha256, *counts])
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.bytes
+        return " ".join([super().__str__(), *counts])
 
 
 def examples_of_a_block(setting: BlockExamples, fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> int:
@@ -116,7 +141,7 @@ def blocks_fault(lines: Sequence[str], block_examples: int, counts: Mapping[str,
     expected = max(1, -(-examples // block_examples))
     if len(lines) != expected:
         return f"got {len(lines)} blocks, expected {expected} of {block_examples} examples"
-    blocks = [Block.parse(line, block_examples) for line in lines]
+    blocks = [Block.of(line, block_examples) for line in lines]
     ends = [0, *(block.stop for block in blocks)]
     if any(block.start < end for block, end in zip(blocks, ends, strict=False)) or ends[-1] > file_bytes:
         return f"got blocks that overlap or end at {max(ends)}, expected them in order inside {file_bytes} bytes"

@@ -1,10 +1,10 @@
 """Reading a cache: examples by number, shards by index, every byte checked before it is used.
 
-A read of a shard compares size and sha256 with the manifest, decodes, and checks what it holds: that it is this shard
-of this header, dtypes, shapes, counts, and every range that a reader relies on (content.py). Cost: sha256 runs at 0.5–2
-GB/s, decoding at 0.3–0.6, the checks at 5–20. A basis is compared on opening, and decoded once. Random
-access to single examples is not what this is for: a read decodes whole shards (the last one is kept); use shard order
-or the stream package.
+A read of a block compares its bytes with the digest in the commit record, decodes them, and checks what they hold: that
+they are this block of this shard of this header, dtypes, shapes, counts, and every range that a reader relies on
+(content.py). Cost: sha256 runs at 0.5–2 GB/s, decoding at 0.3–0.6, the checks at 5–20. A basis is compared on opening,
+and decoded once. Random access to single examples is not what this is for: a read decodes whole blocks (the last one is
+kept); use the order of the blocks or the stream package.
 """
 
 import hashlib
@@ -19,14 +19,15 @@ import numpy as np
 from kdcache.errors import CacheError
 from kdcache.store.basis_file import decode_basis, read_basis
 from kdcache.store.batch import Batch, concat
+from kdcache.store.blocks import Place
 from kdcache.store.consistent import check_header, check_manifest
 from kdcache.store.files import Root
 from kdcache.store.finished import read_finished
 from kdcache.store.limits import most_of
 from kdcache.store.local_copies import LocalCopies, default_folder
-from kdcache.store.manifest import Header, Manifest, parse
+from kdcache.store.manifest import CommitRecord, Header, Manifest, parse
 from kdcache.store.places import shard_sizes
-from kdcache.store.shard import decode_shard, fetch_shard, mismatch, repair_command
+from kdcache.store.shard import decode_block, decode_shard, fetch_part, fetch_shard, part_fault, repair_command
 from kdcache.store.tokenizer_files import read_tokenizer_file
 from kdcache.targets.fields import empty_arrays
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
 
 __all__ = ["Cache", "begun_header", "open_cache", "read_manifest"]
+
+FRAMES = 64
+"""Of how many shards the frame is kept, where the backend has one."""
 
 
 def open_cache(
@@ -47,8 +51,8 @@ def open_cache(
 
     Args:
         path: A folder, or any URL that fsspec reads.
-        verify: Compare the sha256 of every shard that is read.
-        local_cache: A folder for copies of whole shards; by default ~/.cache/kdcache/shards for a remote URL, and none
+        verify: Compare the sha256 of every block that is read.
+        local_cache: A folder for copies of blocks; by default ~/.cache/kdcache/shards for a remote URL, and none
             for a local path.
         local_cache_gb: How many GB (10⁹ bytes) of copies are kept; 0 keeps none.
 
@@ -84,7 +88,8 @@ class Cache:
         self.manifest = manifest
         self.verify = verify
         self._copies = copies
-        self._last: tuple[int, Batch] | None = None
+        self._last: tuple[tuple[int, int], Batch] | None = None
+        self._frames: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return self.manifest.totals.examples
@@ -109,7 +114,7 @@ class Cache:
         return self.manifest.digest()
 
     def read(self, start: int, stop: int) -> Batch:
-        """Read some consecutive examples. Whole shards are decoded for it.
+        """Read some consecutive examples. Whole blocks are decoded for it.
 
         Args:
             start: The first example, from 0.
@@ -124,14 +129,15 @@ class Cache:
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"got examples {start} to {stop}, expected 0 <= start <= stop <= {len(self)}")
-        header = self.manifest.header
+        header, parts = self.manifest.header, []
         ends = np.cumsum(self.shard_examples)
         first, last = np.searchsorted(ends, [start, max(start, stop - 1)], side="right")
-        parts = []
-        for index in range(first, min(last + 1, len(ends))):
-            offset = int(ends[index] - self.shard_examples[index])
-            size = int(self.shard_examples[index])
-            parts.append(self._shard(index).slice(max(start - offset, 0), min(stop - offset, size)))
+        for shard in range(first, min(last + 1, len(ends)) if stop > start else first):
+            offset, size = int(ends[shard] - self.shard_examples[shard]), int(self.block_examples[shard])
+            low, high = max(start - offset, 0), min(stop - offset, int(self.shard_examples[shard]))
+            for block in range(low // size, -(-high // size)):
+                before = block * size
+                parts.append(self._block(shard, block).slice(max(low - before, 0), min(high - before, size)))
         if not parts:
             empty = Batch(header.fields, empty_arrays(header.fields), header.records, header.num_classes)
             return replace(empty, load_basis=self._load_basis)
@@ -149,18 +155,17 @@ class Cache:
         commit = self.manifest.shards[index]
         header = self.manifest.header
 
-        def download() -> bytes:
-            return fetch_shard(self.root, header, commit, digest=self.verify)
-
-        def wrong(data: bytes) -> object:
-            return mismatch(commit, data, digest=self.verify)
-
-        copies = self._copies
-        data = download() if copies is None else copies.fetch(commit.sha256, commit.bytes, download, wrong)
-        return replace(decode_shard(self.root, header, commit, data), load_basis=self._load_basis)
+        if self._copies is not None:
+            blocks = [self.read_block(index, block) for block in range(len(commit.blocks))]
+        else:
+            data = fetch_shard(self.root, header, commit, digest=self.verify)
+            blocks = [*decode_shard(self.root, header, commit, data)]
+        return replace(concat(blocks), load_basis=self._load_basis)
 
     def read_block(self, shard: int, block: int) -> Batch:
         """Read the examples of one block: some consecutive examples of a shard, the smallest thing that is read.
+
+        Only its bytes are read, compared with their digest, decoded and checked.
 
         Args:
             shard: The number of the shard, from 0.
@@ -169,8 +174,32 @@ class Cache:
         Raises:
             DamagedShardError: Its bytes are not what was committed.
         """
-        size, examples = int(self.block_examples[shard]), int(self.shard_examples[shard])
-        return self._shard(shard).slice(block * size, min((block + 1) * size, examples))
+        commit, header = self.manifest.shards[shard], self.manifest.header
+        data = self._part(commit, commit.block(block))
+        batch = decode_block(self.root, header, commit, block, data, self._frame(shard))
+        return replace(batch, load_basis=self._load_basis)
+
+    def _frame(self, shard: int) -> bytes | None:
+        """What the blocks of a shard need besides; of the last shards it is kept."""
+        commit = self.manifest.shards[shard]
+        if commit.around is None:
+            return None
+        if shard not in self._frames:
+            while len(self._frames) >= FRAMES:
+                self._frames.pop(next(iter(self._frames)), None)
+            self._frames[shard] = self._part(commit, commit.around)
+        return self._frames[shard]
+
+    def _part(self, commit: CommitRecord, place: Place) -> bytes:
+        """A range of a shard's file, compared with its digest."""
+
+        def download() -> bytes:
+            return fetch_part(self.root, commit, place, digest=self.verify)
+
+        def wrong(data: bytes) -> object:
+            return part_fault(place, data, digest=self.verify)
+
+        return download() if self._copies is None else self._copies.fetch(place.sha256, place.bytes, download, wrong)
 
     @cached_property
     def basis(self) -> "Basis":
@@ -219,9 +248,9 @@ class Cache:
         for name, sha256 in pin.files.items():
             yield name, read_tokenizer_file(self.root, name, sha256)
 
-    def _shard(self, index: int) -> Batch:
-        if self._last is None or self._last[0] != index:
-            self._last = (index, self.read_shard(index))
+    def _block(self, shard: int, block: int) -> Batch:
+        if self._last is None or self._last[0] != (shard, block):
+            self._last = ((shard, block), self.read_block(shard, block))
         return self._last[1]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from kdcache.errors import CacheError
 from kdcache.progress import counted, say
 from kdcache.store.backend import backend_versions
+from kdcache.store.blocks import BlockExamples
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import Cache, open_cache, read_manifest
 from kdcache.store.files import Root
@@ -22,12 +23,14 @@ def convert(
     backend: str,
     progress: Callable[[int], object] | None = None,
     *,
+    block_examples: BlockExamples | None = None,
     force: bool = False,
 ) -> Manifest:
     """Write the cache at `source` to `target` with this backend, shard by shard; both may be URLs.
 
     An interrupted conversion goes on where it was, and one that is done stays. progress: called with 1 after each
-    shard. force: write into a folder that is not ours, or in which somebody writes.
+    shard. block_examples: how many examples are read at once, by default as in the source.
+    force: write into a folder that is not ours, or in which somebody writes.
     Raises CacheError where target is another finished cache, ConfigError for an unknown backend and for a target that
     is not ours or not apart from the source, LockedError where somebody writes there, DamagedShardError for a bad shard
     of the source.
@@ -40,7 +43,13 @@ def convert(
     of_source = backend_versions(header.backend)
     libraries = {name: number for name, number in header.libraries.items() if name not in of_source}
     libraries |= backend_versions(backend)
-    header = header.settings.model_copy(update={"backend": backend, "libraries": libraries})
+    header = header.settings.model_copy(
+        update={
+            "backend": backend,
+            "libraries": libraries,
+            "block_examples": header.block_examples if block_examples is None else block_examples,
+        }
+    )
     pin = cache.manifest.header.basis
     if Root(target).exists("cache.json"):
         return _finished(cache, read_manifest(Root(target)), header, target)

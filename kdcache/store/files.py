@@ -18,7 +18,7 @@ from kdcache.config.paths import expanded
 from kdcache.disk import FULL_DISK, Disk, UnexpectedContent, fault, is_temporary, mend
 from kdcache.errors import CacheError, UnreadableError
 from kdcache.progress import say
-from kdcache.remote import create_file, open_url, retried
+from kdcache.remote import RemoteError, create_file, open_url, retried
 
 __all__ = ["Root", "UnexpectedFile", "check_name", "is_name"]
 
@@ -48,6 +48,7 @@ class UnexpectedFile(CacheError):
 
 class Files(Protocol):
     def read(self, name: str, most: int | None = None) -> bytes: ...
+    def read_part(self, name: str, start: int, size: int, whole: int) -> bytes: ...
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None: ...
     def size(self, name: str) -> int: ...
     def sizes(self, sub: str) -> dict[str, int]: ...
@@ -100,9 +101,29 @@ class Root:
         Raises:
             UnexpectedFile: a larger file, or a FIFO, a socket or a device.
         """
+        return self._checked(name, lambda: self._files.read(check_name(name), most), wrong)
+
+    def read_part(
+        self, name: str, start: int, size: int, whole: int, *, wrong: Callable[[bytes], object] | None = None
+    ) -> bytes:
+        """Some bytes of a file, and no others of it: one request for a range, of a remote one.
+
+        Args:
+            name: of the file.
+            start: the first byte.
+            size: how many; a file that ends before gives fewer.
+            whole: how many bytes the file has.
+            wrong: as for `read`.
+
+        Raises:
+            UnexpectedFile: a file of another size, of those on a disk; of a remote one where it ends before.
+        """
+        return self._checked(name, lambda: self._files.read_part(check_name(name), start, size, whole), wrong)
+
+    def _checked(self, name: str, read: Callable[[], bytes], wrong: Callable[[bytes], object] | None) -> bytes:
         for again in range(REFETCHES, -1, -1):
             try:
-                data = self._files.read(check_name(name), most)
+                data = read()
             except FileNotFoundError:
                 raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
             except UnexpectedContent as error:
@@ -238,6 +259,15 @@ class Remote:
             raise UnexpectedContent(f"got {size} bytes, expected at most {most}")
         what = f"cannot read {self.url}/{name}"
         return retried(lambda: self.filesystem.cat_file(f"{self.path}/{name}", **self._in_one), what)
+
+    def read_part(self, name: str, start: int, size: int, whole: int) -> bytes:
+        target, what = f"{self.path}/{name}", f"cannot read {self.url}/{name}"
+        try:
+            return retried(lambda: self.filesystem.cat_file(target, start=start, end=start + size), what)
+        except RemoteError:
+            if (found := self.size(name)) < start + size:  # some servers refuse a range that is not there
+                raise UnexpectedContent(f"got {found} bytes, expected {whole}") from None
+            raise
 
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
         target, what = f"{self.path}/{name}", f"cannot write {self.url}/{name}"

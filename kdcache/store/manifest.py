@@ -40,7 +40,7 @@ from pydantic import Field as Limits
 
 from kdcache.errors import CacheError, KdcacheError, one_line
 from kdcache.store.backend import array_fields
-from kdcache.store.blocks import COUNTED, Block, BlockExamples, BlockText, blocks_fault
+from kdcache.store.blocks import COUNTED, Block, BlockExamples, BlockText, Place, PlaceText, blocks_fault
 from kdcache.store.files import PART, check_name
 from kdcache.store.requires import check_requires, required
 from kdcache.targets.fields import Field
@@ -279,6 +279,7 @@ class CommitRecord(Model):
         bytes, sha256: The size and the digest of its file.
         block_examples: How many examples each of its blocks has but the last.
         blocks: Where each lies in the file, its digest and its counts (blocks.py); `block` reads them.
+        frame: Where the bytes lie that a block cannot be decoded without, of backends that have such.
         source_sha256: The digest of the corpus rows that it was made from.
         header_sha256: The digest of the header that it was made under.
         notes: Counts worth telling, such as {"truncated": 3}.
@@ -298,6 +299,7 @@ class CommitRecord(Model):
     sha256: Sha256
     block_examples: Annotated[int, Limits(ge=1, le=1 << 20)]
     blocks: tuple[BlockText, ...]
+    frame: PlaceText | None = None
     source_sha256: Sha256 | Literal[""] = ""
     header_sha256: Sha256
     notes: dict[str, Count] = {}
@@ -308,7 +310,12 @@ class CommitRecord(Model):
     def block(self, index: int) -> Block:
         """One of its blocks, from 0."""
         start = index * self.block_examples
-        return Block.parse(self.blocks[index], max(0, min(self.block_examples, self.examples - start)))
+        return Block.of(self.blocks[index], max(0, min(self.block_examples, self.examples - start)))
+
+    @property
+    def around(self) -> Place | None:
+        """What a reader of any block needs besides; None where a block says all there is to know."""
+        return None if self.frame is None else Place.parse(self.frame)
 
     @model_validator(mode="after")
     def _blocks_fit(self) -> Self:

@@ -1,22 +1,24 @@
-"""One shard file and its commit record: bytes -> checked Batch, and back.
+"""One shard file and its commit record: bytes -> checked Batches, a block at a time, and back.
 
-A shard holds its stamp: its unit, the digest of its header, and that of its commit record but for the two keys that
-depend on the file itself. So a commit record, a header and a shard belong to each other or to nobody: none of them can
-be edited or exchanged without writing the shard anew, whatever digests a forger puts into cache.json.
+A shard holds its stamp: its unit, the digest of its header, and that of its commit record but for the keys that depend
+on the file itself; a block holds it too, with its number. So a commit record, a header and a shard belong to each other
+or to nobody: none of them can be edited or exchanged without writing the shard anew, whatever digests a forger puts
+into cache.json.
 
 P positions.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kdcache.errors import DamagedShardError, next_command, one_line
-from kdcache.store.backend import Stamp, backend, check_arrays, check_stamp, level_sizes
+from kdcache.errors import CacheError, DamagedShardError, next_command, one_line
+from kdcache.store.backend import Layout, Part, Stamp, backend, check_arrays, check_stamp, level_sizes
 from kdcache.store.batch import Batch
-from kdcache.store.blocks import COUNTED, Block
+from kdcache.store.blocks import COUNTED, Block, Place, cut, examples_of_a_block
 from kdcache.store.content import content_fault
 from kdcache.store.files import Root, UnexpectedFile
 from kdcache.store.limits import check_room
@@ -27,14 +29,17 @@ from kdcache.targets.fields import Level
 
 __all__ = [
     "commit_shard",
+    "decode_block",
     "decode_shard",
+    "fetch_part",
     "fetch_shard",
     "make_shard",
     "mismatch",
+    "part_fault",
     "repair_command",
 ]
 
-OF_THE_FILE = ("bytes", "sha256", "blocks")
+OF_THE_FILE = ("bytes", "sha256", "blocks", "frame")
 
 
 def repair_command(root: Root) -> str:
@@ -46,43 +51,102 @@ def mismatch(commit: CommitRecord, data: bytes, *, digest: bool = True) -> str |
     """How these bytes differ from the committed ones; None if they do not. digest: compare the sha256 too."""
     if len(data) != commit.bytes:
         return f"got {len(data)} bytes, expected {commit.bytes}"
-    if digest and (got := hashlib.sha256(data).hexdigest()) != commit.sha256:
-        return f"got sha256 {got[:12]}…, expected {commit.sha256[:12]}…"
-    return None
+    return _digest_fault(data, commit.sha256) if digest else None
 
 
 def fetch_shard(root: Root, header: Header, commit: CommitRecord, *, digest: bool = True) -> bytes:
     """The bytes of a shard's file. Raises DamagedShardError where they are not what was committed, or missing."""
-    where = f"{root.url}/{commit.file}"
-    check_room(where, header.fields, _sizes(commit), commit.bytes)
-    try:
+    check_room(f"{root.url}/{commit.file}", header.fields, _sizes(commit), commit.bytes)
+    with _damage(root, commit):
         data = root.read(commit.file, commit.bytes, wrong=lambda data: mismatch(commit, data, digest=digest))
-    except FileNotFoundError:
-        raise DamagedShardError(f"{where} is missing; {repair_command(root)}") from None
-    except UnexpectedFile as error:
-        fault = str(error).removeprefix(f"cannot read {where}: ").replace("at most ", "")
-        raise DamagedShardError(f"{where} is damaged: {fault}; {repair_command(root)}") from None
-    if fault_ := mismatch(commit, data, digest=digest):
-        raise DamagedShardError(f"{where} is damaged: {fault_}; {repair_command(root)}")
+        _raise(mismatch(commit, data, digest=digest))
     return data
 
 
-def decode_shard(root: Root, header: Header, commit: CommitRecord, data: bytes) -> Batch:
-    """The examples in bytes that `mismatch` found right. Raises DamagedShardError where they do not hold them."""
-    where, remedy = f"{root.url}/{commit.file}", repair_command(root)
-    sizes = _sizes(commit)
-    check_room(where, header.fields, sizes, len(data))
-    try:
-        arrays, stamp = backend(header.backend).decode(header.fields, data, sizes)
+def fetch_part(root: Root, commit: CommitRecord, place: Place, *, digest: bool = True) -> bytes:
+    """The bytes of one range of a shard's file, such as a block: nothing else of it is read.
+
+    Args:
+        root: The cache.
+        commit: The commit record of the shard.
+        place: A block, or the frame.
+        digest: Compare its sha256.
+
+    Raises:
+        DamagedShardError: They are not what was committed, or missing.
+    """
+
+    def wrong(data: bytes) -> str | None:
+        return part_fault(place, data, digest=digest)
+
+    with _damage(root, commit):
+        data = root.read_part(commit.file, place.start, place.bytes, commit.bytes, wrong=wrong)
+        _raise(wrong(data))
+    return data
+
+
+def part_fault(place: Place, data: bytes | memoryview, *, digest: bool = True) -> str | None:
+    """How these bytes differ from those that a commit record names; None if they do not."""
+    if len(data) != place.bytes:
+        return f"got {len(data)} bytes at {place.start}, expected {place.bytes}"
+    fault = _digest_fault(data, place.sha256) if digest else None
+    return fault and f"{fault}, of its bytes {place.start} to {place.stop}"
+
+
+def decode_block(
+    root: Root, header: Header, commit: CommitRecord, index: int, data: bytes | memoryview, frame: bytes | None = None
+) -> Batch:
+    """The examples of a block, checked.
+
+    Args:
+        root: The cache.
+        header: Of the cache.
+        commit: The commit record of the shard.
+        index: The number of the block, from 0.
+        data: Bytes in which `part_fault` found no fault.
+        frame: Those of the file's frame, where it has one.
+
+    Raises:
+        DamagedShardError: They do not hold this block of this shard under this header.
+    """
+    block = commit.block(index)
+    check_room(f"{root.url}/{commit.file}", header.fields, block.sizes, block.bytes)
+    around = None if commit.around is None or frame is None else Part(commit.around.start, memoryview(frame))
+    with _damage(root, commit, f"block {index}: " if len(commit.blocks) > 1 else ""):
+        part = Part(block.start, memoryview(data))
+        arrays, stamp = backend(header.backend).decode(header.fields, part, around, block.sizes)
         check_arrays(header.fields, arrays)
-        counts = _counts(header, arrays)
-        fault = _first_difference(counts, {name: getattr(commit, name) for name in COUNTED})
-        fault = fault or check_stamp(stamp, _stamp(commit)) or content_fault(header, arrays)
-    except Exception as error:  # whatever the library raises for bytes that are not its format
-        raise DamagedShardError(f"{where} is damaged: {one_line(error, 300)}; {remedy}") from error
-    if fault:
-        raise DamagedShardError(f"{where} is damaged: {fault}; {remedy}")
+        found, expected = level_sizes(header.fields, arrays), block.sizes
+        different = (
+            f"got {found.get(level, 0)} {name}, expected {expected[level]}"
+            for name, level in COUNTED.items()
+            if found.get(level, 0) != expected[level]
+        )
+        _raise(next(different, None))
+        _raise(check_stamp(stamp, {**_stamp(commit), "block": index}))
+        _raise(content_fault(header, arrays))
     return Batch(header.fields, arrays, header.records, header.num_classes)
+
+
+def decode_shard(
+    root: Root, header: Header, commit: CommitRecord, data: bytes, *, digests: bool = False
+) -> Iterator[Batch]:
+    """The blocks of bytes that `mismatch` found right, one after the other, checked as `decode_block` does.
+
+    digests: compare those of the blocks too, which the file's own answers for unless a forger wrote them.
+    """
+    whole = memoryview(data)
+    with _damage(root, commit):
+        layout = backend(header.backend).layout(header.fields, data)
+        places = [commit.block(index) for index in range(len(commit.blocks))]
+        around = None if commit.around is None else (commit.around.start, commit.around.bytes)
+        if layout != Layout(tuple((place.start, place.bytes) for place in places), around):
+            raise ValueError("got blocks at other places than its commit record says")
+        for place in [*places, *([commit.around] if commit.around else [])]:
+            _raise(part_fault(place, whole[place.start : place.stop], digest=digests))
+    frame = None if commit.around is None else bytes(whole[commit.around.start : commit.around.stop])
+    for index, place in enumerate(places):
+        yield decode_block(root, header, commit, index, whole[place.start : place.stop], frame)
 
 
 def make_shard(
@@ -97,12 +161,13 @@ def make_shard(
 ) -> tuple[bytes, CommitRecord]:
     """The bytes of a shard, and the commit record that belongs to them; nothing is written."""
     check_arrays(header.fields, arrays)
-    counts = _counts(header, arrays)
+    counts, store = _counts(header, arrays), backend(header.backend)
+    size = examples_of_a_block(header.block_examples, header.fields, arrays)
     values: dict[str, Any] = {
         "unit": unit,
         "file": shard_name(header, unit),
         **counts,
-        "block_examples": max(1, counts["examples"]),
+        "block_examples": size,
         "source_sha256": source_sha256,
         "header_sha256": header.digest(),
         "notes": dict(notes or {}),
@@ -110,13 +175,27 @@ def make_shard(
         "skipped": tuple(skipped) or None,
         "made_under": dict(made_under) if made_under else None,
     }
-    draft = CommitRecord.model_construct(**values)
-    data = backend(header.backend).encode(header.fields, arrays, _stamp(draft))
-    sha256 = hashlib.sha256(data).hexdigest()
-    blocks = [Block(0, len(data), sha256, _sizes(draft))]
-    commit = CommitRecord(**values, bytes=len(data), sha256=sha256, blocks=tuple(map(str, blocks)))
+    blocks = cut(header.fields, arrays, size)
+    data = store.encode(header.fields, blocks, _stamp(CommitRecord.model_construct(**values)))
+    layout = store.layout(header.fields, data)
+    places = [
+        Block(*_place(data, at), level_sizes(header.fields, block))
+        for at, block in zip(layout.blocks, blocks, strict=True)
+    ]
+    commit = CommitRecord(
+        **values,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        blocks=tuple(map(str, places)),
+        frame=None if layout.frame is None else str(Place(*_place(data, layout.frame))),
+    )
     check_room(commit.file, header.fields, _sizes(commit), len(data))
     return data, commit
+
+
+def _place(data: bytes, at: tuple[int, int]) -> tuple[int, int, str]:
+    start, length = at
+    return start, length, hashlib.sha256(memoryview(data)[start : start + length]).hexdigest()
 
 
 def commit_shard(root: Root, data: bytes, commit: CommitRecord) -> CommitRecord:
@@ -146,8 +225,28 @@ def _counts(header: Header, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     return {name: sizes.get(level, 0) for name, level in COUNTED.items()}
 
 
-def _first_difference(counts: Mapping[str, int], expected: Mapping[str, int]) -> str | None:
-    different = [
-        f"got {counts[name]} {name}, expected {count}" for name, count in expected.items() if counts[name] != count
-    ]
-    return different[0] if different else None
+def _digest_fault(data: bytes | memoryview, sha256: str) -> str | None:
+    got = hashlib.sha256(data).hexdigest()
+    return None if got == sha256 else f"got sha256 {got[:12]}…, expected {sha256[:12]}…"
+
+
+def _raise(fault: str | None) -> None:
+    if fault:
+        raise ValueError(fault)
+
+
+@contextlib.contextmanager
+def _damage(root: Root, commit: CommitRecord, what: str = "") -> Iterator[None]:
+    """Whatever goes wrong with the bytes of a shard is said of that shard. what: of a part of it."""
+    where, remedy = f"{root.url}/{commit.file}", repair_command(root)
+    try:
+        yield
+    except FileNotFoundError:
+        raise DamagedShardError(f"{where} is missing; {remedy}") from None
+    except UnexpectedFile as error:
+        fault = str(error).removeprefix(f"cannot read {where}: ").replace("at most ", "")
+        raise DamagedShardError(f"{where} is damaged: {fault}; {remedy}") from None
+    except CacheError:  # what cannot be read now says nothing of its bytes
+        raise
+    except Exception as error:  # whatever the library raises for bytes that are not its format
+        raise DamagedShardError(f"{where} is damaged: {what}{one_line(error, 300)}; {remedy}") from error

@@ -130,7 +130,8 @@ def _skipped_faults(root: Root, manifest: Manifest) -> Iterator[Fault]:
 def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[Fault]:
     yield from _differs(root, record_name(commit.unit), canonical(commit))
     try:
-        decode_shard(root, header, commit, fetch_shard(root, header, commit))
+        for _ in decode_shard(root, header, commit, fetch_shard(root, header, commit), digests=True):
+            pass
     except CacheError as error:
         yield _fault(root, commit.file, error)
 

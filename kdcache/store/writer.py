@@ -21,6 +21,7 @@ from kdcache.targets.kind import RecordKind
 from kdcache.targets.records import calibrated_of, features_at, record_kinds
 
 if TYPE_CHECKING:
+    from kdcache.store.blocks import BlockExamples
     from kdcache.targets.basis import Basis
     from kdcache.targets.calibration import Encoder
     from kdcache.targets.output_layer import OutputLayer
@@ -67,6 +68,7 @@ class CacheWriter:
         corpus: What the examples are made of.
         seed: Of the records' random draws.
         examples_per_shard: How many examples a shard has.
+        block_examples: How many of them are read at once, or "auto": as many as decode to about 2 MB, at most 1,024.
         resume: Go on with a cache of the same settings; False refuses any existing one.
         force: Write into a folder that is not ours, or in which somebody writes another cache.
         output_layer: Of factored records, a pair (weight, bias), or an OutputLayer of kdcache.targets.output_layer
@@ -96,6 +98,7 @@ class CacheWriter:
         corpus: CorpusPin | None = None,
         seed: int = 0,
         examples_per_shard: int = 1024,
+        block_examples: "BlockExamples" = "auto",
         resume: bool = True,
         force: bool = False,
         output_layer: "OutputLayer | tuple[Any, Any] | None" = None,
@@ -122,6 +125,7 @@ class CacheWriter:
                     features=features,
                     types=not made.generates,
                 ),
+                block_examples=block_examples,
                 id2label=None if labels is None else dict(enumerate(labels)),
                 tokenizer=pin,
                 teacher=TeacherPin(name=teacher) if isinstance(teacher, str) else teacher,

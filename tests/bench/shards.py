@@ -41,11 +41,11 @@ def shard_bytes(fields: Sequence[Field], record: Mapping[str, np.ndarray], lengt
 
 
 def _zarr(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    data = backend("zarr").encode(fields, arrays, {})
+    data = backend("zarr").encode(fields, [arrays], {})
     sizes: dict[str, int] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for member in archive.infolist():
-            name, chunk, _ = member.filename.partition("/c/")
+            name, chunk, _ = member.filename.removeprefix("0/").partition("/c/")
             if chunk:
                 sizes[name] = sizes.get(name, 0) + member.compress_size
     return sizes | {"structure": len(data) - sum(sizes.values())}
@@ -54,6 +54,6 @@ def _zarr(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> dict[str
 def _arrow(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     """An array's share is what the file loses without it: its lists' offsets are its own."""
     encode = backend("arrow").encode
-    whole = len(encode(fields, arrays, {}))
-    sizes = {field.name: whole - len(encode([f for f in fields if f is not field], arrays, {})) for field in fields}
+    whole = len(encode(fields, [arrays], {}))
+    sizes = {field.name: whole - len(encode([f for f in fields if f is not field], [arrays], {})) for field in fields}
     return sizes | {"structure": whole - sum(sizes.values())}

@@ -9,24 +9,21 @@ import pytest
 from extending.parquet import Parquet
 from helpers import files_of, kdcache
 from hypothesis import given
+from hypothesis import strategies as st
 from own_loop import LLAMA
-from store.making import same_arrays, shards
+from store.making import same_arrays, shards, there_and_back
 
 import kdcache as public
-from kdcache.store.backend import check_arrays, level_sizes
 
 MODULE = "extending.parquet"
 
 
-@given(shard=shards())
-def test_the_promises_of_a_backend(shard) -> None:
+@given(shard=shards(), size=st.integers(1, 6))
+def test_the_promises_of_a_backend(shard, size: int) -> None:
     fields, arrays = shard
-    data = Parquet().encode(fields, arrays, {"unit": 3})
-    assert data == Parquet().encode(fields, {name: arrays[name].copy() for name in reversed(arrays)}, {"unit": 3})
-    decoded, stamp = Parquet().decode(fields, data, level_sizes(fields, arrays))
-    assert stamp == {"unit": 3}
-    check_arrays(fields, decoded)
-    assert same_arrays(decoded, arrays)
+    data = Parquet().encode(fields, [arrays], {"unit": 3})
+    assert data == Parquet().encode(fields, [{name: arrays[name].copy() for name in reversed(arrays)}], {"unit": 3})
+    assert same_arrays(there_and_back(Parquet(), fields, arrays, size), arrays)
 
 
 def test_through_dump_verify_convert_train_and_eval(

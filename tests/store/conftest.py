@@ -17,6 +17,6 @@ def backend_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def cache_folder(tmp_path: Path, backend_name: str) -> Path:
-    """10 examples in shards of 4, 4 and 2."""
+    """10 examples in shards of 4, 4 and 2, in blocks of 3, 1, 3, 1 and 2."""
     write_cache(tmp_path / "cache", backend=backend_name)
     return tmp_path / "cache"

@@ -1,13 +1,18 @@
 """A forger: edits a cache and then recomputes every digest, size and total that is known from outside a shard."""
 
 import hashlib
+import io
 import json
+import re
+import zipfile
 from collections.abc import Callable
 from functools import reduce
+from itertools import pairwise
 from operator import add
 from pathlib import Path
 from typing import Any
 
+from kdcache.store.arrow_message import batch_places
 from kdcache.tasks.score import Score
 
 __all__ = ["COUNTS", "as_json", "digest", "forge", "manifest_of"]
@@ -39,7 +44,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object] = lambda valu
     for shard in values["shards"]:
         data = (folder / shard["file"]).read_bytes()
         shard |= {"bytes": len(data), "sha256": digest(data), "header_sha256": digest(as_json(header))}
-        shard["blocks"] = [_placed(line, data) for line in shard["blocks"]]
+        shard["blocks"] = _placed(shard["blocks"], data)
         (folder / f"shards/000/{shard['unit']:06d}.json").write_bytes(as_json(shard))
     values["totals"] |= {name: sum(shard[name] for shard in values["shards"]) for name in COUNTS}
     values["totals"]["notes"] = {}
@@ -53,7 +58,27 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object] = lambda valu
     (folder / "cache.json").write_bytes(as_json(values))
 
 
-def _placed(line: str, data: bytes) -> str:
-    """The line of a block that the whole file is."""
-    _, _, _, *counts = line.split(" ")
-    return " ".join(["0", str(len(data)), digest(data), *counts])
+def _placed(lines: list[str], data: bytes) -> list[str]:
+    """The lines of blocks, with the places and digests that they have in a file; the old places where it has none."""
+    parts = [line.split(" ") for line in lines]
+    places = _found(data)
+    if len(places) != len(parts):
+        places = [(int(start), int(size)) for start, size, *_ in parts]
+    places = [(min(a, len(data)), min(n, max(len(data) - a, 0))) for a, n in places]
+    return [
+        " ".join([str(start), str(size), digest(data[start : start + size]), *part[3:]])
+        for part, (start, size) in zip(parts, places, strict=True)
+    ]
+
+
+def _found(data: bytes) -> list[tuple[int, int]]:
+    """Where the blocks of a file seem to lie."""
+    try:
+        if data[:2] == b"PK":
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                groups = {info.filename: info.header_offset for info in archive.infolist()}
+                starts = sorted(at for name, at in groups.items() if re.fullmatch(r"\d+/zarr\.json", name))
+                return [(a, b - a) for a, b in pairwise([*starts, archive.start_dir])]
+        return batch_places(memoryview(data))
+    except (zipfile.BadZipFile, ValueError, LookupError, OverflowError, NotImplementedError):
+        return []

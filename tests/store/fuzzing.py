@@ -16,13 +16,14 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from store.forging import as_json, forge
+from store.forging import as_json, forge, manifest_of
 from store.making import same_arrays
 
 from kdcache import open_cache
 from kdcache.errors import KdcacheError
 from kdcache.store.batch import Batch
 from kdcache.store.verify import verify
+from kdcache.store.zip_file import ZipWriter
 
 __all__ = ["MUTATIONS", "Outcome", "change_bytes", "change_value", "outcome", "whole"]
 
@@ -113,6 +114,21 @@ def exchanged(rng: Random, folder: Path) -> None:
     forge(folder, follow)
 
 
+def moved_blocks(rng: Random, folder: Path) -> None:
+    """Forged: the lines of two blocks of a commit record are exchanged, or one stands twice."""
+
+    def move(values: dict[str, Any]) -> None:
+        shard = rng.choice(values["shards"])
+        lines = shard["blocks"]
+        one, other = rng.randrange(len(lines)), rng.randrange(len(lines))
+        (start, size, sha256, *_), counts = lines[other].split(" "), lines[one].split(" ")[3:]
+        lines[one] = " ".join([start, size, sha256, *(counts if rng.random() < 0.5 else lines[other].split(" ")[3:])])
+
+    manifest = manifest_of(folder)
+    move(manifest)
+    (folder / "cache.json").write_bytes(as_json(manifest))
+
+
 def rewritten_bytes(rng: Random, folder: Path) -> None:
     """Rewritten: bytes of a shard or of a basis."""
     path = rng.choice([*_shards(folder), *folder.glob("basis-*")])
@@ -143,7 +159,10 @@ def _changed(rng: Random, members: list[tuple[str, bytes]]) -> list[tuple[str, b
     elif kind == "repeat":
         members.append((name, change_bytes(rng, data)))
     elif kind == "rename":
-        members[index] = rng.choice(["a", "../a", "/a", "ids/c/7", "zarr.json", name + "x"]), data
+        members[index] = (
+            rng.choice(["a", "../a", "/a", "0/ids/c/7", "zarr.json", "0/zarr.json", "1/zarr.json", name + "x"]),
+            data,
+        )
     elif kind == "exchange":
         members[index] = name, rng.choice(members)[1]
     else:
@@ -152,8 +171,13 @@ def _changed(rng: Random, members: list[tuple[str, bytes]]) -> list[tuple[str, b
 
 
 def _zip(members: list[tuple[str, bytes]], rng: Random) -> bytes:
+    if rng.random() < 0.8:  # as kdcache writes them
+        writer = ZipWriter()
+        for name, data in members:
+            writer.add(name, data)
+        return writer.finish()
     packed = io.BytesIO()
-    method = rng.choice([zipfile.ZIP_STORED] * 9 + [zipfile.ZIP_DEFLATED])
+    method = rng.choice([zipfile.ZIP_STORED] * 3 + [zipfile.ZIP_DEFLATED])
     with zipfile.ZipFile(packed, "w", method) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names that come twice
         for name, data in members:
@@ -170,6 +194,7 @@ MUTATIONS: dict[str, Callable[[Random, Path], None]] = {
     "value": manifest_value,
     "forged value": forged_value,
     "exchanged": exchanged,
+    "moved blocks": moved_blocks,
     "rewritten bytes": rewritten_bytes,
     "rewritten member": rewritten_member,
 }

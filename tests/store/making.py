@@ -1,18 +1,22 @@
 """Shards and caches to test with: hypothesis strategies for the format, and small real caches."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
 
 from kdcache import CacheWriter
-from kdcache.store.backend import array_fields, level_sizes
+from kdcache.store.backend import Backend, Part, array_fields, check_arrays, level_sizes
+from kdcache.store.blocks import cut
 from kdcache.targets.fields import COUNTS, PARENT, Field, levels_of
 from kdcache.targets.sampled import Sampled
 
 DTYPES = ["uint8", "uint16", "uint32", "int8", "int64", "float16", "float32", "float64"]
 SHAPES = [(), (), (1,), (3,), (2, 3)]
 CLASSES = 40
+STAMP = {"unit": 3, "header_sha256": "ab"}
 
 
 @st.composite
@@ -56,6 +60,26 @@ def same_arrays(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> 
     return bits(first) == bits(second)
 
 
+def there_and_back(
+    store: Backend, fields: Sequence[Field], arrays: dict[str, np.ndarray], size: int = 1 << 20
+) -> dict[str, np.ndarray]:
+    """What comes back of arrays that are written in blocks of so many examples, each read from its range alone."""
+    blocks = cut(fields, arrays, size) if "class" not in {field.level for field in fields} else [arrays]
+    data = store.encode(fields, blocks, STAMP)
+    layout, whole = store.layout(fields, data), memoryview(data)
+    assert len(layout.blocks) == len(blocks)
+    assert all(start + size <= after for (start, size), (after, _) in pairwise([*layout.blocks, (len(data), 0)]))
+    parts = [Part(start, memoryview(bytes(whole[start : start + size]))) for start, size in layout.blocks]
+    frame = None if layout.frame is None else Part(layout.frame[0], whole[layout.frame[0] :][: layout.frame[1]])
+    decoded = []
+    for number, (part, block) in enumerate(zip(parts, blocks, strict=True)):
+        found, stamp = store.decode(fields, part, frame, level_sizes(fields, block))
+        assert stamp == {**STAMP, "block": number}
+        check_arrays(fields, found)
+        decoded.append(found)
+    return {name: np.concatenate([one[name] for one in decoded]) for name in decoded[0]}
+
+
 def split_examples(fields: tuple[Field, ...], arrays: dict[str, np.ndarray]) -> list[dict[str, list]]:
     """The oracle: each example as plain nested lists, cut out one element at a time."""
     sizes = level_sizes(fields, arrays)
@@ -85,6 +109,7 @@ def tokens_and_logits(count: int, seed: int = 0) -> list[tuple[np.ndarray, np.nd
 
 def write_cache(path: Path | str, count: int = 10, *, examples_per_shard: int = 4, seed: int = 0, **settings) -> None:
     settings.setdefault("record", Sampled(exact_top_k=5))
+    settings.setdefault("block_examples", 3)
     with CacheWriter(path, num_classes=CLASSES, examples_per_shard=examples_per_shard, **settings) as writer:
         for tokens, logits in tokens_and_logits(count, seed):
             writer.add(tokens, None if settings["record"] is None else logits)

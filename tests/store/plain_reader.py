@@ -12,6 +12,7 @@ import math
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,9 @@ def read(folder: Path) -> tuple[dict, dict]:
         assert (commit["unit"], commit["header_sha256"]) == (unit, digest(canonical(header)))
         data = (folder / commit["file"]).read_bytes()
         assert (len(data), digest(data)) == (commit["bytes"], commit["sha256"])
+        check_blocks(data, commit)
         arrays, stamp = READ[header["backend"]](data, header["fields"])
-        record = {key: value for key, value in commit.items() if key not in ("bytes", "sha256", "blocks")}
+        record = {key: value for key, value in commit.items() if key not in ("bytes", "sha256", "blocks", "frame")}
         expected = {"unit": unit, "header_sha256": commit["header_sha256"], "record_sha256": digest(canonical(record))}
         assert stamp == expected
         parts.append(arrays)
@@ -47,6 +49,17 @@ def read(folder: Path) -> tuple[dict, dict]:
             assert len(parts[-1][name]) == commit[key]
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return header, arrays | (read_basis(folder, header) if "basis" in header else {})
+
+
+def check_blocks(data: bytes, commit: dict) -> None:
+    """The ranges of the blocks have their digests, and their counts add up."""
+    sums = [0, 0, 0, 0]
+    for line in commit["blocks"]:
+        start, size, sha256, *counts = line.split(" ")
+        assert digest(data[int(start) : int(start) + int(size)]) == sha256
+        sums = [a + int(b) for a, b in zip(sums, counts, strict=True)]
+    assert sums == [commit[name] for name in ("tokens", "documents", "positions", "entries")]
+    assert len(commit["blocks"]) == max(1, math.ceil(commit["examples"] / commit["block_examples"]))
 
 
 def canonical(values: dict) -> bytes:
@@ -68,16 +81,25 @@ def read_zarr(data: bytes, fields: list[dict]) -> tuple[dict, dict]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
     group = zarr.open_group(zarr.storage.MemoryStore(members), mode="r")
-    for field in fields:
-        steps = field.get("steps_per_octave")
-        assert group[field["name"]].attrs.get("steps_per_octave") == steps
-    return {name: np.asarray(array) for name, array in group.members()}, group.attrs["kdcache"]
+    blocks = [group[str(number)] for number in range(len([*group.members()]))]
+    for number, block in enumerate(blocks):
+        assert block.attrs["kdcache"] == {**group.attrs["kdcache"], "block": number}
+        for field in fields:
+            assert block[field["name"]].attrs.get("steps_per_octave") == field.get("steps_per_octave")
+    names = [name for name, _ in blocks[0].members()]
+    return {name: np.concatenate([block[name][:] for block in blocks]) for name in names}, group.attrs["kdcache"]
 
 
 def read_arrow(data: bytes, fields: list[dict]) -> tuple[dict, dict]:
     import pyarrow as pa
 
-    batch = pa.ipc.open_file(pa.BufferReader(data)).get_batch(0)
+    file = pa.ipc.open_file(pa.BufferReader(data))
+    blocks = [read_batch(file.get_batch(number), fields) for number in range(file.num_record_batches)]
+    arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return arrays, json.loads(file.schema.metadata[b"kdcache"])
+
+
+def read_batch(batch: Any, fields: list[dict]) -> dict:
     arrays = {}
     for field in fields:
         column, level = batch.column(field["name"]), field["level"]
@@ -88,7 +110,7 @@ def read_arrow(data: bytes, fields: list[dict]) -> tuple[dict, dict]:
         for _ in field["shape"]:
             column = column.values
         arrays[field["name"]] = column.to_numpy().astype(field["dtype"]).reshape(-1, *field["shape"])
-    return arrays, json.loads(batch.schema.metadata[b"kdcache"])
+    return arrays
 
 
 READ = {"zarr": read_zarr, "arrow": read_arrow}

@@ -4,14 +4,20 @@ import io
 import subprocess
 import sys
 import zipfile
+from itertools import groupby
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
-from store.making import same_arrays, shards
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from store.making import STAMP, same_arrays, shards, there_and_back
 
 from kdcache.store import zarr_backend
-from kdcache.store.backend import array_fields, backend, check_arrays, level_sizes
+from kdcache.store.arrow_backend import from_arrow
+from kdcache.store.backend import array_fields, backend, check_arrays
+from kdcache.store.blocks import cut
 from kdcache.targets.dense import Dense
 from kdcache.targets.fields import Field, empty_arrays
 from kdcache.targets.kind import RecordKind
@@ -25,23 +31,11 @@ RAGGED = (
 )
 
 
-STAMP = {"unit": 3, "header_sha256": "ab"}
-
-
-def there_and_back(name: str, fields, arrays) -> dict[str, np.ndarray]:
-    data = backend(name).encode(fields, arrays, STAMP)
-    decoded, stamp = backend(name).decode(fields, data, level_sizes(fields, arrays))
-    assert stamp == STAMP
-    return decoded
-
-
 @BACKENDS
-@given(shard=shards())
-def test_round_trip(name: str, shard) -> None:
+@given(shard=shards(), size=st.integers(1, 6))
+def test_round_trip(name: str, shard, size: int) -> None:
     fields, arrays = shard
-    decoded = there_and_back(name, fields, arrays)
-    check_arrays(fields, decoded)
-    assert same_arrays(decoded, arrays)
+    assert same_arrays(there_and_back(backend(name), fields, arrays, size), arrays)
 
 
 @BACKENDS
@@ -50,7 +44,7 @@ def test_same_arrays_give_the_same_bytes(name: str, shard) -> None:
     fields, arrays = shard
     copies = {key: arrays[key].copy() for key in reversed(arrays)}
     stamp = {key: STAMP[key] for key in reversed(STAMP)}
-    assert backend(name).encode(fields, arrays, STAMP) == backend(name).encode(fields, copies, stamp)
+    assert backend(name).encode(fields, [arrays], STAMP) == backend(name).encode(fields, [copies], stamp)
 
 
 PRINT_DIGEST = """
@@ -63,7 +57,7 @@ rows = 300_000
 arrays = {"token_counts": np.full(100, rows // 100, np.uint32),
           "x": np.sin(np.arange(rows * 4, dtype=np.float32)).reshape(-1, 4),
           "y": (np.arange(rows) ** 2 % 5003).astype(np.uint16)}
-print(hashlib.sha256(backend(sys.argv[1]).encode(fields, arrays, {"unit": 1})).hexdigest())
+print(hashlib.sha256(backend(sys.argv[1]).encode(fields, [arrays], {"unit": 1})).hexdigest())
 """
 
 
@@ -84,7 +78,7 @@ def test_another_process_gives_the_same_bytes(name: str) -> None:
 def test_empty_shard_of_real_fields(name: str, spec: RecordKind) -> None:
     fields = (Field("tokens", "token", "uint16"), *spec.fields(50_000))
     arrays = empty_arrays(fields)
-    assert same_arrays(there_and_back(name, fields, arrays), arrays)
+    assert same_arrays(there_and_back(backend(name), fields, arrays), arrays)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 16, 17, 100])
@@ -92,15 +86,55 @@ def test_zarr_cuts_arrays_into_equal_bounded_chunks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(zarr_backend, "CHUNK_BYTES", 8 * 6)
     fields = (Field("x", "example", "uint16", (3,)),)
     arrays = {"x": np.zeros((rows, 3), np.uint16)}
-    data = zarr_backend.ZARR.encode(fields, arrays, STAMP)
+    data = zarr_backend.ZARR.encode(fields, [arrays], STAMP)
     members = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    assert sum(member.startswith("x/c/") for member in members) == -(-rows // 8)
-    assert same_arrays(zarr_backend.ZARR.decode(fields, data, {"example": rows})[0], arrays)
+    assert sum(member.startswith("0/x/c/") for member in members) == -(-rows // 8)
+    assert same_arrays(there_and_back(zarr_backend.ZARR, fields, arrays), arrays)
+    opened = zarr.open_group(in_memory(data), mode="r")
+    assert np.array_equal(opened["0/x"][:], arrays["x"])
 
 
-def test_zarr_members_are_sorted_stored_and_dated_1980() -> None:
-    archive = zipfile.ZipFile(io.BytesIO(zarr_backend.ZARR.encode(RAGGED, empty_arrays(RAGGED), STAMP)))
-    assert archive.namelist() == sorted(archive.namelist())
+def in_memory(data: bytes) -> zarr.storage.MemoryStore:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        buffer = zarr.core.buffer.default_buffer_prototype().buffer
+        return zarr.storage.MemoryStore({name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()})
+
+
+@given(shard=shards(), size=st.integers(1, 6))
+@settings(max_examples=20)
+def test_zarr_python_reads_every_array_of_every_block(shard, size: int) -> None:
+    fields, arrays = shard
+    blocks = cut(fields, arrays, size)
+    opened = zarr.open_group(in_memory(backend("zarr").encode(fields, blocks, STAMP)), mode="r")
+    assert opened.attrs["kdcache"] == STAMP
+    assert len([*opened.members()]) == len(blocks)
+    for number, block in enumerate(blocks):
+        found = {name: np.asarray(array) for name, array in opened[str(number)].members()}
+        assert same_arrays(found, {name: np.ascontiguousarray(array) for name, array in block.items()})
+        for field in fields:
+            assert opened[str(number)][field.name].metadata.dimension_names[0] == field.level
+
+
+@given(shard=shards(), size=st.integers(1, 6))
+@settings(max_examples=20)
+def test_pyarrow_reads_every_row_of_every_block(shard, size: int) -> None:
+    fields, arrays = shard
+    blocks = cut(fields, arrays, size)
+    opened = pa.ipc.open_file(backend("arrow").encode(fields, blocks, STAMP))
+    assert opened.num_record_batches == len(blocks)
+    for number, block in enumerate(blocks):
+        found, stamp = from_arrow(fields, opened.get_batch(number))
+        assert stamp == STAMP
+        assert same_arrays(found, {name: np.ascontiguousarray(array) for name, array in block.items()})
+
+
+def test_zarr_members_of_a_block_lie_together_stored_and_dated_1980() -> None:
+    blocks = [empty_arrays(RAGGED)] * 12
+    archive = zipfile.ZipFile(io.BytesIO(zarr_backend.ZARR.encode(RAGGED, blocks, STAMP)))
+    first, *names = [info.filename for info in sorted(archive.infolist(), key=lambda info: info.header_offset)]
+    assert first == "zarr.json"
+    assert [number for number, _ in groupby(names, lambda name: name.partition("/")[0])] == [*map(str, range(12))]
     assert {(info.compress_type, info.date_time) for info in archive.infolist()} == {
         (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
     }
@@ -111,7 +145,7 @@ def test_read_only_and_strided_arrays_can_be_written() -> None:
     strided = np.arange(20, dtype=np.uint16)[::2]
     strided.flags.writeable = False
     for name in ("zarr", "arrow"):
-        assert same_arrays(there_and_back(name, fields, {"x": strided}), {"x": strided})
+        assert same_arrays(there_and_back(backend(name), fields, {"x": strided}), {"x": strided})
 
 
 @pytest.mark.parametrize(

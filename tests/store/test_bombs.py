@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numcodecs
 import numpy as np
@@ -17,6 +18,8 @@ import pyarrow as pa
 import pytest
 from store.forging import forge
 from store.making import write_cache
+
+from kdcache.store.zip_file import ZipWriter
 
 READ = """
 import resource, signal, sys, time
@@ -90,7 +93,14 @@ def sparse_and_forged(folder: Path) -> None:
 
 def counts(folder: Path) -> None:
     """More tokens than any memory holds."""
-    forge(folder, lambda values: values["shards"][0].update(tokens=1 << 44, positions=1 << 43, entries=1 << 44))
+
+    def change(values: dict[str, Any]) -> None:
+        shard = values["shards"][0]
+        shard.update(tokens=1 << 44, positions=1 << 43, entries=1 << 44)
+        start, size, sha256, _, documents, *_ = shard["blocks"][0].split(" ")
+        shard["blocks"] = [f"{start} {size} {sha256} {1 << 44} {documents} {1 << 43} {1 << 44}"]
+
+    forge(folder, change)
 
 
 def of_members(change: Callable[[dict[str, bytes]], dict[str, bytes]], method: int = zipfile.ZIP_STORED):
@@ -99,10 +109,13 @@ def of_members(change: Callable[[dict[str, bytes]], dict[str, bytes]], method: i
         with zipfile.ZipFile(path) as archive:
             members = change({name: archive.read(name) for name in archive.namelist()})
         packed = io.BytesIO()
+        writer = ZipWriter()
+        for name, data in members.items():
+            writer.add(name, data)
         with zipfile.ZipFile(packed, "w", method) as archive:
             for name, data in members.items():
                 archive.writestr(zipfile.ZipInfo(name), data, method)
-        path.write_bytes(packed.getvalue())
+        path.write_bytes(writer.finish() if method == zipfile.ZIP_STORED else packed.getvalue())
         forge(folder)
 
     return put
@@ -111,13 +124,13 @@ def of_members(change: Callable[[dict[str, bytes]], dict[str, bytes]], method: i
 def blosc_bomb(members: dict[str, bytes]) -> dict[str, bytes]:
     """A chunk of a few kB that decodes to 1 GB."""
     codec = numcodecs.Blosc(cname="zstd", clevel=9, shuffle=0)
-    return members | {"ids/c/0": codec.encode(np.zeros(1 << 30, np.uint8))}
+    return members | {"0/ids/c/0": codec.encode(np.zeros(1 << 30, np.uint8))}
 
 
 def reshaped(members: dict[str, bytes], shape: int, chunk: int) -> dict[str, bytes]:
-    values = json.loads(members["ids/zarr.json"])
+    values = json.loads(members["0/ids/zarr.json"])
     values["shape"], values["chunk_grid"]["configuration"]["chunk_shape"] = [shape], [chunk]
-    return members | {"ids/zarr.json": json.dumps(values).encode()}
+    return members | {"0/ids/zarr.json": json.dumps(values, sort_keys=True, separators=(",", ":")).encode()}
 
 
 def arrow_bomb(folder: Path) -> None:
@@ -163,11 +176,11 @@ ALL: dict[str, Callable[[Path], None]] = {
 OF: dict[str, dict[str, Callable[[Path], None]]] = {
     "zarr": {
         "blosc": of_members(blosc_bomb),
-        "deflate": of_members(lambda members: members | {"ids/c/0": bytes(1 << 29)}, zipfile.ZIP_DEFLATED),
+        "deflate": of_members(lambda members: members | {"0/ids/c/0": bytes(1 << 29)}, zipfile.ZIP_DEFLATED),
         "chunks": of_members(lambda members: reshaped(members, 10**8, 1)),
         "cells": of_members(lambda members: reshaped(members, 10**12, 10**12)),
         "members": of_members(lambda members: members | {f"{i:05}": b"" for i in range(60_000)}),
-        "metadata": of_members(lambda members: members | {"ids/zarr.json": b" " * (64 << 20)}),
+        "metadata": of_members(lambda members: members | {"0/ids/zarr.json": b" " * (64 << 20)}),
     },
     "arrow": {"bomb": arrow_bomb, "claim": arrow_claim},
 }

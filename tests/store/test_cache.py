@@ -1,9 +1,11 @@
 """Reading: any range, every fault found and named, remote shards kept locally within their bound."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from os import pread
 from pathlib import Path
 
 import fsspec
@@ -17,6 +19,7 @@ from kdcache import Cache, CacheWriter, open_cache
 from kdcache.errors import CacheError, DamagedShardError
 from kdcache.store.batch import concat
 from kdcache.store.local_copies import LocalCopies
+from kdcache.store.verify import verify as verify_cache
 
 ON_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -65,18 +68,52 @@ def test_ranges_outside_are_refused(cache_folder: Path, start: int, stop: int) -
 
 @given(data=st.data())
 @ON_FIXTURES
-def test_a_flipped_byte_anywhere_is_found_and_named(cache_folder: Path, data: st.DataObject) -> None:
+def test_a_flipped_byte_of_a_block_is_found_and_named(cache_folder: Path, data: st.DataObject) -> None:
     path = shard_path(cache_folder, 1)
-    sound = path.read_bytes()
-    place, change = data.draw(st.integers(0, len(sound) - 1)), data.draw(st.integers(1, 255))
+    sound, commit = path.read_bytes(), open_cache(cache_folder).manifest.shards[1]
+    number = data.draw(st.integers(0, 1))
+    block, change = commit.block(number), data.draw(st.integers(1, 255))
+    place = data.draw(st.integers(block.start, block.stop - 1))
     path.write_bytes(sound[:place] + bytes([sound[place] ^ change]) + sound[place + 1 :])
     try:
         cache = open_cache(cache_folder)
         cache.read(0, 4)
         with pytest.raises(DamagedShardError, match=rf"{path.name} is damaged: got sha256 .*, expected .*--repair"):
-            cache.read(0, 5)
+            cache.read_block(1, number)
+        with pytest.raises(DamagedShardError, match=rf"{path.name} is damaged: got sha256 .*, expected .*--repair"):
+            cache.read_shard(1)
+        assert len(cache.read_block(1, 1 - number)) == 3 - 2 * (1 - number)
     finally:
         path.write_bytes(sound)
+
+
+@given(data=st.data())
+@ON_FIXTURES
+def test_a_flipped_byte_anywhere_is_found_by_verify(cache_folder: Path, data: st.DataObject) -> None:
+    path = shard_path(cache_folder, 1)
+    sound = path.read_bytes()
+    place, change = data.draw(st.integers(0, len(sound) - 1)), data.draw(st.integers(1, 255))
+    path.write_bytes(sound[:place] + bytes([sound[place] ^ change]) + sound[place + 1 :])
+    try:
+        (fault,) = verify_cache(cache_folder)
+        assert f"{path.name} is damaged: got sha256" in fault.what
+    finally:
+        path.write_bytes(sound)
+
+
+def test_a_block_is_read_and_nothing_else(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies elsewhere in the file may be anything."""
+    cache, read = open_cache(cache_folder), []
+    monkeypatch.setattr(os, "pread", lambda *of: read.append(of[1:]) or pread(*of))
+    for shard, commit in enumerate(cache.manifest.shards):
+        path = shard_path(cache_folder, shard)
+        sound = path.read_bytes()
+        for number in range(len(commit.blocks)):
+            block = commit.block(number)
+            path.write_bytes(bytes(block.start) + sound[block.start : block.stop] + bytes(len(sound) - block.stop))
+            assert len(cache.read_block(shard, number)) == min(3, commit.examples - 3 * number)
+            assert read == [(block.bytes, block.start)]
+            read.clear()
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -164,7 +201,7 @@ def test_remote_shards_are_fetched_once_and_checked(tmp_path: Path) -> None:
     for path in files.glob(f"{tmp_path}/cache/shards/*/*.zip"):
         files.pipe_file(path, b"gone bad")
     assert same_arrays(open_cache(url, local_cache=copies).read(0, 10).arrays, expected.arrays)
-    with pytest.raises(DamagedShardError, match=r"memory://.*000000.zarr.zip is damaged: got 8 bytes"):
+    with pytest.raises(DamagedShardError, match=r"memory://.*000000.zarr.zip is damaged: got 0 bytes at"):
         open_cache(url, local_cache=tmp_path / "none").read(0, 1)
 
 
@@ -185,7 +222,7 @@ def test_remote_copies_go_to_the_users_cache_folder(tmp_path: Path, monkeypatch:
     write_cache(url)
     cache = open_cache(url)
     cache.read_shard(0)
-    assert (tmp_path / "home/kdcache/shards" / cache.manifest.shards[0].sha256).exists()
+    assert (tmp_path / "home/kdcache/shards" / cache.manifest.shards[0].block(0).sha256).exists()
     shutil.rmtree(tmp_path / "home")
     write_cache(tmp_path / "local")
     open_cache(tmp_path / "local").read_shard(0)

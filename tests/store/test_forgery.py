@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store.forging import forge, manifest_of
+from store.forging import as_json, digest, forge, manifest_of
 from store.making import write_cache
 from store.test_basis_file import write as write_factored
 
@@ -35,9 +35,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, backend_name: str) ->
 
 def write_one(kind: str, folder: Path, backend: str, **settings: object) -> None:
     if kind == "factored":
-        write_factored(folder, backend=backend, **settings)
+        write_factored(folder, backend=backend, block_examples=1, **settings)
     else:
-        write_cache(folder, backend=backend, **settings)
+        write_cache(folder, backend=backend, block_examples=1, **settings)
 
 
 def test_a_forger_who_changes_nothing_is_not_noticed(folder: Path) -> None:
@@ -62,6 +62,70 @@ def test_shards_cannot_be_exchanged(folder: Path) -> None:
     with pytest.raises(DamagedShardError, match="is part of another whole: got unit 1, expected 0"):
         read_all(folder)
     assert len(verify(folder)) == 2
+
+
+def test_blocks_cannot_be_exchanged_inside_a_shard(folder: Path, backend_name: str) -> None:
+    """Every byte of the file is sound, moved along with its line in the commit record."""
+    path, header = shards_of(folder)[0], manifest_of(folder)["header"]
+    data = path.read_bytes()
+    commit = open_cache(folder).manifest.shards[0]
+    first, second = commit.block(0), commit.block(1)
+    between = data[first.stop : second.start]
+    path.write_bytes(
+        data[: first.start]
+        + data[second.start : second.stop]
+        + between
+        + data[first.start : first.stop]
+        + data[second.stop :]
+    )
+
+    def follow(values: dict[str, Any]) -> None:
+        lines = values["shards"][0]["blocks"]
+        a, b = (line.split(" ")[3:] for line in lines[:2])
+        places = [(first.start, second.bytes), (first.start + second.bytes + len(between), first.bytes)]
+        lines[:2] = [" ".join([*map(str, at), "0" * 64, *counts]) for at, counts in zip(places, (b, a), strict=True)]
+
+    def digests(values: dict[str, Any]) -> None:
+        whole = path.read_bytes()
+        for shard in values["shards"][:1]:
+            parts = [line.split(" ") for line in shard["blocks"]]
+            shard["blocks"] = [
+                " ".join([a, n, digest(whole[int(a) : int(a) + int(n)]), *counts]) for a, n, _, *counts in parts
+            ]
+            shard |= {"sha256": digest(whole)}
+
+    values = manifest_of(folder)
+    follow(values)
+    digests(values)
+    assert values["header"] == header
+    (folder / "cache.json").write_bytes(as_json(values))
+    for block in (0, 1):
+        with pytest.raises(DamagedShardError, match=rf"block {block}: .*another whole: got block"):
+            open_cache(folder).read_block(0, block)
+    assert verify(folder)
+
+
+def test_blocks_cannot_be_exchanged_between_shards(folder: Path) -> None:
+    one, other = shards_of(folder)[:2]
+    values = manifest_of(folder)
+    mine, theirs = (values["shards"][unit]["blocks"] for unit in (0, 1))
+    a, b = (line.split(" ") for line in (mine[0], theirs[0]))
+    data, size = one.read_bytes(), len(one.read_bytes())
+    block = other.read_bytes()[int(b[0]) : int(b[0]) + int(b[1])]
+    one.write_bytes(data[: int(a[0])] + block + data[int(a[0]) + int(a[1]) :])
+    mine[0] = " ".join([a[0], b[1], b[2], *b[3:]])
+    shift = int(b[1]) - int(a[1])
+    rest = [line.split(" ") for line in mine[1:]]
+    mine[1:] = [" ".join([str(int(start) + shift), *others]) for start, *others in rest]
+    shard = values["shards"][0]
+    for place, name in enumerate(("tokens", "documents", "positions", "entries"), 3):
+        shard[name] += int(b[place]) - int(a[place])
+        values["totals"][name] += int(b[place]) - int(a[place])
+    shard |= {"bytes": size + shift, "sha256": digest(one.read_bytes())}
+    values["totals"]["bytes"] += shift
+    (folder / "cache.json").write_bytes(as_json(values))
+    with pytest.raises(DamagedShardError, match="another whole: got unit 1, expected 0"):
+        open_cache(folder).read_block(0, 0)
 
 
 def test_a_shard_of_another_cache_is_refused(folder: Path, tmp_path: Path, backend_name: str) -> None:

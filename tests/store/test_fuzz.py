@@ -23,9 +23,11 @@ CACHES: dict[str, Callable[[Path], object]] = {
     f"{kind}-{backend}": make
     for backend in ("zarr", "arrow")
     for kind, make in {
-        "sampled": lambda path, backend=backend: write_cache(path, backend=backend),
+        "sampled": lambda path, backend=backend: write_cache(path, backend=backend, block_examples=2),
         "factored": lambda path, backend=backend: write_factored(path, backend=backend),
-        "dense": lambda path, backend=backend: write_cache(path, 6, record={"kind": "dense"}, backend=backend),
+        "dense": lambda path, backend=backend: write_cache(
+            path, 6, record={"kind": "dense"}, backend=backend, block_examples=3
+        ),
     }.items()
 }
 

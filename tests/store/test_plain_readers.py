@@ -42,7 +42,7 @@ def plainly_read(cache: Path, backend: str, out: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("backend", SNIPPETS)
 @pytest.mark.parametrize("record", RECORDS)
 def test_snippet(tmp_path: Path, backend: str, record: str) -> None:
-    write_cache(tmp_path / "cache", 6, backend=backend, examples_per_shard=6, record=RECORDS[record])
+    write_cache(tmp_path / "cache", 6, backend=backend, examples_per_shard=6, block_examples=4, record=RECORDS[record])
     read = plainly_read(tmp_path / "cache", backend, tmp_path / "out.npz")
     examples, batch = tokens_and_logits(6), open_cache(tmp_path / "cache").read(0, 6)
     targets = batch.targets()

@@ -109,7 +109,7 @@ def setting(value: object) -> Callable[[np.ndarray], np.ndarray]:
 def test_committed_nonsense_is_found(tmp_path: Path, changes: dict, what: str) -> None:
     (fault,) = shard_with(tmp_path / "cache", **changes)
     assert fault.shard == "shards/000/000000.arrow"
-    assert f"is damaged: {what}; " in fault.what
+    assert f"is damaged: block 0: {what}; " in fault.what
 
 
 def test_labels_out_of_range_are_found(tmp_path: Path) -> None:

@@ -358,7 +358,7 @@ def test_another_header_is_refused(
     if not finished:
         (cache_folder / "cache.json").unlink()
     before = tree(cache_folder)
-    same = {"record": Sampled(exact_top_k=5), "backend": backend_name, "examples_per_shard": 4}
+    same = {"record": Sampled(exact_top_k=5), "backend": backend_name, "examples_per_shard": 4, "block_examples": 3}
     with pytest.raises(CacheError, match=message):
         CacheWriter(cache_folder, num_classes=CLASSES, **same | settings)
     assert tree(cache_folder) == before
