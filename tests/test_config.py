@@ -63,7 +63,7 @@ def test_an_override_may_create_a_section(tmp_path: Path) -> None:
         (DumpConfig, DUMP, "noequals", r"got -o noequals, expected -o key=value"),
         (TrainConfig, TRAIN, "epochs=2", r"expected exactly one of steps and epochs"),
         (TrainConfig, TRAIN, "student.config={model_type: llama}", r"exactly one of student.path and student.config"),
-        (TrainConfig, TRAIN, "global_batch=65", r"got global_batch 65 and stream.lanes 64.*lanes to divide"),
+        (TrainConfig, TRAIN, "stream.lanes=63", r"got global_batch 64 and stream.lanes 63.*lanes to divide"),
         (TrainConfig, TRAIN, "terms=[]", r"got no loss term with a weight above 0"),
         (TrainConfig, TRAIN, "terms=[{name: divergence, temprature: 2}]", r"unknown key .*did you mean temperature"),
         (TrainConfig, TRAIN, "terms=[{name: divergence, temperature: 0}]", r"temperature: got 0: .*greater than 0"),

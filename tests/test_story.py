@@ -54,7 +54,7 @@ def test_one_cache_two_students_and_no_teacher(tmp_path: Path) -> None:
             "global_batch": 8,
             "micro_batch": 2,
             "epochs": 6,
-            "stream": {"lanes": 8, "window": 16},
+            "stream": {"lanes": 8},
             "optimizer": {"learning_rate": 1e-2},
             "eval": {"cache": "heldout"},
         }

@@ -55,11 +55,11 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        return int(self._bounds["token"][-1])
+        return int(self.bounds["token"][-1])
 
     @property
     def num_positions(self) -> int:
-        return int(self._bounds["position"][-1])
+        return int(self.bounds["position"][-1])
 
     @property
     def nbytes(self) -> int:
@@ -101,7 +101,7 @@ class Batch:
         if "labels" in self.arrays:
             stored = self.arrays["labels"]
             return stored.astype(np.int64) if stored.dtype.kind in "iu" else stored
-        starts_B = self._bounds["token"][:-1]
+        starts_B = self.bounds["token"][:-1]
         next_P = np.repeat(starts_B, self.arrays["position_counts"]) + self.arrays["positions"] + 1
         return self.arrays["tokens"][next_P].astype(np.int64)
 
@@ -151,7 +151,7 @@ class Batch:
             A batch of them, whose arrays are views.
         """
         picked = {
-            field.name: self.arrays[field.name][self._bounds[field.level][start] : self._bounds[field.level][stop]]
+            field.name: self.arrays[field.name][self.bounds[field.level][start] : self.bounds[field.level][stop]]
             for field in array_fields(self.fields)
         }
         return self._with(picked)
@@ -166,11 +166,11 @@ class Batch:
             A batch of them, in this order.
         """
         chosen = np.asarray(indices, np.int64)
-        pick = {level: _picker(bounds[chosen], bounds[chosen + 1]) for level, bounds in self._bounds.items()}
+        pick = {level: _picker(bounds[chosen], bounds[chosen + 1]) for level, bounds in self.bounds.items()}
         return self._with({f.name: pick[f.level](self.arrays[f.name]) for f in array_fields(self.fields)})
 
     @cached_property
-    def _bounds(self) -> dict[Level, np.ndarray]:
+    def bounds(self) -> dict[Level, np.ndarray]:
         """Level -> int64 [B + 1], where each example's elements of this level start; the last is their number."""
         bounds: dict[Level, np.ndarray] = {"example": np.arange(len(self) + 1)}
         for level in levels_of(self.fields):
@@ -180,7 +180,7 @@ class Batch:
         return bounds
 
     def _of(self, name: str, level: Level, i: int) -> np.ndarray:
-        bounds = self._bounds[level]
+        bounds = self.bounds[level]
         return self.arrays[name][bounds[i] : bounds[i + 1]].astype(np.int64)
 
     def _with(self, arrays: dict[str, np.ndarray]) -> "Batch":

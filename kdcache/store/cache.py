@@ -249,9 +249,10 @@ class Cache:
             yield name, read_tokenizer_file(self.root, name, sha256)
 
     def _block(self, shard: int, block: int) -> Batch:
-        if self._last is None or self._last[0] != (shard, block):
-            self._last = ((shard, block), self.read_block(shard, block))
-        return self._last[1]
+        last = self._last  # other threads change it meanwhile
+        if last is None or last[0] != (shard, block):
+            last = self._last = ((shard, block), self.read_block(shard, block))
+        return last[1]
 
 
 def begun_header(root: Root) -> Header | None:

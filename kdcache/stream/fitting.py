@@ -6,7 +6,7 @@ from kdcache.errors import ConfigError
 
 __all__ = ["LANES", "advice", "check_sizes", "usual_lanes"]
 
-LANES = 64
+LANES = 256
 
 
 def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes: int, world_size: int) -> None:
@@ -52,8 +52,13 @@ def advice(given: dict[str, int], *, num_examples: int | None = None, world_size
 
 
 def usual_lanes(global_batch: int) -> int:
-    """The largest divisor of global_batch up to 64: a function of nothing else, so the order is too."""
-    return max(n for n in _divisors(max(global_batch, 1)) if n <= LANES)
+    """The largest divisor of global_batch up to 256, or the smallest one above where there is none from 64 on.
+
+    It is a function of global_batch alone, so the order does not depend on the world size.
+    """
+    divisors = _divisors(max(global_batch, 1))
+    usual = max(n for n in divisors if n <= LANES)
+    return usual if usual >= min(LANES // 4, global_batch) else min(n for n in divisors if n > LANES)
 
 
 def _has_a_step(num_examples: int | None, batch: int, lanes: int) -> bool:

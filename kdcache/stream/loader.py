@@ -1,50 +1,31 @@
 """Loader: the micro-batches of one rank, step after step, epoch after epoch.
 
-The order is decided in order.py and never depends on how shards are read. Steps are read in blocks (blocks.py): while
-the caller uses one block, threads read the shards that the next one misses and keep the examples of the blocks to
-come. Threads only read and cut; everything else happens in the caller's thread, so there are no locks, and an error
-in a shard is raised at the first block that holds one of its examples, whatever the threads' timing.
+The order is decided in order.py and never depends on how blocks are read. Threads read the blocks that the rank's lanes
+use next, each once (reading.py), and one more thread copies the examples of the coming steps out of them, once
+(store/gather.py), while the caller uses the step before. An error in a block is raised at the step that uses it,
+whatever the threads' timing.
 
 Two threads decode 200–600 MB/s, a training step of 8 GPUs × 200k tokens/s needs 150.
 """
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any, Self
 
 import numpy as np
 
 from kdcache.errors import CacheError, ConfigError
-from kdcache.store.batch import Batch, concat
+from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
-from kdcache.stream.blocks import decoded_bytes, plan_reading
+from kdcache.store.gather import gather
 from kdcache.stream.fitting import check_sizes, usual_lanes
+from kdcache.stream.memory import Sizes, decoded_bytes, plan_reading
 from kdcache.stream.micro_batches import MicroBatches
-from kdcache.stream.order import EpochPlan, rank_lanes, rank_samples, steps_per_epoch
+from kdcache.stream.order import EpochPlan, Part, rank_lanes, steps_per_epoch
+from kdcache.stream.reading import BlocksInUse, needs
 
 __all__ = ["Loader"]
-
-
-@dataclass
-class Block:
-    """Some consecutive steps of one epoch, as a rank sees them.
-
-    wanted: shard -> indices of the examples to take, ascending. rows: for each sample, step after step, its row in
-    what was taken, shard after shard. reads: shard -> the read that brings this block's examples.
-    """
-
-    number: int
-    epoch: int
-    wanted: dict[int, np.ndarray]
-    rows: np.ndarray
-    reads: dict[int, Future[dict[int, Batch]]] = field(default_factory=dict)
-
-    def assemble(self) -> Batch:
-        """What was taken, in one batch. Waits for the reads; raises what they raised, lowest shard first."""
-        return concat([self.reads[shard].result().pop(self.number) for shard in self.wanted])
 
 
 class Loader(Iterator[list[Batch]]):
@@ -59,13 +40,12 @@ class Loader(Iterator[list[Batch]]):
         global_batch: Examples of one step, those of all ranks together.
         micro_batch: Examples of one batch; it divides the rank's share of global_batch, which is the default.
         lanes: How many streams of examples are read side by side; it divides global_batch, and world_size divides it.
-            By default the largest divisor of global_batch up to 64.
-        window: A lane shuffles its examples inside windows of so many.
+            By default the largest divisor of global_batch up to 256.
         seed: Of the order.
         rank: This process's number, from 0.
         world_size: How many processes share a global batch.
-        memory_gb: 10⁹ bytes that examples read ahead and shards being read may take. One step ahead and `threads`
-            shards are held whatever it says.
+        memory_gb: 10⁹ bytes that blocks in use and steps made ahead may take. Where they are too few for two blocks of
+            each lane, blocks are read more than once; one step ahead and `threads` blocks are held whatever it says.
         threads: How many read.
         epoch: Where to start.
         samples_seen: Where in that epoch, counted in examples of all ranks.
@@ -88,7 +68,6 @@ class Loader(Iterator[list[Batch]]):
         global_batch: int,
         micro_batch: int | None = None,
         lanes: int | None = None,
-        window: int = 256,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -106,18 +85,20 @@ class Loader(Iterator[list[Batch]]):
         self._share = global_batch // world_size
         self._cache = cache
         self._global_batch, self._micro_batch = global_batch, micro_batch
-        self._lanes, self._window, self._seed = lanes, window, seed
+        self._lanes, self._seed = lanes, seed
         self._samples_seen = samples_seen
-        manifest = cache.manifest
-        fields, largest = manifest.header.fields, max(manifest.shards, key=lambda shard: shard.bytes)
-        self._reading = plan_reading(
-            int(memory_gb * 1e9),
-            read_bytes=largest.bytes + 2 * decoded_bytes(fields, largest),
-            step_bytes=decoded_bytes(fields, manifest.totals) * self._share // len(cache),
-            steps_per_epoch=self.steps_per_epoch,
+        self._per_lane = global_batch // lanes
+        self._threads = threads
+        blocks = int(np.sum(-(-cache.shard_examples // np.maximum(cache.block_examples, 1))))
+        sizes = Sizes(
+            lanes=len(self._owned),
+            blocks=blocks,
+            block_bytes=decoded_bytes(cache.manifest.header.fields, cache.manifest.totals) // blocks + 1,
+            block_examples=len(cache) / blocks,
+            per_lane=self._per_lane,
             threads=threads,
         )
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kdcache-read")
+        self._reading = plan_reading(int(memory_gb * 1e9), sizes)
         self._steps = self._run()
 
     def __next__(self) -> list[Batch]:
@@ -138,7 +119,7 @@ class Loader(Iterator[list[Batch]]):
         """What a checkpoint keeps; it counts every step handed out so far.
 
         Returns:
-            {cache_sha256, seed, lanes, window, epoch, samples_seen}, ready for JSON. It is the same at every rank and
+            {cache_sha256, seed, lanes, epoch, samples_seen}, ready for JSON. It is the same at every rank and
             world size, so a run may go on with another number of ranks.
         """
         return {**self._pinned(), "epoch": self.epoch, "samples_seen": self._samples_seen}
@@ -151,7 +132,7 @@ class Loader(Iterator[list[Batch]]):
 
         Raises:
             CacheError: It is of another cache.
-            ConfigError: It is of another seed, lanes or window.
+            ConfigError: It is of another seed or lanes.
         """
         for key, expected in self._pinned().items():
             got = state.get(key)
@@ -178,7 +159,6 @@ class Loader(Iterator[list[Batch]]):
     def close(self) -> None:
         """Stop the threads and forget what was read."""
         self._steps.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
@@ -191,71 +171,70 @@ class Loader(Iterator[list[Batch]]):
             "cache_sha256": self._cache.digest,
             "seed": self._seed,
             "lanes": self._lanes,
-            "window": self._window,
         }
 
     def _run(self) -> Generator[list[Batch], None, None]:
-        blocks = self._blocks(self.epoch, self._samples_seen)
-        upcoming = deque(islice(blocks, self._reading.ahead + 1))
+        """Each step, while the ones after it are read and assembled."""
+        readers = ThreadPoolExecutor(self._threads, thread_name_prefix="kdcache-read")
+        assembler = ThreadPoolExecutor(1, thread_name_prefix="kdcache-assemble")
         try:
-            self._read(upcoming)
+            blocks = BlocksInUse(self._cache, self._parts(), self._reading, readers)
+            stretches = self._stretches()
+            coming = assembler.submit(self._assemble, blocks, *next(stretches))
             while True:
-                block = upcoming.popleft()
-                examples = block.assemble()
-                upcoming.append(next(blocks))
-                self._read(upcoming)
-                for step_rows in block.rows.reshape(-1, self._share):
-                    if block.epoch != self.epoch:
-                        self.epoch, self._samples_seen = block.epoch, 0
+                epoch, steps, error = coming.result()
+                if error is None:
+                    coming = assembler.submit(self._assemble, blocks, *next(stretches))
+                for step in steps:
+                    if epoch != self.epoch:
+                        self.epoch, self._samples_seen = epoch, 0
                     self._samples_seen += self._global_batch
-                    yield [examples.take(rows) for rows in step_rows.reshape(-1, self._micro_batch)]
-                del examples
+                    yield step
+                if error is not None:
+                    raise error
+                del steps
         finally:
-            for block in upcoming:
-                for read in block.reads.values():
-                    read.cancel()
+            readers.shutdown(wait=False, cancel_futures=True)
+            assembler.shutdown(wait=True, cancel_futures=True)
+            readers.shutdown(wait=True)
 
-    def _blocks(self, epoch: int, samples_seen: int) -> Iterator[Block]:
-        number = 0
-        while True:
-            plan = EpochPlan(
-                self._cache.shard_examples, seed=self._seed, epoch=epoch, lanes=self._lanes, window=self._window
-            )
-            left = (plan.num_samples - samples_seen) // self._global_batch
-            for start in range(0, left, self._reading.steps):
-                steps = min(self._reading.steps, left - start)
-                samples = rank_samples(
-                    samples_seen + start * self._global_batch,
-                    global_batch=steps * self._global_batch,
-                    lanes=self._lanes,
-                    owned=self._owned,
-                )
-                yield _block(number, epoch, *plan.examples(samples))
-                number += 1
-            epoch, samples_seen = epoch + 1, 0
+    def _parts(self) -> Iterator[tuple[int, Part]]:
+        """What the lanes read from here on, with its epoch."""
+        first = self._samples_seen // self._lanes
+        for epoch in count(self.epoch):
+            stop = self.steps_per_epoch * self._per_lane
+            for part in needs(self._plan(epoch), self._owned, first, stop, self._reading.offsets):
+                yield epoch, part
+            first = 0
 
-    def _read(self, upcoming: deque[Block]) -> None:
-        """Start the reads that the next block misses; each also serves the blocks after it in the same epoch."""
-        first = upcoming[0]
-        for shard in first.wanted:
-            if shard in first.reads:
-                continue
-            served = [b for b in upcoming if b.epoch == first.epoch and shard in b.wanted]
-            read = self._pool.submit(_cut, self._cache, shard, {b.number: b.wanted[shard] for b in served})
-            for block in served:
-                block.reads[shard] = read
+    def _stretches(self) -> Iterator[tuple[int, int, int]]:
+        """(epoch, first step, number of steps) of what is assembled at once; few steps at first, to begin soon."""
+        first, most = self._samples_seen // self._global_batch, 1
+        for epoch in count(self.epoch):
+            while first < self.steps_per_epoch:
+                steps = min(most, self.steps_per_epoch - first)
+                yield epoch, first, steps
+                first, most = first + steps, min(2 * most, self._reading.steps)
+            first = 0
 
+    def _assemble(
+        self, blocks: BlocksInUse, epoch: int, first: int, number: int
+    ) -> tuple[int, list[list[Batch]], Exception | None]:
+        """(epoch, the steps, what stopped them)."""
+        steps: list[list[Batch]] = []
+        try:
+            for step in range(first, first + number):
+                begin, end = step * self._per_lane, (step + 1) * self._per_lane
+                blocks.require(epoch, end)
+                lanes = [blocks.examples(lane, begin, end) for lane in self._owned]
+                whole = gather([examples[n] for n in range(self._per_lane) for examples in lanes])
+                blocks.used(epoch, end)
+                cuts = range(0, self._share, self._micro_batch)
+                steps.append([whole.slice(cut, cut + self._micro_batch) for cut in cuts])
+        except Exception as error:
+            return epoch, steps, error
+        return epoch, steps, None
 
-def _block(number: int, epoch: int, shards: np.ndarray, indices: np.ndarray) -> Block:
-    order = np.lexsort((indices, shards))
-    rows = np.empty_like(order)
-    rows[order] = np.arange(len(order))
-    used, starts = np.unique(shards[order], return_index=True)
-    taken = np.split(indices[order], starts[1:])
-    return Block(number, epoch, dict(zip(used.tolist(), taken, strict=True)), rows)
-
-
-def _cut(cache: Cache, shard: int, wanted: dict[int, np.ndarray]) -> dict[int, Batch]:
-    """The examples of one shard that each block wants."""
-    batch = cache.read_shard(shard)
-    return {number: batch.take(indices) for number, indices in wanted.items()}
+    def _plan(self, epoch: int) -> EpochPlan:
+        cache = self._cache
+        return EpochPlan(cache.shard_examples, cache.block_examples, seed=self._seed, epoch=epoch, lanes=self._lanes)

@@ -1,70 +1,140 @@
-"""The order of examples in an epoch: pure functions of (shard sizes, seed, epoch, lanes, window).
+"""The order of examples in an epoch: pure functions of (sizes of shards and blocks, seed, epoch, lanes).
 
-The shards of a cache, permuted anew each epoch, stand end to end on a line that starts at a random example and
-wraps around. Lane l of C is the l-th of C equal ranges of that line and shuffles its examples inside windows.
-Sample p of the epoch is the (p div C)-th example of lane p mod C. Ranks own whole lanes, so a global batch holds the
-same samples in the same order at every world size that divides C, and a rank reads one stretch of the line: a shard
-has one reader, or two where it straddles a cut.
+The line. The shards of a cache, permuted anew each epoch, are cut into groups of 32, and the blocks of a group are
+permuted among themselves. End to end these blocks are a line of all examples that starts at a random one and wraps
+around. Lane l of C is the l-th of C equal ranges of the line. Even lanes run forwards and odd ones backwards, so that
+the two neighbours of a cut use the block that it runs through at the same time: one rank that owns both reads it once.
+Inside the part of a block that a lane owns, examples are shuffled. Sample p of the epoch is the (p div C)-th example of
+lane p mod C. Ranks own whole lanes, so a global batch holds the same samples at every world size that divides C, and a
+rank reads one stretch of the line: a block has one reader, or two where the cut between two ranks runs through it.
 
-Randomness is counter-based (Philox-4x64, keyed by seed and epoch, counter = lane and window): any sample is found
-without the ones before it. Raw draws are sorted, not given to a numpy Generator, whose methods may change.
-Fewer than C + one global batch of examples are left out of an epoch, others in each. Planning an epoch of 150,000
-shards takes about 20 ms and memory for the shards, never for the examples.
+The shuffle. A global batch of G examples takes g = G / C of each lane, and so of C blocks or more. Two neighbours of
+the corpus that are in one block (of B examples, all in one lane) end up at most ⌈B / g⌉ steps apart in every epoch,
+(B + 1) / 3g on average, and share a step with the chance (g − 1) / (B − 1): never where C = G, the default up to 256.
+Neighbours in different blocks end up a third of an epoch apart on average, or of their group where a lane holds whole
+groups, and share a step about as often as any two examples, G / N of N. tests/stream/test_shuffle.py measures all of
+it. Before blocks were permuted, a lane walked through whole shards and shuffled 256 examples in their order: neighbours
+were up to 256 / g steps apart with g at least G / 64, and at 128 ≤ G shared a step with the chance (g − 1) / 255.
 
-S samples.
+Randomness is counter-based (Philox-4x64, keyed by seed and epoch): any lane is entered anywhere without what comes
+before. Raw draws are sorted, not given to a numpy Generator, whose methods may change. Fewer than C + one global batch
+of examples are left out of an epoch, others in each. A plan keeps arrays of shards, 2 MB for 100,000 of them, and the
+blocks of the groups that lanes are in (16 bytes for each block).
 """
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from kdcache.errors import ConfigError
 
-__all__ = ["EpochPlan", "rank_lanes", "rank_samples", "steps_per_epoch"]
+__all__ = ["EpochPlan", "Part", "rank_lanes", "steps_per_epoch"]
 
-LINE, WINDOW = 0, 1
+GROUP = 32
+LINE, BLOCKS, PLACES = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of a block that a lane owns.
+
+    lane: Whose it is.
+    first: The lane's offset of its first example.
+    shard, block: Where the examples are.
+    indices: Their numbers in the block, in the order of use, int64.
+    """
+
+    lane: int
+    first: int
+    shard: int
+    block: int
+    indices: np.ndarray
+
+    @property
+    def stop(self) -> int:
+        """One past the lane's offset of the last example."""
+        return self.first + len(self.indices)
+
+    def between(self, first: int, stop: int) -> "Part":
+        """What of it lies at these offsets of the lane; there is something."""
+        first, stop = max(first, self.first), min(stop, self.stop)
+        indices = self.indices[first - self.first : stop - self.first]
+        return Part(self.lane, first, self.shard, self.block, indices)
 
 
 class EpochPlan:
-    """Which example is sample p of an epoch, for 0 ≤ p < num_samples = floor(N / lanes) · lanes."""
+    """Which examples each lane gives, in which order; num_samples = floor(N / lanes) · lanes of all of them."""
 
-    def __init__(self, shard_examples: np.ndarray, *, seed: int, epoch: int, lanes: int, window: int) -> None:
-        self.lanes, self.window = lanes, window
+    def __init__(
+        self, shard_examples: np.ndarray, block_examples: np.ndarray, *, seed: int, epoch: int, lanes: int
+    ) -> None:
         self._key = np.array([seed % (1 << 64), epoch], np.uint64)
-        self._num_examples = int(shard_examples.sum())
-        self._lane_length = self._num_examples // lanes
-        self.num_samples = self._lane_length * lanes
-        draws = self._draws((LINE, 0, 0), 1 + len(shard_examples))
-        self._turn = int(draws[0]) % max(self._num_examples, 1)
+        self._examples = int(shard_examples.sum())
+        self.lane_length = self._examples // lanes
+        self.num_samples = self.lane_length * lanes
+        draws = self._draws(LINE, 0, 0, 1 + len(shard_examples))
+        self._turn = int(draws[0]) % max(self._examples, 1)
         self._shards = np.argsort(draws[1:], kind="stable")
-        self._starts = np.concatenate([[0], np.cumsum(shard_examples[self._shards], dtype=np.int64)])
-        self._windows: dict[int, np.ndarray] = {}
+        self._sizes, self._block_sizes = shard_examples, block_examples
+        sums = np.cumsum(np.append(0, shard_examples[self._shards]), dtype=np.int64)
+        self._starts = np.append(sums[:-1][::GROUP], self._examples)
+        self._groups: weakref.WeakValueDictionary[int, _Group] = weakref.WeakValueDictionary()
 
-    def examples(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(shard, index in the shard) of these samples, int64 [S] each."""
-        offsets, lanes = np.divmod(samples, self.lanes)
-        line = lanes * self._lane_length + self._shuffled(lanes, offsets)
-        line = (line + self._turn) % self._num_examples
-        place = np.searchsorted(self._starts, line, side="right") - 1
-        return self._shards[place], line - self._starts[place]
+    def parts(self, lane: int, offset: int = 0) -> Iterator[Part]:
+        """The parts of a lane in the order of use, from the one that holds this offset of the lane."""
+        begin = lane * self.lane_length + self._turn
+        end = begin + self.lane_length
+        place = begin + offset if lane % 2 == 0 else end - 1 - offset
+        group = None
+        while begin <= place < end:
+            turns, on_line = divmod(place, self._examples)
+            if group is None or not group.starts[0] <= on_line < group.starts[-1]:
+                group = self._group(int(np.searchsorted(self._starts, on_line, side="right")) - 1)
+            at = int(np.searchsorted(group.starts, on_line, side="right")) - 1
+            block_start = int(group.starts[at]) + turns * self._examples
+            first = max(begin, block_start)
+            stop = min(end, int(group.starts[at + 1]) + turns * self._examples)
+            indices = first - block_start + self._shuffle(first - turns * self._examples, stop - first)
+            offset = first - begin if lane % 2 == 0 else end - stop
+            yield Part(lane, offset, int(group.shards[at]), int(group.blocks[at]), indices)
+            place = stop if lane % 2 == 0 else first - 1
 
-    def _shuffled(self, lanes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        windows, slots = np.divmod(offsets, self.window)
-        windows_per_lane = -(-self._lane_length // self.window)
-        used, which = np.unique(lanes * windows_per_lane + windows, return_inverse=True)
-        known, self._windows = self._windows, {}
-        for code in used.tolist():
-            self._windows[code] = known[code] if code in known else self._permutation(*divmod(code, windows_per_lane))
-        permutations = list(self._windows.values())
-        starts = np.cumsum([0] + [len(permutation) for permutation in permutations])
-        flat = np.concatenate([np.zeros(0, np.int64), *permutations])
-        return windows * self.window + flat[starts[which] + slots]
+    def _group(self, number: int) -> "_Group":
+        group = self._groups.get(number)
+        if group is None:
+            shards = self._shards[number * GROUP : (number + 1) * GROUP]
+            sizes, block_sizes = self._sizes[shards], np.maximum(self._block_sizes[shards], 1)
+            counts = -(-sizes // block_sizes)
+            which = np.repeat(np.arange(len(shards)), counts)
+            blocks = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+            order = np.argsort(self._draws(BLOCKS, number, 0, len(which)), kind="stable")
+            which, blocks = which[order], blocks[order]
+            lengths = np.minimum(block_sizes[which], sizes[which] - blocks * block_sizes[which])
+            starts = np.cumsum(np.append(self._starts[number], lengths))
+            group = _Group(shards[which].astype(np.int32), blocks.astype(np.int32), starts)
+            self._groups[number] = group
+        return group
 
-    def _permutation(self, lane: int, window: int) -> np.ndarray:
-        length = min(self.window, self._lane_length - window * self.window)
-        return np.argsort(self._draws((WINDOW, lane, window), length), kind="stable")
+    def _shuffle(self, place: int, count: int) -> np.ndarray:
+        """A permutation of `count` examples that begin here on the line: each place draws a number."""
+        counter, skipped = divmod(place, 4)
+        return np.argsort(self._draws(PLACES, 0, counter, skipped + count)[skipped:], kind="stable")
 
-    def _draws(self, stream: tuple[int, int, int], count: int) -> np.ndarray:
-        """uint64 draws of one counter-based stream; the counter's first word counts inside it."""
-        return np.random.Philox(key=self._key, counter=np.array([0, *stream], np.uint64)).random_raw(count)
+    def _draws(self, stream: int, number: int, counter: int, count: int) -> np.ndarray:
+        """uint64 draws of one counter-based stream, four for each step of the counter."""
+        words = np.array([counter, 0, number, stream], np.uint64)
+        return np.random.Philox(key=self._key, counter=words).random_raw(count)
+
+
+@dataclass(eq=False)
+class _Group:
+    """The blocks of some shards in the order of the line; starts: places on it, one more than blocks."""
+
+    shards: np.ndarray
+    blocks: np.ndarray
+    starts: np.ndarray
 
 
 def steps_per_epoch(num_examples: int, *, lanes: int, global_batch: int) -> int:
@@ -87,12 +157,3 @@ def rank_lanes(lanes: int, rank: int, world_size: int) -> range:
         )
     each = lanes // world_size
     return range(rank * each, (rank + 1) * each)
-
-
-def rank_samples(first: int, *, global_batch: int, lanes: int, owned: range) -> np.ndarray:
-    """The samples of the owned lanes in the global batch that begins at sample `first`, ascending, int64.
-
-    first is a multiple of lanes, and lanes divides global_batch.
-    """
-    rows = np.arange(first, first + global_batch, lanes, dtype=np.int64)
-    return (rows[:, None] + np.arange(owned.start, owned.stop)).ravel()

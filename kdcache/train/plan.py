@@ -13,7 +13,7 @@ from kdcache.launcher import World
 from kdcache.losses.term import Term
 from kdcache.progress import counted
 from kdcache.store.cache import Cache
-from kdcache.stream.fitting import check_sizes
+from kdcache.stream.fitting import check_sizes, usual_lanes
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import steps_per_epoch
 from kdcache.stream.settings import StreamConfig
@@ -36,18 +36,22 @@ class Batches:
     seed: int
     stream: StreamConfig
 
+    @property
+    def lanes(self) -> int:
+        return self.stream.lanes or usual_lanes(self.global_batch)
+
     def check(self, examples: int, world_size: int) -> None:
         """Raises ConfigError where a cache of so many examples cannot be shared out so."""
         check_sizes(
             examples,
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
-            lanes=self.stream.lanes,
+            lanes=self.lanes,
             world_size=world_size,
         )
 
     def steps_per_epoch(self, examples: int) -> int:
-        return steps_per_epoch(examples, lanes=self.stream.lanes, global_batch=self.global_batch)
+        return steps_per_epoch(examples, lanes=self.lanes, global_batch=self.global_batch)
 
     def left_out(self, examples: int, total_steps: int) -> str:
         """What to say of the examples that fill no step, if an epoch has some and the run has an epoch."""
@@ -66,8 +70,7 @@ class Batches:
             cache,
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
-            lanes=self.stream.lanes,
-            window=self.stream.window,
+            lanes=self.lanes,
             seed=self.seed,
             rank=world.rank,
             world_size=world.size,

@@ -161,13 +161,12 @@ class TrainConfig(Run):
             raise ValueError("expected exactly one of steps and epochs")
         if not self.terms or all(term.weight == 0 for term in self.terms):
             raise ValueError("got no loss term with a weight above 0, expected at least one in terms")
-        if self.global_batch % self.stream.lanes:
+        if self.stream.lanes is not None and self.global_batch % self.stream.lanes:
             raise ValueError(
                 f"got global_batch {self.global_batch} and stream.lanes {self.stream.lanes}, "
-                f"expected lanes to divide global_batch; {self._fitting()}"
+                f"expected lanes to divide global_batch; {self._fitting(self.stream.lanes)}"
             )
         return self
 
-    def _fitting(self) -> str:
-        given = {"global_batch": self.global_batch, "stream.lanes": self.stream.lanes, "micro_batch": self.micro_batch}
-        return advice(given)
+    def _fitting(self, lanes: int) -> str:
+        return advice({"global_batch": self.global_batch, "stream.lanes": lanes, "micro_batch": self.micro_batch})

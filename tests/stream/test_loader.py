@@ -2,23 +2,27 @@
 
 import threading
 import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
 import pytest
+from stream.orders import epoch_order
 
 from kdcache import CacheWriter, open_cache
 from kdcache.errors import CacheError, ConfigError, DamagedShardError
+from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.stream.fitting import usual_lanes
 from kdcache.stream.loader import Loader
-from kdcache.stream.order import EpochPlan, rank_samples
 from kdcache.targets.curve_spec import CurveSpec
 from kdcache.targets.top_k import TopK
 
 CLASSES = 300
 RECORD = TopK(k=4, curve=CurveSpec(temperatures=(1.0, 2.0)))
-SETTINGS = {"global_batch": 16, "micro_batch": 2, "lanes": 8, "window": 8, "seed": 5}
+SETTINGS = {"global_batch": 16, "micro_batch": 2, "lanes": 8, "seed": 5}
 
 
 def write_cache(path, sizes, length=12, backend="zarr"):
@@ -43,20 +47,31 @@ def cache_folder(tmp_path_factory):
 
 
 class CountingCache(Cache):
-    """A cache that counts the reads of each shard."""
+    """A cache with blocks of a few examples, that counts the reads of each."""
 
-    reads: dict[int, int]
+    reads: Counter[tuple[int, int]]
+    whole: Callable[[int], Batch]
+    allowed: threading.Semaphore | None = None
 
-    def read_shard(self, index):
-        self.reads[index] = self.reads.get(index, 0) + 1
-        return super().read_shard(index)
+    def read_block(self, shard, block):
+        if self.allowed is not None:
+            self.allowed.acquire()
+        self.reads[shard, block] += 1
+        size = self.block_examples[shard]
+        return self.whole(shard).take(range(block * size, min((block + 1) * size, self.shard_examples[shard])))
 
 
-def counting(folder):
+def counting(folder, block=None):
     cache = open_cache(folder)
     cache.__class__ = CountingCache
-    cache.reads = {}
+    cache.reads, cache.whole = Counter(), lru_cache(cache.read_shard)
+    if block is not None:
+        cache.block_examples = np.minimum(cache.shard_examples, block)
     return cache
+
+
+def num_blocks(cache):
+    return int(np.sum(-(-cache.shard_examples // np.maximum(cache.block_examples, 1))))
 
 
 def numbers(step):
@@ -69,25 +84,15 @@ def take(loader, steps):
 
 def expected(cache, steps, *, rank=0, world_size=1, settings=SETTINGS):
     """From the plans alone, epoch after epoch."""
-    ends = np.cumsum(cache.shard_examples)
-    each = settings["lanes"] // world_size
-    got, epoch, first = [], 0, 0
+    lanes, per_lane = settings["lanes"], settings["global_batch"] // settings["lanes"]
+    owned = slice(rank * lanes // world_size, (rank + 1) * lanes // world_size)
+    got, epoch = [], 0
     while len(got) < steps:
-        plan = EpochPlan(cache.shard_examples, seed=5, epoch=epoch, lanes=settings["lanes"], window=settings["window"])
-        if first + settings["global_batch"] > plan.num_samples:
-            epoch, first = epoch + 1, 0
-            continue
-        samples = rank_samples(
-            first,
-            global_batch=settings["global_batch"],
-            lanes=settings["lanes"],
-            owned=range(rank * each, rank * each + each),
-        )
-        shards, indices = plan.examples(samples)
-        flat = ends[shards] - cache.shard_examples[shards] + indices
-        got.append(flat.reshape(-1, settings["micro_batch"]).tolist())
-        first += settings["global_batch"]
-    return got
+        order = epoch_order(cache.shard_examples, cache.block_examples, seed=5, epoch=epoch, lanes=lanes)[:, owned]
+        whole = len(order) // per_lane * per_lane
+        got += order[:whole].reshape(whole // per_lane, -1, settings["micro_batch"]).tolist()
+        epoch += 1
+    return got[:steps]
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 1e-9])
@@ -136,13 +141,12 @@ def test_state_is_small_json_of_everything_the_order_depends_on(cache_folder):
             "cache_sha256": cache.manifest.digest(),
             "seed": 5,
             "lanes": 8,
-            "window": 8,
             "epoch": 1,
             "samples_seen": 32,
         }
 
 
-@pytest.mark.parametrize(("key", "name"), [("seed", "seed"), ("lanes", "stream.lanes"), ("window", "stream.window")])
+@pytest.mark.parametrize(("key", "name"), [("seed", "seed"), ("lanes", "stream.lanes")])
 def test_a_state_of_other_settings_is_refused(cache_folder, key, name):
     with Loader(open_cache(cache_folder), **SETTINGS) as loader:
         state = loader.state_dict() | {key: 4}
@@ -152,45 +156,77 @@ def test_a_state_of_other_settings_is_refused(cache_folder, key, name):
             loader.load_state_dict(loader.state_dict() | {"cache_sha256": "abc"})
 
 
-def test_each_shard_is_read_once_an_epoch_when_memory_allows(cache_folder):
+@pytest.fixture(scope="module")
+def many_examples(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("blocks") / "cache", [512] * 5, length=3, backend="arrow")
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8, 64])
+@pytest.mark.parametrize("blocks_of_a_lane", [1.4, 3])
+def test_what_is_read_is_used_once(many_examples, world_size, blocks_of_a_lane):
+    """Read over all ranks in an epoch / in the cache, with 40 blocks for each of 64 ranks: only those that the cuts
+    between ranks and the turn of the line run through are read twice."""
+    cache = counting(many_examples, block=1)
+    settings = SETTINGS | {"lanes": 64, "global_batch": 64, "micro_batch": 1}
+    block_bytes = cache.read(0, len(cache)).nbytes / num_blocks(cache)
+    memory = block_bytes * (6 + (3 + blocks_of_a_lane) * 64 / world_size)
+    reads, every = [], max(1, world_size // 2)
+    for epochs in (1, 3):
+        cache.reads.clear()
+        for rank in range(0, world_size, every):
+            where = {"rank": rank, "world_size": world_size}
+            with Loader(cache, **settings, **where, memory_gb=memory / 1e9) as loader:
+                assert loader._reading.offsets is None
+                assert not loader._reading.keep
+                for _ in range(epochs * loader.steps_per_epoch):
+                    next(loader)
+        reads.append(sum(cache.reads.values()))
+    assert (reads[1] - reads[0]) / 2 <= 1.05 * num_blocks(cache) / every
+
+
+@pytest.mark.parametrize("world_size", [1, 4, 64])
+@pytest.mark.parametrize("start", [0, 64 * 11])
+def test_the_first_step_waits_for_one_block_of_each_lane(many_examples, world_size, start):
+    """Also where an epoch is entered in its middle; half of them at its beginning, where neighbours share a block."""
+    cache = counting(many_examples, block=16)
+    settings = SETTINGS | {"lanes": 64, "global_batch": 64, "micro_batch": 1}
+    cache.allowed = threading.Semaphore(64 // world_size)
+    with Loader(cache, **settings, rank=world_size - 1, world_size=world_size, samples_seen=start) as loader:
+        assert len(next(loader)) == 64 // world_size
+        if start == 0 and world_size == 1:
+            assert cache.allowed._value >= 0
+        for _ in range(1000):
+            cache.allowed.release()
+
+
+def test_a_cache_of_fewer_blocks_than_lanes_is_read_once_and_shared(cache_folder):
     cache = counting(cache_folder)
     with Loader(cache, **SETTINGS) as loader:
-        take(loader, 6)
-        first_epoch = dict(cache.reads)
-    # While the last steps are used, the first shards of the next epoch are read.
-    assert set(first_epoch) == {0, 1, 3, 4, 5}
-    cache.reads.clear()
-    with Loader(cache, **SETTINGS) as loader:
         take(loader, 60)
-    assert max(cache.reads.values()) <= 11
-    readers = np.zeros(6, int)
-    for rank in range(4):
-        cache.reads.clear()
-        with Loader(cache, **SETTINGS | {"micro_batch": 1}, rank=rank, world_size=4) as loader:
-            take(loader, 5)
-        readers[list(cache.reads)] += 1
-        assert set(cache.reads.values()) == {1}
-    assert readers.sum() <= 5 + 4
+    assert cache.reads == {(0, 0): 1, (1, 0): 1, (3, 0): 1, (4, 0): 1, (5, 0): 1}
 
 
 def test_memory_stays_within_the_bound_and_reads_grow_as_it_shrinks(tmp_path):
-    """6 shards of 0.5 MB, each cut by 2 or 3 of 16 lanes: every step takes from all of them."""
-    cache = counting(write_cache(tmp_path / "cache", [100] * 6, length=100, backend="arrow"))
-    settings = SETTINGS | {"lanes": 16, "window": 16}
+    """60 blocks of 50 kB, of which 16 lanes use 16 at one time."""
+    cache = counting(write_cache(tmp_path / "cache", [10] * 60, length=100, backend="arrow"))
+    settings = SETTINGS | {"lanes": 16}
     reads, peaks = {}, {}
-    for megabytes in (100, 3, 2):
+    for megabytes in (100, 3, 1, 0.5):
         cache.reads.clear()
         with Loader(cache, **settings, memory_gb=megabytes / 1e3, threads=1) as loader:
+            next(loader)
             tracemalloc.start()
-            for _ in range(36):
+            for _ in range(73):
                 next(loader)
             peaks[megabytes] = tracemalloc.get_traced_memory()[1] / 1e6
             tracemalloc.stop()
         reads[megabytes] = sum(cache.reads.values())
+    assert reads[100] == 60
+    assert reads[3] <= 2.7 * 60
+    assert 3 * 60 < reads[1] < reads[0.5]
     assert peaks[3] < 3
-    assert peaks[2] < 2
-    assert reads[100] <= 2 * 6
-    assert reads[3] <= 4 * 6
+    assert peaks[1] < 1
+    assert peaks[0.5] < 0.6
 
 
 def test_threads_end_with_the_loader(cache_folder):
@@ -209,16 +245,13 @@ def test_a_damaged_shard_reaches_the_caller_and_nothing_hangs(tmp_path, memory_g
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     cache = open_cache(folder)
-    settings = SETTINGS | {"lanes": 1, "global_batch": 2, "window": 1}
-    plan = EpochPlan(cache.shard_examples, seed=5, epoch=0, lanes=1, window=1)
-    good = int(np.flatnonzero(plan.examples(np.arange(60))[0] == 1)[0]) // 2
+    settings = SETTINGS | {"lanes": 1, "global_batch": 2}
+    steps = expected(cache, 30, settings=settings)
+    good = next(number for number, step in enumerate(steps) if any(20 <= example < 40 for example in step[0]))
     seen = []
     with Loader(cache, **settings, memory_gb=memory_gb) as loader, pytest.raises(DamagedShardError, match="000001"):
-        seen.extend(loader)
-    steps = len(seen)
-    assert steps <= good
-    if memory_gb < 1:
-        assert steps == good
+        seen.extend(map(numbers, loader))
+    assert seen == steps[:good]
 
 
 @pytest.mark.parametrize("micro_batch", [2, 16])
@@ -251,14 +284,16 @@ def test_micro_batches_go_on_after_the_last_whole_step(cache_folder, taken):
 
 def test_sizes_have_defaults_that_no_world_size_changes(cache_folder):
     cache = open_cache(cache_folder)
-    settings = {"global_batch": 12, "micro_batch": 2, "lanes": 12, "window": 256, "seed": 5}
+    settings = {"global_batch": 12, "micro_batch": 2, "lanes": 12, "seed": 5}
     for rank in range(3):
         with Loader(cache, global_batch=12, seed=5, rank=rank, world_size=3) as loader:
             got = [batch for step in take(loader, 3) for batch in step]
             assert [len(batch) for batch in got] == [4] * 3
             each = expected(cache, 3, rank=rank, world_size=3, settings=settings)
             assert got == [[number for batch in step for number in batch] for step in each]
-    assert [usual_lanes(n) for n in (1, 7, 64, 96, 100, 128, 67)] == [1, 7, 64, 48, 50, 64, 1]
+    assert [usual_lanes(n) for n in (1, 7, 64, 96, 100, 256, 512, 257, 514, 768)] == [
+        *(1, 7, 64, 96, 100, 256, 256, 257, 257, 256)
+    ]
 
 
 def test_settings_that_do_not_fit_are_refused(cache_folder):

@@ -117,7 +117,7 @@ def settings_of(root: Path, task: str, output: str, student: dict, **changes: An
         "global_batch": 16,
         "micro_batch": 8,
         "epochs": 4,
-        "stream": {"lanes": 4, "window": 16},
+        "stream": {"lanes": 4},
         "optimizer": {"learning_rate": 0.02, "clip_norm": 1.0},
         "checkpoint": {"every": 0},
         "eval": {"cache": str(root / f"{task}-held-out")},

@@ -190,7 +190,7 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
     [
         ({"terms": [{"name": "cross_entropy"}]}, "terms"),
         ({"seed": 1}, "seed"),
-        ({"stream": {"lanes": 8, "window": 4}}, "stream.lanes"),
+        ({"stream": {"lanes": 8}}, "stream.lanes"),
         ({"global_batch": 16}, "global_batch"),
         ({"stage": 2}, "deepspeed.zero_optimization.stage"),
         ({"optimizer": {"learning_rate": 0.5, "eps": 0.01}}, "optimizer.learning_rate"),

@@ -62,7 +62,7 @@ def train_settings(cache: Path, output: Path, *, stage: int = 1, **changes: Any)
         "steps": 6,
         "optimizer": {"learning_rate": 0.02, "eps": 0.01, "clip_norm": 1.0},
         "schedule": {"kind": "cosine", "warmup_steps": 2},
-        "stream": {"lanes": 4, "window": 4},
+        "stream": {"lanes": 4},
         "checkpoint": {"every": 0},
         "log_every": 1,
         "device": "cpu",

@@ -1,0 +1,82 @@
+"""How much of each lane is read at once, and how far ahead, in a given amount of memory. Pure.
+
+What a lane reads is held until its last use: a block for the part that the lane owns, and about one more block ahead
+for each lane. Where memory holds less than the blocks that the lanes use at one time, the examples of a few steps are
+copied out of a block and the block is dropped, to be read again for the next ones: any amount of memory will do, at the
+price of reading more. Where memory holds the cache twice, each block is read once in a run.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcache.store.backend import array_fields
+from kdcache.store.manifest import CommitRecord, Totals
+from kdcache.targets.fields import Field
+
+__all__ = ["Reading", "Sizes", "decoded_bytes", "plan_reading"]
+
+STEP_BYTES = 4_000_000
+MOST_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Reading:
+    """steps: assembled at once. parts, bytes: the most that is in use or read ahead. offsets: of a lane whose examples
+    are copied out of a block that is then dropped; None where blocks are held. keep: no block is ever dropped."""
+
+    steps: int
+    parts: int
+    bytes: int
+    offsets: int | None
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What reading costs. lanes: of the rank. blocks: of the cache. block_bytes: of one when decoded. block_examples:
+    in it. per_lane: examples that a step takes of each lane. threads: that read, each with a block in the making that
+    takes three times its size."""
+
+    lanes: int
+    blocks: int
+    block_bytes: int
+    block_examples: float
+    per_lane: int
+    threads: int
+
+    @property
+    def step_bytes(self) -> int:
+        """The rank's share of a step."""
+        return math.ceil(self.lanes * self.per_lane * self.block_bytes / self.block_examples)
+
+    @property
+    def parts(self) -> int:
+        """Of blocks, that the lanes are in during one step."""
+        return math.ceil(self.lanes * (1 + (self.per_lane - 1) / self.block_examples))
+
+
+def plan_reading(memory: int, sizes: Sizes) -> Reading:
+    """What is held in so many bytes."""
+    steps = max(1, min(MOST_STEPS, min(STEP_BYTES, memory // 16) // sizes.step_bytes))
+    free = max(memory - sizes.threads * 3 * sizes.block_bytes - 3 * steps * sizes.step_bytes, 0)
+    if free < 1.25 * min(sizes.parts, sizes.blocks) * sizes.block_bytes:
+        offsets = max(1, free // (2 * sizes.step_bytes)) * sizes.per_lane
+        return Reading(1, 2 * sizes.parts, free, offsets, keep=False)
+    return Reading(steps, 2 * sizes.parts, free, None, keep=sizes.blocks * sizes.block_bytes <= free // 2)
+
+
+def decoded_bytes(fields: Sequence[Field], counts: CommitRecord | Totals) -> int:
+    """Memory of these examples as a Batch; documents, which no record counts, as one per example."""
+    number = {
+        "example": counts.examples,
+        "token": counts.tokens,
+        "document": counts.examples,
+        "position": counts.positions,
+        "entry": counts.entries,
+    }
+    return sum(
+        number[field.level] * math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in array_fields(fields)
+    )
