@@ -56,11 +56,19 @@ class _Use:
     block: _Block
     copied: bool
 
+    @property
+    def batch(self) -> Batch:
+        """Waits for the block. Raises what reading it raised."""
+        return self.block.read.result()
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Where the part's examples are in the batch, in the order of use."""
+        return np.arange(len(self.part.indices)) if self.copied else self.part.indices
+
     @cached_property
     def picked(self) -> Picked:
-        """Waits for the block. Raises what reading it raised."""
-        batch, indices = self.block.read.result(), self.part.indices
-        return Picked(batch, np.arange(len(indices)) if self.copied else indices)
+        return Picked(self.batch, self.rows)
 
 
 class BlocksInUse:
@@ -92,12 +100,18 @@ class BlocksInUse:
 
     def examples(self, lane: int, first: int, stop: int) -> list[tuple[Picked, int]]:
         """The examples of a lane at these offsets, required before. Raises what reading them raised."""
-        found = []
+        return [(use.picked, row) for use, rows in self._between(lane, first, stop) for row in rows]
+
+    def runs(self, lane: int, first: int, stop: int) -> list[Batch]:
+        """The same, copied: a batch for each block that they are in."""
+        return [use.batch.take(use.rows[rows.start : rows.stop]) for use, rows in self._between(lane, first, stop)]
+
+    def _between(self, lane: int, first: int, stop: int) -> Iterator[tuple["_Use", range]]:
         for use in self._uses[lane]:
             begin, end = max(first, use.part.first), min(stop, use.part.stop)
-            found += [(use.picked, offset - use.part.first) for offset in range(begin, end)]
+            yield use, range(begin - use.part.first, end - use.part.first)
             if end == stop:
-                return found
+                return
         raise AssertionError(f"offset {stop} of lane {lane} was not required")
 
     def used(self, epoch: int, offset: int) -> None:
