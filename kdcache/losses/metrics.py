@@ -4,7 +4,8 @@
   label_nll           −log q(label) of the student at T = 1
   teacher_label_nll   the same of the teacher, 240 at most; NaN where the cache does not hold it, or no curve at T = 1
   kl                  KL(teacher ‖ student) at T: exact for dense records, of the weights for a sample, on the
-                      coarsened partition for top-k records, whatever tail rule a loss uses
+                      coarsened partition for top-k records, whatever tail rule a loss uses; NaN of drawn records
+                      that do not keep the entropy
   ranked              whether the teacher's likeliest class is known: what the mean of agreement is over
   agreement           the student's likeliest class is the teacher's
   accuracy            the student's likeliest class is the label
@@ -116,7 +117,10 @@ def _measure(logits_PV: Tensor, supervision: Supervision, temperature: float) ->
     kl_P = agreement_P = ranked_P = unknown_P
     if targets is not None:
         whole = targets.with_exact_tail()
-        kl_P = distillation_loss(logits_PV, whole, temperature=temperature, temperature_squared=False, reduction="none")
+        if whole.knows_entropy:
+            kl_P = distillation_loss(
+                logits_PV, whole, temperature=temperature, temperature_squared=False, reduction="none"
+            )
         ranked_P = targets.knows_top_P
         agreement_P = ranked_P & (top_P == targets.top_P)
     measures = (

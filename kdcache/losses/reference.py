@@ -73,7 +73,7 @@ class Reference:
             return cls._coarse(targets, temperature, dtype)
         padding_PE = targets.inclusion_PE == 0
         p_PE = targets.weights(temperature, cast(Estimator, form)).to(dtype)
-        whole = targets.weights_are_whole
+        whole = targets.weights_are_whole and targets.knows_entropy
         negative_entropy_P = -targets.entropy(temperature).to(dtype) if whole else torch.xlogy(p_PE, p_PE).sum(-1)
         log_p_PE = p_PE.clamp(min=torch.finfo(dtype).tiny).log()
         return cls(_ids(targets, padding_PE), padding_PE, log_p_PE, p_PE, negative_entropy_P)

@@ -101,7 +101,7 @@ class Comparison:
         new, old = (Coded.of(self.kind, arrays, self.num_classes, self.basis).targets() for arrays in (fresh, kept))
         dense_new, dense_old = (_scattered(targets, self.num_classes) for targets in (new, old))
         found.entries.add(_apart(dense_new, dense_old))
-        found.rounding.add(_apart(dense_new, first_PV))
+        found.rounding.add(_apart(dense_new, new.as_kept(first_PV)))
         if self.kind.answers(1.0):
             found.partition.add((new.log_partition(1.0) - old.log_partition(1.0)).abs())
         for temperature in TEMPERATURES:
@@ -182,7 +182,7 @@ def _records(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> Itera
 
 def _scattered(targets: TeacherTargets, num_classes: int) -> Tensor:
     """The logits of the entries in their columns, [P, V]; NaN where a class is no entry."""
-    kept_PE = targets.inclusion_PE > 0
+    kept_PE = targets.inclusion_PE != 0
     dense_PV = torch.full((len(targets.ids_PE), num_classes + 1), torch.nan)
     ids_PE = targets.ids_PE.masked_fill(~kept_PE, num_classes)
     return dense_PV.scatter_(1, ids_PE, targets.logits_PE)[:, :num_classes]

@@ -40,7 +40,7 @@ class Unit:
         self.index = index
         self.encoder = encoder
         self.notes: dict[str, int] = {}
-        self._levels = {field.name: field.level for field in header.fields}
+        self._levels = {field.name: field.level for field in array_fields(header.fields)}
         self._parts: dict[str, list[np.ndarray]] = {field.name: [] for field in array_fields(header.fields)}
         self._examples = 0
         self._positions = 0

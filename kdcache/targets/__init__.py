@@ -2,7 +2,7 @@
 
 kind              RecordKind, the base of every kind
 registry          RECORDS, the kinds by name; register_record
-sampled, top_k, factored, dense, features
+sampled, drawn, top_k, factored, dense, features
                   the kinds: settings, stored arrays, encoding and decoding of each
 sparse            what sampled, top_k and factored have in common
 records           the kinds of one cache, as a setting
@@ -12,7 +12,7 @@ compress          compress, the round trip of one kind
 curve_spec, plan  settings of sparse records
 
 record            TeacherTargets, the distributions in memory: the public type, and what a loss may ask of it
-sparse_targets, dense_targets, factored_targets
+sparse_targets, drawn_targets, dense_targets, factored_targets
                   the ways of answering it
 curve             the tail's log-partition, mean and entropy at any temperature
 basis             Basis, what the coefficients of factored records stand for
@@ -26,6 +26,7 @@ sparse_rows       rows -> the arrays of sparse records
 sparse_codec      sparse records -> the arrays that stand for them
 sparse_decoding   these arrays -> SparseTargets, in torch on any device
 coded             Coded, records as they are stored, as tensors on their way to where they are decoded
+drawn_codec       drawn records <-> these arrays
 logit_codec, curve_codec
                   the integers that stand for logits and for the curve
 rows              blocks of rows -> records, in torch

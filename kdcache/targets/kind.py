@@ -143,6 +143,6 @@ def _spoken(settings: Mapping[str, Any]) -> str:
     def spoken(value: Any) -> str:
         if isinstance(value, dict):
             return f"({_spoken(value)})"
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return (", ".join(map(str, value)) or "nothing") if isinstance(value, list) else str(value)
 
     return "; ".join(f"{key} {spoken(value)}" for key, value in settings.items())

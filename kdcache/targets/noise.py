@@ -18,10 +18,12 @@ TAIL_LIMIT = 0.25
 class Worth:
     """Means over positions at one temperature.
 
-    coverage: probability of the classes that are entries. tail_mass: probability outside the certain entries.
+    coverage: probability of the classes that are entries, of drawn records of the certain ones. tail_mass: probability
+    outside the certain entries.
     effective_samples: how many equal draws stand for the tail, over positions with a tail; None where nothing is drawn.
     gradient_noise: E‖w − p‖² / E‖p‖², the expected squared error that sampling adds to a forward-KL gradient, with the
-    unbiased weights; 0 where nothing is drawn: a record without samples has bias in place of noise.
+    unbiased weights, of drawn records at most this; 0 where nothing is drawn: a record without samples has bias in
+    place of noise.
     """
 
     temperature: float
@@ -33,16 +35,14 @@ class Worth:
 
 def worth_at(targets: TeacherTargets, temperature: float) -> Worth:
     """Raises ConfigError for a temperature that the records do not answer."""
-    probs_PE = targets.log_probs(temperature).exp()
-    squared_norm = (targets.weights(temperature, "horvitz_thompson") * probs_PE).sum()
     effective_P = targets.effective_samples(temperature)
     effective_P = effective_P[effective_P.isfinite()]
     return Worth(
         temperature=temperature,
-        coverage=probs_PE.sum(-1).mean().item(),
+        coverage=targets.coverage(temperature).mean().item(),
         tail_mass=targets.tail_mass(temperature).mean().item(),
         effective_samples=effective_P.mean().item() if targets.draws and len(effective_P) else None,
-        gradient_noise=(targets.sampling_variance(temperature).sum() / squared_norm).item(),
+        gradient_noise=(targets.sampling_variance(temperature).sum() / targets.squared_norm(temperature).sum()).item(),
     )
 
 

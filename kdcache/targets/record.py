@@ -7,6 +7,8 @@ loss never asks which kind it has.
     knows_every_class    whether `dense_log_probs` and `dense_probs` answer
     weights_are_whole    whether `weights` stand for the whole distribution, tail included
     draws                whether its entries were drawn, so that weights carry noise
+    knows_entropy        whether `entropy` answers
+    keeps_raw_logits     whether `logits_PE` are the teacher's, or its logits up to a constant of the row
     is_exact             whether the entries are all classes in order, each with the teacher's own logit
     wide                 whether it has as many numbers for each position as there are classes
     has_certain()        whether everything but the certain entries can be one class: each row has a certain entry
@@ -58,6 +60,8 @@ class TeacherTargets:
     knows_every_class = False
     weights_are_whole = True
     draws = False
+    knows_entropy = True
+    keeps_raw_logits = True
     wide = False
     is_exact = False
 
@@ -102,6 +106,10 @@ class TeacherTargets:
     def logits_PE(self) -> Tensor:
         """Raw logits of the entries, [P, E]; −inf of classes that are never given."""
         return (self.relative_PE + self.maximum_P[:, None]).masked_fill(is_never(self.relative_PE), -torch.inf)
+
+    def as_kept(self, logits_PV: Tensor) -> Tensor:
+        """Of a teacher's rows, the numbers that `logits_PE` would have for all classes if they were not rounded."""
+        return logits_PV
 
     def label_logits(self, labels_P: Tensor) -> Tensor | None:
         """The teacher's raw logit of each label, float32 [P]; None where it is not stored.
@@ -211,10 +219,13 @@ class TeacherTargets:
         References:
             Horvitz and Thompson 1952, Journal of the American Statistical Association 47.
         """
-        if estimator not in get_args(Estimator):
-            raise ConfigError(f"got estimator {estimator!r}, expected one of {', '.join(get_args(Estimator))}")
+        self._check_estimator(estimator)
         log_weights_PE = self.log_probs(temperature) - self.inclusion_PE.log().masked_fill(self.inclusion_PE == 0, 0.0)
         return self._weights(log_weights_PE, temperature, estimator)
+
+    def _check_estimator(self, estimator: str) -> None:
+        if estimator not in get_args(Estimator):
+            raise ConfigError(f"got estimator {estimator!r}, expected one of {', '.join(get_args(Estimator))}")
 
     def _weights(self, log_weights_PE: Tensor, temperature: float, estimator: Estimator) -> Tensor:
         return log_weights_PE.exp()
@@ -242,6 +253,14 @@ class TeacherTargets:
         """
         weights_PE = self.weights(temperature, "horvitz_thompson")
         return (weights_PE**2 * (1.0 - self.inclusion_PE)).sum(-1)
+
+    def coverage(self, temperature: float) -> Tensor:
+        """The probability of all entries at T, [P]."""
+        return self.log_probs(temperature).exp().sum(-1)
+
+    def squared_norm(self, temperature: float) -> Tensor:
+        """Σ p² over all classes at T, [P]: an unbiased estimate from the entries."""
+        return (self.weights(temperature, "horvitz_thompson") * self.log_probs(temperature).exp()).sum(-1)
 
     def dense_log_probs(self, temperature: float) -> Tensor:
         """The log-probabilities of all classes; call it on a chunk of positions.

@@ -9,6 +9,7 @@ RECORDS: Registry[type[RecordKind]] = Registry(
     "record kind",
     {
         "sampled": "kdcache.targets.sampled:Sampled",
+        "drawn": "kdcache.targets.drawn:Drawn",
         "top_k": "kdcache.targets.top_k:TopK",
         "factored": "kdcache.targets.factored:Factored",
         "dense": "kdcache.targets.dense:Dense",

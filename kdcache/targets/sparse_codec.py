@@ -20,7 +20,7 @@ from kdcache.targets.never import NEVER
 from kdcache.targets.plan import Plan
 from kdcache.targets.sparse_decoding import EMPTY_TAIL
 
-__all__ = ["Block", "encode"]
+__all__ = ["Block", "encode", "joined"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Block:
 
 def encode(blocks: Sequence[Block], plan: Plan, num_classes: int) -> dict[str, np.ndarray]:
     """The arrays of `record_fields` and entry_counts."""
-    block = _without_never(Block(*(np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(Block))))
+    block = joined(blocks)
     arrays = {
         "maximum": stored_maximum(block.maximum_R, plan.logit_dtype),
         "num_certain": block.num_certain_R.astype(np.uint16),
@@ -67,8 +67,10 @@ def encode(blocks: Sequence[Block], plan: Plan, num_classes: int) -> dict[str, n
     return arrays | {"logits": to_steps(relative_E, steps_per_octave(plan, certain_E), span_E)}
 
 
-def _without_never(block: Block) -> Block:
-    """Without the certain entries of classes that are never given: they are the last of a row's certain ones."""
+def joined(blocks: Sequence[Block]) -> Block:
+    """One after the other, without the certain entries of classes that are never given: they are the last of a row's
+    certain ones."""
+    block = Block(*(np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(Block)))
     never_E = block.relative_E <= NEVER
     if not never_E.any():
         return block

@@ -19,15 +19,21 @@ from kdcache.targets.philox import uniform
 from kdcache.targets.plan import Plan
 from kdcache.targets.precision import full_precision
 from kdcache.targets.rows import Rows
-from kdcache.targets.sparse_codec import encode
+from kdcache.targets.sparse_codec import Block, encode
 from kdcache.targets.teacher_rows import TeacherRows
 
-__all__ = ["method_on", "sparse_arrays"]
+__all__ = ["method_on", "sparse_arrays", "sparse_blocks"]
 
 
 def sparse_arrays(rows: TeacherRows, plan: Plan) -> dict[str, np.ndarray]:
     """The arrays of `Sparse.fields` and entry_counts, of one row or more. Raises TeacherError for NaN, +inf or nothing
     but −inf in a row."""
+    arrays = encode(sparse_blocks(rows, plan), plan, rows.num_classes)
+    return arrays | {"label_logits": _label_logits(rows, arrays["maximum"])}
+
+
+def sparse_blocks(rows: TeacherRows, plan: Plan) -> list[Block]:
+    """What is kept of one row or more, before it is rounded. Raises TeacherError as above."""
     logits_PV = rows.logits_PV
     P, V = logits_PV.shape
     uniform_P = torch.from_numpy(uniform(rows.keys_P3))
@@ -44,8 +50,7 @@ def sparse_arrays(rows: TeacherRows, plan: Plan) -> dict[str, np.ndarray]:
                 refuse(usable_rows(logits_PV[p : p + step]), p, P)
                 block = maker.block(with_stand_ins(logits_PV[p : p + step]), uniform_P[p : p + step])
             blocks.append(block)
-    arrays = encode(blocks, plan, V)
-    return arrays | {"label_logits": _label_logits(rows, arrays["maximum"])}
+    return blocks
 
 
 def method_on(device_type: str) -> Literal["numba", "torch"]:

@@ -14,18 +14,18 @@ OMP_WAIT_POLICY=passive, other work on the machine (so that CPU seconds count), 
     forward                61     1.000             62     1.000
     default, numba       2033     0.029           2121     0.028
     default, torch        629     0.097            596     0.101
-    T = 1 profile, numba 4231     0.014           4560     0.014
-    T = 1 profile, torch 1027     0.059            881     0.066
+    sampled at 1, numba 4231     0.014           4560     0.014
+    sampled at 1, torch 1027     0.059            881     0.066
 
 Before 2026-11-26 the compiler chose the order of the loops' sums, and so their bits. Written down in 16 lanes they
-take, of the CPU time before, 0.75 (default) and 0.87 (T = 1 profile) on the AVX-512 of another EPYC, 0.93 and 0.87
+take, of the CPU time before, 0.75 (default) and 0.87 (sample at T = 1) on the AVX-512 of another EPYC, 0.93 and 0.87
 where only AVX2 is allowed there (NUMBA_CPU_NAME=haswell); 512 rows, both versions in turn, medians of 6 to 8.
 
 Of the default's 240 µs per row with numba about 100 are two exponentials, 70 the moments at seven nodes, 30 the maxima
 (memory), the rest the candidates and the draw. The same passes under torch.compile take 290 µs for the moments and 120
 for the survey before candidates and draw, and 21 s to compile for every new shape.
 
-On an Intel Xeon (AVX-512) whose forward pass makes 353 rows/s, torch's default took 0.161 and its T = 1 profile 0.095
+On an Intel Xeon (AVX-512) whose forward pass makes 353 rows/s, torch's default took 0.161 and its sample at T = 1 0.095
 of the CPU seconds; the compiled loops have not been measured there.
 """
 
@@ -43,7 +43,7 @@ from real_rows import load_teacher, token_windows
 from torch import Tensor
 
 from kdcache.targets.compress import compress_to_arrays
-from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.drawn import Drawn
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.sampled import Sampled
 
@@ -51,7 +51,7 @@ BLOCK = 512
 """Rows per call, as a dump makes them."""
 SPECS = {
     "default": Sampled(),
-    "T = 1 profile": Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,))),
+    "drawn": Drawn(),
 }
 CASES = [(name, method) for name in SPECS for method in ("numba", "torch")]
 

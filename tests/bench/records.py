@@ -4,43 +4,34 @@
 
 TEACHER is a folder, such as `python launch/fetch_smollm2.py` prints. Text: Python's reference documentation.
 
-MSE: Σ ‖g − g_dense‖² / Σ ‖g_dense‖² over rows and draws, g the gradient of the forward KL by the logits of a student
-that knows how frequent each token is and no more. Nearer to the teacher g_dense shrinks and noise does not. The error
-of a sample is noise, another one at every position; that of a top-k record is bias, which adds up over positions, and
-a student of token frequencies happens to spread a ghost's mass well.
+Errors: ‖g − g_dense‖² / ‖g_dense‖² over rows, g the gradient of the forward KL by the logits of a student that knows
+how frequent each token is and no more; noise is what differs between draws, bias what does not. Nearer to the teacher
+g_dense shrinks and noise does not. Records are never ranked by the sum of the two: noise averages out over positions,
+bias does not.
 
-SmolLM2-135M, 4,096 positions in one shard, 2026-11-24 (bytes of the first and the fourth row: 6,144 positions):
+SmolLM2-135M, topics, 4,096 positions in one shard, 2026-11-24, before drawn records, noise and bias together:
 
-    record                          entries   Zarr B  Arrow B   MSE T = 1   MSE T = 2   MSE T = 4
-    default                            14.1     65.8     75.5      0.0248        17.3    1.79e+04
-      horvitz_thompson                                             0.0247         378    2.55e+06
-    default, uint8                     14.1     62.6     70.9      0.0248        17.3     1.8e+04
-    T = 1 profile                       9.8     34.5     39.7      0.0356           -           -
-      horvitz_thompson                                             0.0355           -           -
-    multinomial 50, by count           16.1     32.5     37.8      0.0388        11.5    1.29e+04
-    multinomial 50, by id              16.1     31.9     35.7           -           -           -
-    top-12, ghost                      12.0     61.8     69.8     0.00284      0.0158       0.645
-    top-12, renormalise                12.0     55.4     60.5      0.0467        6.15    3.07e+03
-    top-50, ghost                      50.0    170.7    199.9    0.000657     0.00702       0.554
-    top-50, renormalise                50.0    165.3    192.2     0.00952        2.35         812
+    record                          entries   Zarr B  Arrow B    T = 1     T = 2      T = 4
+    default                            14.1     65.8     75.5   0.0248      17.3   1.79e+04   noise
+    sampled at T = 1, 21                9.8     34.5     39.7   0.0356         -          -   noise
+    multinomial 50, by id              16.1     31.9     35.7   0.0388      11.5   1.29e+04   noise
+    top-12, ghost                      12.0     61.8     69.8  0.00284    0.0158      0.645   bias
+    top-12, renormalise                12.0     55.4     60.5   0.0467      6.15   3.07e+03   bias
+    top-50, ghost                      50.0    170.7    199.9  0.00066   0.00702      0.554   bias
+    top-50, renormalise                50.0    165.3    192.2  0.00952      2.35        812   bias
 
-What each byte is for (Zarr; Arrow has offsets for every list besides):
+2,048 positions of other corpora, 2026-11-26, T = 1, bytes of the record alone (Zarr), without the entropy:
 
-                       default   T = 1 profile   multinomial 50, by id
-    ids                  22.61           16.15                   24.36
-    logits / counts      19.48            8.13                    5.10
-    curve                16.82            3.13                       -
-    maximum               2.47            2.47                       -
-    label_logits          1.64            1.64                       -
-    entry_counts           .63             .62                     .74
-    num_certain            .03             .40                       -
-    layout                 .07             .07                     .08
-    structure             2.09            1.92                    1.68   12 kB per shard, less the larger it is
+    record                      docstrings          films           messages
+    drawn, 20 samples        18.4 B  .0309     27.1 B  .1163     27.8 B  .2576
+    drawn, 24                20.6    .0242     29.1    .0932     32.1    .2059
+    drawn, 32                24.9    .0169     36.0    .0655     40.2    .1436
+    drawn, 40                28.9    .0126     44.8    .0496     47.6    .1091
+    sampled at T = 1, 21     29.8    .0288     40.1    .1099     43.9    .2411
+    multinomial 50, by id    28.3    .0310     44.8    .0892     49.0    .1787
 
-The T = 1 profile has 8% less noise than the multinomial record from 39% fewer entries, in 8% more bytes: it knows
-normaliser, entropy and raw logits, which the other does not. Its ids and the logits of certain entries, all that a
-forward KL at T = 1 needs, are 20 of them. Class ids of a language model have 10.6 bits of entropy each and take 13: a
-third fewer bytes than the other in all would leave 2 for everything but ids.
+Of 18.4 bytes (docstrings, 20 samples) ids take 14.35, shares 3.38, counts of entries .63; the entropy takes .9 more. Of
+the multinomial's 28.3 ids take 22.75, counts 4.75 and counts of entries .74.
 """
 
 import argparse
@@ -52,15 +43,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from multinomial import Multinomial
-from real_rows import token_windows, windows_of_rows
+from real_rows import CORPORA, token_windows, windows_of_rows
 from shards import Bytes, shard_bytes
 from torch import Tensor
 
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
+from kdcache.targets.coded import Coded
 from kdcache.targets.compress import compress_to_arrays
 from kdcache.targets.curve_spec import CurveSpec
+from kdcache.targets.drawn import Drawn
 from kdcache.targets.fields import Field
 from kdcache.targets.record import Estimator, TeacherTargets
 from kdcache.targets.sampled import Sampled
@@ -82,18 +75,19 @@ class Record:
     temperatures: tuple[float, ...] = TEMPERATURES
     sampled: bool = True
     stored: list[Arrays] = field(default_factory=list)
-    squares: dict[tuple[Estimator, float], float] = field(default_factory=dict)
+    noise: dict[tuple[Estimator, float], float] = field(default_factory=dict)
+    bias: dict[tuple[Estimator, float], float] = field(default_factory=dict)
 
     def arrays(self) -> Arrays:
         return {name: np.concatenate([arrays[name] for arrays in self.stored]) for name in self.stored[0]}
 
 
 def of_spec(
-    spec: Sparse, logits_PV: Tensor, labels_P: np.ndarray, window: int, draw: int
+    spec: Sparse | Drawn, logits_PV: Tensor, labels_P: np.ndarray, window: int, draw: int
 ) -> tuple[Arrays, TeacherTargets]:
     P, V = logits_PV.shape
     arrays = compress_to_arrays(logits_PV, spec, [[draw, window, p] for p in range(P)], labels_P)
-    return arrays, spec.decode(arrays, V)
+    return arrays, Coded.of(spec, arrays, V).targets()
 
 
 def multinomial(
@@ -105,9 +99,9 @@ def multinomial(
 
 
 def records(V: int) -> list[Record]:
-    def ours(name: str, spec: Sparse, *estimators: Estimator) -> Record:
+    def ours(name: str, spec: Sparse | Drawn, *estimators: Estimator) -> Record:
         fields = spec.fields(V)
-        temperatures = TEMPERATURES if spec.curve.interpolates else spec.curve.at_temperatures
+        temperatures = tuple(temperature for temperature in TEMPERATURES if spec.answers(temperature))
         make = partial(of_spec, spec)
         return Record(name, fields, make, estimators or ("normalised",), temperatures, sampled=spec.plan.samples > 0)
 
@@ -115,13 +109,13 @@ def records(V: int) -> list[Record]:
         make = partial(multinomial, 50, by_id)
         return Record(name, Multinomial.fields(V), make, ("normalised",), temperatures)
 
-    at_one = Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
+    with_logits = Sampled(exact_top_k=0, samples=21, curve=CurveSpec(temperatures=(1.0,)))
     return [
         ours("default", Sampled(), "normalised", "horvitz_thompson"),
         ours("default, uint8", Sampled(logit_dtype="uint8")),
-        ours("T = 1 profile", at_one, "normalised", "horvitz_thompson"),
-        ours("T = 1 profile, uint8", at_one.model_copy(update={"logit_dtype": "uint8"})),
-        ours("T = 1 profile, 25 samples", at_one.model_copy(update={"samples": 25})),
+        ours("drawn", Drawn(), "normalised", "horvitz_thompson"),
+        *(ours(f"drawn, {samples}, bare", Drawn(samples=samples, keep=())) for samples in (20, 24, 32, 40)),
+        ours("sampled at T = 1, 21", with_logits),
         theirs("multinomial 50, by count", False, TEMPERATURES),
         theirs("multinomial 50, by id", True, ()),
         *(
@@ -135,11 +129,12 @@ def records(V: int) -> list[Record]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("teacher", type=Path)
+    parser.add_argument("--corpus", choices=CORPORA, default="topics")
     for name, default in {"windows": 16, "length": 256, "draws": 3, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    shape = options.windows, options.length + 1
+    shape = options.windows, options.length + 1, options.corpus
     found: list[Record] = []
     dense = dict.fromkeys(TEMPERATURES, 0.0)
     for window, (tokens, logits_PV) in enumerate(windows_of_rows(options.teacher, *shape)):
@@ -159,16 +154,29 @@ def main() -> None:
             dense[temperature] += exact_PV.square().sum().item()
             for record, draws in zip(found, made, strict=True):
                 for estimator in record.estimators if temperature in record.temperatures else ():
-                    squares = [
-                        gradient(student_V, targets, temperature, estimator).sub_(exact_PV).square_().sum().item()
-                        for _, targets in draws
+                    errors = [
+                        gradient(student_V, targets, temperature, estimator).sub_(exact_PV) for _, targets in draws
                     ]
                     key = estimator, temperature
-                    record.squares[key] = record.squares.get(key, 0.0) + sum(squares) / len(squares)
+                    for sums, square in zip((record.noise, record.bias), noise_and_bias(errors), strict=True):
+                        sums[key] = sums.get(key, 0.0) + square
         print(
             f"\rwindow {window + 1} of {options.windows}", end="\n" if window + 1 == options.windows else "", flush=True
         )
     report(found, dense, options.length)
+
+
+def noise_and_bias(errors: list[Tensor]) -> tuple[float, float]:
+    """Squares of what differs from draw to draw, and of what is the same in all of them, unbiased estimates of both.
+
+    errors: of the gradients of some draws [P, V] each; one for a record that draws nothing.
+    """
+    draws, mean_PV = len(errors), torch.stack(errors).mean(0)
+    common = mean_PV.square().sum().item()
+    if draws == 1:
+        return 0.0, common
+    noise = sum((error_PV - mean_PV).square().sum().item() for error_PV in errors) / (draws - 1)
+    return noise, common - noise / draws
 
 
 def frequencies(teacher: Path, V: int) -> Tensor:
@@ -188,7 +196,7 @@ def gradient(student_V: Tensor, targets: TeacherTargets, temperature: float, est
 
 def report(found: list[Record], dense: dict[float, float], length: int) -> None:
     sizes: dict[str, tuple[Bytes, Bytes]] = {}
-    header = "".join(f"{f'MSE T = {temperature:g}':>12}" for temperature in TEMPERATURES)
+    header = "".join(f"{f'noise T = {temperature:g}':>14}{'bias':>10}" for temperature in TEMPERATURES)
     print(f"{'record':<30}{'entries':>9}{'Zarr B':>9}{'Arrow B':>9}{header}")
     for record in found:
         arrays = record.arrays()
@@ -196,9 +204,10 @@ def report(found: list[Record], dense: dict[float, float], length: int) -> None:
         zarr, arrow = sizes[record.name] = shard_bytes(record.fields, arrays, length)
         for estimator in record.estimators:
             errors = "".join(
-                f"{record.squares[estimator, temperature] / dense[temperature]:12.3g}"
+                f"{record.noise[estimator, temperature] / dense[temperature]:14.3g}"
+                f"{max(record.bias[estimator, temperature], 0.0) / dense[temperature]:10.2g}"
                 if temperature in record.temperatures
-                else f"{'-':>12}"
+                else f"{'-':>14}{'-':>10}"
                 for temperature in TEMPERATURES
             )
             name = record.name if estimator == "normalised" else "  horvitz_thompson"

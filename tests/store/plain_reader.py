@@ -2,7 +2,8 @@
 
     python plain_reader.py CACHE      prints what the records of a cache say, as JSON
 
-Sampled, top-k, factored and dense records. It is written to be read and not for speed: one position after the other.
+Sampled, drawn, top-k, factored and dense records. It is written to be read and not for speed: one position after the
+other.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 TEMPERATURES = (0.5, 1.0, 2.0)
-KINDS = ("sampled", "top_k", "factored", "dense")
+KINDS = ("sampled", "drawn", "top_k", "factored", "dense")
 KNOWN = {"backend/zarr", "backend/arrow", "task/causal_lm", "basis", *(f"record/{kind}" for kind in KINDS)}
 PARENTS = {"token": "example", "document": "example", "position": "example", "entry": "position"}
 
@@ -136,6 +137,8 @@ def read_basis(folder: Path, header: dict) -> dict:
 def decode(header: dict, arrays: dict) -> dict:
     """What the distributions say, by position."""
     (record,) = [one for one in header["records"] if one["kind"] in KINDS]
+    if record["kind"] == "drawn":
+        return decode_drawn(record, arrays)
     names = ("log_partition", "entropy", "weights", *(["log_probs"] if record["kind"] in ("dense", "factored") else []))
     at = {f"{T:g}": {name: [] for name in names} for T in TEMPERATURES}
     found: dict = {"counts": [], "ids": [], "logits": [], "at": at}
@@ -164,6 +167,31 @@ def decode(header: dict, arrays: dict) -> dict:
                 log_mass = tail.at(1 / T)[0] - log_z
                 whole = whole_row(header, arrays, p, T, ids[certain], z[certain] / T - log_z, log_mass)
                 at[f"{T:g}"]["log_probs"].append(whole.tolist())
+    return found
+
+
+def decode_drawn(record: dict, arrays: dict) -> dict:
+    """The same of drawn records; their logits are T log p, and not known of drawn classes."""
+    T, at = record["temperature"], {"log_partition": [], "entropy": [], "weights": []}
+    found: dict = {"num_certain": [], "counts": [], "ids": [], "logits": [], "at": {f"{T:g}": at}}
+    start = 0
+    for p, count in enumerate(arrays["entry_counts"]):
+        codes, ids = (arrays[name][start : start + count].tolist() for name in ("shares", "ids"))
+        start += count
+        certain = sum(code > 0 for code in codes)
+        left, p_certain = 1.0, []
+        for code in codes[:certain]:
+            share = 1.0 if code == 255 else 1 / (1 + math.exp(math.log(record["samples"]) - (code - 1) / 16))
+            p_certain.append(left * share)
+            left *= 1 - share
+        drawn = np.cumsum(ids[certain:]).tolist()
+        found["num_certain"].append(certain)
+        found["counts"].append(int(count))
+        found["ids"] += [*ids[:certain], *map(int, drawn)]
+        found["logits"] += [*(T * math.log(one) for one in p_certain), *(math.nan for _ in drawn)]
+        at["log_partition"].append(0.0)
+        at["entropy"].append(int(arrays["entropy"][p]) / 16)
+        at["weights"] += [*p_certain, *(left / len(drawn) for _ in drawn)]
     return found
 
 

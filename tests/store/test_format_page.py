@@ -22,6 +22,7 @@ NAMED = {*re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", PAGE))), *re.findal
 FILES = [one for one in vars(manifest).values() if isinstance(one, type) and issubclass(one, manifest.Model)]
 RECORDS = [
     {"kind": "sampled", "logit_dtype": "uint8"},
+    {"kind": "drawn"},
     {"kind": "top_k", "k": 5},
     {"kind": "factored", "rank": 4},
     {"kind": "dense"},

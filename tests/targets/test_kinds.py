@@ -9,6 +9,7 @@ from kdcache import RecordKind, register_record
 from kdcache.errors import ConfigError
 from kdcache.targets.curve_spec import DEFAULT_NODES, CurveSpec
 from kdcache.targets.dense import Dense
+from kdcache.targets.drawn import Drawn
 from kdcache.targets.factored import Factored
 from kdcache.targets.features import Features
 from kdcache.targets.fields import Field
@@ -29,6 +30,7 @@ def test_the_defaults() -> None:
         "logit_dtype": "uint16",
         "curve": CURVE,
     }
+    assert Drawn().model_dump() == {"kind": "drawn", "samples": 32, "temperature": 1.0, "keep": ("entropy",)}
     assert TopK(k=50).model_dump() == {
         "kind": "top_k",
         "k": 50,
@@ -51,7 +53,9 @@ def test_the_defaults() -> None:
     assert Features().model_dump() == {"kind": "features", "at": "positions"}
 
 
-@pytest.mark.parametrize("kind", [Sampled(samples=3), TopK(k=2, tail="renormalise"), Factored(rank=64), Dense()])
+@pytest.mark.parametrize(
+    "kind", [Sampled(samples=3), Drawn(keep=()), TopK(k=2, tail="renormalise"), Factored(rank=64), Dense()]
+)
 def test_settings_come_back_by_their_kind(kind: RecordKind) -> None:
     assert record_kinds(kind.model_dump(mode="json")) == (kind,)
     assert type(kind).model_validate_json(kind.model_dump_json()) == kind

@@ -27,6 +27,7 @@ CACHES: dict[str, dict[str, Any]] = {
         "record": {"kind": "sampled", "exact_top_k": 0, "samples": 6, "curve": {"temperatures": [1.0]}},
     },
     "sampled_uint8": {"record": {"kind": "sampled", "exact_top_k": 2, "samples": 6, "logit_dtype": "uint8"}},
+    "drawn": {"record": {"kind": "drawn", "samples": 5, "keep": ["entropy", "label_loss"]}},
     "top_k": {"record": {"kind": "top_k", "k": 4}},
     "factored": {"record": {"kind": "factored", "rank": 3, "exact_top_k": 2}},
     "dense": {"record": {"kind": "dense"}},
@@ -96,7 +97,7 @@ def decoded(folder: Path) -> dict[str, Any]:
 
 def _of_targets(batch: Batch) -> dict[str, Any]:
     targets = batch.targets()
-    kept_PE = (targets.inclusion_PE > 0).expand(targets.ids_PE.shape)
+    kept_PE = (targets.inclusion_PE != 0).expand(targets.ids_PE.shape)
     values: dict[str, Any] = {
         "num_certain": _plain(targets.num_certain_P),
         "counts": _plain(kept_PE.sum(1)),
