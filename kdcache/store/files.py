@@ -318,4 +318,10 @@ class Remote:
             return []
 
     def sweep(self, sub: str) -> None:
-        """A remote write leaves nothing behind."""
+        """A remote write leaves nothing behind, but a folder that was copied to a store may bring such files along.
+
+        Behind a URL with folders another process may be writing them on its disk, so there they stay.
+        """
+        for name in self.sizes(sub):
+            if is_temporary(name) and not self._has_folders:
+                self.delete(f"{sub}/{name}".lstrip("/"))

@@ -24,9 +24,12 @@ class Recorder:
     """Of each folder as of its last fsync: a folder that is renamed takes its entries with it."""
 
     def install(self) -> None:
-        """Stand before the system in this process."""
+        """Stand before the system in this process. What is there already is on the disk."""
         real_fsync = os.fsync
-        self._entries[self.under.stat().st_ino] = {}
+        for folder, _, files in os.walk(self.under):
+            found = [*os.scandir(folder)]
+            self._entries[os.stat(folder).st_ino] = {entry.name: entry.inode() for entry in found}
+            self._synced |= {entry.inode(): Path(entry).read_bytes() for entry in found if entry.name in files}
 
         def fsync(descriptor: int) -> None:
             real_fsync(descriptor)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,57 @@ def test_a_students_files_come_before_the_mark_of_a_finished_run(home: Path, sta
             if path.is_file():
                 name = str(path.relative_to(folder))
                 assert state.get(name) == path.read_bytes(), name
+
+
+@pytest.mark.parametrize("count", EXTENT)
+def test_a_repair(home: Path, start: Starter, count: int) -> None:
+    """Whatever is left of it, the next one makes the cache what it was; what was whole stays."""
+    calm = files_of(home / "cache")
+
+    def arguments(folder: Path) -> list[object]:
+        return ["verify", folder, "--repair", "--config", written(folder, dump_settings(home, folder))]
+
+    folder = start()
+    shutil.rmtree(folder)
+    shutil.copytree(home / "cache", folder)
+    shards = sorted(path for path in (folder / "shards").rglob("*") if path.is_file())
+    for path in (shards[0], shards[-1], folder / "header.json", folder / "skipped.jsonl"):
+        path.unlink()
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    left = files_of(folder)
+    states = recorded(arguments(folder), folder)
+    assert files_of(folder) == calm
+    assert {name: states[-1].get(name) for name in calm} == calm, "nothing of a repair was left in memory"
+    for state in spread(states, count):
+        assert all(state.get(name) in (left.get(name), data) for name, data in calm.items()), "a file is old or whole"
+        Recorder.restore(state, folder)
+        healed = forked(arguments(folder), folder)
+        assert healed.status == 0, healed.out
+        assert files_of(folder) == calm
+    print(f"\npower cuts of a repair: {len(spread(states, count))}", file=sys.__stdout__)
+
+
+@pytest.mark.parametrize("count", EXTENT)
+@pytest.mark.parametrize("command", ["cut", "export"])
+def test_a_model(home: Path, start: Starter, command: str, count: int) -> None:
+    """A folder of a model is whole or is made anew by the same command; no run loses a file."""
+    folder = start()
+    run = folder.parent / "run"
+    if command == "export" and not run.exists():
+        assert forked(["train", written(run, train_settings_of(home, run))], run).status == 0
+
+    def arguments(folder: Path) -> list[object]:
+        if command == "cut":
+            return ["cut", home / "teacher", "--layers", "0", "--out", folder / "model"]
+        return ["export", run, "--step", "3", "--out", folder / "model"]
+
+    states = recorded(arguments(folder), folder)
+    calm = files_of(folder / "model")
+    for state in spread(states, count):
+        Recorder.restore(state, folder)
+        if "model/config.json" in state:
+            assert {name: state.get(f"model/{name}") for name in calm} == calm, "config.json goes last"
+        healed = forked(arguments(folder), folder)
+        assert healed.status == 0, healed.out
+        assert files_of(folder / "model") == calm
+    print(f"\npower cuts of {command}: {len(spread(states, count))}", file=sys.__stdout__)
