@@ -219,7 +219,7 @@ class Loader(Iterator[list[Batch]]):
             while first < self.steps_per_epoch:
                 steps = min(most, self.steps_per_epoch - first)
                 yield epoch, first, steps
-                first, most = first + steps, min(2 * most, self._reading.steps)
+                first, most = first + steps, min(4 * most, self._reading.steps)
             first = 0
 
     def _assemble(
@@ -233,7 +233,7 @@ class Loader(Iterator[list[Batch]]):
         steps: list[list[Batch]] = []
         g = self._per_lane
         try:
-            if number > 1 and self._short:
+            if self._short:
                 with contextlib.suppress(Exception):
                     whole = self._taken_at_once(blocks, epoch, first * g, (first + number) * g)
                     blocks.used(epoch, (first + number) * g)
