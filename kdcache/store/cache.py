@@ -184,11 +184,12 @@ class Cache:
         commit = self.manifest.shards[shard]
         if commit.around is None:
             return None
-        if shard not in self._frames:
-            while len(self._frames) >= FRAMES:
-                self._frames.pop(next(iter(self._frames)), None)
-            self._frames[shard] = self._part(commit, commit.around)
-        return self._frames[shard]
+        frame = self._frames.get(shard)
+        if frame is None:
+            frame = self._frames[shard] = self._part(commit, commit.around)
+            for old in [*self._frames][:-FRAMES]:  # other threads may have dropped it
+                self._frames.pop(old, None)
+        return frame
 
     def _part(self, commit: CommitRecord, place: Place) -> bytes:
         """A range of a shard's file, compared with its digest."""
