@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from kdcache.errors import CacheError, ConfigError
+from kdcache.errors import CacheError, ConfigError, KdcacheError
 from kdcache.store.batch import Batch, concat
 from kdcache.store.cache import Cache
 from kdcache.store.gather import gather
@@ -234,7 +234,7 @@ class Loader(Iterator[list[Batch]]):
         g = self._per_lane
         try:
             if self._short:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(KdcacheError):
                     whole = self._taken_at_once(blocks, epoch, first * g, (first + number) * g)
                     blocks.used(epoch, (first + number) * g)
                     return epoch, self._cut(whole), None
