@@ -4,7 +4,7 @@
 
 Any Zarr v3 reader opens it. Here neither zarr-python nor a zip library is in the way: the metadata is known from the
 fields and the counts, down to the byte, so that it is written and compared as text, and chunks go to Blosc as they
-are. A block of 14 arrays costs 0.3 ms beside its chunks, where zarr-python takes 14.
+are. A block of one example costs 0.5 ms in all, where zarr-python takes 14.
 
 Chunks: an array is cut along its first axis into the fewest equal chunks of at most 16 MiB; nearly every array of a
 block is one. A bound is needed because Blosc takes at most 2 GiB at a time (a dense record of 150k classes gets there
@@ -12,7 +12,7 @@ with 7,000 positions). Blosc uses one thread, since its layout with several depe
 1980-01-01 (zip_file.py): the bytes are a function of the arrays and of the version of numcodecs.
 
 Zstd level 5: of the records of a 135M language model (32 entries), 134 bytes per position in memory, 104 are left; one
-core writes 115 MB of arrays per second and reads 450. Level 3 leaves 106 and writes 180; level 7 103 and 60.
+core writes 115 MB of arrays per second and reads 400. Level 3 leaves 106 and writes 180; level 7 103 and 60.
 
 Every chunk is written, also one of zeros alone, because a missing chunk would read as zeros without a word.
 dimension_names say the level of each array, so that a reader without kdcache can tell which belong together, and an

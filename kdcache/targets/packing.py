@@ -2,7 +2,8 @@
 
 Whole numbers take the narrowest dtype that holds those that are there, and come back as int32 or int64; the columns of
 a narrow table of uint16 (the curve of sparse records) each their own. Tokens, masks, places and default records take
-less than 110 bytes per position so, where padded targets alone would take 632.
+38 bytes per position and 4 per entry so, 95 with 14 entries, where padded targets alone would take 632; above 65,536
+classes an id takes 2 bytes more.
 """
 
 from dataclasses import dataclass
