@@ -199,15 +199,28 @@ def _place(data: bytes, at: tuple[int, int]) -> tuple[int, int, str]:
 
 
 def commit_shard(root: Root, data: bytes, commit: CommitRecord) -> CommitRecord:
-    """Write what `make_shard` gave, the shard and then its commit record, each atomically; an older record goes before.
+    """Write what `make_shard` gave, the shard and then its commit record, each atomically; another record goes before.
 
-    Raises CacheError if the disk refuses.
+    Where the same bytes are committed already, by a writer with the same settings, they stay. Raises CacheError if the
+    disk refuses.
     """
-    if root.exists(record_name(commit.unit)):
-        root.delete(record_name(commit.unit))
+    name = record_name(commit.unit)
+    if root.exists(name):
+        if _stands(root, data, commit):
+            return commit
+        root.delete(name)
     root.write(commit.file, data)
     root.write(record_name(commit.unit), canonical(commit))
     return commit
+
+
+def _stands(root: Root, data: bytes, commit: CommitRecord) -> bool:
+    """Whether another writer with the same settings has committed the same bytes, and they are sound."""
+    try:
+        record = canonical(commit)
+        return root.read(record_name(commit.unit), len(record)) == record and root.read(commit.file, len(data)) == data
+    except (FileNotFoundError, UnexpectedFile):
+        return False
 
 
 def _stamp(commit: CommitRecord) -> Stamp:
