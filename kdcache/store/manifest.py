@@ -69,6 +69,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+OF_THE_FILE = ("bytes", "sha256", "blocks", "frame")
+"""What of a commit record depends on the bytes of its shard."""
 DTYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 
 Count = Annotated[int, Limits(ge=0, lt=1 << 48)]
@@ -96,7 +98,8 @@ class Model(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, which has another digest."""
         copy = super().model_copy(update=update, deep=deep)
-        copy.__dict__.pop("_digest", None)
+        for name in copy.__dict__.keys() - type(self).model_fields.keys():
+            del copy.__dict__[name]
         return copy
 
 
@@ -306,6 +309,11 @@ class CommitRecord(Model):
     score: Score | None = None
     skipped: tuple[SkippedRow, ...] | None = None
     made_under: dict[str, str] | None = None
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """The digest of the record without what depends on the file: each block of the shard holds it in its stamp."""
+        return hashlib.sha256(canonical(self, exclude=OF_THE_FILE)).hexdigest()
 
     def block(self, index: int) -> Block:
         """One of its blocks, from 0."""

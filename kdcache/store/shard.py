@@ -39,8 +39,6 @@ __all__ = [
     "repair_command",
 ]
 
-OF_THE_FILE = ("bytes", "sha256", "blocks", "frame")
-
 
 def repair_command(root: Root) -> str:
     """What to type where a file of a finished cache is missing or damaged."""
@@ -225,8 +223,7 @@ def _stands(root: Root, data: bytes, commit: CommitRecord) -> bool:
 
 def _stamp(commit: CommitRecord) -> Stamp:
     """What the shard of a commit record holds of it."""
-    digest = hashlib.sha256(canonical(commit, exclude=OF_THE_FILE)).hexdigest()
-    return {"unit": commit.unit, "header_sha256": commit.header_sha256, "record_sha256": digest}
+    return {"unit": commit.unit, "header_sha256": commit.header_sha256, "record_sha256": commit.content_sha256}
 
 
 def _sizes(commit: CommitRecord) -> dict[Level, int]:
