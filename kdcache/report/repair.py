@@ -7,6 +7,7 @@ dump makes them (kdcache.dump.remake). Only damaged files are read twice, and on
 
 import contextlib
 from collections.abc import Callable, Iterable
+from itertools import groupby
 
 from kdcache.dump.remake import Remaker
 from kdcache.dump.settings import DumpConfig
@@ -36,7 +37,7 @@ def repair_cache(path: str, *, config: str | None = None, copy: str | None = Non
         force: Delete files that are not the cache's.
 
     Returns:
-        What is still wrong.
+        What is still wrong: the first fault of each file.
 
     Raises:
         CacheError: The cache was never finished, or its cache.json cannot be had again.
@@ -77,7 +78,8 @@ class Repair:
         of_shards = damaged | {fault.shard for fault in faults if fault.unreadable}
         units = {commit.unit for commit in manifest.shards if {commit.file, record_name(commit.unit)} & of_shards}
         left = verify(root.url, units=units)
-        return [Fault(f.shard, f"{_bare(f.what)}: {refused[f.shard]}") if f.shard in refused else f for f in left]
+        first = [next(faults) for _, faults in groupby(left, lambda fault: fault.shard)]
+        return [Fault(f.shard, f"{_bare(f.what)}: {refused[f.shard]}") if f.shard in refused else f for f in first]
 
     def _again(self, manifest: Manifest, damaged: set[str]) -> dict[str, str]:
         """Make files again. File -> why it could not be."""

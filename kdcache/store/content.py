@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from kdcache.progress import counted
 from kdcache.store.batch import Batch
 from kdcache.store.manifest import Header
 from kdcache.tasks.registry import task_of
@@ -21,8 +22,11 @@ __all__ = ["content_fault", "content_faults"]
 
 
 def content_fault(header: Header, arrays: Mapping[str, np.ndarray]) -> str | None:
-    """The first of `content_faults`."""
-    return next(content_faults(header, arrays), None)
+    """The first of `content_faults`, and how many more there are."""
+    found = content_faults(header, arrays)
+    first = next(found, None)
+    more = sum(1 for _ in found)
+    return f"{first}, and {counted(more, 'more fault')}" if more else first
 
 
 def content_faults(header: Header, arrays: Mapping[str, np.ndarray]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.errors import CacheError, DamagedShardError, next_command, one_line
+from kdcache.progress import counted
 from kdcache.store.backend import Layout, Part, Stamp, backend, check_arrays, check_stamp, level_sizes
 from kdcache.store.batch import Batch
 from kdcache.store.blocks import COUNTED, Block, Place, cut, examples_of_a_block
@@ -37,7 +38,11 @@ __all__ = [
     "mismatch",
     "part_fault",
     "repair_command",
+    "shard_faults",
 ]
+
+SHOWN = 4
+"""Of how many damaged blocks of a shard a line each is said."""
 
 
 def repair_command(root: Root) -> str:
@@ -126,13 +131,38 @@ def decode_block(
     return Batch(header.fields, arrays, header.records, header.num_classes)
 
 
-def decode_shard(
-    root: Root, header: Header, commit: CommitRecord, data: bytes, *, digests: bool = False
-) -> Iterator[Batch]:
-    """The blocks of bytes that `mismatch` found right, one after the other, checked as `decode_block` does.
+def decode_shard(root: Root, header: Header, commit: CommitRecord, data: bytes) -> Iterator[Batch]:
+    """The blocks of bytes that `mismatch` found right, one after the other, checked as `decode_block` does."""
+    frame = _laid_out(root, header, commit, data, digests=False)
+    for index in range(len(commit.blocks)):
+        yield _decode_in(root, header, commit, index, data, frame)
 
-    digests: compare those of the blocks too, which the file's own answers for unless a forger wrote them.
+
+def shard_faults(root: Root, header: Header, commit: CommitRecord, data: bytes) -> Iterator[DamagedShardError]:
+    """What is wrong with bytes that `mismatch` found right: the first fault of each block, of `SHOWN` blocks at most.
+
+    The digests of the blocks are compared too, which the file's own answers for unless a forger wrote them.
     """
+    try:
+        frame = _laid_out(root, header, commit, data, digests=True)
+    except DamagedShardError as error:
+        yield error
+        return
+    damaged = 0
+    for index in range(len(commit.blocks)):
+        try:
+            _decode_in(root, header, commit, index, data, frame)
+        except DamagedShardError as error:
+            damaged += 1
+            if damaged <= SHOWN:
+                yield error
+    if damaged > SHOWN:
+        more = counted(damaged - SHOWN, "more block")
+        yield DamagedShardError(f"{root.url}/{commit.file} is damaged in {more}; {repair_command(root)}")
+
+
+def _laid_out(root: Root, header: Header, commit: CommitRecord, data: bytes, *, digests: bool) -> bytes | None:
+    """The frame of a shard whose blocks lie where its commit record says. Raises DamagedShardError. digests: of all."""
     whole = memoryview(data)
     with _damage(root, commit):
         layout = backend(header.backend).layout(header.fields, data)
@@ -142,9 +172,12 @@ def decode_shard(
             raise ValueError("got blocks at other places than its commit record says")
         for place in [*places, *([commit.around] if commit.around else [])]:
             _raise(part_fault(place, whole[place.start : place.stop], digest=digests))
-    frame = None if commit.around is None else bytes(whole[commit.around.start : commit.around.stop])
-    for index, place in enumerate(places):
-        yield decode_block(root, header, commit, index, whole[place.start : place.stop], frame)
+    return None if commit.around is None else bytes(whole[commit.around.start : commit.around.stop])
+
+
+def _decode_in(root: Root, header: Header, commit: CommitRecord, index: int, data: bytes, frame: bytes | None) -> Batch:
+    place = commit.block(index)
+    return decode_block(root, header, commit, index, memoryview(data)[place.start : place.stop], frame)
 
 
 def make_shard(

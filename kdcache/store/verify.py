@@ -21,7 +21,7 @@ from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root, UnexpectedFile
 from kdcache.store.manifest import CommitRecord, Header, Manifest, canonical
 from kdcache.store.places import record_name, shard_folders
-from kdcache.store.shard import decode_shard, fetch_shard
+from kdcache.store.shard import fetch_shard, shard_faults
 from kdcache.store.skipped import SKIPPED, read_skipped
 from kdcache.store.tokenizer_files import read_tokenizer_file
 
@@ -130,8 +130,8 @@ def _skipped_faults(root: Root, manifest: Manifest) -> Iterator[Fault]:
 def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[Fault]:
     yield from _differs(root, record_name(commit.unit), canonical(commit))
     try:
-        for _ in decode_shard(root, header, commit, fetch_shard(root, header, commit), digests=True):
-            pass
+        data = fetch_shard(root, header, commit)
+        yield from (_fault(root, commit.file, error) for error in shard_faults(root, header, commit, data))
     except CacheError as error:
         yield _fault(root, commit.file, error)
 

@@ -61,7 +61,7 @@ def test_shards_cannot_be_exchanged(folder: Path) -> None:
     forge(folder, exchange)
     with pytest.raises(DamagedShardError, match="is part of another whole: got unit 1, expected 0"):
         read_all(folder)
-    assert len(verify(folder)) == 2
+    assert len({fault.shard for fault in verify(folder)}) == 2
 
 
 def test_blocks_cannot_be_exchanged_inside_a_shard(folder: Path, backend_name: str) -> None:

@@ -77,9 +77,14 @@ def test_an_unfinished_cache_raises(cache_folder: Path) -> None:
         verify(cache_folder)
 
 
-def shard_with(folder: Path, **changes: np.ndarray) -> list[Fault]:
-    """The faults of a cache of one shard whose arrays were wrong before they were committed."""
+def shard_with(folder: Path, **changes: Callable[[np.ndarray], np.ndarray]) -> list[Fault]:
+    """The faults of a cache of one shard of four examples whose arrays were wrong before they were committed."""
     write_cache(folder, 4, backend="arrow")
+    return shard_of(folder, **changes)
+
+
+def shard_of(folder: Path, **changes: Callable[[np.ndarray], np.ndarray]) -> list[Fault]:
+    """The same of the first shard of a cache that is there."""
     cache = open_cache(folder)
     builder = CacheBuilder(folder, cache.manifest.header)
     arrays = cache.read_shard(0).arrays
@@ -116,5 +121,31 @@ def test_labels_out_of_range_are_found(tmp_path: Path) -> None:
     def above(tokens: np.ndarray) -> np.ndarray:
         return np.full_like(tokens, CLASSES + 3)
 
-    (fault,) = shard_with(tmp_path / "cache", tokens=above)
-    assert f"labels go up to {CLASSES + 3}, expected below {CLASSES}" in fault.what
+    first, second = shard_with(tmp_path / "cache", tokens=above)
+    for block, fault in enumerate((first, second)):
+        assert f"block {block}: labels go up to {CLASSES + 3}, expected below {CLASSES}; " in fault.what
+
+
+def test_each_damaged_block_is_named_up_to_a_number_and_how_many_more_there_are(tmp_path: Path) -> None:
+    """Ten examples in ten blocks; every one with a position is damaged, the first of them twice."""
+
+    def moved(positions: np.ndarray) -> np.ndarray:
+        return positions + 50
+
+    def unknown(maximum: np.ndarray) -> np.ndarray:
+        maximum[:1] = np.nan
+        return maximum
+
+    folder = tmp_path / "cache"
+    write_cache(folder, 10, examples_per_shard=10, block_examples=1, backend="arrow")
+    counts_B = open_cache(folder).read_shard(0).arrays["position_counts"]
+    with_some = [block for block, count in enumerate(counts_B.tolist()) if count]
+    faults = shard_of(folder, positions=moved, maximum=unknown)
+    assert {fault.shard for fault in faults} == {"shards/000/000000.arrow"}
+    words = [fault.what.partition(" is damaged")[2].partition("; run ")[0] for fault in faults]
+    ascend = "positions do not ascend inside their example"
+    assert words == [
+        f": block {with_some[0]}: {ascend}, and 1 more fault",
+        *(f": block {block}: {ascend}" for block in with_some[1:4]),
+        f" in {len(with_some) - 4} more blocks",
+    ]
