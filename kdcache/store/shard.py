@@ -133,9 +133,9 @@ def decode_block(
 
 def decode_shard(root: Root, header: Header, commit: CommitRecord, data: bytes) -> Iterator[Batch]:
     """The blocks of bytes that `mismatch` found right, one after the other, checked as `decode_block` does."""
-    frame = _laid_out(root, header, commit, data, digests=False)
-    for index in range(len(commit.blocks)):
-        yield _decode_in(root, header, commit, index, data, frame)
+    blocks, frame = _laid_out(root, header, commit, data, digests=False)
+    for index, block in enumerate(blocks):
+        yield decode_block(root, header, commit, index, block, frame)
 
 
 def shard_faults(root: Root, header: Header, commit: CommitRecord, data: bytes) -> Iterator[DamagedShardError]:
@@ -144,14 +144,14 @@ def shard_faults(root: Root, header: Header, commit: CommitRecord, data: bytes) 
     The digests of the blocks are compared too, which the file's own answers for unless a forger wrote them.
     """
     try:
-        frame = _laid_out(root, header, commit, data, digests=True)
+        blocks, frame = _laid_out(root, header, commit, data, digests=True)
     except DamagedShardError as error:
         yield error
         return
     damaged = 0
-    for index in range(len(commit.blocks)):
+    for index, block in enumerate(blocks):
         try:
-            _decode_in(root, header, commit, index, data, frame)
+            decode_block(root, header, commit, index, block, frame)
         except DamagedShardError as error:
             damaged += 1
             if damaged <= SHOWN:
@@ -161,8 +161,13 @@ def shard_faults(root: Root, header: Header, commit: CommitRecord, data: bytes) 
         yield DamagedShardError(f"{root.url}/{commit.file} is damaged in {more}; {repair_command(root)}")
 
 
-def _laid_out(root: Root, header: Header, commit: CommitRecord, data: bytes, *, digests: bool) -> bytes | None:
-    """The frame of a shard whose blocks lie where its commit record says. Raises DamagedShardError. digests: of all."""
+def _laid_out(
+    root: Root, header: Header, commit: CommitRecord, data: bytes, *, digests: bool
+) -> tuple[list[memoryview], bytes | None]:
+    """The blocks and the frame of a shard, which lie where its commit record says. Raises DamagedShardError.
+
+    digests: compare theirs.
+    """
     whole = memoryview(data)
     with _damage(root, commit):
         layout = backend(header.backend).layout(header.fields, data)
@@ -172,12 +177,8 @@ def _laid_out(root: Root, header: Header, commit: CommitRecord, data: bytes, *, 
             raise ValueError("got blocks at other places than its commit record says")
         for place in [*places, *([commit.around] if commit.around else [])]:
             _raise(part_fault(place, whole[place.start : place.stop], digest=digests))
-    return None if commit.around is None else bytes(whole[commit.around.start : commit.around.stop])
-
-
-def _decode_in(root: Root, header: Header, commit: CommitRecord, index: int, data: bytes, frame: bytes | None) -> Batch:
-    place = commit.block(index)
-    return decode_block(root, header, commit, index, memoryview(data)[place.start : place.stop], frame)
+    frame = None if commit.around is None else bytes(whole[commit.around.start : commit.around.stop])
+    return [whole[place.start : place.stop] for place in places], frame
 
 
 def make_shard(
