@@ -20,6 +20,8 @@ tables       rows -> Markdown
 scene        the teacher, students and texts that several parts use
 payload      the same records in everybody's format; readers reads them again
 
+records      bytes, noise and bias of records; with multinomial (RS-KD) and polynomial (DistillKit) to compare with
+shares       what students of each record learned, as a table
 printed      parts that show what an older script prints: records.py, compression.py
 
 How to add a part

@@ -1,34 +1,48 @@
-"""How long planning an epoch takes: python tests/bench/planning.py
-
-On 2 busy cores of an x86 machine, 2026-11-26, CPU time: an epoch of 10⁸ examples in 150,000 shards is planned in 16 ms,
-the first parts of 256 lanes are found in 22 ms (the blocks of 128 groups are permuted), each further one in 18 µs.
-"""
+"""How long planning an epoch takes, by the number of shards: CPU time of EpochPlan and of the parts it gives lanes."""
 
 import time
 
 import numpy as np
 
 from kdcache.stream.order import EpochPlan
+from tests.bench.part import Part, Rows
+from tests.bench.tables import figure, table
+
+SHARDS = (1_500, 15_000, 150_000)
+LANES, EXAMPLES, BLOCKS = 256, 667, 16
 
 
-def main() -> None:
-    for shards in (1_500, 15_000, 150_000):
-        sizes, blocks = np.full(shards, 667, np.int64), np.full(shards, 16, np.int64)
-        started = time.process_time()
-        plan = EpochPlan(sizes, blocks, seed=0, epoch=0, lanes=256)
-        planned = time.process_time()
-        lanes = [plan.parts(lane) for lane in range(256)]
-        for lane in lanes:
-            next(lane)
-        begun = time.process_time()
-        for lane in lanes * 10:
-            next(lane)
-        walked = time.process_time()
-        print(
-            f"{shards:>7,} shards, {sizes.sum():>11,} examples: plan {1e3 * (planned - started):6.1f} ms, first parts "
-            f"of 256 lanes {1e3 * (begun - planned):.1f} ms, each further part {1e6 * (walked - begun) / 2560:.0f} µs"
-        )
+def run(quick: bool) -> Rows:
+    return {str(shards): _planned(shards) for shards in (SHARDS[:1] if quick else SHARDS)}
 
 
-if __name__ == "__main__":
-    main()
+def _planned(shards: int) -> Rows:
+    """Milliseconds for the plan and for the first parts of all lanes, microseconds for each further part."""
+    sizes, blocks = np.full(shards, EXAMPLES, np.int64), np.full(shards, BLOCKS, np.int64)
+    started = time.process_time()
+    plan = EpochPlan(sizes, blocks, seed=0, epoch=0, lanes=LANES)
+    planned = time.process_time()
+    lanes = [plan.parts(lane) for lane in range(LANES)]
+    for lane in lanes:
+        next(lane)
+    begun = time.process_time()
+    for lane in lanes * 10:
+        next(lane)
+    walked = time.process_time()
+    return {
+        "plan_ms": 1e3 * (planned - started),
+        "first_ms": 1e3 * (begun - planned),
+        "part_us": 1e6 * (walked - begun) / (10 * LANES),
+    }
+
+
+def render(rows: Rows) -> str:
+    header = ["shards", "examples", "plan, ms", f"first parts of {LANES} lanes, ms", "each further part, µs"]
+    lines = [
+        [f"{int(shards):,}", f"{int(shards) * EXAMPLES:,}", *map(figure, found.values())]
+        for shards, found in rows.items()
+    ]
+    return f"CPU time; shards of {EXAMPLES} examples in {BLOCKS} blocks.\n\n" + table(header, lines)
+
+
+PART = Part(name="planning", title="Planning an epoch", minutes=0.2, run=run, render=render)

@@ -39,10 +39,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from multinomial import Multinomial
+from polynomial import PROFILES, Polynomial
 from real_rows import CORPORA, token_windows, windows_of_rows
 from shards import Bytes, shard_bytes
 from torch import Tensor
@@ -61,6 +63,8 @@ from kdcache.targets.sparse import Sparse
 from kdcache.targets.top_k import TopK
 
 TEMPERATURES = (1.0, 2.0, 4.0)
+MISSING: dict[str, Literal["ghost", "renormalise"]] = {"zero": "renormalise", "uniform": "ghost"}
+"""What DistillKit calls what stands for the classes that it did not keep."""
 Arrays = dict[str, np.ndarray]
 Make = Callable[[Tensor, np.ndarray, int, int], tuple[Arrays, TeacherTargets]]
 """(logits_PV, labels_P, window, draw) to what is stored and what a loss gets."""
@@ -98,6 +102,12 @@ def multinomial(
     return drawn.arrays(logits_PV.shape[1], by_id=by_id), drawn.targets(logits_PV, TEMPERATURES)
 
 
+def polynomial(
+    profile: Polynomial, tail: Literal["ghost", "renormalise"], logits_PV: Tensor, *_: object
+) -> tuple[Arrays, TeacherTargets]:
+    return profile.made(logits_PV, tail)
+
+
 def records(V: int) -> list[Record]:
     def ours(name: str, spec: Sparse | Drawn, *estimators: Estimator) -> Record:
         fields = spec.fields(V)
@@ -122,6 +132,17 @@ def records(V: int) -> list[Record]:
             ours(f"top-{k}, {tail}", TopK(k=k, tail=tail, curve=curve))
             for k in (12, 50)
             for tail, curve in (("ghost", CurveSpec()), ("renormalise", CurveSpec(temperatures=TEMPERATURES)))
+        ),
+        *(
+            Record(
+                f"DistillKit, {name}, {missing}",
+                profile.fields(V),
+                partial(polynomial, profile, tail),
+                temperatures=(1.0,),
+                sampled=False,
+            )
+            for name, profile in PROFILES.items()
+            for missing, tail in MISSING.items()
         ),
     ]
 
@@ -200,7 +221,8 @@ def report(found: list[Record], dense: dict[float, float], length: int) -> None:
     print(f"{'record':<30}{'entries':>9}{'Zarr B':>9}{'Arrow B':>9}{header}")
     for record in found:
         arrays = record.arrays()
-        counts = arrays["entry_counts"]
+        entries = arrays["entry_counts"].mean() if "entry_counts" in arrays else arrays["ids"].shape[1]
+        positions = len(arrays[record.fields[0].name]) if "entry_counts" not in arrays else len(arrays["entry_counts"])
         zarr, arrow = sizes[record.name] = shard_bytes(record.fields, arrays, length)
         for estimator in record.estimators:
             errors = "".join(
@@ -211,9 +233,9 @@ def report(found: list[Record], dense: dict[float, float], length: int) -> None:
                 for temperature in TEMPERATURES
             )
             name = record.name if estimator == "normalised" else "  horvitz_thompson"
-            numbers = f"{counts.mean():9.1f}{sum(zarr.values()):9.1f}{sum(arrow.values()):9.1f}"
+            numbers = f"{entries:9.1f}{sum(zarr.values()):9.1f}{sum(arrow.values()):9.1f}"
             print(f"{name:<30}{numbers if estimator == 'normalised' else ' ' * 27}{errors}")
-    print(f"\n{len(counts)} positions in one shard; bytes per position by array, Zarr / Arrow")
+    print(f"\n{positions} positions in one shard; bytes per position by array, Zarr / Arrow")
     for name, (zarr, arrow) in sizes.items():
         print(f"\n{name}")
         for array in zarr | arrow:

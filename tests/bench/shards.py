@@ -23,9 +23,9 @@ _LAYOUT = [Field("document_lengths", "document", "uint32"), Field("positions", "
 def shard_bytes(fields: Sequence[Field], record: Mapping[str, np.ndarray], length: int) -> tuple[Bytes, Bytes]:
     """(Zarr, Arrow) for the records of consecutive windows of `length` positions, each one document.
 
-    record: arrays of `fields`, and entry_counts for sparse records.
+    record: arrays of `fields`, and entry_counts where some are of entries.
     """
-    positions = len(record["entry_counts"] if "entry_counts" in record else record["maximum"])
+    positions = len(record["entry_counts"] if "entry_counts" in record else record[fields[0].name])
     windows = positions // length
     layout = {
         "document_counts": np.ones(windows, np.uint32),

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from tests.bench import __main__ as command
 from tests.bench import page
 from tests.bench.part import PARTS, Part, load
+from tests.bench.polynomial import PROFILES
 from tests.bench.running import read
 
 RESULT = {
@@ -35,6 +38,20 @@ def test_a_part_can_be_imported_and_its_result_rendered(name: str) -> None:
 
 def test_the_parts_fit_into_an_hour() -> None:
     assert sum(load(name).minutes for name in PARTS if load(name).usual) <= 60
+
+
+@pytest.mark.parametrize(("name", "documented"), [("recommended", 312), ("budget", 114)])
+def test_the_record_of_distillkit_takes_what_its_page_says(name: str, documented: int) -> None:
+    """About 300 and 114 bytes: of ids of 16 bits, those of 49,152 classes."""
+    profile = PROFILES[name]
+    assert profile.documented_bytes(49_152) == documented
+    logits_PV = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).sort(-1, descending=True).values
+    arrays, targets = profile.made(logits_PV, "ghost")
+    assert [arrays[field.name].dtype for field in profile.fields(256)] == [np.uint16, np.uint16, np.float32]
+    exact_PV = logits_PV.softmax(-1)
+    probs_Pk = targets.log_probs(1.0).exp()
+    torch.testing.assert_close(probs_Pk[:, : profile.exact], exact_PV[:, : profile.exact], rtol=0.05, atol=0)
+    torch.testing.assert_close(probs_Pk, exact_PV[:, : profile.k], rtol=0.5, atol=0)
 
 
 def test_the_page_is_what_the_results_say(tmp_path: Path) -> None:
