@@ -211,4 +211,6 @@ def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     """The integers of starts[0]..stops[0], starts[1]..stops[1], … in one array."""
     lengths = stops - starts
     ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+    ranges = np.repeat(starts - (ends - lengths), lengths)
+    ranges += np.arange(len(ranges))
+    return ranges

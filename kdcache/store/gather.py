@@ -8,6 +8,7 @@ B examples, L levels.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from kdcache.store.backend import array_fields
 from kdcache.store.batch import Batch
 from kdcache.targets.fields import COUNTS, PARENT, Field, Level, levels_of
 
-__all__ = ["Picked", "gather"]
+__all__ = ["Picked", "Run", "gather", "joined"]
 
 
 class Picked:
@@ -60,6 +61,38 @@ def gather(examples: Sequence[tuple[Picked, int]]) -> Batch:
         columns = [(*picked.columns[number], row) for picked, row in examples]
         arrays[name] = np.concatenate([array[slices[row]] for array, slices, row in columns])
     return Batch(batch.fields, arrays, batch.records, batch.num_classes, batch.load_basis)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some consecutive examples of a batch, from the first to before the stop."""
+
+    batch: Batch
+    first: int
+    stop: int
+
+
+def joined(runs: Sequence[Run]) -> Batch:
+    """Copy the examples of one or more runs of batches of one cache, one after the other.
+
+    Returns:
+        A batch of them with arrays of its own.
+    """
+    batch = runs[0].batch
+    levels, fields = batch.bounds, array_fields(batch.fields)
+    places = {level: [_range(run, level) for run in runs] for level in levels}
+    arrays = {
+        field.name: np.concatenate(
+            [run.batch.arrays[field.name][place] for run, place in zip(runs, places[field.level], strict=True)]
+        )
+        for field in fields
+    }
+    return Batch(batch.fields, arrays, batch.records, batch.num_classes, batch.load_basis)
+
+
+def _range(run: Run, level: Level) -> slice:
+    bounds = run.batch.bounds[level]
+    return slice(int(bounds[run.first]), int(bounds[run.stop]))
 
 
 _Columns = list[tuple[str, int]]

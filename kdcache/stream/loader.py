@@ -17,9 +17,9 @@ from typing import Any, Self
 import numpy as np
 
 from kdcache.errors import CacheError, ConfigError, KdcacheError
-from kdcache.store.batch import Batch, concat
+from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
-from kdcache.store.gather import gather
+from kdcache.store.gather import gather, joined
 from kdcache.stream.fitting import check_sizes, usual_lanes
 from kdcache.stream.memory import Sizes, decoded_bytes, plan_reading
 from kdcache.stream.micro_batches import MicroBatches
@@ -27,9 +27,6 @@ from kdcache.stream.order import EpochPlan, Part, rank_lanes, steps_per_epoch
 from kdcache.stream.reading import BlocksInUse, needs
 
 __all__ = ["Loader"]
-
-SHORT = 4096
-"""Bytes of an example below which calls cost more than copies."""
 
 
 class Loader(Iterator[list[Batch]]):
@@ -102,7 +99,7 @@ class Loader(Iterator[list[Batch]]):
             per_lane=self._per_lane,
             threads=threads,
         )
-        self._short = sizes.block_bytes < SHORT * sizes.block_examples
+        self._short = sizes.short
         self._reading = plan_reading(int(memory_gb * 1e9), sizes)
         self._steps = self._run()
 
@@ -250,7 +247,7 @@ class Loader(Iterator[list[Batch]]):
 
     def _taken_at_once(self, blocks: BlocksInUse, epoch: int, begin: int, end: int) -> Batch:
         blocks.require(epoch, end)
-        of_lanes = concat([run for lane in self._owned for run in blocks.runs(lane, begin, end)])
+        of_lanes = joined([run for lane in self._owned for run in blocks.runs(lane, begin, end)])
         return of_lanes.take(np.arange(len(of_lanes)).reshape(-1, end - begin).T.ravel())
 
     def _cut(self, steps: Batch) -> list[list[Batch]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
-from kdcache.store.gather import Picked
+from kdcache.store.gather import Picked, Run
 from kdcache.stream.memory import Reading, decoded_bytes
 from kdcache.stream.order import EpochPlan, Part
 
@@ -67,6 +67,17 @@ class _Use:
         return np.arange(len(self.part.indices)) if self.copied else self.part.indices
 
     @cached_property
+    def ordered(self) -> Batch:
+        """The part's examples in the order of use."""
+        return self.batch if self.copied else self.batch.take(self.part.indices)
+
+    def run(self, rows: range, ordered: bool) -> Run:
+        """Some consecutive ones of the part's examples; `ordered`: of all of them, copied once."""
+        if ordered or self.copied:
+            return Run(self.ordered, rows.start, rows.stop)
+        return Run(self.batch.take(self.rows[rows.start : rows.stop]), 0, len(rows))
+
+    @cached_property
     def picked(self) -> Picked:
         return Picked(self.batch, self.rows)
 
@@ -102,9 +113,9 @@ class BlocksInUse:
         """The examples of a lane at these offsets, required before. Raises what reading them raised."""
         return [(use.picked, row) for use, rows in self._between(lane, first, stop) for row in rows]
 
-    def runs(self, lane: int, first: int, stop: int) -> list[Batch]:
-        """The same, copied: a batch for each block that they are in."""
-        return [use.batch.take(use.rows[rows.start : rows.stop]) for use, rows in self._between(lane, first, stop)]
+    def runs(self, lane: int, first: int, stop: int) -> list[Run]:
+        """The same, for `joined`: some consecutive ones of a batch for each block that they are in."""
+        return [use.run(rows, self._reading.ordered) for use, rows in self._between(lane, first, stop)]
 
     def _between(self, lane: int, first: int, stop: int) -> Iterator[tuple["_Use", range]]:
         for use in self._uses[lane]:
@@ -157,7 +168,7 @@ class BlocksInUse:
             manifest = self._cache.manifest
             whole = decoded_bytes(manifest.header.fields, manifest.shards[shard])
             self._of_an_example[shard] = whole / int(self._cache.shard_examples[shard])
-        return int(examples * self._of_an_example[shard])
+        return int(examples * self._of_an_example[shard]) * (2 if self._reading.ordered else 1)
 
 
 def _read(cache: Cache, part: Part, copied: bool) -> Batch:
