@@ -66,6 +66,11 @@ class Batch:
         """Memory the arrays take; views count as what they show."""
         return sum(array.nbytes for array in self.arrays.values())
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, int64 [B]."""
+        return np.diff(self.bounds["token"])
+
     def tokens(self, i: int) -> np.ndarray:
         """The token ids of example i, int64 [L]."""
         return self._of("tokens", "token", i)

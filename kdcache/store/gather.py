@@ -26,6 +26,9 @@ class Picked:
     Args:
         batch: Where they are. It is kept.
         indices: Their numbers in it, int64 [B].
+
+    Attributes:
+        lengths: Tokens of each, int64 [B].
     """
 
     def __init__(self, batch: Batch, indices: np.ndarray) -> None:
@@ -38,6 +41,7 @@ class Picked:
             [*map(slice, starts, stops)]
             for starts, stops in zip(starts_BL.T.tolist(), stops_BL.T.tolist(), strict=True)
         ]
+        self.lengths = self.lengths_BL[:, levels.index("token")]
         self.columns = [(batch.arrays[name], slices[level]) for name, level in copied]
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ from kdcache.errors import CacheError, ConfigError, KdcacheError
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.gather import gather, joined
+from kdcache.stream.by_length import longest_first
 from kdcache.stream.fitting import check_sizes, usual_lanes
 from kdcache.stream.memory import Sizes, decoded_bytes, plan_reading
 from kdcache.stream.micro_batches import MicroBatches
@@ -32,9 +33,11 @@ __all__ = ["Loader"]
 class Loader(Iterator[list[Batch]]):
     """The batches of one rank, step after step without an end.
 
-    A step is the rank's micro-batches of one global batch, in order; `micro_batches` gives them one by one, epoch by
-    epoch, to trainers that expect a DataLoader. The global batches are the same at every world size. Close the loader,
-    or use it as a context manager, to stop its threads. A damaged shard raises DamagedShardError from next().
+    A step is the rank's micro-batches of one global batch; `micro_batches` gives them one by one, epoch by epoch, to
+    trainers that expect a DataLoader. The global batches are the same at every world size. The rank's examples of a
+    step are cut into micro-batches in the order of their lengths, the longest first, so that little of a micro-batch is
+    padding; a loss that is a sum over the step stays what it is. Close the loader, or use it as a context manager, to
+    stop its threads. A damaged shard raises DamagedShardError from next().
 
     Args:
         cache: A finished cache.
@@ -238,7 +241,9 @@ class Loader(Iterator[list[Batch]]):
             for step in range(first, first + number):
                 blocks.require(epoch, (step + 1) * g)
                 lanes = [blocks.examples(lane, step * g, (step + 1) * g) for lane in self._owned]
-                whole = gather([examples[n] for n in range(g) for examples in lanes])
+                examples = [of_lane[n] for n in range(g) for of_lane in lanes]
+                lengths = np.array([picked.lengths[row] for picked, row in examples])
+                whole = gather([examples[n] for n in longest_first(lengths)])
                 blocks.used(epoch, (step + 1) * g)
                 steps += self._cut(whole)
         except Exception as error:
@@ -248,7 +253,9 @@ class Loader(Iterator[list[Batch]]):
     def _taken_at_once(self, blocks: BlocksInUse, epoch: int, begin: int, end: int) -> Batch:
         blocks.require(epoch, end)
         of_lanes = joined([run for lane in self._owned for run in blocks.runs(lane, begin, end)])
-        return of_lanes.take(np.arange(len(of_lanes)).reshape(-1, end - begin).T.ravel())
+        of_steps = np.arange(len(of_lanes)).reshape(-1, end - begin).T.reshape(-1, self._share)
+        order = longest_first(of_lanes.lengths[of_steps])
+        return of_lanes.take(np.take_along_axis(of_steps, order, axis=1).ravel())
 
     def _cut(self, steps: Batch) -> list[list[Batch]]:
         """The micro-batches of each step."""

@@ -25,6 +25,11 @@ RECORD = TopK(k=4, curve=CurveSpec(temperatures=(1.0, 2.0)))
 SETTINGS = {"global_batch": 16, "micro_batch": 2, "lanes": 8, "seed": 5}
 
 
+def length_of(number, length=12):
+    """Tokens of an example of `write_cache`."""
+    return length + number % 5
+
+
 def write_cache(path, sizes, length=12, backend="zarr"):
     """Shards of these numbers of examples; an example's first token is its number in the cache."""
     rng = np.random.default_rng(0)
@@ -33,7 +38,7 @@ def write_cache(path, sizes, length=12, backend="zarr"):
         for index, size in enumerate(sizes):
             with writer.builder.unit(index) as unit:
                 for _ in range(size):
-                    tokens = rng.integers(0, CLASSES, length + number % 5)
+                    tokens = rng.integers(0, CLASSES, length_of(number, length))
                     tokens[0] = number
                     unit.add(tokens, rng.normal(size=(len(tokens) - 1, CLASSES)).astype(np.float32))
                     number += 1
@@ -83,14 +88,16 @@ def take(loader, steps):
 
 
 def expected(cache, steps, *, rank=0, world_size=1, settings=SETTINGS):
-    """From the plans alone, epoch after epoch."""
+    """From the plans alone, epoch after epoch; the longest examples of a step come first."""
     lanes, per_lane = settings["lanes"], settings["global_batch"] // settings["lanes"]
     owned = slice(rank * lanes // world_size, (rank + 1) * lanes // world_size)
     got, epoch = [], 0
     while len(got) < steps:
         order = epoch_order(cache.shard_examples, cache.block_examples, seed=5, epoch=epoch, lanes=lanes)[:, owned]
         whole = len(order) // per_lane * per_lane
-        got += order[:whole].reshape(whole // per_lane, -1, settings["micro_batch"]).tolist()
+        samples = order[:whole].reshape(whole // per_lane, -1)
+        samples = np.take_along_axis(samples, np.argsort(-length_of(samples), axis=1, kind="stable"), axis=1)
+        got += samples.reshape(len(samples), -1, settings["micro_batch"]).tolist()
         epoch += 1
     return got[:steps]
 
