@@ -33,7 +33,7 @@ BARE, DUMP = "bare forward", "kdcache dump-logits"
 
 def run(quick: bool) -> Rows:
     threads = use_threads()
-    few, many = (8, 16) if quick else (8, 32)
+    few, many = (8, 16) if quick else (8, 24)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         windows = _windows(many)
