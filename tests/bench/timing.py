@@ -14,16 +14,19 @@ from typing import Any
 
 from tests.bench.part import Rows
 
-__all__ = ["against", "interleaved", "raised_memory", "reason"]
+__all__ = ["against", "interleaved", "middle_half", "raised_memory", "reason"]
 
 
-def interleaved(sides: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: int = 1) -> Rows:
+def interleaved(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: int = 1, seldom: Mapping[str, int] | None = None
+) -> Rows:
     """Run every side once a round, in a new order each round.
 
     Args:
         sides: Name to what is timed.
         rounds: How many count.
         warm_up: Rounds before, which do not.
+        seldom: Sides that run in each so many rounds alone, where less would tell as much.
 
     Returns:
         Name to {"cpu": seconds of each round, "clock": the same by the clock}, or {"failed": why}.
@@ -31,7 +34,8 @@ def interleaved(sides: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up:
     rows: Rows = {name: {"cpu": [], "clock": []} for name in sides}
     for number in range(warm_up + rounds):
         for name in random.sample(list(sides), len(sides)):
-            if "failed" in rows[name]:
+            every = (seldom or {}).get(name, 1)
+            if "failed" in rows[name] or (number >= warm_up and (number - warm_up) % every):
                 continue
             gc.collect()
             cpu, clock = time.process_time(), time.perf_counter()
@@ -50,6 +54,13 @@ def against(row: Rows, base: Rows, what: str = "cpu") -> tuple[float, float, flo
     """(ratio of the medians, least and greatest ratio of a round)."""
     of_rounds = [a / b for a, b in zip(row[what], base[what], strict=False)]
     return statistics.median(row[what]) / statistics.median(base[what]), min(of_rounds), max(of_rounds)
+
+
+def middle_half(row: Rows, base: Rows, every: int = 1) -> tuple[float, float, float]:
+    """(ratio of the medians, first and third quartile of the rounds' ratios), for many rounds; every: row's rounds."""
+    of_rounds = [a / b for a, b in zip(row["cpu"], base["cpu"][::every], strict=True)]
+    first, _, third = statistics.quantiles(of_rounds, n=4) if len(of_rounds) > 1 else [of_rounds[0]] * 3
+    return statistics.median(row["cpu"]) / statistics.median(base["cpu"]), first, third
 
 
 def reason(error: BaseException) -> str:
