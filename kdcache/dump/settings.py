@@ -86,7 +86,7 @@ class DumpConfig(Run):
         classification.
     backend: how shards are written: as Zarr groups (.zarr.zip) or Arrow files (.arrow).
     block_examples: how many examples of a shard are read at once in training. "auto" takes as many as decode to about
-        2 MB, at most 1,024.
+        2 MB, at most 4,096.
     compute: device, sizes of batches, threads.
     seed: of the draws of sampled records.
     on_bad_row: what to do with a row that is not what the settings say (it is not JSON, has no text, is too long, is a

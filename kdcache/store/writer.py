@@ -68,7 +68,7 @@ class CacheWriter:
         corpus: What the examples are made of.
         seed: Of the records' random draws.
         examples_per_shard: How many examples a shard has.
-        block_examples: How many of them are read at once, or "auto": as many as decode to about 2 MB, at most 1,024.
+        block_examples: How many of them are read at once, or "auto": as many as decode to about 2 MB, at most 4,096.
         resume: Go on with a cache of the same settings; False refuses any existing one.
         force: Write into a folder that is not ours, or in which somebody writes another cache.
         output_layer: Of factored records, a pair (weight, bias), or an OutputLayer of kdcache.targets.output_layer
