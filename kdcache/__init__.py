@@ -2,7 +2,8 @@
 
 Write a cache     CacheWriter, compress; `kdcache dump-logits`
 Read it           open_cache, Cache, Batch, TeacherTargets; the manifest's types Manifest, Header, CommitRecord
-Train from it     Loader, Collator, make_student, with_loss, loss_terms; distillation_loss on logits that exist;
+Train from it     Loader, Collator, make_student, with_loss, loss_terms; Prefetcher, which readies the next micro-batch
+                  on the device; distillation_loss on logits that exist;
                   HeadLoss with a Head, the fused output layer and loss, in a loop of your own;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from kdcache.students.head_loss import HeadLoss
     from kdcache.students.loss import StudentWithLoss, with_loss
     from kdcache.students.making import make_student
+    from kdcache.students.prefetch import Prefetched, Prefetcher
     from kdcache.students.scoring import evaluate_model
     from kdcache.students.settings import StudentConfig
     from kdcache.students.terms import loss_terms
@@ -110,6 +112,8 @@ __all__ = [
     "LockedError",
     "LossTerms",
     "Manifest",
+    "Prefetched",
+    "Prefetcher",
     "RecordKind",
     "RowError",
     "SparseTargets",
@@ -164,6 +168,7 @@ _HOMES = {
     "kdcache.students.head_loss": "HeadLoss",
     "kdcache.students.loss": "StudentWithLoss with_loss",
     "kdcache.students.making": "make_student",
+    "kdcache.students.prefetch": "Prefetched Prefetcher",
     "kdcache.students.terms": "loss_terms",
     "kdcache.students.scoring": "evaluate_model",
     "kdcache.students.settings": "StudentConfig",

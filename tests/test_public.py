@@ -11,8 +11,8 @@ import kdcache
 
 PUBLIC = """
     Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field
-    Head HeadLoss Header Inputs KdcacheError Layout Loader LockedError LossTerms Manifest RecordKind RowError
-    SparseTargets
+    Head HeadLoss Header Inputs KdcacheError Layout Loader LockedError LossTerms Manifest Prefetched Prefetcher
+    RecordKind RowError SparseTargets
     StudentConfig StudentError StudentWithLoss Supervision TailCurve TeacherError TeacherPin TeacherRows
     TeacherTargets TokenizerPin TrainError array_fields compress distillation_loss evaluate_model from_arrow
     loss_terms make_student make_term open_cache register_backend register_divergence register_record register_student
@@ -33,7 +33,18 @@ def test_the_public_names() -> None:
 
 def test_functions_and_what_is_made_by_hand_are_documented_in_google_form() -> None:
     public = {name: getattr(kdcache, name) for name in kdcache.__all__}
-    made = ("Batch", "Cache", "CacheWriter", "Collator", "Head", "HeadLoss", "Inputs", "Loader", "LossTerms")
+    made = (
+        "Batch",
+        "Cache",
+        "CacheWriter",
+        "Collator",
+        "Head",
+        "HeadLoss",
+        "Inputs",
+        "Loader",
+        "LossTerms",
+        "Prefetcher",
+    )
     for name, thing in public.items():
         if inspect.isfunction(thing) or name in made:
             text = f"{inspect.getdoc(thing)}\n{inspect.getdoc(getattr(thing, '__init__', None))}"

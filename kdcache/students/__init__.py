@@ -6,7 +6,7 @@ same_tokenizer whether a student's tokenizer is the cache's
 special_ids    the tokenizer's special ids in a student's configs
 trial          whether neighbours in a batch or a packed example change what a student says
 collate        Collator: a Batch of a cache -> the tensors of one forward pass
-ahead          Ahead: the inputs of the next micro-batch, made by a thread and copied while a step runs
+prefetch       Prefetcher: the inputs of the next micro-batch, made by a thread and copied while a step runs
 loss           StudentWithLoss: body, head and loss in one forward
 head_loss      HeadLoss: the output layer and the loss together, as a module of its own, for any trainer
 balance        the balancing loss of a mixture of experts

@@ -5,7 +5,7 @@ micro-batch's sum is scaled by world size × accumulation / positions: DeepSpeed
 the gradient is the same whatever the world size, micro-batch and accumulation. One all-reduce a step, of the count and
 of the votes on saving and leaving (leaving.py).
 
-Inputs are made ahead (students/ahead.py), and the host asks the device for numbers once a step, when the ranks meet:
+Inputs are made ahead (students/prefetch.py), and the host asks the device for numbers once a step, when the ranks meet:
 for the counts, and whether the loss of the step before was a number (`settle` asks at once, before that step is logged,
 scored or saved). What is logged stays on the device until it is.
 """
@@ -22,7 +22,7 @@ from kdcache.errors import TrainError
 from kdcache.launcher import World
 from kdcache.losses.terms import LossTerms
 from kdcache.progress import Progress
-from kdcache.students.ahead import Fed
+from kdcache.students.prefetch import Prefetched
 from kdcache.train.leaving import Leaving
 from kdcache.train.log import Log
 from kdcache.train.schedule import learning_rate
@@ -75,7 +75,7 @@ class Trainer:
         self._finite = torch.ones(1, dtype=torch.bool, device=self.device)
         self._window = _Window(len(terms.names), self.device)
 
-    def run(self, feed: Iterator[Fed], log: Log, after: Callable[[int], None]) -> None:
+    def run(self, feed: Iterator[Prefetched], log: Log, after: Callable[[int], None]) -> None:
         """All steps that are left; after(step) follows each. Raises TrainError for a loss that is not a number."""
         total = self.pace.total_steps
         with Progress(total, "steps", "train", done=self.step, quiet=not self.world.first) as progress:
@@ -87,7 +87,7 @@ class Trainer:
                 progress.advance()
                 after(self.step)
 
-    def take_step(self, feed: Iterator[Fed]) -> tuple[torch.Tensor, int, int]:
+    def take_step(self, feed: Iterator[Prefetched]) -> tuple[torch.Tensor, int, int]:
         """One update. Returns the terms' sums over this rank's positions, their global number, this rank's tokens."""
         rate = self.pace.learning_rate(self.step)
         for group in self.engine.optimizer.param_groups:

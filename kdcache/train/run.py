@@ -19,11 +19,11 @@ from kdcache.losses.term import Term
 from kdcache.owned.folder import read_owner
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
-from kdcache.students.ahead import Ahead
 from kdcache.students.balance import terms_of_student, warn_unbalanced
 from kdcache.students.collate import Collator
 from kdcache.students.loss import head_width, with_loss
 from kdcache.students.making import make_student
+from kdcache.students.prefetch import Prefetcher
 from kdcache.students.scoring import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
 from kdcache.students.terms import loss_terms
 from kdcache.train.cautions import first_targets, warn
@@ -81,7 +81,7 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
         terms = loss_terms(run.terms, cache, beside=terms_of_student(student))
         step = 0 if saved is None else saved.step
         trainer = Trainer(engine, pace, terms, world, device=device, step=step, leaving=leaving)
-        feed = Ahead(loader, Collator(student, cache), trainer.device)
+        feed = Prefetcher(loader, Collator(student, cache), trainer.device)
         log = open_log(run, world, pace, step, changes, cache.digest)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 

@@ -22,6 +22,8 @@ payload      the same records in everybody's format; readers reads them again
 
 records      bytes, noise and bias of records; with multinomial (RS-KD) and polynomial (DistillKit) to compare with
 shares       what students of each record learned, as a table
+gpu          a part for one GPU (launch/bench_gpu.sh), with gpu_scene, gpu_sides and cuda_timing
+
 printed      parts that show what an older script prints: records.py, compression.py
 
 How to add a part

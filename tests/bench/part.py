@@ -24,6 +24,7 @@ PARTS = (
     "head_product",
     "integrity",
     "checkpoints",
+    "gpu",
 )
 """The files of tests/bench that are parts, in the order of the page."""
 

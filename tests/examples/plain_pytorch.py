@@ -18,13 +18,13 @@ collate = kdcache.Collator(student, cache)
 model = kdcache.with_loss(student).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 
-with kdcache.Loader(cache, global_batch=16, micro_batch=8, seed=0) as loader:
-    for step in islice(loader, 12):
-        positions = sum(batch.num_positions for batch in step)
+loader = kdcache.Loader(cache, global_batch=16, micro_batch=8, seed=0)
+with loader, kdcache.Prefetcher(loader, collate, device) as feed:
+    for _ in range(12):
+        first = next(feed)
         total = 0.0
-        for batch in step:
-            inputs = collate(batch).pin_memory().to(device, non_blocking=True)
-            loss = model(inputs, terms)[0] / positions
+        for fed in (first, *islice(feed, first.of - 1)):
+            loss = model(fed.inputs, terms)[0] / fed.positions
             loss.backward()
             total += loss.item()
         optimizer.step()

@@ -18,10 +18,10 @@ from train.tiny import train_config, write_cache
 
 from kdcache.errors import TrainError
 from kdcache.launcher import World
-from kdcache.students.ahead import Ahead
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
+from kdcache.students.prefetch import Prefetcher
 from kdcache.students.terms import loss_terms
 from kdcache.train.checkpoint import Checkpoints, Saved
 from kdcache.train.distributed import connect
@@ -56,7 +56,7 @@ class Run:
             leaving=Leaving(self.run.checkpoint, World()),
         )
         self.loader = self.run.batches.loader(self.cache, World())
-        with Ahead(self.loader, Collator(student, self.cache), "cpu") as feed:
+        with Prefetcher(self.loader, Collator(student, self.cache), "cpu") as feed:
             for step in (1, 2):
                 self.trainer.take_step(feed)
                 self.save(step)

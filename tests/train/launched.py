@@ -16,10 +16,10 @@ from train.tiny import dropping_student, student_config, train_config
 from kdcache.errors import KdcacheError, TrainError
 from kdcache.launcher import World, find_world
 from kdcache.losses.terms import LossTerms
-from kdcache.students.ahead import Ahead
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
+from kdcache.students.prefetch import Prefetcher
 from kdcache.train.distributed import connect
 from kdcache.train.engine import make_engine
 from kdcache.train.leaving import Leaving
@@ -186,7 +186,7 @@ def gradients(root: Path, world: World) -> None:
         fewest = 1 << 30
         with run.batches.loader(cache, world) as loader:
             owns = [sum(batch.num_positions for batch in next(loader)) for _ in range(3)]
-        with run.batches.loader(cache, world) as loader, Ahead(loader, Collator(student, cache), "cpu") as feed:
+        with run.batches.loader(cache, world) as loader, Prefetcher(loader, Collator(student, cache), "cpu") as feed:
             for own in owns:
                 _, positions, _ = trainer.take_step(feed)
                 fewest = min(fewest, own) if positions else fewest

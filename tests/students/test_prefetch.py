@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kdcache
-from kdcache.students.ahead import Ahead
+from kdcache.students.prefetch import Prefetcher
 from kdcache.targets.moving import tensors_in
 from kdcache.targets.packing import Packed
 
@@ -72,12 +72,12 @@ def test_micro_batches_come_in_order_and_the_state_is_of_what_was_handed_out(cac
     collate = collator(cache)
     with kdcache.Loader(cache, **sizes) as loader:
         steps = [[collate(batch) for batch in step] for step in islice(loader, 5)]
-    with kdcache.Loader(cache, **sizes) as loader, Ahead(loader, collate, "cpu") as feed:
+    with kdcache.Loader(cache, **sizes) as loader, Prefetcher(loader, collate, "cpu") as feed:
         first = [next(feed) for _ in range(4)]
         state = feed.state_dict()
     with kdcache.Loader(cache, **sizes) as loader:
         loader.load_state_dict(state)
-        with Ahead(loader, collate, "cpu", depth=3) as feed:
+        with Prefetcher(loader, collate, "cpu", depth=3) as feed:
             rest = [next(feed) for _ in range(6)]
     for k, fed in enumerate([*first, *rest]):
         expected = steps[k // 2][k % 2]
@@ -101,7 +101,7 @@ def test_what_the_loader_raises_comes_at_its_micro_batch(cache: kdcache.Cache, t
             return {"left": len(self)}
 
     failing = Failing([cache.read(0, 1), cache.read(1, 2)])
-    with Ahead(failing, collator(cache), "cpu") as feed:  # type: ignore[arg-type]
+    with Prefetcher(failing, collator(cache), "cpu") as feed:  # type: ignore[arg-type]
         next(feed)
         assert feed.state_dict() == {"left": 1}
         next(feed)
