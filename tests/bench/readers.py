@@ -114,9 +114,20 @@ def _read_kdcache(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
     import kdcache
 
     cache = kdcache.open_cache(folder)
-    with kdcache.Loader(cache, global_batch=BATCH, threads=1, memory_gb=0.25, samples_seen=skip) as loader:
+    with kdcache.Loader(cache, global_batch=BATCH, threads=1, memory_gb=_memory_gb(cache), samples_seen=skip) as loader:
+        assert not loader._reading.keep
         for (batch,) in loader:
             yield len(batch), batch.nbytes
+
+
+def _memory_gb(cache: Any) -> float:
+    """Too little for the cache to stay decoded in memory after its first epoch, and enough to read each block once in
+    an epoch, as of a cache that is larger than memory.
+    """
+    from kdcache.stream.memory import SHORT, decoded_bytes
+
+    bytes_ = decoded_bytes(cache.manifest.header.fields, cache.manifest.totals)
+    return (3.2 if bytes_ < SHORT * len(cache) else 1.8) * bytes_ / 1e9
 
 
 def _plain_zarr(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:

@@ -217,8 +217,8 @@ def render(rows: Rows) -> str:
         f"A whole step (forward, backward, AdamW) of {BATCH} windows of {LENGTH} tokens, float32, {rows['threads']} "
         f"threads, {ROUNDS} steps of the first three, {ROUNDS // SELDOM[SPED]} of DeepSpeed's and "
         f"{ROUNDS // SELDOM[ONLINE]} with a teacher in memory, in turn; students with the 49,152 classes of "
-        "SmolLM2-135M, which is the teacher. Ratios of CPU seconds are to the first row; in brackets the middle half of "
-        "the rounds. Memory is resident above the imports. Teacher and records of one batch take "
+        "SmolLM2-135M, which is the teacher. Ratios of CPU seconds are to the first row; in brackets the middle half "
+        "of the rounds. Memory is resident above the imports. Teacher and records of one batch take "
         f"{figure(rows['dump_cpu'])} CPU seconds once; so many students, trained once on the texts, or passes of one "
         "student, make the cache pay."
     ]
