@@ -114,20 +114,25 @@ def _read_kdcache(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
     import kdcache
 
     cache = kdcache.open_cache(folder)
-    with kdcache.Loader(cache, global_batch=BATCH, threads=1, memory_gb=_memory_gb(cache), samples_seen=skip) as loader:
-        assert not loader._reading.keep
+    with _loader(cache, skip) as loader:
         for (batch,) in loader:
             yield len(batch), batch.nbytes
 
 
-def _memory_gb(cache: Any) -> float:
-    """Too little for the cache to stay decoded in memory after its first epoch, and enough to read each block once in
+def _loader(cache: Any, skip: int) -> Any:
+    """With too little memory for the cache to stay decoded after its first epoch, and enough to read each block once in
     an epoch, as of a cache that is larger than memory.
     """
-    from kdcache.stream.memory import SHORT, decoded_bytes
+    from kdcache import Loader
+    from kdcache.stream.memory import decoded_bytes
 
-    bytes_ = decoded_bytes(cache.manifest.header.fields, cache.manifest.totals)
-    return (3.2 if bytes_ < SHORT * len(cache) else 1.8) * bytes_ / 1e9
+    decoded = decoded_bytes(cache.manifest.header.fields, cache.manifest.totals)
+    for times in (4.4, 4, 3.6, 3.2, 2.8, 2.4, 2, 1.6):
+        loader = Loader(cache, global_batch=BATCH, threads=1, memory_gb=times * decoded / 1e9, samples_seen=skip)
+        if not loader._reading.keep:
+            return loader
+        loader.close()
+    raise AssertionError("got a cache that stays decoded")
 
 
 def _plain_zarr(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
