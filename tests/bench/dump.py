@@ -1,9 +1,10 @@
 """A dump against the bare forward pass of its teacher, and two ranks against one.
 
-Both are told by what more text costs: a dump of few windows and a dump of many are made, and their difference is what
-the windows between them cost, whatever a start costs (Python, the teacher's weights, their digests, the trial pass).
-The bare side holds the same teacher in memory and computes these windows in the same batches, and keeps nothing.
-Tokenising, compressing, writing and digests are in the dump's time. In turn in one process, CPU seconds.
+What counts is what more text costs, whatever a start costs (Python, the teacher's weights, their digests, the trial
+pass): so one dump of several units is made, and before each unit the bare side, which holds the same teacher in memory,
+computes this unit's windows in the same batch and keeps nothing. A unit's cost is the process's CPU time from there to
+the next unit: tokenising, compressing, writing, digests and commits of it are in it. So both sides are in turn in one
+process, and each unit is a round.
 
 Ranks are processes of one thread each, as a user starts them. Their CPU seconds are told, and whether the bytes are the
 same; the clock would say how busy the machine is.
@@ -16,46 +17,66 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from tests.bench.part import Part, Rows
 from tests.bench.scene import teacher_folder, texts, use_threads
 from tests.bench.tables import figure, spread, table
-from tests.bench.timing import interleaved
 
 LENGTH, BATCH, ROWS = 256, 8, 8  # batches of 8 windows are what a dump makes of them on a CPU
-FEW = "few"
-BARE, DUMP = "bare forward", "kdcache dump-logits"
+WRITTEN = 2.0
+"""Seconds after which a unit that is made is surely written."""
 
 
 def run(quick: bool) -> Rows:
     threads = use_threads()
-    few, many = (8, 16) if quick else (8, 24)
+    units = 3 if quick else 8
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        windows = _windows(many)
-        corpora = {count: _corpus(folder / f"{count}.jsonl", windows[:count]) for count in (few, many)}
-        profiles: list[dict[str, float]] = []
-        sides = {
-            BARE: _bare(windows[few:]),
-            FEW: lambda: _dump(folder, corpora[few], threads),
-            DUMP: lambda: profiles.append(_dump(folder, corpora[many], threads)),
-        }
-        _dump(folder, corpora[few], threads)  # compiles
-        times = interleaved(sides, 1 if quick else 3, warm_up=0)
-        failed = [f"{side}: {row['failed']}" for side, row in times.items() if "failed" in row]
-        if failed:
-            raise RuntimeError("; ".join(failed))
-        both = _corpus(folder / "ranks.jsonl", windows[: 2 * few])
+        windows = _windows(units * BATCH)
+        _dump(folder, _corpus(folder / "first.jsonl", windows[:BATCH]), threads)  # compiles
+        corpus = _corpus(folder / "corpus.jsonl", windows)
+        bare, made, whole, stages = _in_turn(folder, corpus, _bare(windows), threads)
+        both = _corpus(folder / "ranks.jsonl", windows[: 2 * BATCH])
         ranks = {str(count): _ranks(folder, both, count) for count in (1, 2)}
     same = ranks["1"].pop("digest") == ranks["2"].pop("digest")
     return {
-        "threads": threads, "tokens": (many - few) * LENGTH, "few": few * LENGTH, "many": many * LENGTH,
-        "times": times, "stages": profiles, "ranks": ranks, "same_bytes": same,
+        "threads": threads, "bare": bare, "made": made, "whole": whole, "stages": stages, "ranks": ranks,
+        "same_bytes": same,
     }  # fmt: skip
+
+
+def _in_turn(
+    folder: Path, corpus: Path, bare: Callable[[int], None], threads: int
+) -> tuple[list[float], list[float], float, dict[str, float]]:
+    """CPU seconds of the bare forward and of the dump for each unit but the last, of the whole dump without the bare
+    forwards; seconds of each stage.
+    """
+    from kdcache.dump import make
+
+    entered: list[float] = []
+    left: list[float] = []
+    unit_arrays = make.unit_arrays
+
+    def with_bare_before(header: Any, unit: int, *arguments: Any, **settings: Any) -> Any:
+        time.sleep(WRITTEN)
+        entered.append(time.process_time())
+        bare(unit)
+        left.append(time.process_time())
+        return unit_arrays(header, unit, *arguments, **settings)
+
+    started = time.process_time()
+    with patch.object(make, "unit_arrays", with_bare_before):
+        stages = _dump(folder, corpus, threads)
+    forwards = [b - a for a, b in zip(entered, left, strict=True)]
+    whole = time.process_time() - started - sum(forwards)
+    return forwards[:-1], [b - a for a, b in zip(left, entered[1:], strict=False)], whole, stages
 
 
 def _windows(count: int) -> list[str]:
@@ -72,7 +93,8 @@ def _corpus(path: Path, windows: list[str]) -> Path:
     return path
 
 
-def _bare(windows: list[str]) -> Callable[[], None]:
+def _bare(windows: list[str]) -> Callable[[int], None]:
+    """The forward pass of a unit."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     teacher = AutoModelForCausalLM.from_pretrained(teacher_folder(), dtype=torch.float32).eval()
@@ -80,10 +102,9 @@ def _bare(windows: list[str]) -> Callable[[], None]:
     ids = [token for window in windows for token in [*tokenizer(window)["input_ids"], tokenizer.eos_token_id]]
     batches = torch.tensor(ids[: len(ids) // LENGTH * LENGTH]).reshape(-1, LENGTH).split(BATCH)
 
-    def forward() -> None:
+    def forward(unit: int) -> None:
         with torch.inference_mode():
-            for tokens_BL in batches:
-                teacher(tokens_BL, use_cache=False)
+            teacher(batches[unit], use_cache=False)
 
     return forward
 
@@ -148,28 +169,25 @@ def _digest(folder: Path) -> str:
 
 
 def render(rows: Rows) -> str:
-    times = rows["times"]
-    bare, few, many = (times[side]["cpu"] for side in (BARE, FEW, DUMP))
-    added = [large - small for small, large in zip(few, many, strict=True)]
-    of_rounds = [forward / more for forward, more in zip(bare, added, strict=True)]
-    middle = statistics.median(many) - statistics.median(few)
-    ratio = spread((statistics.median(bare) / middle, min(of_rounds), max(of_rounds)))
-    start = statistics.median(few) - middle * rows["few"] / rows["tokens"]
-    seconds = {name: statistics.median(found[name] for found in rows["stages"]) for name in rows["stages"][0]}
-    stages = ", ".join(f"{name} {took / sum(seconds.values()):.1%}" for name, took in seconds.items())
+    bare, made = (statistics.median(rows[side]) for side in ("bare", "made"))
+    of_units = [forward / unit for forward, unit in zip(rows["bare"], rows["made"], strict=True)]
+    ratio = spread((bare / made, min(of_units), max(of_units)))
+    start = rows["whole"] - (len(rows["made"]) + 1) * made
+    stages = ", ".join(f"{name} {took / sum(rows['stages'].values()):.1%}" for name, took in rows["stages"].items())
     one, two = rows["ranks"]["1"]["cpu"], rows["ranks"]["2"]["cpu"]
     return (
-        f"SmolLM2-135M in float32, {rows['threads']} threads, windows of {LENGTH}, default record. What "
-        f"{rows['tokens']:,} tokens cost: of a dump, a dump of {rows['many']:,} less one of {rows['few']:,}.\n\n"
+        f"SmolLM2-135M in float32, {rows['threads']} threads, default record. CPU seconds for {BATCH * LENGTH:,} "
+        f"tokens in one batch of {BATCH} windows, medians of {len(of_units)} units, before each of which the bare side "
+        "computes it too; in brackets the least and the greatest ratio of a unit.\n\n"
         + table(
             ["", "CPU s", "speed against the bare forward"],
-            [[BARE, figure(statistics.median(bare)), "1"], [DUMP, figure(middle), ratio]],
+            [["bare forward", figure(bare), "1"], ["kdcache dump-logits", figure(made), ratio]],
         )
         + f"\n\nA dump starts and ends in {figure(start)} CPU s besides, whatever its size. Its stages by the clock: "
-        f"{stages}.\n\nOf {2 * rows['few']:,} tokens with one thread each, one rank takes {figure(one[0])} CPU s, and "
-        f"two ranks {' and '.join(map(figure, two))}, each with its own start. Their shards, commit records and "
+        f"{stages}.\n\nOf {2 * BATCH * LENGTH:,} tokens with one thread each, one rank takes {figure(one[0])} CPU s, "
+        f"and two ranks {' and '.join(map(figure, two))}, each with its own start. Their shards, commit records and "
         f"manifest are {'the same bytes' if rows['same_bytes'] else '**not the same bytes**'}."
     )
 
 
-PART = Part(name="dump", title="Dump: against the bare forward, one and two ranks", minutes=5, run=run, render=render)
+PART = Part(name="dump", title="Dump: against the bare forward, one and two ranks", minutes=4, run=run, render=render)
