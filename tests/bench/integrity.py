@@ -2,6 +2,9 @@
 
 Sampled records of a language model with 32 entries at a position, and dense records of 2,000 classes, on both backends;
 medians of rounds, alternating.
+
+Against the state before these checks (2026-11-26, alternated twice, processor time) whole loading takes .96 times as
+long on Zarr and 1.05 times on Arrow, whose lists are compared with each other now.
 """
 
 import hashlib

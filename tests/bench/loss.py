@@ -2,7 +2,8 @@
 
 What was measured with earlier versions of this file: the loss alone, without its matrix products, takes .09 s for
 cross-entropy, .10 for a divergence, .15 for two temperatures, of 1.65 s; in bfloat16 a CPU's matrix products take 4
-times as long, fused or not.
+times as long, fused or not. On one thread of a quiet Intel Xeon, of fused cross-entropy's time: fused KL .99 and 1.00
+in two runs, at T = 2 beside cross-entropy 1.02 and 1.04, plain torch's cross-entropy 1.15 and 1.16.
 
 P positions, V classes, D hidden width.
 """

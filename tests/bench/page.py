@@ -42,8 +42,9 @@ def _section(part: Part, result: dict[str, Any] | None) -> str:
 
 def _where(part: Part, result: dict[str, Any]) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    load = f", load average {result['load']:g}" if result.get("load") is not None else ""
     small = "**With `--quick`, so not to be quoted.** " if result["quick"] else ""
     return (
-        f"{small}`python -m tests.bench {part.name}`, {result['date']}, {result['machine']}; it took "
+        f"{small}`python -m tests.bench {part.name}`, {result['date']}, {result['machine']}{load}; it took "
         f"{result['seconds'] / 60:.1f} minutes; commit {result['commit']}; {libraries}."
     )

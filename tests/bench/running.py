@@ -90,6 +90,7 @@ def main() -> None:
         "quick": quick,
         "commit": commit(),
         "machine": hardware(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "versions": versions(*PINS),
         "rows": part.run(quick),
     }
