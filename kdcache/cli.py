@@ -1,7 +1,8 @@
 """The command line: reads arguments and configs, calls the rooms, prints one line for every error.
 
-Exit status: 0 done, 1 the work failed, 2 the command or its config was wrong: a path in it that is not there
-is always 2 (errors.py, missing_path); 75 for a training run that was told to stop and goes on with the same command.
+Exit status: 0 done (of one rank of a dump: its own shards, and it says how many the others still make), 1 the work
+failed, 2 the command or its config was wrong: a path in it that is not there is always 2 (errors.py, missing_path); 75
+for a training run that was told to stop and goes on with the same command.
 Imports happen inside the commands, so that `kdcache inspect` and `--help` start in under a second.
 """
 
@@ -53,6 +54,7 @@ class _LocalPath(_Path):
             raise ConfigError(f"{name}: {error}") from None
 
 
+DEFAULT = click.core.ParameterSource.DEFAULT
 PATH = _Path()
 LOCAL = _LocalPath()
 
@@ -356,6 +358,9 @@ def verify(
     """
     from kdcache.report.verify import verify_and_repair, verify_cache
 
+    context = click.get_current_context()
+    of_the_teacher = {"sample": "--sample", "seed": "--seed", "as_json": "--json"}
+    given = [word for name, word in of_the_teacher.items() if context.get_parameter_source(name) != DEFAULT]
     if teacher is not None:
         if repair or copy or force:
             raise click.UsageError("got --teacher with --repair, --from or --force, expected one at a time")
@@ -365,10 +370,12 @@ def verify(
         facts = check_teacher(cache, path, sample=sample, seed=seed, config=config)
         click.echo(json.dumps(facts, indent=1) if as_json else render(facts))
         refuse_unfaithful(facts)
-    elif repair:
+    elif repair and not given:
         verify_and_repair(cache, config=config, copy=copy, force=force)
-    elif config or copy or force:
+    elif not repair and (config or copy or force):
         raise click.UsageError("got --config, --from or --force without --repair, expected it with --repair")
+    elif given:
+        raise click.UsageError(f"got {given[0]} without --teacher, expected it with --teacher")
     else:
         verify_cache(cache)
 

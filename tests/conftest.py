@@ -1,12 +1,15 @@
 """What many tests need: a small real teacher with its tokenizer, and the big real one."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
-from helpers import make_model, make_tokenizer
+from helpers import Run, make_model, make_tokenizer
 from tokenizer_kit import any_tokenizer, chatml_tokenizer, gpt_tokenizer, kit, llama_tokenizer
+
+from kdcache.cli import main
 
 __all__ = ["any_tokenizer", "chatml_tokenizer", "gpt_tokenizer", "kit", "llama_tokenizer"]  # fixtures
 
@@ -24,6 +27,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--long"):
         items[:] = [item for item in items if item.get_closest_marker("long") is None]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """run("verify", path) -> (exit status, standard output, standard error): the command line in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capfd.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,11 @@
 import json
 import os
 import random
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,17 @@ def files_of(cache: Path) -> dict[str, bytes]:
     paths = (path for path in cache.rglob("*") if path.is_file() and ".kdcache" not in path.parts)
     names = {path.relative_to(cache).as_posix(): path for path in paths}
     return {name: path.read_bytes() for name, path in sorted(names.items()) if not name.startswith("work/")}
+
+
+Run = Callable[..., tuple[int, str, str]]
+"""The command line in this process, the fixture `run`: run("verify", path) -> (status, standard output, error)."""
+
+
+def next_typed(message: str) -> list[str]:
+    """The arguments of the command that the last line of a message tells, for `run`."""
+    found = re.search(r"\brun (kdcache .+?)(, or .*|\))?$", message.strip())
+    assert found, message
+    return shlex.split(found[1])[1:]
 
 
 def kdcache(*arguments: object, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:

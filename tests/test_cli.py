@@ -5,36 +5,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers import kdcache, make_model, make_tokenizer, sentences, write_jsonl
+from helpers import Run, files_of, kdcache, make_model, make_tokenizer, sentences, write_jsonl
 
 import kdcache as package
-from kdcache.cli import main
 from kdcache.report.evaluate import cautions
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """run("inspect", path) -> (exit status, standard output, standard error)"""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +43,29 @@ def test_help_teaches(run: Run) -> None:
     for command in ("dump-logits", "train", "eval", "inspect", "verify", "convert", "cut"):
         assert command in out
     assert "torchrun" in run("dump-logits", "--help")[1]
+
+
+def test_an_interrupted_command_says_so_and_goes_on(
+    run: Run, dumped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after two of four shards."""
+    from kdcache.dump import make
+
+    whole, made = make.unit_arrays, []
+
+    def unit_arrays(*given: object, **named: object) -> object:
+        made.append(whole(*given, **named))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return made[-1]
+
+    monkeypatch.setattr(make, "unit_arrays", unit_arrays)
+    command = ("dump-logits", dumped / "dump.yaml", "-o", f"output={tmp_path / 'cache'}")
+    status, _, err = run(*command)
+    assert (status, err.splitlines()[-1]) == (130, "kdcache: interrupted; run the same command again to go on")
+    assert run(*command)[0] == 0
+    assert len(made) < 3 + 4
+    assert files_of(tmp_path / "cache") == files_of(dumped / "cache")
 
 
 def test_inspect(run: Run, dumped: Path) -> None:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import Run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from mutations import steers
 
-from kdcache.cli import main
 from kdcache.errors import as_code, in_markdown, one_line, printable
 from kdcache.progress import Progress, say, show
 from kdcache.report.evaluate import aligned
@@ -98,9 +98,7 @@ def test_a_card_with_hostile_names(tmp_path: Path) -> None:
     assert made_from(Config()) == "`` a`b\\|<script> ``"  # type: ignore[arg-type]
 
 
-def test_errors_of_hostile_corpora_are_one_line_without_escapes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], teacher_folder: Path
-) -> None:
+def test_errors_of_hostile_corpora_are_one_line_without_escapes(tmp_path: Path, run: Run, teacher_folder: Path) -> None:
     column = "te\x1b[2Jxt\u202e\n"
     (tmp_path / "c.jsonl").write_text(json.dumps({column: 1}) + "\n")
     for overrides in (
@@ -115,10 +113,7 @@ def test_errors_of_hostile_corpora_are_one_line_without_escapes(
             f"teacher: {{path: {teacher_folder}, dtype: float32}}\ntask: {{sequence_length: 16}}\n"
         )
         arguments = [part for override in overrides for part in ("-o", override)]
-        monkeypatch.setattr(sys, "argv", ["kdcache", "dump-logits", str(tmp_path / "dump.yaml"), "--check", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        assert ended.value.code in (1, 2)
+        status, out, err = run("dump-logits", tmp_path / "dump.yaml", "--check", *arguments)
+        assert status in (1, 2)
         assert not steers(out + err, lines=True), err
         assert err.count("\nkdcache: ") + err.startswith("kdcache: ") == 1

@@ -51,6 +51,12 @@ class Sums:
         "accuracy",
     )
 
+    @property
+    def are_numbers(self) -> bool:
+        """Whether what the student says of the labels is; what is not known of the teacher is NaN."""
+        values = dict(zip(self.names, self.vector.tolist(), strict=True))
+        return not (values["labelled"] and math.isnan(values["label_nll"]))
+
     @classmethod
     def of_positions(cls, outputs_PK: Tensor) -> "Sums":
         """The number of positions alone: outputs that are no logits have no other measure here."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcache.errors import ConfigError, StudentError, TeacherError, one_line, printable
+from kdcache.errors import CacheError, ConfigError, StudentError, TeacherError, one_line, printable
 from kdcache.progress import Progress, say
 from kdcache.store.cache import Cache, open_cache
 from kdcache.tasks import Task, task_of
@@ -51,8 +51,8 @@ def evaluate_students(
     students: folders or names on the hub. teacher: its folder or name, to time it. trust_remote_code: whether code
     that comes with these models may run.
     Raises ConfigError for device "cuda" without a GPU, ConfigError or TeacherError for a teacher that is not the
-    cache's, StudentError for a folder that is no model of this task, does not fit or has another tokenizer, CacheError
-    for a bad cache.
+    cache's, StudentError for a folder that is no model of this task, does not fit, has another tokenizer or says what
+    is no number, CacheError for a bad cache and one without a supervised position.
     """
     from kdcache.launcher import find_device
     from kdcache.models.hub import model_folder
@@ -62,6 +62,10 @@ def evaluate_students(
     register_small_models()
     device = find_device(device, "--device")
     held_out = open_cache(cache)
+    if held_out.num_positions == 0:
+        raise CacheError(
+            f"{cache} has no supervised position in its {len(held_out)} examples, expected some to score on"
+        )
     say(f"cache: {cache}, sha256 {held_out.digest}")
     if teacher is not None:
         teacher = str(model_folder(teacher, what="teacher", error=TeacherError, trust_remote_code=trust_remote_code))

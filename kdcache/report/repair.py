@@ -163,4 +163,4 @@ class Repair:
 
 def _bare(message: str) -> str:
     """Without the command that is running already."""
-    return message.partition("; run kdcache verify")[0]
+    return message.partition("; run ")[0]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, next_command
 from kdcache.store.basis_file import decode_basis, read_basis
 from kdcache.store.batch import Batch, concat
 from kdcache.store.blocks import Place
@@ -280,7 +280,8 @@ def read_manifest(root: Root) -> Manifest:
         if root.exists("header.json"):
             units = sum(name.endswith(".json") for name in shard_sizes(root))
             raise CacheError(
-                f"{root.url} is not finished: {units} units committed; run kdcache dump-logits again to go on"
+                f"{root.url} is not finished: {units} units committed; to go on, with the settings file of its dump, "
+                f"{next_command('dump-logits', 'dump.yaml')}"
             ) from None
         raise CacheError(
             f"{root.url} is not a cache: it has no cache.json; expected a folder made by kdcache dump-logits",

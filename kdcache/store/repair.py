@@ -11,7 +11,7 @@ Nothing is written whose digest is not the recorded one.
 import hashlib
 from collections.abc import Callable, Collection
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, next_command
 from kdcache.store.cache import begun_header
 from kdcache.store.files import Root, is_name
 from kdcache.store.limits import most_of
@@ -21,7 +21,7 @@ from kdcache.store.skipped import read_skipped, write_skipped
 
 __all__ = ["copy_from", "digests", "manifest_of_records", "restore_records", "restore_skipped", "sweep"]
 
-LOST = "cache.json is lost too; with the settings file of its dump, run kdcache dump-logits dump.yaml"
+LOST = f"cache.json is lost too; with the settings file of its dump, {next_command('dump-logits', 'dump.yaml')}"
 Where = Callable[[int, int], str]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, StudentError
 from kdcache.launcher import World
 from kdcache.losses.metrics import Sums
 from kdcache.models.modes import evaluating
@@ -64,7 +64,7 @@ def evaluate_model(
         model, and the scores of the task for any other.
 
     Raises:
-        StudentError: The model does not fit the cache.
+        StudentError: The model does not fit the cache, or what it says is not a number.
         ConfigError: The cache's records do not answer this temperature.
     """
     return evaluate_whole(
@@ -110,10 +110,11 @@ def evaluate_engine(
     *,
     batch_examples: int = 8,
     max_examples: int | None = None,
+    progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, float]:
     """The same figures of the model inside an engine that wraps it, over all ranks; every rank calls it."""
     batches = _batches(cache, world, engine.module.student, batch_examples, max_examples)
-    return _figures(engine, batches, cache, world, device, EVALUATION_TEMPERATURE, lambda examples: None)[0]
+    return _figures(engine, batches, cache, world, device, EVALUATION_TEMPERATURE, progress)[0]
 
 
 def check_held_out(held_out: Cache, cache: Cache) -> None:
@@ -200,8 +201,13 @@ def _figures(
                     outputs_PC = task.outputs(found[1]).cpu().numpy()
                     parts.append(Predictions(outputs_PC, batch.labels, starts_of(batch)))
             progress(0 if batch is None else len(batch))
-    means = Sums(world.sum(vector)).means()
-    whole = None
+    sums = Sums(world.sum(vector))
+    means, whole = sums.means(), None
     if not task.generates:
         whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
+    if not sums.are_numbers or (whole is not None and np.isnan(whole.outputs_PC).any()):
+        raise StudentError(
+            f"what the student says of {cache.root.url} is not a number at some positions, expected finite logits at "
+            "all: its training went wrong, or its numbers are too large for its dtype"
+        )
     return task.figures(means, whole, header.class_names), whole

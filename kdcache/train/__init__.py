@@ -6,6 +6,7 @@ launch           run_train: one process, a rank of a launcher, or the process th
 local_ranks      the ranks of --nproc: started, told of signals, waited for
 ancestors        the launchers above a rank, which ends when one of them is gone
 watch            one thread per rank, for signals and for whatever a rank cannot see while it waits
+phases           what a rank is doing, and whether it gets on
 beats            heartbeats of the ranks, so that one that hangs is named
 leaving          when a run saves and when it leaves early, agreed by all ranks
 output           the folder of a run: marked, and held by one run at a time

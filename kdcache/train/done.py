@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.disk import Disk
-from kdcache.errors import ConfigError, TrainError
+from kdcache.errors import ConfigError, TrainError, next_command
 from kdcache.owned.model import digests
 from kdcache.progress import counted, say
 from kdcache.store.cache import Cache
@@ -105,7 +105,7 @@ def check_steps(total: int, reached: int, output: Path) -> None:
         raise ConfigError(
             f"got a run of {counted(total, 'step')} whose {output} has reached step {reached}, expected at least as "
             f"many; give more steps, start anew with another output, or write the student of an earlier step, where "
-            f"its checkpoint is kept: kdcache export {output} --step {total} --out DIR"
+            f"its checkpoint is kept: {next_command('export', output, '--step', total, '--out', 'DIR')}"
         )
 
 

@@ -9,7 +9,7 @@ and renamed when it is complete; an older student there is deleted only where ev
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,13 @@ class Told:
     changes: Sequence[dict[str, Any]] = field(default_factory=list)
 
 
-def export_student(engine: Any, run: Run, cache: Cache, world: World, told: Told) -> Path:
-    """Write OUTPUT/student; every rank calls it."""
+def export_student(
+    engine: Any, run: Run, cache: Cache, world: World, told: Told, progress: Callable[[], None] = lambda: None
+) -> Path:
+    """Write OUTPUT/student; every rank calls it. progress: called after each weight that is gathered."""
     folder = run.output / "student"
-    weights = full_weights(engine, world, STUDENT)
-    of_modules = full_weights(engine, world, BESIDE) if run.export_modules else {}
+    weights = full_weights(engine, world, STUDENT, progress)
+    of_modules = full_weights(engine, world, BESIDE, progress) if run.export_modules else {}
     if world.first:
         made = scratch(run.output, "student")
         shutil.rmtree(made, ignore_errors=True)
@@ -87,10 +89,12 @@ def write_student(folder: Path, run: Run, cache: Cache, student: Any, weights: d
     (folder / "README.md").write_text(card + usage(student, cache), encoding="utf-8")
 
 
-def full_weights(engine: Any, world: World, prefix: str) -> dict[str, Tensor]:
+def full_weights(
+    engine: Any, world: World, prefix: str, progress: Callable[[], None] = lambda: None
+) -> dict[str, Tensor]:
     """Float32 master weights whose names begin with the prefix, without it, on rank 0's CPU.
 
-    Other ranks take part and get none.
+    Other ranks take part and get none. progress: called after each.
     """
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -102,6 +106,7 @@ def full_weights(engine: Any, world: World, prefix: str) -> dict[str, Tensor]:
         whole = parameter.detach() if stage == 0 else safe_get_full_fp32_param(parameter)
         if world.first:
             weights[name.removeprefix(prefix)] = whole.detach().float().cpu().clone()
+        progress()
     return weights
 
 

@@ -97,16 +97,18 @@ def _train_watched(run: "Run", world: World, device: str, watch: Watch) -> None:
     """Train, while the ranks watch each other."""
     from kdcache.train.beats import Beats
     from kdcache.train.distributed import default_store
+    from kdcache.train.phases import Phases
     from kdcache.train.run import train
 
     leaving = Leaving(run.checkpoint, world, lambda: watch.asked)
     if world.size == 1:
         return train(run, world, device, leaving)
     again = partial(how_to_go_on, run.output)
-    beats = Beats(default_store(), world, 60 * run.hang_minutes, lambda: leaving.at, again)
+    phases = Phases()
+    beats = Beats(default_store(), world, 60 * run.hang_minutes, phases, again)
     watch.checks.append(beats.fault)
     try:
-        train(run, world, device, leaving)
+        train(run, world, device, leaving, phases)
     finally:
         beats.stop()
 

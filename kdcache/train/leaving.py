@@ -6,8 +6,7 @@ So all ranks hear the same after the same step, write one checkpoint together an
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdcache.errors import RunStoppedError
@@ -29,22 +28,13 @@ class Leaving:
 
     Attributes:
         reason: Why the run is to leave after this step; None to go on.
-        at: How many steps are done, and whether this rank waits for the others to begin the next one.
     """
 
     def __init__(self, config: CheckpointConfig, world: World, asked: Callable[[], str | None] = lambda: None) -> None:
         self.config, self.world, self._asked = config, world, asked
         self._start = self._saved = time.monotonic()
         self.reason: str | None = None
-        self.at = (0, False)
         self._save = False
-
-    @contextmanager
-    def meeting(self, step: int) -> Iterator[None]:
-        """Around the collective in which the ranks meet, after so many steps."""
-        self.at = (step, True)
-        yield
-        self.at = (step, False)
 
     def votes(self) -> list[int]:
         now = time.monotonic()

@@ -25,6 +25,7 @@ from kdcache.progress import Progress
 from kdcache.students.prefetch import Prefetched
 from kdcache.train.leaving import Leaving
 from kdcache.train.log import Log
+from kdcache.train.phases import Phases
 from kdcache.train.schedule import learning_rate
 from kdcache.train.settings import ScheduleConfig
 
@@ -66,9 +67,10 @@ class Trainer:
         device: str,
         step: int,
         leaving: Leaving,
+        phases: Phases | None = None,
     ) -> None:
         self.engine, self.pace, self.terms, self.world = engine, pace, terms, world
-        self.leaving = leaving
+        self.leaving, self.phases = leaving, phases or Phases()
         self.device = torch.device(f"cuda:{world.local_rank}" if device == "cuda" else "cpu")
         self.step = step
         self._norm: Any = 0.0
@@ -89,12 +91,13 @@ class Trainer:
 
     def take_step(self, feed: Iterator[Prefetched]) -> tuple[torch.Tensor, int, int]:
         """One update. Returns the terms' sums over this rank's positions, their global number, this rank's tokens."""
+        self.phases.begin("step", self.step)
         rate = self.pace.learning_rate(self.step)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(_dropout_seed(self.pace.seed, self.step, self.world.rank))
         first = next(feed)
-        with self.leaving.meeting(self.step):
+        with self.phases.waiting():
             summed = self.world.sum(self._sent([first.positions, *self.leaving.votes()]))
             positions, *votes, finite = map(int, torch.cat([summed, self._finite]).tolist())
         self.leaving.hear(votes)
@@ -108,6 +111,7 @@ class Trainer:
             sums_K += batch_sums_K
             self._norm = self._gradient_norm_of_stage_0()
             self.engine.step()
+            self.phases.got_on()
         self.step += 1
         self._finite = sums_K.isfinite().all()[None]
         if self.engine.skipped_steps > skipped and not self.engine.fp16_enabled():

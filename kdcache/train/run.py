@@ -36,6 +36,7 @@ from kdcache.train.leaving import Leaving
 from kdcache.train.log import Log
 from kdcache.train.loop import Pace, Trainer
 from kdcache.train.output import take_output
+from kdcache.train.phases import Phases
 from kdcache.train.pinned import CHANGES, check_unchanged
 from kdcache.train.plan import Run
 from kdcache.train.precision import precision_in_use, spoken_precision
@@ -44,11 +45,13 @@ from kdcache.train.settings import EvalConfig
 __all__ = ["open_caches", "train"]
 
 
-def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -> None:
+def train(run: Run, world: World, device: str, leaving: Leaving | None = None, phases: Phases | None = None) -> None:
     """Train from the start or from the last checkpoint, evaluate, export. Raises KdcacheError.
 
     leaving: decides when the run saves and whether it leaves early; without one no signal is heeded.
+    phases: is told what this rank does.
     """
+    phases = phases or Phases()
     cache, held_out = open_caches(run)
     run.batches.check(len(cache), world.size)
     pinned = on_first(world, lambda: run.pinned_with(cache))
@@ -58,7 +61,8 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
     pace = run.pace(len(cache))
     leaving = leaving or Leaving(run.checkpoint, world)
     checkpoints = Checkpoints(run.output, run.checkpoint, world)
-    saved = checkpoints.latest(sweep=True)
+    with phases.of("load", 0):
+        saved = checkpoints.latest(sweep=True)
     changes = compare(saved, run, pinned, pace.total_steps)
     if saved is None and world.first:
         warn(run.terms, cache, held_out)
@@ -75,12 +79,13 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
         say(f"cache: {run.cache}, sha256 {cache.digest}")
         say(f"precision: {spoken_precision(precision)}")
         if saved is not None:
-            checkpoints.load(engine, saved, convert=convert)
+            with phases.of("load", 0):
+                checkpoints.load(engine, saved, convert=convert)
             loader.load_state_dict(saved.loader)
             say(f"going on from step {saved.step} of {pace.total_steps}")
         terms = loss_terms(run.terms, cache, beside=terms_of_student(student))
         step = 0 if saved is None else saved.step
-        trainer = Trainer(engine, pace, terms, world, device=device, step=step, leaving=leaving)
+        trainer = Trainer(engine, pace, terms, world, device=device, step=step, leaving=leaving, phases=phases)
         feed = Prefetcher(loader, Collator(student, cache), trainer.device)
         log = open_log(run, world, pace, step, changes, cache.digest)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
@@ -94,7 +99,8 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
                 if held is not None:
                     held.check()
                 log.sync()
-                checkpoints.save(engine, step, feed.state_dict(), {**pinned, CHANGES: changes})
+                with phases.of("save", step):
+                    checkpoints.save(engine, step, feed.state_dict(), {**pinned, CHANGES: changes})
                 leaving.saved()
             leaving.check(step, pace.total_steps)
 
@@ -104,7 +110,8 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None) -
     if held is not None:
         held.check()
     told = Told(trainer.step, figures, precision, changes)
-    folder = export_student(engine, run, cache, world, told)
+    with phases.of("export", trainer.step):
+        folder = export_student(engine, run, cache, world, told, phases.got_on)
     if world.first:
         owner, settings = read_owner(folder), {**pinned, CHANGES: changes}
         files = {} if owner is None else dict(owner.files)
@@ -160,14 +167,16 @@ class Evaluation:
     def take(self) -> dict[str, float]:
         """The figures as the trainer's step left the student, which are logged."""
         trainer = self.trainer
-        figures = evaluate_engine(
-            trainer.engine,
-            self.held_out,
-            trainer.world,
-            trainer.device,
-            batch_examples=self.settings.batch_examples,
-            max_examples=self.settings.max_examples,
-        )
+        with trainer.phases.of("evaluation", trainer.step):
+            figures = evaluate_engine(
+                trainer.engine,
+                self.held_out,
+                trainer.world,
+                trainer.device,
+                batch_examples=self.settings.batch_examples,
+                max_examples=self.settings.max_examples,
+                progress=trainer.phases.got_on,
+            )
         self.log.write(trainer.step, "eval", figures)
         return figures
 

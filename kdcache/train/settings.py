@@ -126,8 +126,9 @@ class TrainConfig(Run):
     allow_change: settings that may differ from those that the run was begun with when it goes on, such as
         [optimizer.learning_rate]; "module" is the source of the module of yours. Each change is kept in the log and on
         the model card. Without it a setting that decides the result is refused when it differs.
-    hang_minutes: after how long a rank that is not heard of, or does not come to a step at which the others wait, is
-        named, and the run ends.
+    hang_minutes: after how long a rank that is not heard of, or does not get on while the others wait for it, is named
+        with what it was doing, and the run ends. It gets on with each batch of a step or an evaluation and each MiB of
+        a checkpoint.
     device: "auto" takes a GPU where there is one.
     """
 

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers import files_of, sentences
+from helpers import Run, files_of, sentences
 
-from kdcache.cli import main
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.launcher import World
@@ -31,31 +29,24 @@ def check(
     make_config: Callable[..., DumpConfig],
     teacher_folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    run: Run,
 ) -> Check:
     """check(rows, "key=value" …) -> (exit status, standard output, standard error), by a teacher without weights."""
     bare = tmp_path / "bare"
     shutil.copytree(teacher_folder, bare, ignore=shutil.ignore_patterns("*.safetensors"))
 
-    def run(rows: list[str], *overrides: str) -> tuple[int, str, str]:
+    def check_rows(rows: list[str], *overrides: str) -> tuple[int, str, str]:
         (tmp_path / "corpus.jsonl").write_text("".join(f"{row}\n" for row in rows))
         config = make_config(tmp_path / "cache", teacher={"path": str(bare)}, task={"packing": "documents"})
         (tmp_path / "dump.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
         options = [part for override in overrides for part in ("-o", override)]
-        monkeypatch.setattr(sys, "argv", ["kdcache", "dump-logits", str(tmp_path / "dump.yaml"), "--check", *options])
-        capfd.readouterr()
         before = files_of(tmp_path / "cache")
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
+        said = run("dump-logits", tmp_path / "dump.yaml", "--check", *options)
         assert files_of(tmp_path / "cache") == before
         assert not (tmp_path / "cache" / ".kdcache").exists()
-        return status, *capfd.readouterr()
+        return said
 
-    return run
+    return check_rows
 
 
 def test_a_sound_corpus_is_counted_as_it_will_be_dumped(

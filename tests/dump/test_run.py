@@ -69,7 +69,7 @@ def test_a_resumed_dump_makes_only_what_is_missing(make_config: MakeConfig, tmp_
     whole, halves = make_config(tmp_path / "whole"), make_config(tmp_path / "halves")
     dump(whole)
     dump(halves, world_size=3, ranks=[1])
-    with pytest.raises(CacheError, match=r"is not finished: 4 units committed; run kdcache dump-logits again"):
+    with pytest.raises(CacheError, match=r"is not finished: 4 units committed; .*run kdcache dump-logits dump.yaml"):
         kdcache.open_cache(tmp_path / "halves")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "halves" / "shards/000").iterdir()}
     assert len(kept) == 8

@@ -2,17 +2,15 @@
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers import make_model, make_tokenizer, sentences, write_jsonl
+from helpers import Run, make_model, make_tokenizer, sentences, write_jsonl
 from train.tiny import train_settings, write_cache
 
-from kdcache.cli import main
 from kdcache.owned.folder import OWNER, claim
 
 Place = Callable[[Path], Path]
@@ -66,15 +64,6 @@ def arguments(command: str, room: Path, output: Path) -> list[str]:
     config = room.parent / f"{command}.yaml"
     config.write_text(yaml.safe_dump(settings))
     return [command, str(config)]
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *given: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["kdcache", *given])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def of_the_user(room: Path) -> Path:
@@ -131,26 +120,23 @@ PLACES: dict[str, Place] = {
 
 @pytest.mark.parametrize("command", ["dump-logits", "train", "convert", "cut"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_folder_that_is_not_ours_is_refused(
-    room: Path, command: str, place: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_not_ours_is_refused(room: Path, command: str, place: str, run: Run) -> None:
     output = PLACES[place](room)
     before = tree(room)
-    status = run(monkeypatch, *arguments(command, room, output))
-    said = capfd.readouterr().err.strip().splitlines()
+    status, _, err = run(*arguments(command, room, output))
+    said = err.strip().splitlines()
     assert tree(room) == before
     assert (status, len(said)) == (2, 1), said
     assert "expected" in said[0]
 
 
 @pytest.mark.parametrize("command", ["dump-logits", "convert", "cut"])
-def test_force_writes_beside_what_is_there(
-    room: Path, command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_force_writes_beside_what_is_there(room: Path, command: str, run: Run) -> None:
     output = of_the_user(room)
     before = tree(output)
-    assert run(monkeypatch, *arguments(command, room, output), "--force") == 0
-    assert "--force: " in capfd.readouterr().err
+    status, _, err = run(*arguments(command, room, output), "--force")
+    assert status == 0
+    assert "--force: " in err
     after = tree(output)
     assert {name: after.get(name) for name in before} == before
     assert OWNER in after
@@ -158,47 +144,44 @@ def test_force_writes_beside_what_is_there(
     assert made in after
 
 
-def test_a_cache_without_hidden_files_is_read_and_gone_on_with(
-    room: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cache_without_hidden_files_is_read_and_gone_on_with(room: Path, run: Run) -> None:
     """As it is after a download or a copy."""
     given = arguments("dump-logits", room, room / "mine")
-    assert run(monkeypatch, *given) == 0
+    assert run(*given)[0] == 0
     shutil.rmtree(room / "mine" / ".kdcache")
     before = tree(room / "mine")
-    assert run(monkeypatch, "verify", str(room / "mine")) == 0
-    assert run(monkeypatch, "inspect", str(room / "mine")) == 0
+    assert run("verify", str(room / "mine"))[0] == 0
+    assert run("inspect", str(room / "mine"))[0] == 0
     assert tree(room / "mine") == before, "reading does not write"
     shard = next((room / "mine" / "shards/000").glob("000001.z*"))
     shard.unlink()
-    assert run(monkeypatch, *given) == 0
+    assert run(*given)[0] == 0
     assert shard.is_file()
     assert (room / "mine" / OWNER).is_file()
 
 
-def test_a_second_cut_replaces_its_own_files_alone(
-    room: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_cut_replaces_its_own_files_alone(room: Path, run: Run) -> None:
     out = room / "cut"
     given = arguments("cut", room, out)
-    assert run(monkeypatch, *given) == 0
+    assert run(*given)[0] == 0
     first = tree(out)
-    assert run(monkeypatch, *given) == 0
+    assert run(*given)[0] == 0
     assert tree(out) == first
     layers = given.index("--layers") + 1
     other = [*given[:layers], "1", *given[layers + 1 :]]
-    assert run(monkeypatch, *other) == 2
-    assert "holds a model already" in capfd.readouterr().err
+    status, _, err = run(*other)
+    assert status == 2
+    assert "holds a model already" in err
     (out / "notes.md").write_text("mine")
-    assert run(monkeypatch, *given, "--force") == 0
+    assert run(*given, "--force")[0] == 0
     after = tree(out)
     assert after.pop("notes.md") == hashlib.sha256(b"mine").hexdigest()
     assert after.keys() == first.keys()
     (out / "config.json").write_text("{} edited by hand")
-    capfd.readouterr()
     before = tree(out)
-    assert run(monkeypatch, *given, "--force") == 2
-    assert "config.json is in the way and not ours" in capfd.readouterr().err
+    status, _, err = run(*given, "--force")
+    assert status == 2
+    assert "config.json is in the way and not ours" in err
     assert {name: digest for name, digest in tree(out).items() if "locks" not in name} == {
         name: digest for name, digest in before.items() if "locks" not in name
     }

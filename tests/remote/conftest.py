@@ -2,16 +2,14 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import helpers
 import pytest
 import yaml
 from helpers import sentences
 from remote.serving import Proxy, Run, Store, environment, moto_server, only
-
-from kdcache.cli import main
 
 NUMBER = itertools.count()
 
@@ -45,18 +43,12 @@ def store(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.fixture
-def run(store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def run(store: Store, run: helpers.Run) -> Run:
     """A command, in this process; its exit status and all that it said. A failure must be one line."""
 
     def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        said = "\n".join(capfd.readouterr())
+        status, *both = run(*arguments)
+        said = "\n".join(both)
         assert "Traceback" not in said
         if status:
             only(said)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import files_of, make_model, make_tokenizer, sentences, write_jsonl
+from helpers import Run, files_of, make_model, make_tokenizer, next_typed, sentences, write_jsonl
 
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
@@ -18,19 +17,11 @@ from kdcache.launcher import World
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 
-Run = Callable[..., tuple[int, str, str]]
 Damage = Callable[[Path], object]
 KINDS = {
     "sampled": {"record": {"exact_top_k": 8}, "backend": "zarr"},
     "factored": {"record": {"kind": "factored", "rank": 8, "exact_top_k": 4}, "backend": "arrow"},
 }
-
-
-def next_typed(message: str) -> list[str]:
-    """The arguments of the command that a message ends with."""
-    found = re.search(r"\brun (kdcache .+)$", message.strip())
-    assert found, message
-    return shlex.split(found[1])[1:]
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +136,11 @@ def test_settings_of_a_stranger_run_no_code(run: Run, made: Path, tmp_path: Path
         assert status == 1
         assert "would run code" in out
         assert "antigravity" not in sys.modules
+    typed = next_typed(out)
+    assert typed[-1] == "dump.yaml"
+    status, out, _ = run(*typed[:-1], made / "sampled.yaml")
+    assert status == 0, out
+    assert files_of(cache) == files_of(made / "sampled")
 
 
 @pytest.mark.parametrize("unit", [0, 2])
@@ -161,6 +157,12 @@ def test_dump_makes_a_lost_shard_again_and_nothing_else(
     assert status == 1
     assert "made again it has another digest" in err
     assert files_of(cache).keys() == before.keys()
+    typed = next_typed(err)
+    assert typed[-1] == "COPY"
+    status, _, err = run(*typed[:-1], made / "sampled")
+    assert status == 0, err
+    assert files_of(cache) == before
+    cut_short(shard(cache, unit))
     status, _, err = run(*command)
     assert status == 0, err
     assert files_of(cache) == before
@@ -168,7 +170,7 @@ def test_dump_makes_a_lost_shard_again_and_nothing_else(
     status, _, err = run(*command)
     assert status == 0
     finished = next(line for line in err.splitlines() if "finished already" in line)
-    status, _, err = run(*next_typed(finished.rstrip(")")))
+    status, _, err = run(*next_typed(finished))
     assert status == 1
     assert run(*next_typed(err))[0] == 0
     assert files_of(cache) == before
@@ -231,6 +233,46 @@ def test_a_copy_repairs_without_settings_corpus_or_teacher(run: Run, made: Path,
     status, out, err = run("verify", cache, "--repair", "--from", good)
     assert status == 0, out + err
     assert f"{shard(cache, 1).relative_to(cache)}: from {good}" in out
+    assert files_of(cache) == before
+
+
+def test_what_nothing_else_repairs_comes_from_a_copy(run: Run, made: Path, cache: Path) -> None:
+    """The command that is told where neither settings nor teacher are there, with the copy in place of COPY."""
+    good, before = made / cache.name.removeprefix("my "), files_of(cache)
+    shutil.rmtree(cache / ".kdcache")
+    flip(shard(cache, 2))
+    status, out, err = run("verify", cache, "--repair")
+    assert status == 1
+    typed = next_typed(out)
+    assert typed[-2:] == ["--config", "dump.yaml"]
+    with_copy = next_typed(err)
+    assert with_copy[-1] == "COPY"
+    status, _, err = run(*with_copy[:-1], good)
+    assert status == 0, err
+    assert files_of(cache) == before
+    flip(shard(cache, 2))
+    status, _, err = run(*typed[:-1], config_of(made, cache))
+    assert status == 0, err
+    assert files_of(cache) == before
+
+
+@pytest.mark.parametrize("lost", ["a record", "the end"])
+def test_a_cache_that_is_begun_goes_on_with_the_command_that_is_told(
+    run: Run, made: Path, tmp_path: Path, lost: str
+) -> None:
+    """cache.json and a commit record were lost, or the dump never came to its end."""
+    cache = Path(shutil.copytree(made / "sampled", tmp_path / "sampled"))
+    before = files_of(cache)
+    (cache / "cache.json").unlink()
+    next(iter((cache / "shards/000").glob("000001.json"))).unlink()
+    if lost == "the end":
+        (cache / ".kdcache" / "finished.json").unlink()
+    status, _, err = run("verify", cache, *(["--repair"] if lost == "a record" else []))
+    assert status == 1
+    typed = next_typed(err)
+    assert typed == ["dump-logits", "dump.yaml"]
+    status, _, err = run(typed[0], made / "sampled.yaml", "-o", f"output={cache}")
+    assert status == 0, err
     assert files_of(cache) == before
 
 

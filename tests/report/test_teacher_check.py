@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from classes import MOODS, moods
-from helpers import make_model, make_tokenizer, sentences, write_jsonl
+from helpers import Run, make_model, make_tokenizer, sentences, write_jsonl
 from tasks.small_runs import dump, make_teacher
 
 from kdcache import CacheWriter
@@ -23,7 +23,6 @@ from kdcache.report.teacher_check import check_teacher, render
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import open_cache
 
-Run = Callable[..., tuple[int, str, str]]
 RECORDS: dict[str, Any] = {
     "sampled": {"exact_top_k": 8},
     "drawn": {"kind": "drawn"},

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import make_model, make_tokenizer, sentences, write_jsonl
+from helpers import Run, make_model, make_tokenizer, sentences, write_jsonl
 from store.making import tree, write_cache
 from store.test_manifest import header
 
-from kdcache import cli, open_cache
+from kdcache import open_cache
 from kdcache.errors import CacheError
 from kdcache.store.manifest import Header, canonical, parse
 from kdcache.targets.dense import Dense
@@ -70,9 +70,7 @@ def test_an_unknown_feature_is_named_before_anything_else_is_wrong(tmp_path: Pat
     assert ("--module" in str(caught.value)) == ("/" in feature)
 
 
-def test_every_command_says_it_in_a_line_and_touches_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_says_it_in_a_line_and_touches_nothing(tmp_path: Path, run: Run) -> None:
     cache = tmp_path / "cache"
     make_tokenizer(tmp_path / "teacher")
     make_model(tmp_path / "teacher", vocab_size=330)
@@ -93,15 +91,7 @@ def test_every_command_says_it_in_a_line_and_touches_nothing(
     for name, config in {"dump.yaml": dump, "train.yaml": train}.items():
         (tmp_path / name).write_text(yaml.safe_dump(config))
 
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["kdcache", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0), capfd.readouterr().err
-
-    monkeypatch.setattr("sys.argv", ["kdcache", "dump-logits", str(tmp_path / "dump.yaml")])
-    cli.main()
+    assert run("dump-logits", tmp_path / "dump.yaml")[0] == 0
     newer(cache / "cache.json")
     newer(cache / "header.json")
     before = tree(tmp_path)
@@ -112,7 +102,7 @@ def test_every_command_says_it_in_a_line_and_touches_nothing(
         ("train", tmp_path / "train.yaml"),
         ("dump-logits", tmp_path / "dump.yaml"),
     ):
-        status, err = run(*command)
+        status, _, err = run(*command)
         last = err.strip().splitlines()[-1]
         assert f"{NEEDS}quaternions" in last, (command, err)
         assert "damaged" not in err

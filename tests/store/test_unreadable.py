@@ -2,17 +2,15 @@
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers import files_of
+from helpers import Run, files_of, next_typed
 from store.making import CLASSES, write_cache
 
-from kdcache.cli import main
 from kdcache.errors import UnreadableError
 from kdcache.store.cache import open_cache
 from kdcache.store.verify import verify
@@ -39,16 +37,13 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def said(run: Run) -> Callable[..., str]:
     """What a command says that ends with exit status 1."""
 
     def call(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["kdcache", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        text = "".join(capsys.readouterr())
-        assert ended.value.code == 1, text
+        status, *both = run(*arguments)
+        text = "".join(both)
+        assert status == 1, text
         assert len([line for line in text.splitlines() if line.startswith("kdcache: ")]) == 1, text
         return text
 
@@ -100,13 +95,18 @@ def test_every_command_says_so(
     assert files_of(cache) == before
 
 
-def test_a_folder_in_place_of_a_shard(tmp_path: Path, said: Callable[..., str]) -> None:
+def test_a_folder_in_place_of_a_shard(tmp_path: Path, said: Callable[..., str], run: Run) -> None:
     cache = tmp_path / "cache"
     write_cache(cache)
-    (cache / SHARD).rename(tmp_path / "shard")
-    (cache / SHARD).mkdir()
     for command in (("verify", cache), ("verify", cache, "--repair")):
-        assert f"cannot read {cache}/{SHARD}: Is a directory; nothing says that it is damaged" in said(*command)
+        (cache / SHARD).rename(tmp_path / "shard")
+        (cache / SHARD).mkdir()
+        text = said(*command)
+        assert f"cannot read {cache}/{SHARD}: Is a directory; nothing says that it is damaged" in text
+        (cache / SHARD).rmdir()
+        (tmp_path / "shard").rename(cache / SHARD)
+        assert next_typed(text) == [*map(str, command)]
+        assert run(*next_typed(text))[0] == 0
 
 
 def test_other_faults_are_found_and_mended_all_the_same(tmp_path: Path, fail: Fail, said: Callable[..., str]) -> None:

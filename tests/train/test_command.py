@@ -40,9 +40,10 @@ def write_config(path: Path, **settings: Any) -> Path:
     return path
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "kdcache", "train", *map(str, arguments)]
-    return subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = ONE_THREAD | variables
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_step(output: Path, step: int) -> None:

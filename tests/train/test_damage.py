@@ -1,15 +1,15 @@
 """Damaged files and a missing GPU, from the command line: one line and the right exit status."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers import make_model
+from helpers import Run, make_model
 from train.tiny import train_settings, write_cache
 
-from kdcache import cli
 from kdcache.errors import StudentError
 from kdcache.launcher import World
 from kdcache.owned.folder import claim
@@ -24,14 +24,16 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cache(tmp_path_factory.mktemp("damage") / "held-out", examples=4)
 
 
-def line_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str]:
-    """Exit status, and the one line that says what is wrong."""
-    capsys.readouterr()
-    monkeypatch.setattr("sys.argv", ["kdcache", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("cache: ")]
-    return int(str(caught.value.code)), line
+@pytest.fixture
+def line_of(run: Run) -> Callable[..., tuple[int, str]]:
+    """Exit status of a command, and the one line that says what is wrong."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        status, _, err = run(*arguments)
+        (line,) = [line for line in err.splitlines() if not line.startswith("cache: ")]
+        return status, line
+
+    return call
 
 
 def truncated(folder: Path) -> None:
@@ -66,12 +68,11 @@ def test_a_damaged_student_in_eval_and_in_train(
     damage: object,
     held_out: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    line_of: Callable[..., tuple[int, str]],
 ) -> None:
     make_model(tmp_path / "student")
     damage(tmp_path / "student")  # type: ignore[operator]
-    status, line = line_of(capsys, monkeypatch, "eval", tmp_path / "student", "--cache", held_out)
+    status, line = line_of("eval", tmp_path / "student", "--cache", held_out)
     assert status == 1
     assert DAMAGE[damage] in line  # type: ignore[index]
     with pytest.raises(StudentError) as caught:
@@ -82,10 +83,10 @@ def test_a_damaged_student_in_eval_and_in_train(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_eval_on_a_gpu_that_is_not_there(
-    held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    held_out: Path, tmp_path: Path, line_of: Callable[..., tuple[int, str]]
 ) -> None:
     make_model(tmp_path / "student")
-    found = line_of(capsys, monkeypatch, "eval", tmp_path / "student", "--cache", held_out, "--device", "cuda")
+    found = line_of("eval", tmp_path / "student", "--cache", held_out, "--device", "cuda")
     assert found == (
         2,
         "kdcache: got --device cuda and no GPU that torch can use, expected --device cpu or auto here",
@@ -93,14 +94,10 @@ def test_eval_on_a_gpu_that_is_not_there(
 
 
 @pytest.mark.parametrize("below", ["", "folder"])
-def test_a_file_in_the_way_of_a_cut(
-    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_the_way_of_a_cut(below: str, tmp_path: Path, line_of: Callable[..., tuple[int, str]]) -> None:
     make_model(tmp_path / "teacher")
     (tmp_path / "mine").write_text("x")
-    status, line = line_of(
-        capsys, monkeypatch, "cut", tmp_path / "teacher", "--layers", 0, "--out", tmp_path / "mine" / below
-    )
+    status, line = line_of("cut", tmp_path / "teacher", "--layers", 0, "--out", tmp_path / "mine" / below)
     assert status == 2
     assert line.endswith("mine is a file; expected a new folder")
     assert (tmp_path / "mine").read_text() == "x"
@@ -113,8 +110,7 @@ def test_a_damaged_mark_of_a_finished_run(
     damage: bytes,
     tmp_path: Path,
     held_out: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    line_of: Callable[..., tuple[int, str]],
 ) -> None:
     output = tmp_path / "out"
     claim(output, "run")
@@ -122,7 +118,7 @@ def test_a_damaged_mark_of_a_finished_run(
     (output / "done.json").write_bytes(damage)
     settings = train_settings(held_out, output, global_batch=2, stream={"lanes": 2}, micro_batch=1)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(settings))
-    status, line = line_of(capsys, monkeypatch, "train", tmp_path / "train.yaml")
+    status, line = line_of("train", tmp_path / "train.yaml")
     assert status == 1
     assert "done.json is damaged" in line
     assert "delete it and run the same command again" in line

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Run, next_typed
 from safetensors.torch import load_file
 from torch import Tensor
 from train.tiny import student_config, train_config
@@ -18,6 +19,7 @@ from kdcache.store.cache import open_cache
 from kdcache.students.collate import Collator
 from kdcache.students.making import make_student
 from kdcache.students.scoring import evaluate_model
+from kdcache.train.done import check_steps
 from kdcache.train.export_step import export_step
 from kdcache.train.plan import plan
 from kdcache.train.schedule import learning_rate
@@ -244,6 +246,17 @@ def test_a_student_is_exported_from_any_checkpoint(root: Path, tmp_path: Path, n
         export_step(root / name, root / "cache")
 
 
+def test_an_earlier_student_is_written_by_the_command_that_is_told(root: Path, tmp_path: Path, run: Run) -> None:
+    """A run that is to have fewer steps than it has."""
+    with pytest.raises(ConfigError) as caught:
+        check_steps(5, 10, root / "stage1-by1")
+    typed = next_typed(str(caught.value))
+    assert typed[-1] == "DIR"
+    status, _, err = run(*typed[:-1], tmp_path / "then")
+    assert status == 0, err
+    assert (tmp_path / "then" / "model.safetensors").is_file()
+
+
 def test_an_export_of_another_cache_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got cache .*, expected .* as in the checkpoints"):
         export_step(root / "stage1-by2", tmp_path / "out", overrides=[f"cache={root / 'held-out'}"])
@@ -288,7 +301,7 @@ def test_what_cannot_be_gone_on_with_is_refused_in_one_line(root: Path) -> None:
     for name in ("short", "weightless"):
         assert "got a run of 8 steps whose " in said[name]
         assert "has reached step 10, expected at least as many" in said[name]
-        assert f"kdcache export {root / name} --step 8 --out DIR" in said[name]
+        assert f"run kdcache export {root / name} --step 8 --out DIR" in said[name]
     assert "got optimizer.learning_rate 0.01, expected 0.02 as in the checkpoints of" in said["edited"]
     assert "allow the change with -o allow_change=[optimizer.learning_rate]" in said["edited"]
     assert all("\n" not in words for words in said.values())

@@ -1,12 +1,11 @@
 """What must lie on this machine is refused as a URL, in one line and before anything is written."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import Run
 
-from kdcache.cli import main
 from kdcache.errors import KdcacheError
 from kdcache.models.hub import model_folder
 
@@ -30,18 +29,14 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: "-".join(command).replace("/", ""))
-def test_a_url_is_refused(
-    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_url_is_refused(command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     (tmp_path / "dump.yaml").write_text(DUMP)
     (tmp_path / "train.yaml").write_text(TRAIN)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["kdcache", *command])
     before = sorted(os.listdir())
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capfd.readouterr().err.strip()
-    assert ended.value.code == 2
+    status, _, err = run(*command)
+    said = err.strip()
+    assert status == 2
     assert said.count("\n") == 0
     assert "got s3://bucket/x, expected a folder or file on this machine" in said or "expected a path: /tmp/run" in said
     assert sorted(os.listdir()) == before
