@@ -170,6 +170,7 @@ def settings(temperatures: list[float], factors: dict[int | str, Encoder]) -> li
         of_spec("top-12, renormalised", TopK(k=12, tail="renormalise")),
         of_multinomial("multinomial 50", 50, temperatures),
         of_spec("drawn", Drawn()),
+        of_spec("drawn, 42 samples", Drawn(samples=42)),
         of_spec("default", Sampled()),
         *(of_factor(f"factored, rank {rank}", rank, encoder) for rank, encoder in factors.items()),
     ]
@@ -206,7 +207,7 @@ def measured(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
         for setting in settings(options.temperatures, encoders(teacher, windows))
         if not options.only or setting.name.startswith((*always, *options.only))
     ]
-    path = options.work / "results.jsonl"
+    path = options.work / f"results-{options.tokens}.jsonl"
     for seed in options.seeds:
         done = {(r["setting"], r["temperature"]) for r in read(path) if r["seed"] == seed}
         started = time.perf_counter()
