@@ -4,7 +4,7 @@ import math
 
 from kdcache.errors import ConfigError
 
-__all__ = ["LANES", "advice", "check_sizes", "usual_lanes"]
+__all__ = ["LANES", "advice", "check_sizes", "groups_fault", "usual_lanes"]
 
 LANES = 256
 
@@ -31,6 +31,16 @@ def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes
     raise ConfigError(f"{fault}; {advice(given, num_examples=num_examples, world_size=world_size)}")
 
 
+def groups_fault(global_batch: int, groups: int) -> str | None:
+    """What is wrong where groups of like length do not divide global_batch, with what to set; None where they do."""
+    if groups == 0 or global_batch % groups == 0:
+        return None
+    return (
+        f"got global_batch {global_batch} and stream.length_groups {groups}, expected length_groups to divide "
+        f"global_batch; set stream.length_groups to {_nearest(groups, _divisors(global_batch))}, or to 0 for none"
+    )
+
+
 def advice(given: dict[str, int], *, num_examples: int | None = None, world_size: int = 1) -> str:
     """ "set stream.lanes to 32", the nearest settings that fit. given: global_batch, stream.lanes, micro_batch."""
     batch, lanes, micro = given["global_batch"], given["stream.lanes"], given["micro_batch"]
@@ -51,14 +61,15 @@ def advice(given: dict[str, int], *, num_examples: int | None = None, world_size
     return f"set {' and '.join(changed)}"
 
 
-def usual_lanes(global_batch: int) -> int:
+def usual_lanes(global_batch: int, blocks: int = 1) -> int:
     """The largest divisor of global_batch up to 256, or the smallest one above where there is none from 64 on.
 
-    It is a function of global_batch alone, so the order does not depend on the world size.
+    Where each lane uses so many blocks at one time, 256 / blocks in place of 256. It does not depend on the world size,
+    and so neither does the order.
     """
-    divisors = _divisors(max(global_batch, 1))
-    usual = max(n for n in divisors if n <= LANES)
-    return usual if usual >= min(LANES // 4, global_batch) else min(n for n in divisors if n > LANES)
+    divisors, most = _divisors(max(global_batch, 1)), max(LANES // blocks, 1)
+    usual = max(n for n in divisors if n <= most)
+    return usual if usual >= min(most // 4, global_batch) else min(n for n in divisors if n > most)
 
 
 def _has_a_step(num_examples: int | None, batch: int, lanes: int) -> bool:

@@ -20,11 +20,12 @@ from kdcache.errors import CacheError, ConfigError, KdcacheError
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.gather import gather, joined
-from kdcache.stream.by_length import longest_first
-from kdcache.stream.fitting import check_sizes, usual_lanes
+from kdcache.stream.by_length import ByLength, longest_first
+from kdcache.stream.fitting import check_sizes, groups_fault, usual_lanes
 from kdcache.stream.memory import Sizes, decoded_bytes, plan_reading
 from kdcache.stream.micro_batches import MicroBatches
-from kdcache.stream.order import EpochPlan, Part, rank_lanes, steps_per_epoch
+from kdcache.stream.order import EpochPlan, rank_lanes, steps_per_epoch
+from kdcache.stream.parts import Need
 from kdcache.stream.reading import BlocksInUse, needs
 
 __all__ = ["Loader"]
@@ -44,7 +45,10 @@ class Loader(Iterator[list[Batch]]):
         global_batch: Examples of one step, those of all ranks together.
         micro_batch: Examples of one batch; it divides the rank's share of global_batch, which is the default.
         lanes: How many streams of examples are read side by side; it divides global_batch, and world_size divides it.
-            By default the largest divisor of global_batch up to 256.
+            By default the largest divisor of global_batch up to 256, with length_groups up to 256 / length_blocks.
+        length_groups: Into how many groups of examples of like length a global batch falls; it divides global_batch. 0:
+            lengths are left to chance. StreamConfig says what it does to the order.
+        length_blocks: Over how many blocks of a lane its examples are sorted for that.
         seed: Of the order.
         rank: This process's number, from 0.
         world_size: How many processes share a global batch.
@@ -72,6 +76,8 @@ class Loader(Iterator[list[Batch]]):
         global_batch: int,
         micro_batch: int | None = None,
         lanes: int | None = None,
+        length_groups: int = 0,
+        length_blocks: int = 4,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -81,8 +87,11 @@ class Loader(Iterator[list[Batch]]):
         samples_seen: int = 0,
     ) -> None:
         micro_batch = max(global_batch // world_size, 1) if micro_batch is None else micro_batch
-        lanes = usual_lanes(global_batch) if lanes is None else lanes
+        stretch = length_blocks if length_groups else 1
+        lanes = usual_lanes(global_batch, stretch) if lanes is None else lanes
         check_sizes(len(cache), global_batch=global_batch, micro_batch=micro_batch, lanes=lanes, world_size=world_size)
+        if fault := groups_fault(global_batch, length_groups):
+            raise ConfigError(fault)
         self.steps_per_epoch = steps_per_epoch(len(cache), lanes=lanes, global_batch=global_batch)
         self.epoch = epoch
         self._owned = rank_lanes(lanes, rank, world_size)
@@ -92,6 +101,7 @@ class Loader(Iterator[list[Batch]]):
         self._lanes, self._seed = lanes, seed
         self._samples_seen = samples_seen
         self._per_lane = global_batch // lanes
+        self._length_groups, self._length_blocks = length_groups, length_blocks
         self._threads = threads
         blocks = int(np.sum(-(-cache.shard_examples // np.maximum(cache.block_examples, 1))))
         sizes = Sizes(
@@ -100,6 +110,7 @@ class Loader(Iterator[list[Batch]]):
             block_bytes=decoded_bytes(cache.manifest.header.fields, cache.manifest.totals) // blocks + 1,
             block_examples=len(cache) / blocks,
             per_lane=self._per_lane,
+            stretch=stretch,
             threads=threads,
         )
         self._short = sizes.short
@@ -124,8 +135,8 @@ class Loader(Iterator[list[Batch]]):
         """What a checkpoint keeps; it counts every step handed out so far.
 
         Returns:
-            {cache_sha256, seed, lanes, epoch, samples_seen}, ready for JSON. It is the same at every rank and
-            world size, so a run may go on with another number of ranks.
+            {cache_sha256, seed, lanes, length_groups, length_blocks, epoch, samples_seen}, ready for JSON. It is the
+            same at every rank and world size, so a run may go on with another number of ranks.
         """
         return {**self._pinned(), "epoch": self.epoch, "samples_seen": self._samples_seen}
 
@@ -137,7 +148,7 @@ class Loader(Iterator[list[Batch]]):
 
         Raises:
             CacheError: It is of another cache.
-            ConfigError: It is of another seed or lanes.
+            ConfigError: It is of another seed, lanes or grouping by length.
         """
         for key, expected in self._pinned().items():
             got = state.get(key)
@@ -176,6 +187,8 @@ class Loader(Iterator[list[Batch]]):
             "cache_sha256": self._cache.digest,
             "seed": self._seed,
             "lanes": self._lanes,
+            "length_groups": self._length_groups,
+            "length_blocks": self._length_blocks,
         }
 
     def _run(self) -> Generator[list[Batch], None, None]:
@@ -183,7 +196,7 @@ class Loader(Iterator[list[Batch]]):
         readers = ThreadPoolExecutor(self._threads, thread_name_prefix="kdcache-read")
         assembler = ThreadPoolExecutor(1, thread_name_prefix="kdcache-assemble")
         try:
-            blocks = BlocksInUse(self._cache, self._parts(), self._reading, readers)
+            blocks = BlocksInUse(self._cache, self._needs(), self._reading, readers)
             stretches = self._stretches()
             coming = assembler.submit(self._assemble, blocks, *next(stretches))
             while True:
@@ -203,13 +216,13 @@ class Loader(Iterator[list[Batch]]):
             assembler.shutdown(wait=True, cancel_futures=True)
             readers.shutdown(wait=True)
 
-    def _parts(self) -> Iterator[tuple[int, Part]]:
+    def _needs(self) -> Iterator[tuple[int, Need]]:
         """What the lanes read from here on, with its epoch."""
         first = self._samples_seen // self._lanes
         for epoch in count(self.epoch):
             stop = self.steps_per_epoch * self._per_lane
-            for part in needs(self._plan(epoch), self._owned, first, stop, self._reading.offsets):
-                yield epoch, part
+            for need in needs(self._plan(epoch), self._owned, first, stop, self._reading.offsets):
+                yield epoch, need
             first = 0
 
     def _stretches(self) -> Iterator[tuple[int, int, int]]:
@@ -263,5 +276,7 @@ class Loader(Iterator[list[Batch]]):
         return [[steps.slice(start, start + self._micro_batch) for start in step] for step in starts.tolist()]
 
     def _plan(self, epoch: int) -> EpochPlan:
-        cache = self._cache
-        return EpochPlan(cache.shard_examples, cache.block_examples, seed=self._seed, epoch=epoch, lanes=self._lanes)
+        sizes = self._cache.shard_examples, self._cache.block_examples
+        groups = self._length_groups
+        by_length = ByLength(groups, self._length_blocks, self._per_lane) if groups else None
+        return EpochPlan(*sizes, seed=self._seed, epoch=epoch, lanes=self._lanes, by_length=by_length)

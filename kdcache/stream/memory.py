@@ -42,14 +42,15 @@ class Reading:
 @dataclass(frozen=True)
 class Sizes:
     """What reading costs. lanes: of the rank. blocks: of the cache. block_bytes: of one when decoded. block_examples:
-    in it. per_lane: examples that a step takes of each lane. threads: that read, each with a block in the making that
-    takes three times its size."""
+    in it. per_lane: examples that a step takes of each lane. stretch: blocks of a lane that are in use at one time.
+    threads: that read, each with a block in the making that takes three times its size."""
 
     lanes: int
     blocks: int
     block_bytes: int
     block_examples: float
     per_lane: int
+    stretch: int
     threads: int
 
     @property
@@ -65,13 +66,13 @@ class Sizes:
     @property
     def parts(self) -> int:
         """Of blocks, that the lanes are in during one step."""
-        return math.ceil(self.lanes * (1 + (self.per_lane - 1) / self.block_examples))
+        return math.ceil(self.lanes * (self.stretch + (self.per_lane - 1) / self.block_examples))
 
 
 def plan_reading(memory: int, sizes: Sizes) -> Reading:
     """What is held in so many bytes."""
     steps = max(1, min(MOST_STEPS, min(STEP_BYTES, memory // 16) // sizes.step_bytes))
-    free = max(memory - sizes.threads * 3 * sizes.block_bytes - 3 * steps * sizes.step_bytes, 0)
+    free = max(memory - sizes.threads * (2 + sizes.stretch) * sizes.block_bytes - 3 * steps * sizes.step_bytes, 0)
     for ordered in (True, False) if sizes.short else (False,):
         held = sizes.block_bytes * (2 if ordered else 1)
         if free >= 1.25 * min(sizes.parts, sizes.blocks) * held:

@@ -16,6 +16,10 @@ groups, and share a step about as often as any two examples, G / N of N. tests/s
 it. Before blocks were permuted, a lane walked through whole shards and shuffled 256 examples in their order: neighbours
 were up to 256 / g steps apart with g at least G / 64, and at 128 ≤ G shared a step with the chance (g − 1) / 255.
 
+All of this is without grouping by length. With it (by_length.py), a lane's examples change places inside stretches of k
+blocks of the line, by their lengths: neighbours in a block are at most ⌈k·B / g⌉ steps apart, and where g > 1 those of
+like length share a step more often.
+
 Randomness is counter-based (Philox-4x64, keyed by seed and epoch): any lane is entered anywhere without what comes
 before. Raw draws are sorted, not given to a numpy Generator, whose methods may change. Fewer than C + one global batch
 of examples are left out of an epoch, others in each. A plan keeps arrays of shards, 2 MB for 100,000 of them, and the
@@ -29,46 +33,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdcache.errors import ConfigError
+from kdcache.stream.by_length import ByLength
+from kdcache.stream.parts import Part, Stretch
 
-__all__ = ["EpochPlan", "Part", "rank_lanes", "steps_per_epoch"]
+__all__ = ["EpochPlan", "rank_lanes", "steps_per_epoch"]
 
 GROUP = 32
-LINE, BLOCKS, PLACES = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The part of a block that a lane owns.
-
-    lane: Whose it is.
-    first: The lane's offset of its first example.
-    shard, block: Where the examples are.
-    indices: Their numbers in the block, in the order of use, int64.
-    """
-
-    lane: int
-    first: int
-    shard: int
-    block: int
-    indices: np.ndarray
-
-    @property
-    def stop(self) -> int:
-        """One past the lane's offset of the last example."""
-        return self.first + len(self.indices)
-
-    def between(self, first: int, stop: int) -> "Part":
-        """What of it lies at these offsets of the lane; there is something."""
-        first, stop = max(first, self.first), min(stop, self.stop)
-        indices = self.indices[first - self.first : stop - self.first]
-        return Part(self.lane, first, self.shard, self.block, indices)
+LINE, BLOCKS, PLACES, TURNS = 0, 1, 2, 3
 
 
 class EpochPlan:
     """Which examples each lane gives, in which order; num_samples = floor(N / lanes) · lanes of all of them."""
 
     def __init__(
-        self, shard_examples: np.ndarray, block_examples: np.ndarray, *, seed: int, epoch: int, lanes: int
+        self,
+        shard_examples: np.ndarray,
+        block_examples: np.ndarray,
+        *,
+        seed: int,
+        epoch: int,
+        lanes: int,
+        by_length: ByLength | None = None,
     ) -> None:
         self._key = np.array([seed % (1 << 64), epoch], np.uint64)
         self._examples = int(shard_examples.sum())
@@ -81,25 +66,41 @@ class EpochPlan:
         sums = np.cumsum(np.append(0, shard_examples[self._shards]), dtype=np.int64)
         self._starts = np.append(sums[:-1][::GROUP], self._examples)
         self._groups: weakref.WeakValueDictionary[int, _Group] = weakref.WeakValueDictionary()
+        self._by_length = by_length
+        self._first_turn = int(self._draws(TURNS, 0, 0, 1)[0])
 
-    def parts(self, lane: int, offset: int = 0) -> Iterator[Part]:
-        """The parts of a lane in the order of use, from the one that holds this offset of the lane."""
+    def stretches(self, lane: int, offset: int = 0) -> Iterator[Stretch]:
+        """The stretches of a lane in the order of use, from the one that holds this offset of the lane."""
         begin = lane * self.lane_length + self._turn
         end = begin + self.lane_length
-        place = begin + offset if lane % 2 == 0 else end - 1 - offset
+        forwards = lane % 2 == 0
+        place = begin + offset if forwards else end - 1 - offset
+        width = 1 if self._by_length is None else self._by_length.blocks
         group = None
         while begin <= place < end:
             turns, on_line = divmod(place, self._examples)
             if group is None or not group.starts[0] <= on_line < group.starts[-1]:
                 group = self._group(int(np.searchsorted(self._starts, on_line, side="right")) - 1)
             at = int(np.searchsorted(group.starts, on_line, side="right")) - 1
-            block_start = int(group.starts[at]) + turns * self._examples
-            first = max(begin, block_start)
-            stop = min(end, int(group.starts[at + 1]) + turns * self._examples)
-            indices = first - block_start + self._shuffle(first - turns * self._examples, stop - first)
-            offset = first - begin if lane % 2 == 0 else end - stop
-            yield Part(lane, offset, int(group.shards[at]), int(group.blocks[at]), indices)
-            place = stop if lane % 2 == 0 else first - 1
+            numbers = range(at // width * width, min((at // width + 1) * width, len(group.blocks)))
+            parts = []
+            for number in numbers if forwards else reversed(numbers):
+                block_start, block_stop = (int(edge) + turns * self._examples for edge in group.starts[number:][:2])
+                first, stop = max(begin, block_start), min(end, block_stop)
+                if first >= stop:
+                    continue
+                indices = first - block_start + self._shuffle(first - turns * self._examples, stop - first)
+                offset = first - begin if forwards else end - stop
+                parts.append(Part(lane, offset, int(group.shards[number]), int(group.blocks[number]), indices))
+            yield self._stretch(parts)
+            place = begin + parts[-1].stop if forwards else end - 1 - parts[-1].stop
+
+    def _stretch(self, parts: list[Part]) -> Stretch:
+        turns = None
+        if self._by_length is not None:
+            first, count = parts[0].first, parts[-1].stop - parts[0].first
+            turns = self._by_length.turns(self._first_turn, parts[0].lane, first, count)
+        return Stretch(tuple(parts), turns)
 
     def _group(self, number: int) -> "_Group":
         group = self._groups.get(number)

@@ -1,7 +1,7 @@
 """Blocks in use: threads read them in the order of need, each once while it is held, within an amount of memory.
 
-The lanes' parts of blocks come merged by the offset at which they are first used. What the current steps use is read
-whatever it takes; what comes later, while there is room. Threads read, check and decode and do nothing else; all else
+What the lanes need comes merged by the offset at which it is first used. What the current steps use is read whatever it
+takes; what comes later, while there is room. Threads read, check and decode and do nothing else; all else
 happens in the one thread that calls, so there are no locks, and a read that failed raises its error where the block is
 used, whatever the timing.
 """
@@ -19,28 +19,29 @@ from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.gather import Picked, Run
 from kdcache.stream.memory import Reading, decoded_bytes
-from kdcache.stream.order import EpochPlan, Part
+from kdcache.stream.order import EpochPlan
+from kdcache.stream.parts import Need, Part, Source, lengths_of, taken
 
 __all__ = ["BlocksInUse", "needs"]
 
 
-def needs(plan: EpochPlan, lanes: range, first: int, stop: int, most: int | None = None) -> Iterator[Part]:
-    """The parts that lanes use between two offsets, in the order of their first use; none longer than `most`."""
+def needs(plan: EpochPlan, lanes: range, first: int, stop: int, most: int | None = None) -> Iterator[Need]:
+    """What lanes use between two offsets, in the order of its first use; none longer than `most`."""
 
-    def of(lane: int) -> Iterator[Part]:
-        for part in plan.parts(lane, first) if first < stop else ():
-            if part.first >= stop:
+    def of(lane: int) -> Iterator[Need]:
+        for stretch in plan.stretches(lane, first) if first < stop else ():
+            if stretch.first >= stop:
                 return
-            begin, end = max(part.first, first), min(part.stop, stop)
+            begin, end = max(stretch.first, first), min(stretch.stop, stop)
             for start in range(begin, end, most or end - begin):
-                yield part.between(start, min(start + (most or end - begin), end))
+                yield Need(stretch, start, min(start + (most or end - begin), end))
 
-    return heapq.merge(*map(of, lanes), key=lambda part: part.first)
+    return heapq.merge(*map(of, lanes), key=lambda need: need.first)
 
 
 @dataclass
 class _Block:
-    """A block that is read or held. users: parts that are not used up."""
+    """A block that is read or held. users: stretches that are not used up."""
 
     read: Future[Batch]
     bytes: int
@@ -49,37 +50,46 @@ class _Block:
 
 @dataclass
 class _Use:
-    """A part and its block, or where blocks are not held a copy of its examples."""
+    """What is needed, and the blocks of its stretch, or where blocks are not held one with a copy of its examples.
+
+    What waits for a block raises what reading it raised.
+    """
 
     epoch: int
-    part: Part
-    block: _Block
+    need: Need
+    blocks: list[_Block]
     copied: bool
 
-    @property
-    def batch(self) -> Batch:
-        """Waits for the block. Raises what reading it raised."""
-        return self.block.read.result()
+    @cached_property
+    def sources(self) -> list[Source]:
+        if self.copied:
+            return [(self.blocks[0].read.result(), np.arange(self.need.stop - self.need.first))]
+        parts = self.need.stretch.parts
+        return [(block.read.result(), part.indices) for block, part in zip(self.blocks, parts, strict=True)]
 
-    @property
+    @cached_property
     def rows(self) -> np.ndarray:
-        """Where the part's examples are in the batch, in the order of use."""
-        return np.arange(len(self.part.indices)) if self.copied else self.part.indices
+        """Which example of the sources, end to end, comes at each offset."""
+        return self.sources[0][1] if self.copied else self.need.rows(lambda: lengths_of(self.sources))
 
     @cached_property
     def ordered(self) -> Batch:
-        """The part's examples in the order of use."""
-        return self.batch if self.copied else self.batch.take(self.part.indices)
+        """The examples in the order of use."""
+        return self.sources[0][0] if self.copied else taken(self.sources, self.rows)
 
-    def run(self, rows: range, ordered: bool) -> Run:
-        """Some consecutive ones of the part's examples; `ordered`: of all of them, copied once."""
+    def run(self, places: slice, ordered: bool) -> Run:
+        """The examples at some offsets; `ordered`: of all of them, copied once."""
         if ordered or self.copied:
-            return Run(self.ordered, rows.start, rows.stop)
-        return Run(self.batch.take(self.rows[rows.start : rows.stop]), 0, len(rows))
+            return Run(self.ordered, places.start, places.stop)
+        batch = taken(self.sources, self.rows[places])
+        return Run(batch, 0, len(batch))
 
     @cached_property
-    def picked(self) -> Picked:
-        return Picked(self.batch, self.rows)
+    def picked(self) -> list[tuple[Picked, int]]:
+        """The example at each offset."""
+        found = [Picked(batch, indices) for batch, indices in self.sources]
+        every = [(picked, row) for picked in found for row in range(len(picked))]
+        return [every[row] for row in self.rows]
 
 
 class BlocksInUse:
@@ -87,16 +97,16 @@ class BlocksInUse:
 
     Args:
         cache: Where blocks are read.
-        parts: (epoch, part) in the order of first use, without an end.
+        needs: (epoch, what is needed) in the order of first use, without an end.
         reading: How much is held.
         pool: Threads that read.
     """
 
     def __init__(
-        self, cache: Cache, parts: Iterator[tuple[int, Part]], reading: Reading, pool: ThreadPoolExecutor
+        self, cache: Cache, needs: Iterator[tuple[int, Need]], reading: Reading, pool: ThreadPoolExecutor
     ) -> None:
-        self._cache, self._parts, self._reading, self._pool = cache, parts, reading, pool
-        self._next = next(parts)
+        self._cache, self._needs, self._reading, self._pool = cache, needs, reading, pool
+        self._next = next(needs)
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._uses: dict[int, deque[_Use]] = {}
         self._bytes = self._parts_held = 0
@@ -111,16 +121,16 @@ class BlocksInUse:
 
     def examples(self, lane: int, first: int, stop: int) -> list[tuple[Picked, int]]:
         """The examples of a lane at these offsets, required before. Raises what reading them raised."""
-        return [(use.picked, row) for use, rows in self._between(lane, first, stop) for row in rows]
+        return [found for use, places in self._between(lane, first, stop) for found in use.picked[places]]
 
     def runs(self, lane: int, first: int, stop: int) -> list[Run]:
-        """The same, for `joined`: some consecutive ones of a batch for each block that they are in."""
-        return [use.run(rows, self._reading.ordered) for use, rows in self._between(lane, first, stop)]
+        """The same, for `joined`: some consecutive ones of a batch for each stretch that they are in."""
+        return [use.run(places, self._reading.ordered) for use, places in self._between(lane, first, stop)]
 
-    def _between(self, lane: int, first: int, stop: int) -> Iterator[tuple["_Use", range]]:
+    def _between(self, lane: int, first: int, stop: int) -> Iterator[tuple["_Use", slice]]:
         for use in self._uses[lane]:
-            begin, end = max(first, use.part.first), min(stop, use.part.stop)
-            yield use, range(begin - use.part.first, end - use.part.first)
+            begin, end = max(first, use.need.first), min(stop, use.need.stop)
+            yield use, slice(begin - use.need.first, end - use.need.first)
             if end == stop:
                 return
         raise AssertionError(f"offset {stop} of lane {lane} was not required")
@@ -128,49 +138,65 @@ class BlocksInUse:
     def used(self, epoch: int, offset: int) -> None:
         """Forget what lanes used before this offset."""
         for uses in self._uses.values():
-            while uses and (uses[0].epoch, uses[0].part.stop) <= (epoch, offset):
+            while uses and (uses[0].epoch, uses[0].need.stop) <= (epoch, offset):
                 self._forget(uses.popleft())
 
     def _start(self) -> None:
-        epoch, part = self._next
-        copied = self._reading.offsets is not None
-        block = None if copied else self._blocks.get((part.shard, part.block))
-        if block is None:
-            read = self._pool.submit(_read, self._cache, part, copied)
-            block = _Block(read, self._cost(part))
+        epoch, need = self._next
+        if self._reading.offsets is not None:
+            block = _Block(self._pool.submit(_copy, self._cache, need), self._cost(need))
             self._bytes += block.bytes
-            if not copied:
-                self._blocks[part.shard, part.block] = block
-        block.users += 1
-        self._parts_held += 1
-        self._uses.setdefault(part.lane, deque()).append(_Use(epoch, part, block, copied))
-        self._next = next(self._parts)
+            use = _Use(epoch, need, [block], copied=True)
+        else:
+            use = _Use(epoch, need, [self._held(part) for part in need.stretch.parts], copied=False)
+        for block in use.blocks:
+            block.users += 1
+        self._parts_held += len(use.blocks)
+        self._uses.setdefault(need.stretch.lane, deque()).append(use)
+        self._next = next(self._needs)
+
+    def _held(self, part: Part) -> _Block:
+        key = part.shard, part.block
+        if key not in self._blocks:
+            cost = self._cost_of(part)
+            self._blocks[key] = _Block(self._pool.submit(self._cache.read_block, *key), cost)
+            self._bytes += cost
+        return self._blocks[key]
 
     def _forget(self, use: _Use) -> None:
-        self._parts_held -= 1
-        use.block.users -= 1
-        if use.block.users == 0 and not self._reading.keep:
-            self._bytes -= use.block.bytes
-            if not use.copied:
-                del self._blocks[use.part.shard, use.part.block]
+        self._parts_held -= len(use.blocks)
+        for block in use.blocks:
+            block.users -= 1
+        if self._reading.keep:
+            return
+        self._bytes -= sum(block.bytes for block in use.blocks if block.users == 0)
+        if not use.copied:
+            for block, part in zip(use.blocks, use.need.stretch.parts, strict=True):
+                if block.users == 0:
+                    del self._blocks[part.shard, part.block]
 
-    def _cost(self, part: Part) -> int:
-        """Memory that reading this part takes beyond what is held."""
-        shard = part.shard
+    def _cost(self, need: Need) -> int:
+        """Memory that reading this takes beyond what is held."""
+        parts = need.stretch.parts
         if self._reading.offsets is not None:
-            examples = len(part.indices)
-        elif (shard, part.block) in self._blocks:
-            return 0
-        else:
-            size = int(self._cache.block_examples[shard])
-            examples = min(size, int(self._cache.shard_examples[shard]) - part.block * size)
+            return int((need.stop - need.first) * max(self._example_bytes(part.shard) for part in parts))
+        return sum(self._cost_of(part) for part in parts if (part.shard, part.block) not in self._blocks)
+
+    def _cost_of(self, part: Part) -> int:
+        """Memory of the whole block, and of its examples in the order of use."""
+        size = int(self._cache.block_examples[part.shard])
+        examples = min(size, int(self._cache.shard_examples[part.shard]) - part.block * size)
+        return int(examples * self._example_bytes(part.shard)) * (2 if self._reading.ordered else 1)
+
+    def _example_bytes(self, shard: int) -> float:
         if shard not in self._of_an_example:
             manifest = self._cache.manifest
             whole = decoded_bytes(manifest.header.fields, manifest.shards[shard])
             self._of_an_example[shard] = whole / int(self._cache.shard_examples[shard])
-        return int(examples * self._of_an_example[shard]) * (2 if self._reading.ordered else 1)
+        return self._of_an_example[shard]
 
 
-def _read(cache: Cache, part: Part, copied: bool) -> Batch:
-    block = cache.read_block(part.shard, part.block)
-    return block.take(part.indices) if copied else block
+def _copy(cache: Cache, need: Need) -> Batch:
+    """The examples that are needed, in the order of their use."""
+    sources = [(cache.read_block(part.shard, part.block), part.indices) for part in need.stretch.parts]
+    return taken(sources, need.rows(lambda: lengths_of(sources)))

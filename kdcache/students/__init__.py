@@ -12,6 +12,7 @@ head_loss      HeadLoss: the output layer and the loss together, as a module of 
 balance        the balancing loss of a mixture of experts
 terms          loss_terms: the loss that some terms are on a cache
 class_weights  what each class counts in a cross_entropy term
+held_out       the batches of an evaluation, of like length and as many on every rank
 scoring        the figures of a student on held-out text
 deployed       what makes transformers' pipelines feed a finished student as its training did
 

@@ -1,7 +1,7 @@
 """Held-out figures of a student, from a cache whose teacher is not needed any more.
 
-Batches are split into one stretch a rank. Under ZeRO-3 every forward gathers weights on all ranks, so all run the same
-number of them; a rank without a batch runs one example with nothing supervised.
+Each rank has one stretch of the cache (held_out.py). Under ZeRO-3 every forward gathers weights on all ranks, so all
+run the same number of them; a rank without a batch runs one example with nothing supervised.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from kdcache.progress import say
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header
-from kdcache.students.collate import Collator, Inputs
+from kdcache.students.held_out import HeldOut, held_out_batches
 from kdcache.students.loss import with_loss
 from kdcache.students.making import check_fits
 from kdcache.students.same_tokenizer import check_same_tokenizer
@@ -98,7 +98,7 @@ def evaluate_whole(
         batch_examples = 1
     device = next(model.parameters()).device
     wrapped = with_loss(model, chunk=chunk)
-    batches = _batches(cache, World(), model, batch_examples, max_examples)
+    batches = held_out_batches(cache, World(), model, batch_examples, max_examples)
     return _figures(wrapped, batches, cache, World(), device, temperature, progress)
 
 
@@ -113,7 +113,7 @@ def evaluate_engine(
     progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, float]:
     """The same figures of the model inside an engine that wraps it, over all ranks; every rank calls it."""
-    batches = _batches(cache, world, engine.module.student, batch_examples, max_examples)
+    batches = held_out_batches(cache, world, engine.module.student, batch_examples, max_examples)
     return _figures(engine, batches, cache, world, device, EVALUATION_TEMPERATURE, progress)[0]
 
 
@@ -159,27 +159,10 @@ def starts_of(batch: Batch) -> np.ndarray:
     return starts_P
 
 
-def _batches(
-    cache: Cache, world: World, student: Any, batch_examples: int, max_examples: int | None
-) -> Iterator[tuple[Inputs, Batch | None]]:
-    """The inputs of this rank and what they are of, as many pairs as every rank has; None: of nothing."""
-    collate = Collator(student, cache)
-    total = len(cache) if max_examples is None else min(len(cache), max_examples)
-    starts = range(0, total, batch_examples)
-    each = -(-len(starts) // world.size)
-    for number in range(world.rank * each, (world.rank + 1) * each):
-        if number < len(starts):
-            start, stop = starts[number], min(starts[number] + batch_examples, total)
-            batch = cache.read(start, stop)
-            yield collate(batch), batch
-        else:
-            yield collate(cache.read(0, 1)).without_positions(), None
-
-
 @torch.no_grad()
 def _figures(
     model: Any,
-    batches: Iterator[tuple[Inputs, Batch | None]],
+    batches: Iterator[HeldOut],
     cache: Cache,
     world: World,
     device: torch.device,
@@ -189,22 +172,25 @@ def _figures(
     header = cache.manifest.header
     task = task_of(header.task)
     vector = torch.zeros(len(Sums.names), dtype=torch.float64, device=device)
-    parts: list[Predictions] = []
+    parts: list[tuple[np.ndarray, Predictions]] = []
     with evaluating(model):
-        for inputs, batch in batches:
-            found = model(inputs.to(device), temperature=temperature)
+        for held_out in batches:
+            batch = held_out.batch
+            found = model(held_out.inputs.to(device), temperature=temperature)
             if task.generates:
                 vector += found
             else:
                 vector += found[0]
                 if batch is not None:
                     outputs_PC = task.outputs(found[1]).cpu().numpy()
-                    parts.append(Predictions(outputs_PC, batch.labels, starts_of(batch)))
+                    parts.append((held_out.examples_P, Predictions(outputs_PC, batch.labels, starts_of(batch))))
             progress(0 if batch is None else len(batch))
     sums = Sums(world.sum(vector))
     means, whole = sums.means(), None
     if not task.generates:
-        whole = Predictions.concat([part for of_rank in world.all(parts) for part in of_rank])
+        every = [part for of_rank in world.all(parts) for part in of_rank]
+        order = np.argsort(np.concatenate([examples_P for examples_P, _ in every]), kind="stable")
+        whole = Predictions.concat([part for _, part in every]).take(order)
     if not sums.are_numbers or (whole is not None and np.isnan(whole.outputs_PC).any()):
         raise StudentError(
             f"what the student says of {cache.root.url} is not a number at some positions, expected finite logits at "

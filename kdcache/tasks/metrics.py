@@ -48,6 +48,10 @@ class Predictions:
         rows_P = np.cumsum(chosen.starts_P)[known_P]
         return Predictions(chosen.outputs_PC[known_P], chosen.labels_P[known_P], np.diff(rows_P, prepend=-1) != 0)
 
+    def take(self, positions: np.ndarray) -> "Predictions":
+        """Those of some positions, in this order."""
+        return Predictions(self.outputs_PC[positions], self.labels_P[positions], self.starts_P[positions])
+
     @classmethod
     def concat(cls, parts: Sequence["Predictions"]) -> Self:
         return cls(

@@ -38,7 +38,7 @@ class Batches:
 
     @property
     def lanes(self) -> int:
-        return self.stream.lanes or usual_lanes(self.global_batch)
+        return self.stream.lanes or usual_lanes(self.global_batch, self.stream.stretch)
 
     def check(self, examples: int, world_size: int) -> None:
         """Raises ConfigError where a cache of so many examples cannot be shared out so."""
@@ -71,6 +71,8 @@ class Batches:
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
             lanes=self.lanes,
+            length_groups=self.stream.length_groups,
+            length_blocks=self.stream.length_blocks,
             seed=self.seed,
             rank=world.rank,
             world_size=world.size,

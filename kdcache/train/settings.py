@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, mod
 from kdcache.config.base import Config, Count, LocalText, PathText, Run
 from kdcache.losses.divergence_term import DivergenceTerm
 from kdcache.losses.term import AnyTerm
-from kdcache.stream.fitting import advice
+from kdcache.stream.fitting import advice, groups_fault
 from kdcache.stream.settings import StreamConfig
 from kdcache.students.settings import StudentConfig
 
@@ -167,6 +167,8 @@ class TrainConfig(Run):
                 f"got global_batch {self.global_batch} and stream.lanes {self.stream.lanes}, "
                 f"expected lanes to divide global_batch; {self._fitting(self.stream.lanes)}"
             )
+        if fault := groups_fault(self.global_batch, self.stream.length_groups):
+            raise ValueError(fault)
         return self
 
     def _fitting(self, lanes: int) -> str:

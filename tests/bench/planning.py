@@ -1,4 +1,4 @@
-"""How long planning an epoch takes, by the number of shards: CPU time of EpochPlan and of the parts it gives lanes."""
+"""How long planning an epoch takes, by the number of shards: CPU time of EpochPlan and of what it gives lanes."""
 
 import time
 
@@ -22,7 +22,7 @@ def _planned(shards: int) -> Rows:
     started = time.process_time()
     plan = EpochPlan(sizes, blocks, seed=0, epoch=0, lanes=LANES)
     planned = time.process_time()
-    lanes = [plan.parts(lane) for lane in range(LANES)]
+    lanes = [plan.stretches(lane) for lane in range(LANES)]
     for lane in lanes:
         next(lane)
     begun = time.process_time()

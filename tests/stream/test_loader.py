@@ -148,6 +148,8 @@ def test_state_is_small_json_of_everything_the_order_depends_on(cache_folder):
             "cache_sha256": cache.manifest.digest(),
             "seed": 5,
             "lanes": 8,
+            "length_groups": 0,
+            "length_blocks": 4,
             "epoch": 1,
             "samples_seen": 32,
         }

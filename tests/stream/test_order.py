@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream.orders import epoch_order
+from stream.orders import epoch_order, parts_of
 
 from kdcache.errors import ConfigError
 from kdcache.stream.order import GROUP, EpochPlan, rank_lanes, steps_per_epoch
@@ -45,10 +45,10 @@ def test_a_lane_is_entered_anywhere(run, data):
     plan = EpochPlan(sizes, blocks, **keys)
     lane = data.draw(st.integers(0, keys["lanes"] - 1))
     offset = data.draw(st.integers(0, plan.lane_length - 1))
-    whole = [*EpochPlan(sizes, blocks, **keys).parts(lane)]
+    whole = parts_of(EpochPlan(sizes, blocks, **keys), lane)
     assert [part.first for part in whole] == [0, *(part.stop for part in whole[:-1])]
     assert whole[-1].stop == plan.lane_length
-    entered = [*plan.parts(lane, offset)]
+    entered = parts_of(plan, lane, offset)
     assert entered[0].first <= offset < entered[0].stop
     for one, other in zip(entered, whole[-len(entered) :], strict=True):
         assert (one.lane, one.first, one.shard, one.block) == (other.lane, other.first, other.shard, other.block)
@@ -63,7 +63,7 @@ def test_a_part_is_a_stretch_of_one_block_and_a_block_is_cut_where_lanes_meet(ru
     plan = EpochPlan(sizes, blocks, **keys)
     number = 0
     for lane in range(keys["lanes"]):
-        for part in plan.parts(lane):
+        for part in parts_of(plan, lane):
             number += 1
             ordered = np.sort(part.indices)
             assert (np.diff(ordered) == 1).all()
@@ -78,7 +78,7 @@ def test_neighbouring_lanes_use_the_block_that_their_cut_runs_through_at_the_sam
     plan = EpochPlan(sizes, blocks, **keys)
     uses: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for lane in range(keys["lanes"]):
-        for part in plan.parts(lane):
+        for part in parts_of(plan, lane):
             uses.setdefault((part.shard, part.block), []).append((part.first, part.stop, lane))
     again = 0
     for parts in uses.values():
@@ -95,7 +95,7 @@ def test_the_blocks_of_a_few_shards_are_mixed_and_no_others(run):
     """Along the line, the shards of a group come before those of the next."""
     sizes, blocks, keys, _ = run
     plan = EpochPlan(sizes, blocks, **keys | {"lanes": 1})
-    shards = [part.shard for part in plan.parts(0)]
+    shards = [part.shard for part in parts_of(plan, 0)]
     group_of = {shard: place // GROUP for place, shard in enumerate(plan._shards.tolist())}
     groups = [group_of[shard] for shard in shards]
     changes = sum(one != other for one, other in pairwise(groups))
@@ -106,7 +106,7 @@ def test_the_shuffle_inside_a_block_is_even():
     """The first example of a block lands on each of its 4 places about as often."""
     places = np.zeros(4, int)
     for seed in range(400):
-        parts = EpochPlan(np.array([12]), np.array([4]), seed=seed, epoch=0, lanes=1).parts(0)
+        parts = parts_of(EpochPlan(np.array([12]), np.array([4]), seed=seed, epoch=0, lanes=1), 0)
         for part in parts:
             if len(part.indices) == 4:
                 places[int(np.flatnonzero(part.indices == 0)[0])] += 1
@@ -143,7 +143,7 @@ def test_a_plan_of_a_hundred_million_examples_holds_shards_and_the_blocks_of_ope
     """How long it takes, tests/bench/planning.py says."""
     sizes, blocks = np.full(150_000, 667, np.int64), np.full(150_000, 16, np.int64)
     plan = EpochPlan(sizes, blocks, seed=0, epoch=0, lanes=256)
-    lanes = [plan.parts(lane, 1000) for lane in range(256)]
+    lanes = [plan.stretches(lane, 1000) for lane in range(256)]
     assert all(next(lane).first <= 1000 for lane in lanes)
     kept = sum(g.shards.nbytes + g.blocks.nbytes + g.starts.nbytes for g in plan._groups.values())
     assert kept + plan._starts.nbytes + plan._shards.nbytes < 8e6

@@ -1,16 +1,20 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import make_tokenizer
 from train.tiny import student_config, write_cache
 
+import kdcache
 from kdcache.errors import CacheError, StudentError
+from kdcache.launcher import World
 from kdcache.store.cache import open_cache
 from kdcache.students.collate import Collator
+from kdcache.students.held_out import held_out_batches
 from kdcache.students.making import make_student
-from kdcache.students.scoring import check_held_out, evaluate_model
+from kdcache.students.scoring import check_held_out, evaluate_model, evaluate_whole
 from kdcache.students.settings import StudentConfig
 from kdcache.targets.dense import Dense
 
@@ -83,3 +87,32 @@ def test_a_held_out_cache_that_does_not_go_with_the_training_cache(tmp_path: Pat
         check_held_out(caches["other"], caches["tokenizer"])
     with pytest.raises(CacheError, match="has no supervised position"):
         check_held_out(open_cache(write_cache(tmp_path / "empty", examples=4, unsupervised=1.0)), cache)
+
+
+def test_batches_are_of_like_length_and_predictions_come_in_the_order_of_the_cache(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    how = {"num_classes": 3, "record": Dense(), "task": {"name": "sequence_classification"}, "labels": ["a", "b", "c"]}
+    with kdcache.CacheWriter(tmp_path / "cache", **how) as writer:
+        for label in rng.integers(0, 3, 64):
+            tokens = rng.integers(5, 90, rng.integers(3, 60))
+            writer.add(tokens, rng.normal(size=(1, 3)).astype(np.float32), labels=np.array([label]))
+    cache = kdcache.open_cache(tmp_path / "cache")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {"model_type": "bert", "vocab_size": 90, "max_position_embeddings": 64, **sizes}
+    model = make_student(StudentConfig(config=config), cache, 0)
+
+    for size in (2, 5):
+        worlds = [World(rank, 3) for rank in range(3)]
+        ranks = [[*held_out_batches(cache, world, model, size, 61)] for world in worlds]
+        assert len({*map(len, ranks)}) == 1
+        every = [held_out for rank in ranks for held_out in rank if held_out.batch is not None]
+        assert sorted(np.concatenate([held_out.examples_P for held_out in every]).tolist()) == [*range(61)]
+        padded = sum(held_out.inputs.real_BL.numel() for held_out in every)
+        assert padded < 1.25 * sum(cache.read(0, 61).lengths)
+    figures, one_by_one = evaluate_whole(model, cache, batch_examples=1)
+    again, sorted_ = evaluate_whole(model, cache, batch_examples=5)
+    assert one_by_one is not None
+    assert sorted_ is not None
+    assert again == pytest.approx(figures, rel=1e-5)
+    np.testing.assert_array_equal(sorted_.labels_P, cache.read(0, 64).labels)
+    np.testing.assert_allclose(sorted_.outputs_PC, one_by_one.outputs_PC, atol=1e-5)
