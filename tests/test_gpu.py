@@ -4,6 +4,9 @@ Skipped where there is none. `bash launch/bench_gpu.sh` has the speeds.
 """
 
 import copy
+import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from train.tiny import train_settings, write_cache
 
 import kdcache
 from kdcache.losses.fused import FusedLoss
@@ -205,3 +209,20 @@ def test_a_dump_on_a_gpu(tmp_path: Path) -> None:
     with torch.inference_mode():
         exact_P = model(tokens_BL).logits[:, :-1].flatten(0, 1).double().logsumexp(-1).cpu()
     assert (batch.targets().log_partition(1.0).double() - exact_P).abs().mean() < 0.05
+
+
+def test_a_run_on_a_gpu(tmp_path: Path) -> None:
+    """`kdcache train` under DeepSpeed: it logs a loss that falls, and exports a student."""
+    pytest.importorskip("deepspeed")
+    settings = train_settings(
+        write_cache(tmp_path / "cache"), tmp_path / "run", steps=12, device="cuda", terms=[{"name": "divergence"}]
+    )
+    (tmp_path / "train.yaml").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "kdcache", "train", str(tmp_path / "train.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
+    assert (tmp_path / "run" / "student" / "config.json").is_file()

@@ -96,7 +96,7 @@ def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPi
             "compression": None if folder is None else method_on(device.type),
             **machine_pins(config, device, threads),
             "batch_tokens": config.compute.batch_tokens_on(device.type),
-            "block_positions": config.compute.block_positions,
+            "block_positions": config.compute.block_positions_on(device.type),
         },
     )
     return header.model_copy(update={"compute": header.compute | teacher.feeding})

@@ -1,7 +1,8 @@
 """From a unit's examples to the arrays of its shard: forward passes, logits in blocks, compression.
 
-A GPU teacher goes on while a thread compresses the blocks that it made, in their order: three blocks of logits are held
-at most, the one being made, the one that waits and the one being compressed. On a CPU it is one after the other.
+A GPU teacher goes on while a thread compresses the blocks that it made, in their order and on a stream of its own, so
+that kernels of both share the GPU and the host's part of a record costs it nothing. Six blocks of logits are held at
+most, the one being made, four that wait and the one being compressed. On a CPU it is one after the other.
 
 The teacher reads batches of about one length, the longest first (kdcache.dump.batches). The shard holds the examples in
 corpus order again.
@@ -11,6 +12,7 @@ P positions, V classes, D hidden width.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -36,6 +38,9 @@ from kdcache.targets.teacher_rows import TeacherRows
 from kdcache.tasks import Example, task_of
 
 __all__ = ["rows_of", "unit_arrays"]
+
+WAITING = 4
+"""Blocks."""
 
 
 def unit_arrays(
@@ -71,8 +76,9 @@ def unit_arrays(
     unit = Unit(header, index)
     batches = longest_first([len(e.tokens) for e in examples], int(header.compute["batch_tokens"]))
     recorder = Recorder(header.records, encoder)
+    beside = _Stream(None if teacher is None else teacher.device)
     aside = teacher is not None and compresses_aside(teacher.device)
-    with Background("compressor", depth=1) if aside else AtOnce() as compressing:
+    with Background("compressor", depth=WAITING) if aside else AtOnce() as compressing:
         for batch in batches:
             chosen = [examples[i] for i in batch]
             for e in chosen:
@@ -90,7 +96,7 @@ def unit_arrays(
             if teacher is not None:
                 blocks = rows_of(header, teacher, chosen, batch + index * EXAMPLES_PER_UNIT)
                 for rows, ready in _timed(blocks, stages, index):
-                    compressing.submit(partial(_compress, recorder, rows, ready, unit, stages))
+                    compressing.submit(partial(_compress, recorder, rows, ready, unit, stages, beside))
             advance(sum(len(e.tokens) for e in chosen))
     if not batches:
         return unit.arrays()
@@ -154,10 +160,27 @@ def _nothing() -> None:
     """Of a CPU, which has made its rows when it gives them."""
 
 
-def _compress(recorder: Recorder, rows: TeacherRows, ready: Callable[[], None], unit: Unit, stages: Stages) -> None:
-    """The records of a block, into its unit."""
+class _Stream:
+    """Of the compressing thread, on a GPU: what is queued there does not wait for the teacher's later work."""
+
+    def __init__(self, device: torch.device | None) -> None:
+        self._own = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+
+    def __call__(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._own is None else torch.cuda.stream(self._own)
+
+
+def _compress(
+    recorder: Recorder,
+    rows: TeacherRows,
+    ready: Callable[[], None],
+    unit: Unit,
+    stages: Stages,
+    beside: _Stream,
+) -> None:
+    """The records of a block, into its unit. They are on the host before the block's memory is given to others."""
     ready()
-    with stages.span("compress", unit.index):
+    with stages.span("compress", unit.index), beside():
         try:
             unit.add_record(recorder.arrays(rows))
         except TeacherError as error:

@@ -16,6 +16,7 @@ from kdcache.tasks.registry import DEFAULT, TASKS, TaskConfig
 __all__ = ["ComputeConfig", "DumpConfig", "TeacherConfig"]
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+BLOCK_POSITIONS = {"cpu": 512, "cuda": 2048}
 
 
 class TeacherConfig(Config):
@@ -50,7 +51,8 @@ class ComputeConfig(Config):
     batch_tokens: tokens per forward pass of the teacher at most, padding included. A unit's examples are sorted by
         length, and a pass takes as many as fit: few long ones or many short ones; one that is longer goes alone, and 1
         runs each example alone. "auto" is 2,048 on a CPU and 16,384 on a GPU; less of it needs less memory.
-    block_positions: how many rows of logits are made and compressed at a time.
+    block_positions: how many rows of logits are made and compressed at a time; "auto" stands for 512 on a CPU and 2048
+        on a GPU, which holds up to six such blocks of float32 numbers.
     threads: CPU threads of each rank; 0 takes every core, or as many as a cache was begun with on CPUs, whose bits
         depend on it. With several ranks on one machine without GPUs, set it to
         the number of cores divided by the number of ranks.
@@ -58,12 +60,16 @@ class ComputeConfig(Config):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_tokens: Count | Literal["auto"] = "auto"
-    block_positions: Count = 512
+    block_positions: Count | Literal["auto"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
 
     def batch_tokens_on(self, device_type: str) -> int:
         """The number that "auto" stands for on a "cpu" or "cuda"."""
         return BATCH_TOKENS[device_type] if self.batch_tokens == "auto" else self.batch_tokens
+
+    def block_positions_on(self, device_type: str) -> int:
+        """Likewise."""
+        return BLOCK_POSITIONS[device_type] if self.block_positions == "auto" else self.block_positions
 
 
 class DumpConfig(Run):

@@ -24,6 +24,7 @@ from kdcache.models.inputs import Attention, ModelInputs
 from kdcache.models.loading import auto_class, load_whole
 from kdcache.models.wide_linear import HALF
 from kdcache.progress import say
+from kdcache.targets.host import to_device
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.tasks import Task
 
@@ -67,7 +68,7 @@ def load_teacher(
     """
     model, device = load_model(config, compute, world, task)
     feeding = replace(Feeding.of(model, cast(Attention, task.attention)), pad=0)
-    teacher = Teacher(model, device, num_classes, compute.block_positions, feeding=feeding)
+    teacher = Teacher(model, device, num_classes, compute.block_positions_on(device.type), feeding=feeding)
     if features and not teacher.gives_hidden_states:
         raise TeacherError(
             f"got a record of features and a teacher, {type(model).__name__}, whose head cannot be run apart from its "
@@ -166,8 +167,9 @@ class Teacher:
     @torch.inference_mode()
     def hidden(self, inputs: ModelInputs, flat_P: Tensor) -> Tensor:
         """The inputs of the output layer at these positions, [P, D]. For a teacher that has an `output_layer`."""
+        there_P = to_device(flat_P, self.device)
         hidden_BLD = self.head.hidden(**self._arguments(inputs))
-        return hidden_BLD.flatten(0, 1)[flat_P.to(hidden_BLD.device)]
+        return hidden_BLD.flatten(0, 1)[there_P.to(hidden_BLD.device)]
 
     @torch.inference_mode()
     def output_layer(self) -> OutputLayer:
@@ -191,7 +193,8 @@ class Teacher:
         return logits_PV[:, : self.num_classes].float()
 
     def _arguments(self, inputs: ModelInputs) -> dict[str, Any]:
-        return {**inputs.to(self.device).arguments, "use_cache": False}
+        arguments = {name: to_device(tensor, self.device) for name, tensor in inputs.arguments.items()}
+        return {**arguments, "use_cache": False}
 
     def _check_logits(self) -> None:
         """Raises TeacherError for too few classes, and warns of logits that are rounded in spite of the wide layer."""

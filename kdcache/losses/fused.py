@@ -11,6 +11,9 @@ chunks in float32.
 A scale and a soft-cap of the logits (`PostFunction`) are applied to the chunk in place, and the gradient is multiplied
 by their derivative. That of a soft-cap is kept meanwhile: one more chunk in float32.
 
+torch.compile leaves it as it is, behind one break of the graph: the body of a student is compiled, the loss is not
+traced. What it does to a chunk is nine passes by the vendor's products and torch's own kernels.
+
 The work happens inside the layer's own forward, where ZeRO-3 has gathered the weight, and the weight is not kept for
 the backward pass, when it is gone. Same idea as the fused linear cross-entropy of Liger Kernel, for any LossTerms.
 
@@ -28,12 +31,9 @@ from torch.autograd.function import once_differentiable
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.targets.output_layer import PLAIN, PostFunction
-from kdcache.targets.product import wide_product
+from kdcache.targets.product import add_product, wide_product
 
 __all__ = ["FusedLoss", "head_logits"]
-
-_PRODUCT = 1 << 25
-"""Numbers of a half-precision product that exist before they are added up in float32."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class FusedLoss:
     chunk: int = 1024
     weights_PK: Tensor | None = None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None, post: PostFunction = PLAIN
     ) -> tuple[Tensor, Tensor]:
@@ -81,14 +82,14 @@ class _FusedLoss(torch.autograd.Function):
         needs_slopes = post.soft_cap is not None and (needs_hidden or needs_weight or needs_bias)
         slopes_PV = torch.empty_like(buffer_PV) if needs_slopes else None
         with torch.autocast(hidden_PD.device.type, enabled=False):
-            for start in range(0, P, task.chunk):
-                rows = slice(start, start + task.chunk)
-                chunk_PD = hidden_PD[rows]
+            chunks = terms.in_chunks(task.supervision, task.chunk, like_PV=buffer_PV, weights_PK=task.weights_PK)
+            for chunk in chunks if P else ():
+                rows, chunk_PD = chunk.rows, hidden_PD[chunk.rows]
                 logits_PV = head_logits(chunk_PD, head_VD, bias_V, out=buffer_PV[: len(chunk_PD)])
                 slopes = None if slopes_PV is None else slopes_PV[: len(chunk_PD)]
                 post.apply_(logits_PV, slopes)
-                weights_PK = None if task.weights_PK is None else task.weights_PK[rows]
-                sums_K += terms.value_and_gradient_(logits_PV, task.supervision[rows], weights_PK)
+                sums_K += chunk.value_and_gradient_(logits_PV)
+                del chunk  # with what it compares, before the next is made
                 post.backward_(logits_PV, slopes)
                 if unit != 1:
                     logits_PV *= unit
@@ -96,7 +97,7 @@ class _FusedLoss(torch.autograd.Function):
                 if grad_hidden_PD is not None:
                     torch.mm(slope_PV, head_VD, out=grad_hidden_PD[rows])
                 if grad_weight_VD is not None:
-                    _add_product(grad_weight_VD, slope_PV.T, chunk_PD)
+                    add_product(grad_weight_VD, slope_PV.T, chunk_PD)
                 if grad_bias_V is not None:
                     grad_bias_V += logits_PV.sum(0)
         ctx.save_for_backward(grad_hidden_PD, grad_weight_VD, grad_bias_V)
@@ -130,13 +131,3 @@ def head_logits(hidden_PD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, out
     if bias_V is not None:
         out += bias_V
     return out
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, summed in total's dtype."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-        return
-    step = max(1, _PRODUCT // right.shape[1])
-    for start in range(0, len(total), step):
-        total[start : start + step] += left[start : start + step] @ right

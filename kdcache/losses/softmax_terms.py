@@ -79,9 +79,9 @@ class SoftmaxTerms:
         """How large a term's gradient by the logits is, roughly."""
         return self.scales[k] / self.terms[k].at * self._shares[k]
 
-    def compared(self, supervision: Supervision, logits_PV: Tensor, rows: int) -> Compared:
-        """What logits of these positions are compared with, block by block of so many rows."""
-        groups, dtype = self._groups(supervision.targets), logits_PV.dtype
+    def compared(self, supervision: Supervision, like_PV: Tensor, rows: int) -> Compared:
+        """What logits of these positions are compared with, block by block of so many rows at most."""
+        groups, dtype = self._groups(supervision.targets), like_PV.dtype
         whole = {
             (temperature, form): Reference.of_supervision(supervision, temperature, form, dtype, rows)
             for temperature, by_form in groups.items()
@@ -90,7 +90,7 @@ class SoftmaxTerms:
         }
         entropies = self._teacher_entropies(supervision.targets, dtype, rows)
         blocks = max(len(groups) - 1, 1 if entropies else 0)
-        scratch = logits_PV.new_empty(blocks, min(rows, len(logits_PV)), self.num_classes)
+        scratch = like_PV.new_empty(blocks, rows, self.num_classes)
         return Compared(supervision, groups, whole, entropies, scratch, dtype, rows)
 
     def _groups(self, targets: TeacherTargets | None) -> Groups:

@@ -10,7 +10,8 @@ P positions, V classes, C = K of outputs, K terms.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from kdcache.losses.beside_term import BesideTerm
 from kdcache.losses.output_term import OutputTerm
 from kdcache.losses.softmax_term import SoftmaxTerm
-from kdcache.losses.softmax_terms import SoftmaxTerms
+from kdcache.losses.softmax_terms import Compared, SoftmaxTerms
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import Term
 from kdcache.targets.record import TeacherTargets
@@ -26,6 +27,8 @@ from kdcache.targets.record import TeacherTargets
 __all__ = ["LossTerms"]
 
 # A processor's cache; enough work for each of a GPU's kernels.
+_OF_ENTRIES = 256
+"""Columns of logits for each entry of the positions whose references exist at one time: a tenth of a chunk or less."""
 _BLOCK_BYTES, _GPU_BLOCK_BYTES = 4 << 20, 256 << 20
 
 
@@ -93,21 +96,56 @@ class LossTerms:
             supervision: What these positions are compared with.
             weights_PK: What each position counts in each term, constants; [P, 1] for the same in all terms.
         """
+        (chunk,) = self.in_chunks(supervision, len(logits_PV), like_PV=logits_PV, weights_PK=weights_PK)
+        return chunk.value_and_gradient_(logits_PV)
+
+    def in_chunks(
+        self,
+        supervision: Supervision,
+        chunk: int,
+        *,
+        like_PV: Tensor,
+        weights_PK: Tensor | None = None,
+    ) -> Iterator["Chunk"]:
+        """What logits are compared with, chunk after chunk of so many positions.
+
+        What a chunk needs of the teacher takes a hundred small operations, as many for thousands of positions as for
+        one: it is made for as many chunks at once as keep it a small part of a chunk of logits.
+
+        Args:
+            supervision: What all the positions are compared with; at least one chunk comes, of no positions if need be.
+            chunk: Positions.
+            like_PV: A tensor as wide as the logits, of their type and device.
+            weights_PK: As of `value_and_gradient_`.
+        """
+        P, dtype, chunk = supervision.num_positions, like_PV.dtype, max(chunk, 1)
+        rows, targets = self._block_rows(like_PV), supervision.targets
+        entries = 1 if targets is None or targets.wide else targets.ids_PE.shape[1]
+        at_once = max(1, like_PV.shape[1] // (_OF_ENTRIES * entries)) * chunk
+        for start in range(0, max(P, 1), at_once):
+            whole = slice(start, start + at_once)
+            part = supervision if at_once >= P else supervision[whole]
+            weights = self._weights(part, None if weights_PK is None else weights_PK[whole], like_PV)
+            outputs = {k: term.values(part, self.num_classes, dtype) for k, term in self._of_outputs.items()}
+            compared = self._softmax.compared(part, like_PV, min(rows, chunk)) if self._softmax.terms else None
+            for first in range(0, max(part.num_positions, 1), chunk):
+                last = min(first + chunk, part.num_positions)
+                yield Chunk(self, slice(start + first, start + last), first, compared, outputs, weights)
+            del part, weights, outputs, compared  # before the next are made
+
+    def _turn_(self, logits_PV: Tensor, chunk: "Chunk") -> Tensor:
         values: list[list[Tensor]] = [[] for _ in self.names]
-        rows, dtype = self._block_rows(logits_PV), logits_PV.dtype
-        weights = self._weights(supervision, weights_PK, logits_PV)
-        outputs = {k: term.values(supervision, self.num_classes, dtype) for k, term in self._of_outputs.items()}
-        compared = self._softmax.compared(supervision, logits_PV, rows) if self._softmax.terms else None
+        rows = self._block_rows(logits_PV)
         for start in range(0, len(logits_PV), rows):
-            block = slice(start, start + rows)
-            of_block = [None if weight_P is None else weight_P[block] for weight_P in weights]
-            block_PV = logits_PV[block]
-            values_PK = {k: whole_PK[block] for k, whole_PK in outputs.items()}
+            block_PV = logits_PV[start : start + rows]
+            block = slice(chunk.first + start, chunk.first + start + len(block_PV))
+            of_block = [None if weight_P is None else weight_P[block] for weight_P in chunk.weights]
+            values_PK = {k: whole_PK[block] for k, whole_PK in chunk.outputs.items()}
             slopes_PK = self._slopes_of_outputs(block_PV[:, : self.num_classes], values_PK, of_block, values)
-            if compared is None:
+            if chunk.compared is None:
                 block_PV.zero_()
             else:
-                self._softmax.block_(block_PV, compared, block, of_block, values)
+                self._softmax.block_(block_PV, chunk.compared, block, of_block, values)
             if slopes_PK is not None:
                 block_PV[:, : self.num_classes] += slopes_PK
         zero = logits_PV.new_zeros((), dtype=torch.float64)
@@ -161,6 +199,27 @@ class LossTerms:
     def _block_rows(self, logits_PV: Tensor) -> int:
         block_bytes = _BLOCK_BYTES if logits_PV.device.type == "cpu" else _GPU_BLOCK_BYTES
         return max(1, block_bytes // (logits_PV.shape[1] * logits_PV.element_size()))
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some positions' part of a comparison.
+
+    Attributes:
+        rows: Which positions.
+        first: Their place among those that `compared`, `outputs` and `weights` are of.
+    """
+
+    terms: LossTerms
+    rows: slice
+    first: int
+    compared: Compared | None
+    outputs: Mapping[int, Tensor]
+    weights: Sequence[Tensor | None]
+
+    def value_and_gradient_(self, logits_PV: Tensor) -> Tensor:
+        """As that of LossTerms, of these positions' logits."""
+        return self.terms._turn_(logits_PV, self)
 
 
 def _names(terms: Sequence[Term]) -> tuple[str, ...]:

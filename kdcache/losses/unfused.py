@@ -18,6 +18,7 @@ from kdcache.losses.terms import LossTerms
 __all__ = ["loss_of_logits"]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def loss_of_logits(
     logits_PV: Tensor,
     terms: LossTerms,
@@ -47,11 +48,13 @@ class _LossOfLogits(torch.autograd.Function):
         unit = terms.gradient_unit(logits_PV.dtype)
         grad_PV = torch.empty_like(logits_PV) if ctx.needs_input_grad[0] else None
         sums_K = torch.zeros(len(terms.names), dtype=torch.float64, device=logits_PV.device)
-        for start in range(0, len(logits_PV), chunk):
-            rows = slice(start, start + chunk)
+        like_PV = logits_PV.new_empty(0, logits_PV.shape[1], dtype=dtype)
+        chunks = terms.in_chunks(supervision, chunk, like_PV=like_PV, weights_PK=weights_PK)
+        for each in chunks if len(logits_PV) else ():
+            rows = each.rows
             chunk_PV = logits_PV[rows].to(dtype, copy=True)
-            weights = None if weights_PK is None else weights_PK[rows]
-            sums_K += terms.value_and_gradient_(chunk_PV, supervision[rows], weights)
+            sums_K += each.value_and_gradient_(chunk_PV)
+            del each  # with what it compares, before the next is made
             if grad_PV is not None:
                 grad_PV[rows] = chunk_PV if unit == 1 else chunk_PV.mul_(unit)
         ctx.save_for_backward(grad_PV)

@@ -64,7 +64,7 @@ class StudentWithLoss(nn.Module):
         arguments = {**inputs.model.arguments, **_arguments_of(terms)}
         if self.head.fuses:
             out = self.student.base_model(**arguments, use_cache=False)
-            hidden_PD = out.last_hidden_state.flatten(0, 1)[inputs.flat_P]
+            hidden_PD = out.last_hidden_state.flatten(0, 1).index_select(0, inputs.flat_P)
             if terms is None:
                 return self.head.run(hidden_PD, FusedSums(supervision, temperature=temperature, chunk=self.chunk))
             loss, sums_K = self.head.run(hidden_PD, FusedLoss(terms, supervision, chunk=self.chunk))

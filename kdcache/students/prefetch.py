@@ -83,15 +83,16 @@ class Prefetcher(Iterator[Prefetched]):
         self._state: dict[str, Any] | None = None
 
     def __next__(self) -> Prefetched:
-        while len(self._coming) <= self._depth:
-            self._coming.append(self._pool.submit(self._make))
-        made = self._coming.popleft().result()
+        made = (self._coming.popleft() if self._coming else self._pool.submit(self._make)).result()
         self._state = made.state
         if made.ready is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(made.ready)
             for tensor in tensors_in(made.fed.inputs):
                 tensor.record_stream(current)  # its memory is not given to others before the step is done with it
+        # The thread begins when this one is done: they share the interpreter.
+        while len(self._coming) < self._depth:
+            self._coming.append(self._pool.submit(self._make))
         return made.fed
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,6 +32,8 @@ logit_codec, curve_codec
 rows              blocks of rows -> records, in torch
 compiled          the same on the CPU, in loops that numba compiles
 moments           the sums over all classes of a row
+fused_passes      the passes as Triton kernels, on a GPU
+host              small arrays between host and GPU without a wait of their own
 sample            the certain entries and the draw
 philox            the draw's random number
 constants         numbers that torch and numba share

@@ -76,13 +76,15 @@ class Drawn(RecordKind):
         ]
 
     def encode(self, rows: "TeacherRows", encoder: "Encoder | None" = None) -> dict[str, np.ndarray]:
-        from kdcache.targets.drawn_codec import encode, label_losses
+        from kdcache.targets.drawn_codec import encode, label_logits, label_losses
+        from kdcache.targets.host import coming
         from kdcache.targets.sparse_rows import sparse_blocks
 
+        of_labels = coming(label_logits(rows))
         blocks = sparse_blocks(rows, self.plan)
         arrays, log_partition_P = encode(blocks, self.samples, self.temperature, rows.num_classes)
         if "label_loss" in self.keep:
-            arrays["label_loss"] = label_losses(rows, log_partition_P)
+            arrays["label_loss"] = label_losses(of_labels(), log_partition_P)
         if "entropy" not in self.keep:
             del arrays["entropy"]
         return arrays

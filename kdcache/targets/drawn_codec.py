@@ -79,12 +79,18 @@ def encode(
     return arrays, log_partition_P
 
 
-def label_losses(rows: TeacherRows, log_partition_P: np.ndarray) -> np.ndarray:
-    """−log p of each label at T = 1 in steps of 1/64 nat, uint16 [P]; 240 nats of a label that is never given, and of
-    one that is not known that of class 0. log_partition_P: at T = 1, relative to the maximum."""
+def label_logits(rows: TeacherRows) -> torch.Tensor:
+    """Relative to the row's maximum, float64 [P]; of a label that is not known that of class 0."""
     labels_P1 = rows.labels_on(rows.logits_PV.device)[:, None]
     logits_PV = rows.logits_PV
-    relative_P = (logits_PV.gather(1, labels_P1)[:, 0].double() - logits_PV.amax(-1).double()).cpu().numpy()
+    return logits_PV.gather(1, labels_P1)[:, 0].double() - logits_PV.amax(-1).double()
+
+
+def label_losses(relative_P: np.ndarray, log_partition_P: np.ndarray) -> np.ndarray:
+    """−log p of each label at T = 1 in steps of 1/64 nat, uint16 [P]; 240 nats of a label that is never given.
+
+    relative_P: as label_logits gives them. log_partition_P: at T = 1, relative to the maximum.
+    """
     losses_P = np.clip(log_partition_P - relative_P, 0.0, -LOG_NEVER)
     return np.rint(LABEL_STEPS * losses_P).astype(np.uint16)
 

@@ -13,14 +13,14 @@ P rows, D inner width, V columns.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["wide_product"]
+__all__ = ["add_product", "has_wide_output", "wide_product"]
 
+_WIDE: dict[tuple[str, torch.dtype], bool] = {}
 _NUMBERS = 1 << 24
 """Of a part of the right matrix, or of a product before it is copied."""
 
@@ -29,27 +29,48 @@ def wide_product(left_PD: Tensor, right_VD: Tensor, out: Tensor | None = None) -
     """left · rightᵀ, float32 [P, V], of two bfloat16 or two float16 matrices; no gradient. out: where to put it."""
     (P, D), V = left_PD.shape, len(right_VD)
     out = left_PD.new_empty(P, V, dtype=torch.float32) if out is None else out
-    native = _has_wide_output(left_PD.device, left_PD.dtype)
-    left = left_PD if native else left_PD.float()
-    step = max(1, _NUMBERS // max(P, D, 1))
-    with torch.no_grad(), torch.autocast(left_PD.device.type, enabled=False), _exact_for(left_PD):
-        for start in range(0, V, step):
-            part_VD, columns = right_VD[start : start + step], slice(start, start + step)
-            if native:
-                out[:, columns] = torch.mm(left, part_VD.T, out_dtype=torch.float32)
-            else:
+    with torch.no_grad(), torch.autocast(left_PD.device.type, enabled=False):
+        if has_wide_output(left_PD.device.type, left_PD.dtype):
+            return torch.mm(left_PD, right_VD.T, out_dtype=torch.float32, out=out)
+        left, step = left_PD.float(), max(1, _NUMBERS // max(P, D, 1))
+        with _exact_for(left_PD):
+            for start in range(0, V, step):
+                part_VD, columns = right_VD[start : start + step], slice(start, start + step)
                 torch.mm(left, part_VD.float().T, out=out[:, columns])
     return out
 
 
-@lru_cache
-def _has_wide_output(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch has the product with a float32 output on this device, found out by making one."""
-    if device.type == "cpu":
-        return False
+def add_product(total_VD: Tensor, left_VP: Tensor, right_PD: Tensor) -> None:
+    """total += left · right, in place and without a gradient, summed in the total's dtype.
+
+    Where the device has no product of half-precision matrices with a float32 output, parts of the product are rounded
+    before they are added.
+    """
+    with torch.no_grad():
+        if total_VD.dtype == left_VP.dtype:
+            total_VD.addmm_(left_VP, right_PD)
+        elif total_VD.dtype == torch.float32 and has_wide_output(left_VP.device.type, left_VP.dtype):
+            torch.addmm(total_VD, left_VP, right_PD, out_dtype=torch.float32, out=total_VD)
+        else:
+            step = max(1, 2 * _NUMBERS // right_PD.shape[1])
+            for start in range(0, len(total_VD), step):
+                total_VD[start : start + step] += left_VP[start : start + step] @ right_PD
+
+
+def has_wide_output(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether torch has products with a float32 output there, found out once by making them."""
+    found = _WIDE.get((device_type, dtype))
+    if found is None:
+        found = _WIDE[device_type, dtype] = device_type != "cpu" and _tried(device_type, dtype)
+    return found
+
+
+def _tried(device_type: str, dtype: torch.dtype) -> bool:
     try:
-        ones = torch.ones(16, 16, dtype=dtype, device=device)
-        return bool(torch.mm(ones, ones, out_dtype=torch.float32).dtype is torch.float32)
+        ones = torch.ones(16, 16, dtype=dtype, device=device_type)
+        product = torch.mm(ones, ones, out_dtype=torch.float32)
+        torch.addmm(product, ones, ones, out_dtype=torch.float32, out=product)
+        return product.dtype is torch.float32
     except (NotImplementedError, RuntimeError, TypeError):
         return False
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from kdcache.targets.compiled.rows import CompiledRows
+from kdcache.targets.host import coming
 from kdcache.targets.never import LOG_NEVER, NEVER, refuse, usable_rows, with_stand_ins
 from kdcache.targets.philox import uniform
 from kdcache.targets.plan import Plan
@@ -28,8 +29,9 @@ __all__ = ["method_on", "sparse_arrays", "sparse_blocks"]
 def sparse_arrays(rows: TeacherRows, plan: Plan) -> dict[str, np.ndarray]:
     """The arrays of `Sparse.fields` and entry_counts, of one row or more. Raises TeacherError for NaN, +inf or nothing
     but −inf in a row."""
+    label_logits = coming(_label_logits(rows))
     arrays = encode(sparse_blocks(rows, plan), plan, rows.num_classes)
-    return arrays | {"label_logits": _label_logits(rows, arrays["maximum"])}
+    return arrays | {"label_logits": _stored(label_logits(), arrays["maximum"])}
 
 
 def sparse_blocks(rows: TeacherRows, plan: Plan) -> list[Block]:
@@ -58,10 +60,14 @@ def method_on(device_type: str) -> Literal["numba", "torch"]:
     return "numba" if device_type == "cpu" else "torch"
 
 
-def _label_logits(rows: TeacherRows, maximum_P: np.ndarray) -> np.ndarray:
-    """float16 [P], relative to the row's maximum; of a label that is not known, that of class 0, of one that is never
-    given −240."""
+def _label_logits(rows: TeacherRows) -> torch.Tensor:
+    """float32 [P], raw; of a label that is not known, that of class 0."""
     labels_P1 = rows.labels_on(rows.logits_PV.device)[:, None]
-    label_logits_P = rows.logits_PV.gather(1, labels_P1)[:, 0].float().cpu().numpy() - maximum_P
-    lowest = np.where(label_logits_P <= NEVER, LOG_NEVER, np.finfo(np.float16).min)
-    return np.maximum(label_logits_P, lowest).astype(np.float16)
+    return rows.logits_PV.gather(1, labels_P1)[:, 0].float()
+
+
+def _stored(label_logits_P: np.ndarray, maximum_P: np.ndarray) -> np.ndarray:
+    """float16 [P], relative to the row's maximum; of a label that is never given −240."""
+    relative_P = label_logits_P - maximum_P
+    lowest = np.where(relative_P <= NEVER, LOG_NEVER, np.finfo(np.float16).min)
+    return np.maximum(relative_P, lowest).astype(np.float16)

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdcache.errors import ConfigError
 from kdcache.targets.curve_spec import MAX_CLASSES
 from kdcache.targets.fields import NO_LABEL
+from kdcache.targets.host import to_device
 
 __all__ = ["TeacherRows", "draw_keys"]
 
@@ -59,7 +60,7 @@ class TeacherRows:
 
     def labels_on(self, device: torch.device) -> Tensor:
         """The labels there, int64 [P], 0 for one that is not known."""
-        return torch.from_numpy(np.ascontiguousarray(self.labels_P, np.int64)).to(device).clamp(min=0)
+        return to_device(np.ascontiguousarray(self.labels_P, np.int64), device).clamp(min=0)
 
 
 def draw_keys(keys: object, P: int) -> np.ndarray:
