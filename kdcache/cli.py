@@ -337,11 +337,11 @@ def verify(
     If anything is wrong, it prints each fault and the command to type next, and the exit status is 1. It writes nothing
     unless you say --repair.
 
-    With --repair, header and commit records come from cache.json, and cache.json from them. The tokenizer, the basis
-    and shards are made again as kdcache dump-logits made them, for which corpus and teacher must be where they were. A
-    file is written only if its digest is the recorded one, so the cache is afterwards what it was, byte for byte. Where
-    the digest is another (another GPU, other versions of a library), a line says what differs, and a copy of the cache
-    helps.
+    With --repair, the header comes from cache.json, a commit record from its shard and shards.arrow, and these two
+    files from the header and the commit records. The tokenizer, the basis and shards are made again as kdcache
+    dump-logits made them, for which corpus and teacher must be where they were. A file is written only if its digest is
+    the recorded one, so the cache is afterwards what it was, byte for byte. Where the digest is another (another GPU,
+    other versions of a library), a line says what differs, and a copy of the cache helps.
 
     With --teacher, it asks instead whether the records are what the teacher gives: it runs the teacher twice on some
     examples, and says apart how two runs of it differ, how the stored records differ from the first run, and what even

@@ -13,8 +13,9 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from kdcache.errors import one_line
 
@@ -26,6 +27,7 @@ except ImportError:  # not POSIX: nothing is locked, so nothing is swept
 __all__ = [
     "FULL_DISK",
     "Disk",
+    "Stamp",
     "UnexpectedContent",
     "check_regular",
     "fault",
@@ -54,6 +56,13 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY)
 
 
+class Stamp(NamedTuple):
+    """bytes: the size of a file. state: another number once the file was replaced."""
+
+    bytes: int
+    state: int
+
+
 class Disk:
     """Files under `folder`, by names relative to it. Raises OSError as the system does."""
 
@@ -62,11 +71,11 @@ class Disk:
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """most: how many bytes it may hold. Raises UnexpectedContent for more, and for what is no regular file."""
-        return read_regular(self.folder / name, most)
+        return read_regular(f"{self.folder}/{name}", most)
 
     def read_part(self, name: str, start: int, size: int, whole: int) -> bytes:
         """Some bytes of a file of `whole` bytes; fewer at its end. Raises UnexpectedContent for another size."""
-        return read_regular(self.folder / name, part=(start, size, whole))
+        return read_regular(f"{self.folder}/{name}", part=(start, size, whole))
 
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
         """replace: False leaves a file that is there already as it is."""
@@ -76,18 +85,29 @@ class Disk:
     def size(self, name: str) -> int:
         return (self.folder / name).stat().st_size
 
-    def sizes(self, sub: str) -> dict[str, int]:
-        """Name -> bytes of the files directly in a subfolder, sorted by name; empty where there is no such folder."""
+    def names(self, sub: str) -> list[str]:
+        """The names of the files directly in a subfolder, sorted; none where there is no such folder."""
+        try:
+            with os.scandir(self.folder / sub) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+        except FileNotFoundError:
+            return []
+
+    def stamps(self, sub: str) -> dict[str, Stamp]:
+        """Their sizes and states, in the same order, without unfinished writes; several times the cost of the names."""
         try:
             entries = [*os.scandir(self.folder / sub)]
         except FileNotFoundError:
             return {}
-        sizes = {}
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            with contextlib.suppress(FileNotFoundError):  # another writer's temporary file, renamed meanwhile
-                if entry.is_file():
-                    sizes[entry.name] = entry.stat().st_size
-        return sizes
+        stamps = {}
+        for entry in sorted(entries, key=attrgetter("name")):
+            try:
+                if entry.is_file() and not is_temporary(entry.name):
+                    status = entry.stat()
+                    stamps[entry.name] = Stamp(status.st_size, hash((status.st_mtime_ns, status.st_ino)))
+            except FileNotFoundError:  # another writer's temporary file, renamed meanwhile
+                continue
+        return stamps
 
     def entries(self) -> list[str]:
         """The names of everything directly in the folder; none where it is not there."""
@@ -109,7 +129,7 @@ class Disk:
 
     def sweep(self, sub: str) -> None:
         """Delete the temporary files in a subfolder whose writer is dead."""
-        for name in self.sizes(sub):
+        for name in self.names(sub):
             if is_temporary(name) and fcntl is not None:
                 path = self.folder / sub / name
                 with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -124,7 +144,7 @@ class UnexpectedContent(OSError):
         super().__init__(errno.EINVAL, words)
 
 
-def read_regular(path: Path, most: int | None = None, *, part: tuple[int, int, int] | None = None) -> bytes:
+def read_regular(path: str | Path, most: int | None = None, *, part: tuple[int, int, int] | None = None) -> bytes:
     """The bytes of a regular file, whose size is compared before one of them is read.
 
     Args:
@@ -136,7 +156,7 @@ def read_regular(path: Path, most: int | None = None, *, part: tuple[int, int, i
         UnexpectedContent: It holds more, or is a FIFO, a socket or a device.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -145,11 +165,23 @@ def read_regular(path: Path, most: int | None = None, *, part: tuple[int, int, i
         if most is not None and status.st_size > most:
             raise UnexpectedContent(f"got {status.st_size} bytes, expected at most {most}")
         if part is None:
-            return file.read(status.st_size)
+            return _read(descriptor, status.st_size)
         start, size, whole = part
         if status.st_size != whole:
             raise UnexpectedContent(f"got {status.st_size} bytes, expected {whole}")
         return os.pread(descriptor, size, start)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """So many bytes, or fewer where the file ends before; one call gives 2 GiB at most."""
+    data = os.read(descriptor, size)
+    parts = [data]
+    while data and (size := size - len(data)) > 0:
+        data = os.read(descriptor, size)
+        parts.append(data)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _kind(mode: int) -> str:

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from kdcache.corpus import Corpus
 from kdcache.dump.material import Material
 from kdcache.dump.resume import standing
@@ -12,30 +14,37 @@ from kdcache.launcher import World
 from kdcache.progress import counted, say, show
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
+from kdcache.store.commits import Commits
 from kdcache.store.files import Root
-from kdcache.store.manifest import CommitRecord, CorpusPin, Manifest
+from kdcache.store.manifest import CorpusPin
 from kdcache.store.places import record_name
 from kdcache.store.score import teacher_verdict
+from kdcache.store.shards import manifest_of
 
 __all__ = ["finish", "is_finished", "recorded_of"]
 
 
-def is_finished(root: Root, builder: CacheBuilder, commits: list[CommitRecord], corpus: Corpus) -> bool:
+def is_finished(root: Root, builder: CacheBuilder, commits: Commits, corpus: Corpus) -> bool:
     """Whether cache.json is there and says what it would say if it were written now."""
     try:
-        return read_manifest(root) == Manifest.of(builder.header, tuple(commits), CorpusPin.model_validate(corpus.pin))
+        pin = CorpusPin.model_validate(corpus.pin)
+        return read_manifest(root).digest() == manifest_of(builder.header, commits, pin)[0].digest()
     except CacheError:
         return False
 
 
-def recorded_of(root: Root, builder: CacheBuilder, corpus: Corpus) -> dict[int, CommitRecord]:
-    """What a finished cache of these settings and this corpus says of its shards, some of which are lost."""
+def recorded_of(root: Root, builder: CacheBuilder, corpus: Corpus, lost: list[int]) -> dict[int, tuple[str, str]]:
+    """Lost unit -> the digests that a finished cache of these settings and this corpus has of its shard and of its
+    commit record; empty where there is no such cache."""
     try:
         manifest = read_manifest(root)
     except CacheError:
         return {}
     same = manifest.header == builder.header and manifest.corpus == CorpusPin.model_validate(corpus.pin)
-    return {commit.unit: commit for commit in manifest.shards} if same else {}
+    if not same:
+        return {}
+    shards = manifest.shards
+    return {unit: (shards.digest("sha256", unit), shards.digest("record_sha256", unit)) for unit in lost}
 
 
 def finish(material: Material, world: World, builder: CacheBuilder, work: Path | None) -> None:
@@ -43,7 +52,7 @@ def finish(material: Material, world: World, builder: CacheBuilder, work: Path |
     config, corpus = material.config, material.corpus
     corpus.check_unchanged()
     commits, num_units = builder.commits(), corpus.num_units
-    missing = num_units - sum(commit.unit < num_units for commit in commits)
+    missing = num_units - int((commits.units < num_units).sum())
     if not missing:
         missing = num_units - len(standing(commits, corpus, material.remedies)[0])
     if missing:
@@ -53,11 +62,13 @@ def finish(material: Material, world: World, builder: CacheBuilder, work: Path |
             f"{counted(num_units, 'shard')} (if they were killed, run the same command again)"
         )
         return
-    check_share(config, corpus, [(commit.unit, row) for commit in commits for row in commit.skipped or ()])
-    if sum(commit.positions for commit in commits) == 0:
+    check_share(config, corpus, commits.skipped())
+    if commits.positions == 0:
         raise no_position(corpus, material.task)
     builder.forget_beyond(num_units)
-    manifest = builder.finalize(num_units, corpus=CorpusPin.model_validate(corpus.pin), where=corpus.where)
+    commits = commits.among(lambda units: units < num_units)
+    pin = CorpusPin.model_validate(corpus.pin)
+    manifest = builder.finalize(num_units, corpus=pin, where=corpus.where, commits=commits)
     if work is not None:
         shutil.rmtree(work, ignore_errors=True)
     totals = manifest.totals
@@ -74,9 +85,9 @@ def finish(material: Material, world: World, builder: CacheBuilder, work: Path |
             say(f"warning: {warning}")
 
 
-def _check_own(material: Material, builder: CacheBuilder, commits: list[CommitRecord], own: range) -> None:
+def _check_own(material: Material, builder: CacheBuilder, commits: Commits, own: range) -> None:
     """A rank is done where its own shards stand. Raises CacheError where one does not, though it was made."""
-    mine = [commit for commit in commits if commit.unit in own]
+    mine = commits.among(lambda units: np.isin(units, np.asarray(own)))
     stand, reasons = standing(mine, material.corpus, material.remedies)
     lost = [unit for unit in own if unit not in stand]
     if lost:

@@ -20,7 +20,7 @@ from kdcache.dump.units import UnitExamples, check_share, remedies
 from kdcache.launcher import World
 from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.builder import CacheBuilder
-from kdcache.store.manifest import CommitRecord, SkippedRow
+from kdcache.store.manifest import SkippedRow
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.records import calibrated_of
 
@@ -34,7 +34,7 @@ def make_shards(
     teacher: AnyTeacher | None,
     todo: list[int],
     skipped: list[tuple[int, SkippedRow]],
-    recorded: dict[int, CommitRecord],
+    recorded: dict[int, tuple[str, str]],
     stages: Stages,
 ) -> None:
     """Make the shards of these units.
@@ -103,7 +103,7 @@ def _commit(
     unit: int,
     made: UnitExamples,
     arrays: dict[str, np.ndarray],
-    expected: CommitRecord | None,
+    expected: tuple[str, str] | None,
     stages: Stages,
 ) -> None:
     """Raises CorpusError or TeacherError where the files that it was made of are others now."""

@@ -7,7 +7,7 @@ one. Other hardware or other versions of a library may give other digests: these
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -27,9 +27,11 @@ from kdcache.launcher import World
 from kdcache.store.basis_file import decode_basis, encode_basis, read_basis
 from kdcache.store.files import Root
 from kdcache.store.limits import most_of
-from kdcache.store.manifest import CommitRecord, Header, difference
+from kdcache.store.manifest import Header, difference
 from kdcache.store.pinned import read_pinned
-from kdcache.store.shard import make_shard
+from kdcache.store.places import record_name
+from kdcache.store.shard import commit_shard, make_shard
+from kdcache.store.shards import Shards
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.records import calibrated_of
@@ -94,20 +96,25 @@ class Remaker:
         return outcome
 
     def basis_and_shards(
-        self, basis: bool, commits: Sequence[CommitRecord], advance: Callable[[int], object] = lambda count: None
+        self,
+        basis: bool,
+        shards: Shards,
+        units: Collection[int],
+        advance: Callable[[int], object] = lambda count: None,
     ) -> dict[str, str | None]:
         """Make the basis, or take the one that is there, and then these shards.
 
         Args:
             basis: Whether the basis is to be made again.
-            commits: The commit records of the shards.
+            shards: Those of the cache.
+            units: Which of them.
             advance: Called with 1 after each shard.
 
         Returns:
             File -> why it was not written, None where it was.
         """
         of_basis = [self.header.basis.file] if basis and self.header.basis else []
-        names = [*of_basis, *(commit.file for commit in commits)]
+        names = [*of_basis, *(name for unit in units for name in (shards.file(unit), record_name(unit)))]
         with self._threads():
             if other := self._other_settings():
                 return dict.fromkeys(names, other)
@@ -117,8 +124,9 @@ class Remaker:
                     return {**dict.fromkeys(names, f"its basis is lost ({fault})"), name: fault}
                 outcome[name] = None
             encoder = self._encoder()
-            for commit in commits:
-                outcome[commit.file] = self._shard(commit, encoder)
+            for unit in units:
+                fault = self._shard(shards, unit, encoder)
+                outcome |= dict.fromkeys((shards.file(unit), record_name(unit)), fault)
                 advance(1)
         return outcome
 
@@ -171,10 +179,10 @@ class Remaker:
         basis = decode_basis(self.root, self.header, read_basis(self.root, self.header))
         return kind.make_encoder(basis, teacher.output_layer())
 
-    def _shard(self, commit: CommitRecord, encoder: Encoder | None) -> str | None:
-        """Why it was not written; None where it was."""
-        corpus, unit = self.corpus, commit.unit
-        if unit >= corpus.num_units or corpus.unit_sha256(unit) != commit.source_sha256:
+    def _shard(self, shards: Shards, unit: int, encoder: Encoder | None) -> str | None:
+        """Why a shard and its commit record were not written; None where they were."""
+        corpus, before = self.corpus, shards.values(unit)
+        if unit >= corpus.num_units or corpus.unit_sha256(unit) != before["source_sha256"]:
             return "its rows of the corpus changed: give them back as they were"
         made = self.material.unit(unit, skip=self.config.on_bad_row == "skip")
         made_under = remedies(self.config, made.notes)
@@ -196,11 +204,13 @@ class Remaker:
             skipped=made.skipped,
             made_under=made_under,
         )
-        if again.sha256 != commit.sha256:
-            if again.made_under != commit.made_under:
-                return f"it was made with {_settings(commit.made_under)}, and here it is {_settings(again.made_under)}"
-            return f"made again it has sha256 {again.sha256[:12]}…, expected {commit.sha256[:12]}…{self._versions()}"
-        self.root.write(commit.file, data)
+        expected = shards.digest("sha256", unit)
+        if (again.sha256, again.digest()) != (expected, shards.digest("record_sha256", unit)):
+            if again.made_under != before["made_under"]:
+                was, now = _settings(before["made_under"]), _settings(again.made_under)
+                return f"it was made with {was}, and here it is {now}"
+            return f"made again it has sha256 {again.sha256[:12]}…, expected {expected[:12]}…{self._versions()}"
+        commit_shard(self.root, data, again)
         return None
 
     def _versions(self) -> str:

@@ -108,7 +108,7 @@ class Rerun:
     def samples(self, count: int, seed: int) -> list[Sample]:
         """Choose so many examples with supervised positions, spread over the shards; the same ones for a seed."""
         rng = np.random.default_rng(seed)
-        units = [commit.unit for commit in self.cache.manifest.shards if commit.positions]
+        units = np.flatnonzero(self.cache.manifest.shards.table["positions"])
         order = rng.permutation(units)[: max(count, 1)]
         chosen: list[Sample] = []
         for place, unit in enumerate(order.tolist()):
@@ -216,8 +216,8 @@ class Rerun:
             return load_tokenizer(Path(folder))
 
     def _some(self) -> Sequence[Example]:
-        units = (commit.unit for commit in self.cache.manifest.shards if commit.positions)
-        return [example for example in self._examples(next(units)) if len(example.positions)]
+        units = np.flatnonzero(self.cache.manifest.shards.table["positions"])
+        return [example for example in self._examples(int(units[0])) if len(example.positions)]
 
     def _encoder(self) -> Encoder | None:
         kind = calibrated_of(self.header.records)

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from kdcache.corpus import Corpus
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.store.cache import begun_header
+from kdcache.store.commits import Committed
 from kdcache.store.files import Root
-from kdcache.store.manifest import BasisPin, CalibrationPin, CommitRecord
+from kdcache.store.manifest import BasisPin, CalibrationPin
 from kdcache.store.places import has_shards
 
 __all__ = ["basis_fault", "calibration_pin", "standing", "with_begun_units"]
@@ -31,9 +32,7 @@ def with_begun_units(config: CorpusConfig, root: Root) -> CorpusConfig:
     return config.model_copy(update={"unit_rows": unit_rows}) if unit_rows else config
 
 
-def standing(
-    commits: Iterable[CommitRecord], corpus: Corpus, settings: dict[str, str]
-) -> tuple[set[int], Counter[str]]:
+def standing(commits: Iterable[Committed], corpus: Corpus, settings: dict[str, str]) -> tuple[set[int], Counter[str]]:
     """(units whose shards stand, how many do not for which reason). settings: kdcache.dump.units.remedies."""
     stand: set[int] = set()
     reasons: Counter[str] = Counter()

@@ -7,6 +7,8 @@ size.
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from kdcache.dump.begin import begin, inputs_of, settings_to_keep
 from kdcache.dump.finish import finish, is_finished, recorded_of
 from kdcache.dump.hardware import use_threads
@@ -69,8 +71,8 @@ def _make(
 
     commits, mine = builder.commits(), set(world.share(corpus.num_units))
     # Each rank compares its own shards, and the last one to finish all of them; a cache that seems done is read whole.
-    looked_at = [c for c in commits if c.unit in mine or c.unit >= corpus.num_units]
-    stand, reasons = standing(commits if root.exists("cache.json") else looked_at, corpus, settings)
+    own = commits.among(lambda units: np.isin(units, [*mine]) | (units >= corpus.num_units))
+    stand, reasons = standing(commits if root.exists("cache.json") else own, corpus, settings)
     if not reasons and len(stand) == corpus.num_units and is_finished(root, builder, commits, corpus):
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
@@ -82,10 +84,10 @@ def _make(
     for reason, count in reasons.items():
         say(f"{counted(count, 'shard')} of {len(commits):,} cannot stay: {reason}")
     todo = [unit for unit in sorted(mine) if unit not in stand]
-    recorded = {} if reasons else recorded_of(root, builder, corpus)
+    recorded = {} if reasons else recorded_of(root, builder, corpus, todo)
     if reasons or (todo and not recorded):
         unfinish(root)
     if todo:
-        skipped = [(commit.unit, row) for commit in commits if commit.unit in stand for row in commit.skipped or ()]
+        skipped = [(unit, row) for unit, row in commits.skipped() if unit in stand]
         make_shards(material, world, builder, teacher.ready(), todo, skipped, recorded, stages)
     finish(material, world, builder, work)

@@ -10,6 +10,11 @@ checked          what a caller gives as an example -> Example, checked
 unit             the examples and records of one shard
 manifest         header, commit records and cache.json, as classes
 requires         the features of the format that a header names
+table            shards.arrow: what cache.json pins of every shard, in columns
+shards           the shards of a finished cache: the table, and commit records on first use
+record_text      the text of a plain commit record, read by a pattern
+commits          the commit records of a cache that is being made, scanned once
+parallel         work on some things at the same time, in their order
 consistent       what a header and a manifest say twice, compared
 schema           which arrays the shards of a task hold
 blocks           the parts of a shard that are read at once, and their lines in its commit record
@@ -33,6 +38,7 @@ local_copies     shards of remote caches, kept on the local disk
 convert          from one backend to another
 verify           every digest and count of a cache
 finished         the mark of a finished cache, which gives a lost cache.json back
+rebuild          a lost commit record, of its shard and the table
 repair           what of a damaged cache can be had again without its teacher
 
 This package knows nothing of teachers, corpora or training. FORMAT.md specifies the format,
@@ -44,10 +50,11 @@ Write one file with a class that has
 
 - `suffix`, how the names of its files end, and `libraries`, the distributions whose versions decide its bytes;
 - `encode(fields, blocks, stamp) -> bytes`, of the arrays of each block; `layout(fields, bytes) -> kdcache.Layout`,
-  where the blocks lie; and `decode(fields, block, frame, sizes) -> arrays, stamp`, of the bytes of one. The same
-  arrays must give the same bytes, and what is read must be what was written. The stamp says what a file is part of,
-  and of a block its number too; `sizes` are the elements of each level, to compare with what a block says of itself
-  before memory is taken. `kdcache.to_arrow` and `from_arrow` give the arrays as one row per example, with the stamp.
+  where the blocks lie; `sizes(fields, block, frame)`, how many elements each level of a block has, as it says of
+  itself; and `decode(fields, block, frame, sizes) -> arrays, stamp`, of the bytes of one. The same arrays must give the
+  same bytes, and what is read must be what was written. The stamp says what a file is part of, and of a block its
+  number too; the `sizes` that `decode` is given are to be compared with what the block says of itself before memory is
+  taken. `kdcache.to_arrow` and `from_arrow` give the arrays as one row per example, with the stamp.
 
 Call `kdcache.register_backend("mine", MyBackend())`, name the file's module as `module` in the settings of a dump and
 of a run and as `--module` of the other commands, and `backend: mine` uses it. tests/extending/parquet.py is a whole

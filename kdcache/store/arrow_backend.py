@@ -67,6 +67,14 @@ class ArrowBackend:
             raise ValueError("got another schema or stamp of the file than of its first record batch")
         return Layout(tuple(blocks))
 
+    def sizes(self, fields: Sequence[Field], block: Part, frame: Part | None) -> dict[Level, int]:
+        nodes, sizes = iter(record_batch(block.data).nodes), dict[Level, int]()
+        for field in fields:
+            sizes |= {level: next(nodes)[0] for level in _levels(field)}
+            for _ in field.shape:
+                next(nodes)
+        return sizes
+
     def decode(
         self, fields: Sequence[Field], block: Part, frame: Part | None, sizes: Mapping[Level, int]
     ) -> tuple[dict[str, np.ndarray], Stamp]:
@@ -195,11 +203,15 @@ def _type(field: Field) -> pa.DataType:
 
 def _nodes(field: Field, sizes: Mapping[Level, int]) -> list[int]:
     """The lengths of a column and of each column inside it."""
-    levels: list[Level] = ["example", *_path(field.level)] if field.level in PARENT else [field.level]
-    nodes = [sizes[level] for level in levels]
+    nodes = [sizes[level] for level in _levels(field)]
     for length in field.shape:
         nodes.append(nodes[-1] * length)
     return nodes
+
+
+def _levels(field: Field) -> list[Level]:
+    """Those of a column and of each list inside it."""
+    return ["example", *_path(field.level)] if field.level in PARENT else [field.level]
 
 
 def _buffers(field: Field, sizes: Mapping[Level, int]) -> list[int]:

@@ -8,7 +8,7 @@ this reads the places of the buffers and what they claim, and the caller compare
 import struct
 from dataclasses import dataclass
 
-__all__ = ["RecordBatch", "batch_places", "messages_of", "record_batch"]
+__all__ = ["RecordBatch", "batch_places", "is_compressed", "messages_of", "record_batch"]
 
 MARKER = struct.Struct("<Ii")
 CONTINUES = 0xFFFFFFFF
@@ -61,6 +61,14 @@ def record_batch(data: memoryview) -> RecordBatch:
         raise ValueError("got buffers that are not compressed by zstd")
     stored = [_buffer(body, *place) for place in places]
     return RecordBatch(rows, nodes, [data for data, _ in stored], [size for _, size in stored], notes)
+
+
+def is_compressed(metadata: bytes) -> bool:
+    """Whether the metadata of a record batch says that its buffers are. Raises ValueError for that of none."""
+    try:
+        return _codec(metadata, _follow(metadata, _field(metadata, _follow(metadata, 0), HEADER))) != -1
+    except struct.error:
+        raise ValueError(NO_BATCH) from None
 
 
 def messages_of(data: memoryview, start: int) -> list[tuple[int, int]]:

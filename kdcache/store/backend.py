@@ -113,6 +113,19 @@ class Backend(Protocol):
         """
         ...
 
+    def sizes(self, fields: Sequence[Field], block: Part, frame: Part | None) -> Mapping[Level, int]:
+        """How many elements each level of a block has, as it says of itself: for a commit record that is lost.
+
+        Args:
+            fields: As for `encode`.
+            block: As for `decode`.
+            frame: As for `decode`.
+
+        Raises:
+            Exception: Any one, for bytes that do not say so.
+        """
+        ...
+
     def decode(
         self, fields: Sequence[Field], block: Part, frame: Part | None, sizes: Mapping[Level, int]
     ) -> tuple[dict[str, np.ndarray], Stamp]:

@@ -13,18 +13,17 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from kdcache import __version__
-from kdcache.errors import CacheError, UnreadableError, next_command
-from kdcache.progress import say
+from kdcache.errors import CacheError, next_command
 from kdcache.store.backend import backend_versions
 from kdcache.store.basis_file import decode_basis, forget_other_bases, read_basis, write_basis
 from kdcache.store.cache import begun_header
+from kdcache.store.commits import Commits, Scan
 from kdcache.store.files import Root
 from kdcache.store.finished import mark_finished, unfinish
 from kdcache.store.limits import most_of
@@ -38,12 +37,12 @@ from kdcache.store.manifest import (
     SkippedRow,
     canonical,
     difference,
-    parse,
 )
 from kdcache.store.output import CacheOutput
 from kdcache.store.pinned import read_pinned
-from kdcache.store.places import RECORD, has_shards, record_name, shard_folders, shard_name, shard_sizes
+from kdcache.store.places import has_shards, names_of_shards, shard_folders
 from kdcache.store.shard import commit_shard, make_shard, repair_command
+from kdcache.store.shards import manifest_of
 from kdcache.store.skipped import write_skipped
 from kdcache.store.unit import Unit
 from kdcache.targets.records import calibrated_of
@@ -107,7 +106,6 @@ class CacheBuilder:
         self.root = Root(output.path)
         self.header = header
         self.basis: Basis | None = None
-        self._damaged: set[str] = set()
         output.check()
         self._begun(resume)
         self.held = output.take(header.settings.digest())
@@ -116,7 +114,7 @@ class CacheBuilder:
         except BaseException:
             self.release()
             raise
-        self._header_sha256 = self.header.digest()
+        self._scan = Scan(self.root, self.header)
 
     def release(self) -> None:
         """Say that this builder writes no more, so that another one may; the end of the process says so too."""
@@ -236,11 +234,11 @@ class CacheBuilder:
         notes: Mapping[str, int] | None = None,
         skipped: Sequence[SkippedRow] = (),
         made_under: Mapping[str, str] | None = None,
-        expected: CommitRecord | None = None,
+        expected: tuple[str, str] | None = None,
     ) -> CommitRecord:
         """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record.
 
-        expected: what a finished cache recorded of this shard, which was lost.
+        expected: the digests that a finished cache has of this shard, which was lost, and of its commit record.
         Raises CacheError where it cannot be written or is another than was expected, LockedError where somebody took
         the folder over.
         """
@@ -254,9 +252,9 @@ class CacheBuilder:
             skipped=skipped,
             made_under=made_under,
         )
-        if expected is not None and made[1] != expected:
+        if expected is not None and (made[1].sha256, made[1].digest()) != expected:
             raise CacheError(
-                f"{self.root.url}/{expected.file} was lost or damaged, and made again it has another digest: other "
+                f"{self.root.url}/{made[1].file} was lost or damaged, and made again it has another digest: other "
                 f"hardware, or other versions of a library; take it from a copy of the cache, "
                 f"{next_command('verify', self.root.url, '--repair', '--from', 'COPY')}, or delete cache.json to have "
                 "another cache, and run the same command again"
@@ -265,11 +263,11 @@ class CacheBuilder:
 
     def committed(self) -> set[int]:
         """Units with a valid commit record."""
-        return {commit.unit for commit in self.commits()}
+        return {*self.commits().units.tolist()}
 
     def forget_beyond(self, num_units: int) -> None:
         """Delete the shards of later units and their records, of whatever header."""
-        units = {name: re.match(r"shards/\d+/(\d{6,})\.", name) for name in shard_sizes(self.root)}
+        units = {name: re.match(r"shards/\d+/(\d{6,})\.", name) for name in names_of_shards(self.root)}
         beyond = [name for name, unit in units.items() if unit and int(unit[1]) >= num_units]
         self.root.delete(sorted(beyond, key=lambda name: not name.endswith(".json")))
 
@@ -279,81 +277,46 @@ class CacheBuilder:
         *,
         corpus: CorpusPin | None = None,
         where: Callable[[int, int], str] = lambda unit, row: f"unit {unit}, row {row + 1}",
+        commits: Commits | None = None,
     ) -> Manifest:
         """Write cache.json for units 0 to num_units - 1: the same bytes, whoever calls this and however often.
 
         corpus: what the shards were made of. where: (unit, row) -> the place of a row that was left out.
+        commits: what `commits` gave just now, by default what it gives.
         Raises CacheError while a unit is missing, or where there is one too many.
         """
-        commits = {commit.unit: commit for commit in self.commits()}
-        missing = [unit for unit in range(num_units) if unit not in commits]
-        if missing:
+        commits = self.commits() if commits is None else commits
+        missing = np.setdiff1d(np.arange(num_units), commits.units, assume_unique=True)
+        if len(missing):
             raise CacheError(
                 f"{self.root.url} is not finished: {len(missing)} of {num_units} units are missing, "
                 f"the first is {missing[0]}; run the same command again to go on"
             )
         if len(commits) > num_units:
             raise CacheError(
-                f"{self.root.url} holds unit {max(commits)}, expected {num_units} units: "
+                f"{self.root.url} holds unit {commits.units[-1]}, expected {num_units} units: "
                 "an earlier run wrote more; use another output folder"
             )
         self.held.check()
-        manifest = Manifest.of(self.header, tuple(commits[unit] for unit in range(num_units)), corpus)
-        write_skipped(self.root, manifest, where)
+        manifest, table = manifest_of(self.header, commits, corpus, self.root)
+        self.root.write(manifest.table.file, table)
+        write_skipped(self.root, manifest, commits.skipped(), where)
         mark_finished(self.root, manifest)
         self.root.write("cache.json", canonical(manifest))
         for sub in ("", *shard_folders(self.root), "tokenizer"):
             self.root.sweep(sub)
         return manifest
 
-    def commits(self) -> list[CommitRecord]:
-        """The valid commit records, in order of units: of this header, with a shard of that size in place.
+    def commits(self) -> Commits:
+        """The valid commit records as they are now: of this header, with a shard of that size in place.
 
-        A damaged one counts as none, which is said. Raises CacheError for one that cannot be read.
+        A damaged one counts as none, which is said. Raises UnreadableError for one that cannot be read.
         """
-        sizes = shard_sizes(self.root)
-        names = [name for name in sizes if RECORD.fullmatch(name)]
-        with ThreadPoolExecutor(16) as pool:
-            records = [*pool.map(self._commit_record, names)]
-        return [
-            record
-            for name, record in zip(names, records, strict=True)
-            if record is not None and self._misfit(record, name, sizes) is None
-        ]
+        return self._scan.commits()
 
     def why_not(self, unit: int) -> str:
         """What is wrong with a unit that is not among `commits`, with its verb."""
-        name, sizes = record_name(unit), shard_sizes(self.root)
-        if name not in sizes:
-            return "is gone"
-        record = self._commit_record(name)
-        return (record and self._misfit(record, name, sizes)) or "is damaged"
-
-    def _misfit(self, record: CommitRecord, name: str, sizes: Mapping[str, int]) -> str | None:
-        """Why a record, found under a name, does not count, with its verb."""
-        if record.header_sha256 != self._header_sha256:
-            return "is of another header"
-        if record_name(record.unit) != name or record.file != shard_name(self.header, record.unit):
-            return "is of another unit"
-        if (got := sizes.get(record.file)) != record.bytes:
-            return (
-                f"names a shard of {record.bytes} bytes, where there is {'none' if got is None else f'one of {got}'},"
-            )
-        return None
-
-    def _commit_record(self, name: str) -> CommitRecord | None:
-        try:
-            data = self.root.read(name, most_of(name), wrong=lambda data: not parse(CommitRecord, data, name))
-            return parse(CommitRecord, data, name)
-        except FileNotFoundError:
-            return None
-        except UnreadableError:
-            raise
-        except CacheError:
-            if name not in self._damaged:
-                self._damaged.add(name)
-                say(f"{self.root.url}/{name} is damaged: its shard counts as missing and is made again")
-            return None
+        return self._scan.why_not(unit)
 
 
 def _other_corpus(begun: Header, header: Header, keys: Collection[str]) -> str | None:

@@ -20,21 +20,24 @@ from kdcache.errors import CacheError, next_command
 from kdcache.store.basis_file import decode_basis, read_basis
 from kdcache.store.batch import Batch, concat
 from kdcache.store.blocks import Place
-from kdcache.store.consistent import check_header, check_manifest
+from kdcache.store.consistent import check_header, check_manifest, check_table
 from kdcache.store.files import Root
 from kdcache.store.finished import read_finished
 from kdcache.store.limits import most_of
 from kdcache.store.local_copies import LocalCopies, default_folder
 from kdcache.store.manifest import CommitRecord, Header, Manifest, parse
-from kdcache.store.places import shard_sizes
+from kdcache.store.pinned import read_pinned
+from kdcache.store.places import RECORD, names_of_shards
 from kdcache.store.shard import decode_block, decode_shard, fetch_part, fetch_shard, part_fault, repair_command
+from kdcache.store.shards import Shards, with_shards
+from kdcache.store.table import Table, decode_table
 from kdcache.store.tokenizer_files import read_tokenizer_file
 from kdcache.targets.fields import empty_arrays
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
 
-__all__ = ["Cache", "begun_header", "open_cache", "read_manifest"]
+__all__ = ["Cache", "begun_header", "open_cache", "read_cache_json", "read_manifest"]
 
 FRAMES = 64
 """Of how many shards the frame is kept, where the backend has one."""
@@ -270,15 +273,14 @@ def begun_header(root: Root) -> Header | None:
 
 
 def read_manifest(root: Root) -> Manifest:
-    """cache.json of a finished cache. Raises CacheError as `open_cache` does."""
+    """cache.json of a finished cache, with its table of shards. Raises CacheError as `open_cache` does."""
     try:
-        where, most = f"{root.url}/cache.json", most_of("cache.json")
-        data = root.read("cache.json", most, wrong=lambda data: not parse(Manifest, data, where))
+        manifest = read_cache_json(root)
     except FileNotFoundError:
         if read_finished(root) is not None:
             raise CacheError(f"{root.url}/cache.json is missing; {repair_command(root)}") from None
         if root.exists("header.json"):
-            units = sum(name.endswith(".json") for name in shard_sizes(root))
+            units = sum(RECORD.fullmatch(name) is not None for name in names_of_shards(root))
             raise CacheError(
                 f"{root.url} is not finished: {units} units committed; to go on, with the settings file of its dump, "
                 f"{next_command('dump-logits', 'dump.yaml')}"
@@ -287,6 +289,28 @@ def read_manifest(root: Root) -> Manifest:
             f"{root.url} is not a cache: it has no cache.json; expected a folder made by kdcache dump-logits",
             missing_path=not root.is_there(),
         ) from None
+    return with_shards(manifest, Shards(root, manifest.header, _read_table(root, manifest)))
+
+
+def read_cache_json(root: Root) -> Manifest:
+    """cache.json alone, without its table. Raises FileNotFoundError, and CacheError for a damaged one."""
+    where, most = f"{root.url}/cache.json", most_of("cache.json")
+    data = root.read("cache.json", most, wrong=lambda data: not parse(Manifest, data, where))
     manifest = parse(Manifest, data, where, repair_command(root))
     check_manifest(manifest, where, repair_command(root))
     return manifest
+
+
+def _read_table(root: Root, manifest: Manifest) -> Table:
+    """Raises CacheError where it is missing, damaged, or says something else than cache.json."""
+    pin = manifest.table
+    where, remedy = f"{root.url}/{pin.file}", repair_command(root)
+    try:
+        data = read_pinned(root, pin.file, pin.sha256, pin.bytes, remedy)
+        if len(data) != pin.bytes:
+            raise ValueError(f"got {len(data)} bytes, expected {pin.bytes}")
+        table = decode_table(data, manifest.totals.shards)
+    except ValueError as error:
+        raise CacheError(f"{where} is damaged: {error}; {remedy}") from None
+    check_table(manifest, table, where, remedy)
+    return table

@@ -3,21 +3,28 @@
 fields      those of the task and of the records, with the width of the features and the rank of the basis
 basis       there if, and only if, a record is calibrated; its file is named by its digest
 id2label    a name for every class
-shards      numbered from 0, of this header, in the file of their number, with counts that can be
-totals      the sums over the shards
+shards      counts that can be
+totals      the sums over the shards; notes and scores are in the commit records, which `verify` reads
 """
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from kdcache.errors import CacheError, KdcacheError, one_line
-from kdcache.store.manifest import CommitRecord, Header, Manifest
+from kdcache.store.limits import most_of
+from kdcache.store.manifest import Header, Manifest, Totals
 from kdcache.store.places import record_name
 from kdcache.store.schema import check_task, task_fields
+from kdcache.store.table import COUNTS, ROW, TABLE, Table, total
 from kdcache.store.unit import EXAMPLES_PER_UNIT
 from kdcache.targets.fields import Field, class_dtype
 from kdcache.targets.records import calibrated_of
 
-__all__ = ["check_header", "check_manifest"]
+__all__ = ["check_header", "check_manifest", "check_table"]
 
 BASIS_NAME = "basis-{}."
+MOST_COUNT = (1 << 48) - 1
 
 
 def check_header(header: Header, where: str, remedy: str) -> None:
@@ -28,7 +35,17 @@ def check_header(header: Header, where: str, remedy: str) -> None:
 
 def check_manifest(manifest: Manifest, where: str, remedy: str) -> None:
     """Raises CacheError for a manifest that contradicts itself. remedy: what to do about it."""
-    if fault := _header_fault(manifest.header) or _shards_fault(manifest):
+    shards, got = manifest.totals.shards, manifest.table.bytes
+    fault = _header_fault(manifest.header)
+    if fault is None and not shards * ROW <= got <= most_of(TABLE):
+        fault = f"table: got {got} bytes, expected at least {ROW} for each of {shards} shards"
+    if fault:
+        raise CacheError(f"{where} is damaged: {fault}; {remedy}")
+
+
+def check_table(manifest: Manifest, table: Table, where: str, remedy: str) -> None:
+    """Raises CacheError for a table of shards that no cache has, or not the one of these totals."""
+    if fault := _shards_fault(manifest.header, manifest.totals, table):
         raise CacheError(f"{where} is damaged: {fault}; {remedy}")
 
 
@@ -52,21 +69,15 @@ def _header_fault(header: Header) -> str | None:
     return None
 
 
-def _shards_fault(manifest: Manifest) -> str | None:
-    header_sha256 = manifest.header.digest()
-    for index, shard in enumerate(manifest.shards):
-        if (shard.unit, shard.header_sha256) != (index, header_sha256):
-            return f"its entry {index} is not of this header"
-        stem, _, suffix = shard.file.partition(".")
-        if f"{stem}.json" != record_name(index) or not suffix or suffix == "json":
-            return f"its entry {index} names the file {shard.file}"
-        if fault := _count_fault(manifest.header, shard):
-            return f"its entry {index} has {fault}"
-    try:
-        totals = Manifest.of(manifest.header, manifest.shards, manifest.corpus).totals
-    except (TypeError, ValueError, ArithmeticError):  # scores of different kinds, or sums beyond what counts may be
-        return "what its shards say cannot be added up"
-    return None if totals == manifest.totals else "its totals are not those of its shards"
+def _shards_fault(header: Header, totals: Totals, table: Table) -> str | None:
+    for index, fault in _count_faults(header, table):
+        return f"its row {index} has {fault}"
+    sums = {name: total(table[name]) for name in COUNTS}
+    found = [name for name, count in sums.items() if count != getattr(totals, name)]
+    if not found:
+        return None
+    name = found[0]
+    return f"its shards hold {sums[name]} {name}, where the totals of cache.json say {getattr(totals, name)}"
 
 
 def _fields(header: Header) -> tuple[Field, ...]:
@@ -81,18 +92,30 @@ def _fields(header: Header) -> tuple[Field, ...]:
     return task_fields(task, vocab_size, header.num_classes, header.records, features=width, types=types, rank=rank)
 
 
-def _count_fault(header: Header, shard: CommitRecord) -> str | None:
-    """Counts that no shard can have: examples of no tokens, documents of none, more positions than tokens."""
-    for what, count, other, most in (
-        ("examples", shard.examples, "in a unit", EXAMPLES_PER_UNIT),
-        ("examples", shard.examples, "documents", shard.documents),
-        ("documents", shard.documents, "tokens", shard.tokens),
-        ("positions", shard.positions, "tokens", shard.tokens),
-        ("entries", shard.entries, "positions times classes", shard.positions * header.num_classes),
-    ):
-        if count > most:
-            return f"{count} {what}, expected at most {most} ({other})"
-    return None
+def _count_faults(header: Header, table: Table) -> Iterator[tuple[int, str]]:
+    """(row, what is wrong with it) of counts that no shard can have, each kind once: negative or beyond 2⁴⁸, examples
+    of no tokens, documents of none, more positions than tokens."""
+    limits: list[tuple[str, str, np.ndarray | int]] = [
+        *((name, "of a shard", MOST_COUNT) for name in COUNTS),
+        ("examples", "in a unit", EXAMPLES_PER_UNIT),
+        ("block_examples", "in a unit", EXAMPLES_PER_UNIT),
+        ("record_bytes", "of a commit record", most_of(record_name(0))),
+        ("examples", "documents", table["documents"]),
+        ("documents", "tokens", table["tokens"]),
+        ("positions", "tokens", table["tokens"]),
+        (
+            "entries",
+            "positions times classes",
+            np.minimum(table["positions"], 2**62 // header.num_classes) * header.num_classes,
+        ),
+    ]
+    for name, least in (*((name, 0) for name in COUNTS), ("block_examples", 1), ("record_bytes", 1)):
+        for index in np.flatnonzero(table[name] < least)[:1]:
+            yield int(index), f"{table[name][index]} {name}, expected at least {least}"
+    for name, other, most in limits:
+        for index in np.flatnonzero(table[name] > most)[:1]:
+            allowed = most if isinstance(most, int) else int(most[index])
+            yield int(index), f"{table[name][index]} {name}, expected at most {allowed} ({other})"
 
 
 def _named(field: Field | None) -> str:

@@ -16,6 +16,9 @@ from kdcache.store.skipped import read_skipped
 
 __all__ = ["convert"]
 
+OF_THE_CONTENT = ("examples", "tokens", "documents", "positions", "entries", "source_sha256")
+"""The columns of the table that a conversion keeps."""
+
 
 def convert(
     source: str | os.PathLike[str],
@@ -64,10 +67,10 @@ def convert(
 
 def _finished(cache: Cache, found: Manifest, header: Header, target: str | os.PathLike[str]) -> Manifest:
     """What is at the target already. Raises CacheError where that is not this conversion, done."""
-    what = ("examples", "tokens", "positions", "entries", "source_sha256", "notes", "score", "skipped", "made_under")
-    same = found.corpus == cache.manifest.corpus and [shard.model_dump(include={*what}) for shard in found.shards] == [
-        shard.model_dump(include={*what}) for shard in cache.manifest.shards
-    ]
+    there, here = found.shards.table, cache.manifest.shards.table
+    same = (found.corpus, found.totals.score) == (cache.manifest.corpus, cache.manifest.totals.score)
+    same = same and len(there) == len(here) and there.besides == here.besides
+    same = same and all(there[name].tobytes() == here[name].tobytes() for name in OF_THE_CONTENT)
     if not same or difference(found.header.settings, header):
         raise CacheError(f"{os.fspath(target)} already holds another finished cache, expected a new folder")
     say(f"{os.fspath(target)} is finished already: {counted(len(found.shards), 'shard')}; nothing to do")

@@ -10,29 +10,34 @@ behind a URL (sftp, smb, hdfs) a reader may see half a file, which its digest te
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from kdcache.config.paths import expanded
-from kdcache.disk import FULL_DISK, Disk, UnexpectedContent, fault, is_temporary, mend
+from kdcache.disk import FULL_DISK, Disk, Stamp, UnexpectedContent, fault, is_temporary, mend
 from kdcache.errors import CacheError, UnreadableError
 from kdcache.progress import say
 from kdcache.remote import RemoteError, create_file, open_url, retried
 
-__all__ = ["Root", "UnexpectedFile", "check_name", "is_name"]
+__all__ = ["Root", "Stamp", "UnexpectedFile", "check_name", "is_name"]
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "obs", "tos", "r2", "memory"}
 """Protocols of stores that have no folders to be made; making one of them would make a bucket."""
 REFETCHES = 2
 """How often the body of a remote file is fetched again that is not what it should be."""
 
+STATES = ("ETag", "etag", "generation", "LastModified", "last_modified", "updated", "mtime", "created")
+"""What stores call the state of an object when they list it."""
+
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+NAME = re.compile(rf"{PART.pattern}(?:/{PART.pattern})*")
 
 
 def is_name(name: str) -> bool:
     """Whether it is a plain relative path: not .., absolute, hidden or odd."""
-    return all(PART.fullmatch(part) for part in name.split("/"))
+    return NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
@@ -46,12 +51,16 @@ class UnexpectedFile(CacheError):
     """What bears the name of a file is no regular file, or is larger than it may be."""
 
 
+L = TypeVar("L")
+
+
 class Files(Protocol):
     def read(self, name: str, most: int | None = None) -> bytes: ...
     def read_part(self, name: str, start: int, size: int, whole: int) -> bytes: ...
     def write(self, name: str, data: bytes, *, replace: bool = True) -> None: ...
     def size(self, name: str) -> int: ...
-    def sizes(self, sub: str) -> dict[str, int]: ...
+    def names(self, sub: str) -> list[str]: ...
+    def stamps(self, sub: str) -> dict[str, Stamp]: ...
     def delete(self, name: str) -> None: ...
     def sweep(self, sub: str) -> None: ...
     def entries(self) -> list[str]: ...
@@ -162,14 +171,19 @@ class Root:
 
     def sizes(self, sub: str = "") -> dict[str, int]:
         """Name -> bytes of the files directly in a subfolder, sorted by name, without unfinished writes."""
-        return {name: size for name, size in self._all_sizes(sub).items() if not is_temporary(name)}
+        return {name: stamp.bytes for name, stamp in self.stamps(sub).items()}
+
+    def stamps(self, sub: str = "") -> dict[str, Stamp]:
+        """Name -> size and state of the same files; who replaces a file gives it another state."""
+        return self._listed(self._files.stamps, sub)
 
     def list(self, sub: str = "") -> tuple[str, ...]:
-        return tuple(self.sizes(sub))
+        """Their names alone, which costs less on a disk."""
+        return tuple(name for name in self._listed(self._files.names, sub) if not is_temporary(name))
 
     def leftovers(self, sub: str = "") -> tuple[str, ...]:
         """Names of unfinished writes in a subfolder: of a killed process, or in progress."""
-        return tuple(name for name in self._all_sizes(sub) if is_temporary(name))
+        return tuple(name for name in self._listed(self._files.names, sub) if is_temporary(name))
 
     def size(self, name: str) -> int:
         try:
@@ -221,9 +235,9 @@ class Root:
         """Delete what killed writers left in a subfolder."""
         self._files.sweep(sub)
 
-    def _all_sizes(self, sub: str) -> dict[str, int]:
+    def _listed(self, listing: Callable[[str], L], sub: str) -> L:
         try:
-            return self._files.sizes(check_name(sub) if sub else sub)
+            return listing(check_name(sub) if sub else sub)
         except OSError as error:
             raise self._unreadable("list", sub, error) from None
 
@@ -232,6 +246,12 @@ class Root:
         if not self.remote:
             words = f"{words}; nothing says that it is damaged: {mend(error)}, and run the same command again"
         return UnreadableError(words, missing_path=getattr(error, "missing", False))
+
+
+def _stamp(entry: dict[str, Any]) -> Stamp:
+    """Of what a store lists. One that tells no state gives a new one each time, so that its objects are read again."""
+    states = [str(entry[key]) for key in STATES if entry.get(key) is not None]
+    return Stamp(entry["size"], hash(tuple(states)) if states else time.monotonic_ns())
 
 
 def _fault(wrong: Callable[[bytes], object], data: bytes) -> object:
@@ -289,9 +309,14 @@ class Remote:
 
         return retried(ask, f"cannot read {self.url}/{name}")
 
-    def sizes(self, sub: str) -> dict[str, int]:
-        files = (entry for entry in self._list(sub) if entry["type"] == "file")
-        return dict(sorted((entry["name"].rpartition("/")[2], entry["size"]) for entry in files))
+    def names(self, sub: str) -> list[str]:
+        return sorted(name for name, _ in self._files(sub))
+
+    def stamps(self, sub: str) -> dict[str, Stamp]:
+        return dict(sorted((name, _stamp(entry)) for name, entry in self._files(sub) if not is_temporary(name)))
+
+    def _files(self, sub: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        return ((one["name"].rpartition("/")[2], one) for one in self._list(sub) if one["type"] == "file")
 
     def folders(self, sub: str) -> list[str]:
         folders = (entry for entry in self._list(sub) if entry["type"] == "directory")
@@ -322,6 +347,6 @@ class Remote:
 
         Behind a URL with folders another process may be writing them on its disk, so there they stay.
         """
-        for name in self.sizes(sub):
+        for name in self.names(sub):
             if is_temporary(name) and not self._has_folders:
                 self.delete(f"{sub}/{name}".lstrip("/"))

@@ -12,6 +12,7 @@ from kdcache.errors import CacheError, UnreadableError
 from kdcache.owned.folder import HIDDEN
 from kdcache.store.files import Root
 from kdcache.store.manifest import CorpusPin, Manifest, Model, Sha256, canonical, parse
+from kdcache.store.table import TABLE
 
 __all__ = ["Finished", "mark_finished", "read_finished", "unfinish"]
 
@@ -28,7 +29,7 @@ class Finished(Model):
 
 def mark_finished(root: Root, manifest: Manifest) -> None:
     """Write the mark of this cache.json."""
-    mark = Finished(sha256=manifest.digest(), shards=len(manifest.shards), corpus=manifest.corpus)
+    mark = Finished(sha256=manifest.digest(), shards=manifest.totals.shards, corpus=manifest.corpus)
     Root(f"{root.url}/{HIDDEN}").write(NAME, canonical(mark))
 
 
@@ -43,6 +44,6 @@ def read_finished(root: Root) -> Finished | None:
 
 
 def unfinish(root: Root) -> None:
-    """Delete cache.json and the mark: what is there becomes another cache."""
-    root.delete("cache.json")
+    """Delete cache.json, its table and the mark: what is there becomes another cache."""
+    root.delete(["cache.json", TABLE])
     Root(f"{root.url}/{HIDDEN}").delete(NAME)

@@ -103,7 +103,7 @@ class LocalCopies:
             say(f"keeping no copies of shards in {where}, each read asks the store: {remedy}")
 
     def _make_room(self, sha256: str, size: int) -> None:
-        copies = {name: bytes_ for name, bytes_ in self.disk.sizes("").items() if len(name) == 64 and name != sha256}
+        copies = {name: s.bytes for name, s in self.disk.stamps("").items() if len(name) == 64 and name != sha256}
         total = sum(copies.values())
         for name in sorted(copies, key=self._last_use):
             if total + size <= self.max_bytes:

@@ -2,24 +2,23 @@
 
     header.json             Header: what decides the bytes of every shard; written before them, never changed
     shards/000/000000.json  CommitRecord of one shard; a shard without a valid one does not exist
-    cache.json              Manifest: header, corpus, totals, commit records in order; absent = the dump is not finished
+    cache.json              Manifest: header, corpus, totals and the pin of the table; absent = the dump is not finished
+    shards.arrow            the table of shards: counts and digests (table.py)
 
 What decides the bytes of one shard is pinned in its commit record: the digest of its rows of the corpus, and the
 settings for bad or overlong rows where it has such rows. So a corpus may be mended, and these settings changed, in the
 middle of a dump: the shards that this does not touch stay. The whole corpus is pinned at the end, in cache.json.
 
-All three are canonical JSON (sorted keys, no time, host or world size): the same dump writes the same bytes, and a
-digest is the sha256 of the file: other bytes of the same meaning are refused on reading. Keys that are null are left
-out, so that a key added later, null by default, leaves the digests of older caches as they are. A manifest takes about
-500 bytes per shard.
+The JSON is canonical (sorted keys, no time, host or world size): the same dump writes the same bytes, and a digest is
+the sha256 of the file: other bytes of the same meaning are refused on reading. Keys that are null are left out, so that
+a key added later, null by default, leaves the digests of older caches as they are.
 """
 
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from functools import cached_property, reduce
-from operator import add
-from typing import Annotated, Any, Literal, Self, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import (
@@ -28,6 +27,7 @@ from pydantic import (
     ConfigDict,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     WithJsonSchema,
@@ -50,15 +50,20 @@ from kdcache.tasks.registry import DEFAULT
 from kdcache.tasks.score import Score
 from kdcache.tasks.tokenizer_names import check_tokenizer_name
 
+if TYPE_CHECKING:
+    from kdcache.store.shards import Shards
+
 __all__ = [
     "FORMAT_VERSION",
     "BasisPin",
+    "Besides",
     "CalibrationPin",
     "CommitRecord",
     "CorpusPin",
     "Header",
     "Manifest",
     "SkippedRow",
+    "TablePin",
     "TeacherPin",
     "TokenizerPin",
     "Totals",
@@ -272,6 +277,14 @@ class SkippedRow(Model):
     why: str
 
 
+class Besides(Model):
+    """What few commit records say, and the table of shards says too. The attributes: see CommitRecord."""
+
+    notes: dict[str, Count] = {}
+    skipped: tuple[SkippedRow, ...] | None = None
+    made_under: dict[str, str] | None = None
+
+
 class CommitRecord(Model):
     """One committed shard.
 
@@ -345,38 +358,37 @@ class Totals(Model):
     score: Score | None = None
 
 
+class TablePin(Model):
+    """The file of table.py: what is pinned of every shard."""
+
+    file: Literal["shards.arrow"] = "shards.arrow"
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
 class Manifest(Model):
-    """A finished cache: its header, the corpus it was made of, and its shards with their totals."""
+    """A finished cache: its header, the corpus it was made of, the totals of its shards, and the pin of their table."""
 
     header: Header
     corpus: CorpusPin | None = None
     totals: Totals
-    shards: tuple[CommitRecord, ...]
+    table: TablePin
+    _shards: "Shards" = PrivateAttr()
 
-    @classmethod
-    def of(cls, header: Header, shards: tuple[CommitRecord, ...], corpus: CorpusPin | None = None) -> Self:
-        notes: dict[str, int] = {}
-        for shard in shards:
-            for note, count in shard.notes.items():
-                notes[note] = notes.get(note, 0) + count
-        sums = {
-            name: sum(getattr(shard, name) for shard in shards)
-            for name in ("examples", "tokens", "documents", "positions", "entries", "bytes")
-        }
-        scores = [shard.score for shard in shards if shard.score is not None]
-        score = reduce(add, scores) if scores else None
-        totals = Totals(shards=len(shards), notes=notes, score=score, **sums)
-        return cls(header=header, corpus=corpus, totals=totals, shards=shards)
+    @property
+    def shards(self) -> "Shards":
+        """The shards, in order; `shards.py` gives a manifest its own."""
+        return self._shards
 
     @property
     def shard_examples(self) -> np.ndarray:
         """Examples in each shard, int64."""
-        return np.array([shard.examples for shard in self.shards], np.int64)
+        return self._shards.table["examples"]
 
     @property
     def block_examples(self) -> np.ndarray:
         """Examples in each block of a shard but its last, int64."""
-        return np.array([shard.block_examples for shard in self.shards], np.int64)
+        return self._shards.table["block_examples"].astype(np.int64)
 
 
 M = TypeVar("M", bound=Model)

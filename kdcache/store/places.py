@@ -13,7 +13,16 @@ from kdcache.store.backend import backend
 from kdcache.store.files import Root
 from kdcache.store.manifest import Header
 
-__all__ = ["RECORD", "UNITS_PER_FOLDER", "has_shards", "record_name", "shard_folders", "shard_name", "shard_sizes"]
+__all__ = [
+    "RECORD",
+    "UNITS_PER_FOLDER",
+    "has_shards",
+    "names_of_shards",
+    "record_name",
+    "shard_folders",
+    "shard_name",
+    "unit_of",
+]
 
 UNITS_PER_FOLDER = 500
 SHARDS = "shards"
@@ -35,14 +44,21 @@ def _place(unit: int) -> str:
     return f"{SHARDS}/{unit // UNITS_PER_FOLDER:03d}/{unit:06d}"
 
 
+def unit_of(header: Header, name: str) -> int | None:
+    """The unit whose shard or commit record has this name; None where it is the name of neither."""
+    stem = name.rpartition("/")[2].partition(".")[0]
+    unit = int(stem) if stem.isascii() and stem.isdecimal() else -1
+    return unit if unit >= 0 and name in (shard_name(header, unit), record_name(unit)) else None
+
+
 def shard_folders(root: Root) -> list[str]:
     """The folders that shards lie in, and the one above them, by their names in the cache."""
     return [SHARDS, *(f"{SHARDS}/{name}" for name in root.folders(SHARDS))]
 
 
-def shard_sizes(root: Root) -> dict[str, int]:
-    """Name in the cache -> bytes of everything in these folders, without unfinished writes."""
-    return {f"{sub}/{name}": size for sub in shard_folders(root) for name, size in root.sizes(sub).items()}
+def names_of_shards(root: Root) -> list[str]:
+    """The names in the cache of everything in these folders, without unfinished writes."""
+    return [f"{sub}/{name}" for sub in shard_folders(root) for name in root.list(sub)]
 
 
 def has_shards(root: Root) -> bool:

@@ -9,12 +9,12 @@ be renamed, and its rows stay what they are.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kdcache.errors import CacheError
 from kdcache.store.files import Root
 from kdcache.store.limits import most_of
-from kdcache.store.manifest import Manifest
+from kdcache.store.manifest import Manifest, SkippedRow
 from kdcache.store.shard import repair_command
 
 __all__ = ["SKIPPED", "read_skipped", "write_skipped"]
@@ -22,12 +22,20 @@ __all__ = ["SKIPPED", "read_skipped", "write_skipped"]
 SKIPPED = "skipped.jsonl"
 
 
-def write_skipped(root: Root, manifest: Manifest, where: Callable[[int, int], str]) -> None:
-    """Write the list, or delete an older one where nothing was left out. where: (unit, row) -> place."""
+def write_skipped(
+    root: Root, manifest: Manifest, skipped: Iterable[tuple[int, SkippedRow]], where: Callable[[int, int], str]
+) -> None:
+    """Write the list, or delete an older one where nothing was left out.
+
+    Args:
+        root: The cache.
+        manifest: Its cache.json.
+        skipped: (unit, row), in order, as the commit records have them.
+        where: (unit, row) -> place.
+    """
     lines = [
-        json.dumps({"unit": commit.unit, "row": row.row, "place": where(commit.unit, row.row), "why": row.why})
-        for commit in manifest.shards
-        for row in commit.skipped or ()
+        json.dumps({"unit": unit, "row": row.row, "place": where(unit, row.row), "why": row.why})
+        for unit, row in skipped
     ]
     if lines:
         first = json.dumps({"cache_sha256": manifest.digest()})

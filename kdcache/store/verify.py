@@ -1,34 +1,44 @@
 """Verify a cache: everything that can be checked without the teacher.
 
-    cache.json     its entries belong to its header, its totals are theirs, header.json is the same
+    cache.json     its totals are those of shards.arrow and of the commit records, header.json is the same
+    shards.arrow   sha256, counts that can be
     tokenizer/     every file in place, sha256
     basis          in place, sha256, no number is NaN
-    skipped.jsonl  the rows that the commit records say were left out
-    shards/        every shard and commit record in place and as in cache.json: size, sha256, counts; nothing else, and
-                   no leftovers of a killed writer in any folder
+    skipped.jsonl  the rows that shards.arrow says were left out
+    shards/        every shard and commit record in place and as in shards.arrow: size, sha256, counts; nothing else,
+                   and no leftovers of a killed writer in any folder
     in a shard     its stamp, and what content.py says of its arrays
 
 It reads every byte once, 0.1–0.5 GB of shards per second, and writes nothing: repair.py does.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from kdcache.errors import CacheError, UnreadableError
 from kdcache.store.basis_file import decode_basis, is_basis, read_basis
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root, UnexpectedFile
-from kdcache.store.manifest import CommitRecord, Header, Manifest, canonical
-from kdcache.store.places import record_name, shard_folders
-from kdcache.store.shard import fetch_shard, shard_faults
+from kdcache.store.limits import check_room
+from kdcache.store.manifest import Header, Manifest, Totals, canonical
+from kdcache.store.parallel import in_order
+from kdcache.store.places import record_name, shard_folders, unit_of
+from kdcache.store.shard import fetch_shard, repair_command, shard_faults
 from kdcache.store.skipped import SKIPPED, read_skipped
+from kdcache.store.table import TABLE
 from kdcache.store.tokenizer_files import read_tokenizer_file
+from kdcache.tasks.score import Score, total_score
 
 __all__ = ["Fault", "verify"]
 
 LEFT_OVER = "is left over from a killed writer"
 STRANGE = "is not part of the cache"
+OTHER = "is not what cache.json says"
+MISSING = "is missing"
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ def verify(
     progress: Callable[[int], object] | None = None,
     *,
     units: Collection[int] | None = None,
+    jobs: int = 1,
 ) -> list[Fault]:
     """The faults of a finished cache.
 
@@ -62,6 +73,7 @@ def verify(
         path: A folder, or any URL that fsspec reads.
         progress: Called with 1 after each shard.
         units: The shards to read, by default all.
+        jobs: How many are read at the same time. Each takes the memory of a decoded shard.
 
     Returns:
         The faults, none for a sound cache.
@@ -73,27 +85,31 @@ def verify(
     """
     root = Root(path)
     manifest = read_manifest(root)
-    header, shards = manifest.header, manifest.shards
-    faults = [*_pinned_faults(root, header)]
-    for commit in shards:
-        if units is None or commit.unit in units:
-            faults += _shard_faults(root, header, commit)
-            if progress:
-                progress(1)
-    return [*faults, *_skipped_faults(root, manifest), *_strangers(root, manifest)]
+    wanted = range(manifest.totals.shards) if units is None else sorted({*units})
+    faults, score, recorded = [*_pinned_faults(root, manifest.header)], _Sum(), True
+    for _, checked in in_order(partial(_check, root, manifest), wanted, jobs):
+        faults += checked.faults
+        recorded = recorded and checked.is_recorded
+        score.add(checked.score)
+        if progress:
+            progress(1)
+    if recorded and units is None and not score.is_of(manifest.totals):
+        faults.append(Fault("cache.json", "has a score that is not the sum of those of the commit records"))
+    return [*faults, *_besides_faults(root, manifest), *_strangers(root, manifest)]
 
 
 def _strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
     """Files that are none of the cache's: in the folders that are its own, and leftovers and old bases beside them."""
     header = manifest.header
-    known = {name for commit in manifest.shards for name in (commit.file, record_name(commit.unit))}
-    known |= {f"tokenizer/{name}" for name in (header.tokenizer.files if header.tokenizer else ())}
+    known = {f"tokenizer/{name}" for name in (header.tokenizer.files if header.tokenizer else ())}
     folders = shard_folders(root)
     for sub in ("", *folders, "tokenizer"):
         yield from (Fault(f"{sub}/{name}".lstrip("/"), LEFT_OVER) for name in root.leftovers(sub))
     bases = {name for name in root.list() if is_basis(name)} - ({header.basis.file} if header.basis else set())
     found = {f"{sub}/{name}" for sub in (*folders, "tokenizer") for name in root.list(sub)} - known
-    yield from (Fault(name, STRANGE) for name in sorted(bases | found))
+    units = ((name, unit_of(header, name)) for name in found)
+    strange = {name for name, unit in units if unit is None or unit >= manifest.totals.shards}
+    yield from (Fault(name, STRANGE) for name in sorted(bases | strange))
 
 
 def _fault(root: Root, name: str, error: CacheError) -> Fault:
@@ -118,31 +134,106 @@ def _pinned_faults(root: Root, header: Header) -> Iterator[Fault]:
             yield _fault(root, header.basis.file, error)
 
 
-def _skipped_faults(root: Root, manifest: Manifest) -> Iterator[Fault]:
-    expected = {(commit.unit, row.row): row.why for commit in manifest.shards for row in commit.skipped or ()}
+@dataclass(frozen=True)
+class _Checked:
+    """faults: of a shard and its commit record. score: of the record, None of one that is lost, too."""
+
+    faults: list[Fault]
+    is_recorded: bool
+    score: Mapping[str, Any] | None = None
+
+
+def _check(root: Root, manifest: Manifest, unit: int) -> _Checked:
+    """A commit record and its shard. Without the record, the bytes of the shard are compared with their digest alone,
+    and not decoded."""
+    shards = manifest.shards
+    name, remedy = record_name(unit), repair_command(root)
+    record, faults = None, list[Fault]()
+    try:
+        data = root.read(name, shards.number("record_bytes", unit))
+        if shards.record_fault(unit, data) is None:
+            record = shards.parsed(unit, data, f"{root.url}/{name}", remedy)
+        else:
+            faults.append(Fault(name, OTHER))
+    except UnexpectedFile:
+        faults.append(Fault(name, OTHER))
+    except FileNotFoundError:
+        faults.append(Fault(name, MISSING))
+    except CacheError as error:
+        faults.append(_fault(root, name, error))
+    if record is None:
+        return _Checked([*faults, *_pinned_fault(root, manifest, unit)], is_recorded=False)
+    try:
+        data = fetch_shard(root, manifest.header, record)
+        faults += [_fault(root, record.file, error) for error in shard_faults(root, manifest.header, record, data)]
+    except CacheError as error:
+        faults.append(_fault(root, record.file, error))
+    return _Checked(faults, True, None if record.score is None else record.score.root)
+
+
+def _pinned_fault(root: Root, manifest: Manifest, unit: int) -> Iterator[Fault]:
+    """Of a shard of which the size and the digest are all that is known."""
+    shards = manifest.shards
+    name, expected = shards.file(unit), shards.digest("sha256", unit)
+    try:
+        check_room(f"{root.url}/{name}", manifest.header.fields, shards.sizes(unit), shards.number("bytes", unit))
+        data = root.read(name, shards.number("bytes", unit))
+        if (got := hashlib.sha256(data).hexdigest()) != expected:
+            yield Fault(name, f"is damaged: got sha256 {got[:12]}…, expected {expected[:12]}…")
+    except FileNotFoundError:
+        yield Fault(name, MISSING)
+    except CacheError as error:
+        yield _fault(root, name, error)
+
+
+class _Sum:
+    """The score of some shards, added up as they come."""
+
+    def __init__(self) -> None:
+        self._total: Score | None = None
+        self._adds_up = True
+
+    def add(self, score: Mapping[str, Any] | None) -> None:
+        """score: of a shard; None where it has none."""
+        if score is None or not self._adds_up:
+            return
+        try:
+            self._total = total_score([*([] if self._total is None else [self._total.root]), score])
+        except (TypeError, ValueError, ArithmeticError, AttributeError):  # of different kinds
+            self._adds_up = False
+
+    def is_of(self, totals: Totals) -> bool:
+        """Whether it is what cache.json says."""
+        return self._adds_up and self._total == totals.score
+
+
+def _besides_faults(root: Root, manifest: Manifest) -> Iterator[Fault]:
+    """Of the notes, and of the list of rows that were left out."""
+    try:
+        notes, expected = dict[str, int](), dict[tuple[int, int], str]()
+        for unit, besides in manifest.shards.besides():
+            for note, count in besides.notes.items():
+                notes[note] = notes.get(note, 0) + count
+            expected |= {(unit, row.row): row.why for row in besides.skipped or ()}
+    except CacheError as error:
+        yield Fault(TABLE, str(error))
+        return
+    if notes != manifest.totals.notes:
+        yield Fault("cache.json", f"has notes that are not the sums of those of {TABLE}")
     try:
         if {row: why for row, (_, why) in read_skipped(root, manifest).items()} != expected:
-            yield Fault(SKIPPED, "does not list the rows that cache.json says were left out")
+            yield Fault(SKIPPED, f"does not list the rows that {TABLE} says were left out")
     except CacheError as error:
         yield _fault(root, SKIPPED, error)
-
-
-def _shard_faults(root: Root, header: Header, commit: CommitRecord) -> Iterator[Fault]:
-    yield from _differs(root, record_name(commit.unit), canonical(commit))
-    try:
-        data = fetch_shard(root, header, commit)
-        yield from (_fault(root, commit.file, error) for error in shard_faults(root, header, commit, data))
-    except CacheError as error:
-        yield _fault(root, commit.file, error)
 
 
 def _differs(root: Root, name: str, expected: bytes) -> Iterator[Fault]:
     try:
         if root.read(name, len(expected)) != expected:
-            yield Fault(name, "is not what cache.json says")
+            yield Fault(name, OTHER)
     except UnexpectedFile:
-        yield Fault(name, "is not what cache.json says")
+        yield Fault(name, OTHER)
     except FileNotFoundError:
-        yield Fault(name, "is missing")
+        yield Fault(name, MISSING)
     except UnreadableError as error:
         yield _fault(root, name, error)

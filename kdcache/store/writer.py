@@ -14,6 +14,7 @@ from kdcache.store.builder import CacheBuilder, library_versions
 from kdcache.store.checked import checked_example
 from kdcache.store.manifest import CalibrationPin, CorpusPin, Header, Manifest, TeacherPin, first_fault
 from kdcache.store.output import CacheOutput
+from kdcache.store.places import shard_name
 from kdcache.store.schema import check_task, task_fields
 from kdcache.store.tokenizer_files import pin_tokenizer
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit
@@ -247,8 +248,8 @@ class CacheWriter:
             self.builder.commit(index, self._unit.arrays(), source_sha256=source)
         elif self._done.source_sha256 != source:
             raise CacheError(
-                f"{self.builder.root.url}/{self._done.file} was made of other examples, expected the same in the same "
-                "order: use another output folder"
+                f"{self.builder.root.url}/{shard_name(self.header, index)} was made of other examples, expected the "
+                "same in the same order: use another output folder"
             )
         self._unit = None
 

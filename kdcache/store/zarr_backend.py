@@ -26,7 +26,7 @@ import numcodecs.blosc
 import numpy as np
 
 from kdcache.store.backend import Layout, Part, Stamp, array_fields
-from kdcache.store.zarr_members import ZSTD_LEVEL, Chunks, group_json, metadata_of, read_array, read_stamp
+from kdcache.store.zarr_members import ZSTD_LEVEL, Chunks, group_json, metadata_of, read_array, read_stamp, rows_of
 from kdcache.store.zip_file import ZipWriter, directory_of, members_of
 from kdcache.targets.fields import Field, Level
 
@@ -69,6 +69,14 @@ class ZarrBackend:
         if {**stamp, "block": 0} != block:
             raise ValueError("got other stamps of the file and of its first block")
         return Layout(tuple((a, b - a) for a, b in zip(starts, [*starts[1:], end], strict=True)))
+
+    def sizes(self, fields: Sequence[Field], block: Part, frame: Part | None) -> dict[Level, int]:
+        members = {member.name: member.content for member in members_of(block.data, block.start)}
+        prefix = next(iter(members))[: -len(b"zarr.json")]
+        return {
+            field.level: rows_of(bytes(block.data[members[b"%b%b/zarr.json" % (prefix, field.name.encode())]]))
+            for field in array_fields(fields)
+        }
 
     def decode(
         self, fields: Sequence[Field], block: Part, frame: Part | None, sizes: Mapping[Level, int]

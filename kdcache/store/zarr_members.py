@@ -18,7 +18,7 @@ import numpy as np
 from kdcache.store.backend import Stamp
 from kdcache.targets.fields import Field
 
-__all__ = ["STAMP", "ZSTD_LEVEL", "Chunks", "group_json", "metadata_of", "read_array", "read_stamp"]
+__all__ = ["STAMP", "ZSTD_LEVEL", "Chunks", "group_json", "metadata_of", "read_array", "read_stamp", "rows_of"]
 
 STAMP = "kdcache"
 BLOSC = struct.Struct("<4B3I")
@@ -48,6 +48,14 @@ def metadata_of(chunks: Chunks) -> bytes:
     """The zarr.json of an array."""
     first, second, third = _template(chunks.field)
     return b"%b%d%b%d%b" % (first, chunks.rows, second, chunks.length, third)
+
+
+def rows_of(metadata: bytes) -> int:
+    """How many rows an array has by its zarr.json. Raises ValueError, TypeError or LookupError for other text."""
+    rows = json.loads(metadata)["shape"][0]
+    if type(rows) is not int or rows < 0:
+        raise ValueError(f"got {rows!r} rows, expected a whole number")
+    return rows
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdcache.store.backend import array_fields
-from kdcache.store.manifest import CommitRecord, Totals
+from kdcache.store.manifest import Totals
 from kdcache.targets.fields import Field
 
 __all__ = ["Reading", "Sizes", "decoded_bytes", "plan_reading"]
@@ -81,7 +81,7 @@ def plan_reading(memory: int, sizes: Sizes) -> Reading:
     return Reading(1, 2 * sizes.parts, free, offsets, keep=False, ordered=False)
 
 
-def decoded_bytes(fields: Sequence[Field], counts: CommitRecord | Totals) -> int:
+def decoded_bytes(fields: Sequence[Field], counts: Totals) -> int:
     """Memory of these examples as a Batch; documents, which no record counts, as one per example."""
     number = {
         "example": counts.examples,

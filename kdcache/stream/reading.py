@@ -18,7 +18,8 @@ import numpy as np
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.gather import Picked, Run
-from kdcache.stream.memory import Reading, decoded_bytes
+from kdcache.store.limits import array_bytes
+from kdcache.stream.memory import Reading
 from kdcache.stream.order import EpochPlan
 from kdcache.stream.parts import Need, Part, Source, lengths_of, taken
 
@@ -191,7 +192,7 @@ class BlocksInUse:
     def _example_bytes(self, shard: int) -> float:
         if shard not in self._of_an_example:
             manifest = self._cache.manifest
-            whole = decoded_bytes(manifest.header.fields, manifest.shards[shard])
+            whole = array_bytes(manifest.header.fields, manifest.shards.sizes(shard))
             self._of_an_example[shard] = whole / int(self._cache.shard_examples[shard])
         return self._of_an_example[shard]
 

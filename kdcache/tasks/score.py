@@ -5,7 +5,7 @@ Sums are whole numbers, so that they are the same at every world size, in whatev
 P positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, RootModel
 if TYPE_CHECKING:
     from kdcache.targets.record import TeacherTargets
 
-__all__ = ["MOST_NATS", "Records", "Score", "Verdict", "label_nats"]
+__all__ = ["MOST_NATS", "Records", "Score", "Verdict", "label_nats", "total_score"]
 
 MOST_NATS = 240.0
 """The loss of a label to which the teacher gives no probability: what a record can tell from none."""
@@ -56,6 +56,17 @@ class Score(RootModel[Annotated[dict[str, Any], AfterValidator(_whole_numbers)]]
 
     def __add__(self, other: "Score") -> "Score":
         return Score(_sum(self.root, other.root))
+
+
+def total_score(scores: Iterable[Mapping[str, Any]]) -> Score | None:
+    """The sum of the mappings of scores; None of none.
+
+    Raises TypeError, ValueError or AttributeError for scores of different kinds.
+    """
+    total: Mapping[str, Any] | None = None
+    for score in scores:
+        total = score if total is None else _sum(total, score)
+    return None if total is None else Score(dict(total))
 
 
 def _sum(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

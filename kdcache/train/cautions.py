@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from kdcache.losses.term import Term
 from kdcache.progress import say
 from kdcache.store.cache import Cache
+from kdcache.store.table import hexadecimal
 from kdcache.targets.noise import advice, worth_at
 from kdcache.targets.record import TeacherTargets
 from kdcache.tasks import task_of
@@ -63,8 +64,8 @@ def _not_held_out(cache: Cache, held_out: Cache | None) -> Iterator[str]:
     if held_out is None:
         return
     ours, theirs = cache.manifest, held_out.manifest
-    shards = {shard.sha256 for shard in ours.shards}
-    if held_out.digest == cache.digest or any(shard.sha256 in shards for shard in theirs.shards):
+    of_ours, of_theirs = ({*hexadecimal(one.shards.table["sha256"])} for one in (ours, theirs))
+    if held_out.digest == cache.digest or not of_ours.isdisjoint(of_theirs):
         yield (
             f"eval.cache {held_out.root.url} holds shards of the training cache itself: its figures are of text that "
             "the student has seen"

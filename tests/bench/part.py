@@ -23,6 +23,7 @@ PARTS = (
     "factored",
     "head_product",
     "integrity",
+    "scale",
     "checkpoints",
     "gpu",
 )

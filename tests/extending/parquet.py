@@ -34,14 +34,18 @@ class Parquet:
         blocks = zip(starts, [*starts[1:], footer], strict=True)
         return kdcache.Layout(tuple((a, b - a) for a, b in blocks), (footer, length + 8))
 
+    def sizes(self, fields, block, frame):
+        _, _, rows = _group(block, frame)
+        arrays, _ = self.decode(fields, block, frame, {"example": rows})
+        counts = {name.removesuffix("_counts"): array for name, array in arrays.items() if name.endswith("_counts")}
+        return {"example": rows, **{level: int(array.sum()) for level, array in counts.items()}}
+
     def decode(self, fields, block, frame, sizes):
-        metadata = pq.read_metadata(pa.BufferReader(MAGIC + bytes(frame.data)))
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        number = [_start(group) for group in groups].index(block.start)
-        if groups[number].num_rows != sizes["example"]:
-            raise ValueError(f"got {groups[number].num_rows} rows, expected {sizes['example']}")
+        metadata, number, rows = _group(block, frame)
+        if rows != sizes["example"]:
+            raise ValueError(f"got {rows} rows, expected {sizes['example']}")
         table = metadata.schema.to_arrow_schema().empty_table()
-        if sizes["example"]:
+        if rows:
             source = pa.PythonFile(OneRange(block, frame.start + len(frame.data)), mode="r")
             table = pq.ParquetFile(source, metadata=metadata).read_row_group(number, use_threads=False)
         columns = [column.combine_chunks() for column in table.columns]
@@ -74,6 +78,13 @@ class OneRange(io.RawIOBase):
             raise ValueError(f"got a column at {self.at}, expected it inside its row group")
         self.at += size
         return bytes(self.part.data[first : first + size])
+
+
+def _group(block, frame):
+    metadata = pq.read_metadata(pa.BufferReader(MAGIC + bytes(frame.data)))
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    number = [_start(group) for group in groups].index(block.start)
+    return metadata, number, groups[number].num_rows
 
 
 def _start(group):

@@ -38,6 +38,11 @@ def test_through_dump_verify_convert_train_and_eval(
 
     command("verify", of_parquet, "--module", MODULE)
     assert "every digest and count is right" in capsys.readouterr().out
+    before, lost = files_of(of_parquet), next(of_parquet.glob("shards/*/000001.json"))
+    lost.unlink()
+    command("verify", of_parquet, "--repair", "--module", MODULE)
+    assert "of its shard and shards.arrow" in capsys.readouterr().out
+    assert files_of(of_parquet) == before
     command("convert", of_parquet, tmp_path / "to-zarr", "--to", "zarr", "--module", MODULE)
     assert files_of(tmp_path / "to-zarr") == files_of(of_zarr)
     command("convert", of_zarr, tmp_path / "to-parquet", "--to", "parquet", "--module", MODULE)

@@ -96,10 +96,12 @@ DAMAGES: dict[str, Damage] = {
     "leftovers": lambda cache: [
         (cache / name).write_bytes(b"x") for name in (".cache.json.0a.tmp", "shards/000/.000001.json.0b.tmp")
     ],
-    "everything but cache.json": lambda cache: [
+    "lost shards.arrow": lambda cache: (cache / "shards.arrow").unlink(),
+    "a damaged shards.arrow": lambda cache: flip(cache / "shards.arrow"),
+    "everything but cache.json and its table": lambda cache: [
         path.unlink()
         for path in cache.rglob("*")
-        if path.is_file() and path.name != "cache.json" and ".kdcache" not in path.parts
+        if path.is_file() and path.name not in ("cache.json", "shards.arrow") and ".kdcache" not in path.parts
     ],
 }
 

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from store.forging import as_json, forge, manifest_of
+from store.forging import as_json, forge, manifest_of, write_values
 from store.making import same_arrays
 
 from kdcache import open_cache
@@ -126,7 +126,7 @@ def moved_blocks(rng: Random, folder: Path) -> None:
 
     manifest = manifest_of(folder)
     move(manifest)
-    (folder / "cache.json").write_bytes(as_json(manifest))
+    write_values(folder, manifest)
 
 
 def rewritten_bytes(rng: Random, folder: Path) -> None:

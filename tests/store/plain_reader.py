@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def read(folder: Path) -> tuple[dict, dict]:
     assert set(header["requires"]) <= KNOWN, f"needs {set(header['requires']) - KNOWN}"
     assert digest(canonical(header)) == digest((folder / "header.json").read_bytes())
     parts = []
-    for unit, commit in enumerate(manifest["shards"]):
+    for unit, commit in enumerate(records(folder, manifest)):
         assert (commit["unit"], commit["header_sha256"]) == (unit, digest(canonical(header)))
         data = (folder / commit["file"]).read_bytes()
         assert (len(data), digest(data)) == (commit["bytes"], commit["sha256"])
@@ -61,6 +62,28 @@ def check_blocks(data: bytes, commit: dict) -> None:
         sums = [a + int(b) for a, b in zip(sums, counts, strict=True)]
     assert sums == [commit[name] for name in ("tokens", "documents", "positions", "entries")]
     assert len(commit["blocks"]) == max(1, math.ceil(commit["examples"] / commit["block_examples"]))
+
+
+def records(folder: Path, manifest: dict) -> Iterator[dict]:
+    """The commit records, compared with the table of shards."""
+    import pyarrow as pa
+
+    data = (folder / manifest["table"]["file"]).read_bytes()
+    assert (len(data), digest(data)) == (manifest["table"]["bytes"], manifest["table"]["sha256"])
+    rows = pa.ipc.open_file(data).read_all().to_pylist()
+    assert len(rows) == manifest["totals"]["shards"]
+    for unit, row in enumerate(rows):
+        record = (folder / f"shards/{unit // 500:03d}/{unit:06d}.json").read_bytes()
+        assert (len(record), digest(record)) == (row.pop("record_bytes"), row.pop("record_sha256").hex())
+        values = json.loads(record)
+        assert values["sha256"] == row.pop("sha256").hex()
+        assert (values["source_sha256"] or "0" * 64) == row.pop("source_sha256").hex()
+        besides = json.loads(row.pop("besides") or b"{}")
+        assert besides == {name: values[name] for name in ("notes", "skipped", "made_under") if values.get(name)}
+        assert row.items() <= values.items()
+        yield values
+    for name in ("examples", "tokens", "documents", "positions", "entries", "bytes"):
+        assert sum(row[name] for row in rows) == manifest["totals"][name]
 
 
 def canonical(values: dict) -> bytes:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from os import pread
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from store.forging import forge
 from store.making import same_arrays, tree, write_cache
 
 from kdcache import Cache, CacheWriter, open_cache
 from kdcache.errors import CacheError, DamagedShardError
 from kdcache.store.batch import concat
 from kdcache.store.local_copies import LocalCopies
+from kdcache.store.shards import Shards, with_shards
 from kdcache.store.verify import verify as verify_cache
 
 ON_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -139,11 +142,11 @@ def test_without_verify_a_shard_that_cannot_be_decoded_is_still_named(cache_fold
 def test_a_sound_file_with_other_counts_is_refused(cache_folder: Path) -> None:
     """A shard that decodes, under a manifest that says something else of it."""
     cache = open_cache(cache_folder)
-    shards = cache.manifest.shards
-    wrong = shards[0].model_copy(update={"positions": shards[0].positions + 1})
-    manifest = cache.manifest.model_copy(update={"shards": (wrong, *shards[1:])})
+    table = cache.manifest.shards.table
+    columns = {**table.columns, "positions": table["positions"] + 1}
+    shards = Shards(cache.root, cache.manifest.header, replace(table, columns=columns))
     with pytest.raises(DamagedShardError, match=r"000000\S+ is damaged: .*; .*--repair"):
-        Cache(cache.root, manifest).read_shard(0)
+        Cache(cache.root, with_shards(cache.manifest, shards)).read_shard(0)
 
 
 def test_an_unfinished_cache_says_how_far_it_is(cache_folder: Path) -> None:
@@ -167,27 +170,34 @@ def test_a_newer_format_is_refused(cache_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "shards/../../secret"])
-def test_a_manifest_cannot_lead_outside(cache_folder: Path, name: str) -> None:
+def test_no_file_of_a_cache_leads_outside(cache_folder: Path, name: str) -> None:
     (cache_folder.parent / "secret").write_bytes(b"")
-    edit_manifest(cache_folder, lambda values: values["shards"][0].update(file=name))
-    with pytest.raises(CacheError, match="expected a relative path inside the cache"):
+    forge(cache_folder, lambda values: values["shards"][0].update(file=name))
+    with pytest.raises(DamagedShardError, match="expected a relative path inside the cache"):
+        open_cache(cache_folder).read_shard(0)
+    edit_manifest(cache_folder, lambda values: values["table"].update(file=name))
+    with pytest.raises(CacheError, match=r"table\.file: Input should be 'shards\.arrow'"):
         open_cache(cache_folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values["totals"].update(positions=1), "its totals are not those of its shards"),
-        (lambda values: values["header"].update(seed=5), "its entry 0 is not of this header"),
-        (lambda values: values["shards"].reverse(), "its entry 0 is not of this header"),
-        (lambda values: values["shards"].pop(), "its totals are not those of its shards"),
-        (lambda values: values.pop("shards"), "is damaged: shards: Field required"),
+        (lambda values: values["totals"].update(positions=1), "positions, where the totals of cache.json say 1"),
+        (lambda values: values["totals"].update(shards=2), r"got 3 rows, expected 2"),
+        (
+            lambda values: values["totals"].update(shards=99),
+            r"is damaged: table: got \d+ bytes, expected at least 156 for",
+        ),
+        (lambda values: values["table"].update(sha256="0" * 64), r" has sha256 .*, expected 0000"),
+        (lambda values: values["table"].update(bytes=2300), r"got \d+ bytes, expected"),
+        (lambda values: values.pop("table"), "is damaged: table: Field required"),
         (lambda values: values["header"].update(format="other"), "is damaged: header.format: "),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(cache_folder: Path, change, message: str) -> None:
     edit_manifest(cache_folder, change)
-    with pytest.raises(CacheError, match=rf"cache.json.*{message}"):
+    with pytest.raises(CacheError, match=rf"(cache\.json|shards\.arrow).*{message}"):
         open_cache(cache_folder)
 
 
@@ -270,7 +280,7 @@ import kdcache.store.cache, kdcache.store.writer, kdcache.store.verify, kdcache.
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 assert read_manifest(Root(sys.argv[1])).totals.examples == 10
-heavy = {"torch", "transformers", "deepspeed", "zarr", "numcodecs", "pyarrow", "pandas", "fsspec"} & {*sys.modules}
+heavy = {"torch", "transformers", "deepspeed", "zarr", "numcodecs", "pandas", "fsspec"} & {*sys.modules}
 assert not heavy, heavy
 """
 

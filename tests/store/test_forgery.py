@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store.forging import as_json, digest, forge, manifest_of
+from store.forging import digest, forge, manifest_of, write_values
 from store.making import write_cache
 from store.test_basis_file import write as write_factored
 
@@ -98,7 +98,7 @@ def test_blocks_cannot_be_exchanged_inside_a_shard(folder: Path, backend_name: s
     follow(values)
     digests(values)
     assert values["header"] == header
-    (folder / "cache.json").write_bytes(as_json(values))
+    write_values(folder, values)
     for block in (0, 1):
         with pytest.raises(DamagedShardError, match=rf"block {block}: .*another whole: got block"):
             open_cache(folder).read_block(0, block)
@@ -123,7 +123,7 @@ def test_blocks_cannot_be_exchanged_between_shards(folder: Path) -> None:
         values["totals"][name] += int(b[place]) - int(a[place])
     shard |= {"bytes": size + shift, "sha256": digest(one.read_bytes())}
     values["totals"]["bytes"] += shift
-    (folder / "cache.json").write_bytes(as_json(values))
+    write_values(folder, values)
     with pytest.raises(DamagedShardError, match="another whole: got unit 1, expected 0"):
         open_cache(folder).read_block(0, 0)
 
@@ -207,15 +207,11 @@ def test_the_basis_of_another_cache_is_refused(tmp_path: Path, backend_name: str
         (lambda values: values["header"].update(num_classes=70_000), "expected ids uint32"),
         (lambda values: values["header"]["task"].update(name="regression"), "requires|expected"),
         (lambda values: values["header"].update(id2label={"0": "a"}), "id2label: got 1 names, expected one for each"),
-        (lambda values: values["shards"][0].update(examples=1 << 63), r"\.examples: Input should be less"),
-        (lambda values: values["shards"][0].update(positions=-1), r"shards\.0\.positions: Input should be greater"),
-        (lambda values: values["shards"][0].update(tokens=3), "got blocks of 40 tokens, expected 3"),
-        (lambda values: values["shards"][0].update(file="cache.json"), "its entry 0 names the file cache.json"),
-        (lambda values: values["shards"][0].pop("documents"), r"shards\.0\.documents: Field required"),
-        (
-            lambda values: values["shards"][0]["score"].update(labelled={"a": 1}),
-            "what its shards say cannot be added up",
-        ),
+        (lambda values: values["shards"][0].update(examples=1 << 47), r"row 0 has \d+ \w+, expected at most"),
+        (lambda values: values["shards"][0].update(positions=-1), "row 0 has -1 positions, expected at least 0"),
+        (lambda values: values["shards"][0].update(tokens=3), r"row 0 has \d+ .*, expected at most 3 \(tokens\)"),
+        (lambda values: values["shards"][0].update(file="cache.json"), "file: got cache.json, expected shards/000/000"),
+        (lambda values: values["totals"].update(shards=1), r"table: got \d+ bytes|got 3 rows, expected 1"),
         (lambda values: values["header"].update(seed="0"), "other JSON than a writer makes of its values"),
     ],
 )
@@ -223,21 +219,9 @@ def test_a_manifest_agrees_with_itself(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     write_cache(tmp_path)
-    try:
-        forge(tmp_path, change)
-    except (KeyError, TypeError):
-        (tmp_path / "cache.json").write_bytes(as_json_without(tmp_path, change))
+    forge(tmp_path, change)
     with pytest.raises(CacheError, match=message):
-        open_cache(tmp_path)
-
-
-def as_json_without(folder: Path, change: Callable[[dict[str, Any]], object]) -> bytes:
-    """Changed alone, where a forger finds nothing to add up."""
-    from store.forging import as_json
-
-    values = manifest_of(folder)
-    change(values)
-    return as_json(values)
+        read_all(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000, '"\\ud800"', "NaN", "[1e999]", ""])

@@ -1,5 +1,6 @@
 """Header, commit records and manifest: canonical bytes, and files of others refused in one line."""
 
+import hashlib
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kdcache.errors import CacheError
+from kdcache.store.commits import Commits
 from kdcache.store.manifest import (
     FORMAT_VERSION,
     CommitRecord,
@@ -19,6 +21,7 @@ from kdcache.store.manifest import (
     parse,
 )
 from kdcache.store.schema import task_fields
+from kdcache.store.shards import manifest_of
 from kdcache.targets.fields import Field
 from kdcache.targets.sampled import Sampled
 from kdcache.tasks import task_of
@@ -63,11 +66,14 @@ def test_header_comes_back(seed: int, compute: dict[str, float]) -> None:
 
 
 def test_manifest_comes_back_with_its_totals() -> None:
-    first = Manifest.of(header(), (commit(0, notes={"truncated": 2}), commit(1, notes={"truncated": 1, "dropped": 5})))
+    commits = Commits.of([commit(0, notes={"truncated": 2}), commit(1, notes={"truncated": 1, "dropped": 5})])
+    first, table = manifest_of(header(), commits)
     assert first.totals.notes == {"truncated": 3, "dropped": 5}
     assert (first.totals.shards, first.totals.examples, first.totals.bytes) == (2, 3, 3)
     assert first.shard_examples.tolist() == [1, 2]
-    assert parse(Manifest, canonical(first), "cache.json") == first
+    again = parse(Manifest, canonical(first), "cache.json")
+    assert (again.totals, again.table, again.digest()) == (first.totals, first.table, first.digest())
+    assert again.table.sha256 == hashlib.sha256(table).hexdigest()
 
 
 def test_canonical_bytes_are_pinned() -> None:
@@ -142,10 +148,10 @@ def test_what_is_no_manifest_is_refused(cls: type, data: bytes, message: str) ->
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "shards/../../x"])
 def test_paths_that_leave_the_cache_are_refused(name: str) -> None:
-    values = json.loads(canonical(Manifest.of(header(), (commit(0),))))
-    values["shards"][0]["file"] = name
-    with pytest.raises(CacheError, match=r"damaged: shards.0.file: .*expected a relative path inside the cache"):
-        parse(Manifest, json.dumps(values).encode(), "cache.json")
+    values = json.loads(canonical(commit(0)))
+    values["file"] = name
+    with pytest.raises(CacheError, match=r"damaged: file: .*expected a relative path inside the cache"):
+        parse(CommitRecord, json.dumps(values).encode(), "000000.json")
     with pytest.raises(ValidationError, match="expected a relative path inside the cache"):
         TokenizerPin(behaviour_sha256=SHA, vocab_size=5, files={name: SHA})
 
