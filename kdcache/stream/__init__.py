@@ -3,6 +3,7 @@
 settings   StreamConfig, the section `stream` of a settings file
 order      the order of examples: lanes, the line of permuted blocks, the shuffle inside them. Pure functions, with the
            same global batches at every valid world size
+rota       which step takes which examples of which lanes. Pure functions
 by_length  examples of like length side by side, in a step and over the steps. Pure functions
 parts      parts of blocks, and stretches of them whose examples may be sorted together. Pure functions
 fitting    which sizes of batches go together, and which settings to change where they do not. Pure functions

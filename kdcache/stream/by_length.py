@@ -26,6 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdcache.stream.rota import Rota
+
 __all__ = ["ByLength", "longest_first", "shortest_to_least"]
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -39,12 +41,12 @@ class ByLength:
     Attributes:
         groups: Into how many groups of like length a global batch falls.
         blocks: Over how many blocks of a lane its examples are sorted.
-        per_lane: Examples that a step takes of each lane.
+        rota: Which step takes which examples.
     """
 
     groups: int
     blocks: int
-    per_lane: int
+    rota: Rota
 
     def turns(self, start: int, lane: int, first: int, count: int) -> np.ndarray:
         """Which quantiles of the lengths some places of a lane take, as fractions of 2⁶⁴, uint64 [count].
@@ -55,9 +57,12 @@ class ByLength:
             first: The lane's offset of the first.
             count: How many.
         """
-        steps, places = np.divmod(np.arange(first, first + count, dtype=np.uint64), np.uint64(self.per_lane))
-        groups = (places + np.uint64(lane * self.per_lane)) % np.uint64(self.groups)
-        return np.uint64(start) + steps * np.uint64(GOLDEN) + groups * np.uint64((1 << 64) // self.groups % (1 << 64))
+        offsets = np.arange(first, first + count)
+        places, of_step = self.rota.place(lane, offsets)
+        groups = (places + of_step * self.rota.per_lane) % self.groups
+        steps = self.rota.step(lane, offsets).astype(np.uint64)
+        apart = np.uint64((1 << 64) // self.groups % (1 << 64))
+        return np.uint64(start) + steps * np.uint64(GOLDEN) + groups.astype(np.uint64) * apart
 
 
 def shortest_to_least(lengths: np.ndarray, turns: np.ndarray) -> np.ndarray:

@@ -4,14 +4,15 @@ import math
 
 from kdcache.errors import ConfigError
 
-__all__ = ["LANES", "advice", "check_sizes", "groups_fault", "usual_lanes"]
+__all__ = ["LANES", "advice", "check_sizes", "groups_fault", "lanes_fault", "usual_lanes"]
 
 LANES = 256
+LEAST_OF_A_LANE = 64
 
 
 def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes: int, world_size: int) -> None:
-    """Raises ConfigError, with settings that pass every check, unless an epoch has a step, lanes divide global_batch,
-    the world size divides lanes and micro_batch divides a rank's share of global_batch."""
+    """Raises ConfigError, with settings that pass every check, unless an epoch has a step, the world size divides
+    global_batch and lanes, and micro_batch divides a rank's share of global_batch."""
     share = global_batch // world_size
     if num_examples // lanes * lanes < global_batch:
         fault = (
@@ -20,6 +21,8 @@ def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes
         )
     elif lanes % world_size:
         fault = f"got world size {world_size} and {lanes} lanes, expected the world size to divide the lanes"
+    elif global_batch % world_size:
+        fault = f"got world size {world_size} and global_batch {global_batch}, expected the one to divide the other"
     elif share % micro_batch:
         fault = (
             f"got micro_batch {micro_batch} and {share} examples per step for each of {world_size} ranks "
@@ -29,6 +32,17 @@ def check_sizes(num_examples: int, *, global_batch: int, micro_batch: int, lanes
         return
     given = {"global_batch": global_batch, "stream.lanes": lanes, "micro_batch": micro_batch}
     raise ConfigError(f"{fault}; {advice(given, num_examples=num_examples, world_size=world_size)}")
+
+
+def lanes_fault(global_batch: int, lanes: int) -> str | None:
+    """What is wrong where neither of global_batch and lanes divides the other, with what to set; None otherwise."""
+    if global_batch % lanes == 0 or lanes % global_batch == 0:
+        return None
+    nearest = _nearest(lanes, [*_divisors(global_batch), *_multiples(global_batch, lanes)])
+    return (
+        f"got global_batch {global_batch} and stream.lanes {lanes}, expected lanes to divide global_batch, or "
+        f"global_batch to divide the lanes; set stream.lanes to {nearest}"
+    )
 
 
 def groups_fault(global_batch: int, groups: int) -> str | None:
@@ -47,7 +61,8 @@ def advice(given: dict[str, int], *, num_examples: int | None = None, world_size
     most = 2 * max(batch, world_size) if num_examples is None else min(num_examples, 2 * max(batch, world_size))
     found = None
     for one_batch in range(world_size, most + 1, world_size):
-        fitting = [n for n in _divisors(one_batch) if n % world_size == 0 and _has_a_step(num_examples, one_batch, n)]
+        usable = [*_divisors(one_batch), *_multiples(one_batch, lanes)]
+        fitting = [n for n in usable if n % world_size == 0 and _has_a_step(num_examples, one_batch, n)]
         if not fitting:
             continue
         one_lanes = _nearest(lanes, fitting)
@@ -61,13 +76,16 @@ def advice(given: dict[str, int], *, num_examples: int | None = None, world_size
     return f"set {' and '.join(changed)}"
 
 
-def usual_lanes(global_batch: int, blocks: int = 1) -> int:
-    """The largest divisor of global_batch up to 256, or the smallest one above where there is none from 64 on.
+def usual_lanes(global_batch: int, num_examples: int, blocks: int = 1) -> int:
+    """The largest multiple or divisor of global_batch up to 256; a divisor above where there is none from 64 on.
 
-    Where each lane uses so many blocks at one time, 256 / blocks in place of 256. It does not depend on the world size,
-    and so neither does the order.
+    A multiple is at most a 64th of the examples of a cache, so that an epoch leaves few of them out. Where each lane
+    uses so many blocks at one time, 256 / blocks in place of 256. It does not depend on the world size, and so neither
+    does the order.
     """
     divisors, most = _divisors(max(global_batch, 1)), max(LANES // blocks, 1)
+    if teams := min(most, num_examples // LEAST_OF_A_LANE) // max(global_batch, 1):
+        return teams * global_batch
     usual = max(n for n in divisors if n <= most)
     return usual if usual >= min(most // 4, global_batch) else min(n for n in divisors if n > most)
 
@@ -79,6 +97,11 @@ def _has_a_step(num_examples: int | None, batch: int, lanes: int) -> bool:
 def _divisors(number: int) -> list[int]:
     small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return sorted({*small, *(number // n for n in small)})
+
+
+def _multiples(number: int, near: int) -> list[int]:
+    """The two multiples around another number, where that is above."""
+    return [n * number for n in (near // number, near // number + 1) if n > 1]
 
 
 def _nearest(number: int, numbers: list[int]) -> int:

@@ -21,12 +21,13 @@ from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
 from kdcache.store.gather import gather, joined
 from kdcache.stream.by_length import ByLength, longest_first
-from kdcache.stream.fitting import check_sizes, groups_fault, usual_lanes
+from kdcache.stream.fitting import check_sizes, groups_fault, lanes_fault, usual_lanes
 from kdcache.stream.memory import Sizes, decoded_bytes, plan_reading
 from kdcache.stream.micro_batches import MicroBatches
 from kdcache.stream.order import EpochPlan, rank_lanes, steps_per_epoch
 from kdcache.stream.parts import Need
 from kdcache.stream.reading import BlocksInUse, needs
+from kdcache.stream.rota import Rota
 
 __all__ = ["Loader"]
 
@@ -44,8 +45,9 @@ class Loader(Iterator[list[Batch]]):
         cache: A finished cache.
         global_batch: Examples of one step, those of all ranks together.
         micro_batch: Examples of one batch; it divides the rank's share of global_batch, which is the default.
-        lanes: How many streams of examples are read side by side; it divides global_batch, and world_size divides it.
-            By default the largest divisor of global_batch up to 256, with length_groups up to 256 / length_blocks.
+        lanes: How many streams of examples are read side by side; it divides global_batch or is a multiple of it, and
+            world_size divides it. By default the largest such number up to 256, with length_groups up to 256 /
+            length_blocks, and of a small cache up to a 64th of its examples.
         length_groups: Into how many groups of examples of like length a global batch falls; it divides global_batch. 0:
             lengths are left to chance. StreamConfig says what it does to the order.
         length_blocks: Over how many blocks of a lane its examples are sorted for that.
@@ -63,8 +65,9 @@ class Loader(Iterator[list[Batch]]):
         epoch: That of the last step handed out.
 
     Raises:
-        ConfigError: The world size does not divide lanes, micro_batch does not divide the rank's share, or the cache is
-            smaller than a global batch. The message names settings that fit.
+        ConfigError: The world size does not divide lanes and global_batch, neither of these divides the other,
+            micro_batch does not divide the rank's share, or the cache is smaller than a global batch. The message names
+            settings that fit.
     """
 
     # A weighted mixture of caches would be one more pure function in order.py, from sample to (cache, sample of it).
@@ -88,9 +91,9 @@ class Loader(Iterator[list[Batch]]):
     ) -> None:
         micro_batch = max(global_batch // world_size, 1) if micro_batch is None else micro_batch
         stretch = length_blocks if length_groups else 1
-        lanes = usual_lanes(global_batch, stretch) if lanes is None else lanes
+        lanes = usual_lanes(global_batch, len(cache), stretch) if lanes is None else lanes
         check_sizes(len(cache), global_batch=global_batch, micro_batch=micro_batch, lanes=lanes, world_size=world_size)
-        if fault := groups_fault(global_batch, length_groups):
+        if fault := lanes_fault(global_batch, lanes) or groups_fault(global_batch, length_groups):
             raise ConfigError(fault)
         self.steps_per_epoch = steps_per_epoch(len(cache), lanes=lanes, global_batch=global_batch)
         self.epoch = epoch
@@ -100,7 +103,7 @@ class Loader(Iterator[list[Batch]]):
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._lanes, self._seed = lanes, seed
         self._samples_seen = samples_seen
-        self._per_lane = global_batch // lanes
+        self._rota = Rota.of(global_batch, lanes)
         self._length_groups, self._length_blocks = length_groups, length_blocks
         self._threads = threads
         blocks = int(np.sum(-(-cache.shard_examples // np.maximum(cache.block_examples, 1))))
@@ -109,7 +112,7 @@ class Loader(Iterator[list[Batch]]):
             blocks=blocks,
             block_bytes=decoded_bytes(cache.manifest.header.fields, cache.manifest.totals) // blocks + 1,
             block_examples=len(cache) / blocks,
-            per_lane=self._per_lane,
+            rota=self._rota,
             stretch=stretch,
             threads=threads,
         )
@@ -196,7 +199,7 @@ class Loader(Iterator[list[Batch]]):
         readers = ThreadPoolExecutor(self._threads, thread_name_prefix="kdcache-read")
         assembler = ThreadPoolExecutor(1, thread_name_prefix="kdcache-assemble")
         try:
-            blocks = BlocksInUse(self._cache, self._needs(), self._reading, readers)
+            blocks = BlocksInUse(self._cache, self._needs(), self._rota, self._reading, readers)
             stretches = self._stretches()
             coming = assembler.submit(self._assemble, blocks, *next(stretches))
             while True:
@@ -216,13 +219,13 @@ class Loader(Iterator[list[Batch]]):
             assembler.shutdown(wait=True, cancel_futures=True)
             readers.shutdown(wait=True)
 
-    def _needs(self) -> Iterator[tuple[int, Need]]:
-        """What the lanes read from here on, with its epoch."""
-        first = self._samples_seen // self._lanes
+    def _needs(self) -> Iterator[tuple[int, int, Need]]:
+        """What the lanes read from here on, with its epoch and first step."""
+        first, stop = self._samples_seen // self._global_batch, self.steps_per_epoch
         for epoch in count(self.epoch):
-            stop = self.steps_per_epoch * self._per_lane
-            for need in needs(self._plan(epoch), self._owned, first, stop, self._reading.offsets):
-                yield epoch, need
+            plan, most = self._plan(epoch), self._reading.offsets
+            for step, need in needs(plan, self._rota, self._owned, first, stop, most):
+                yield epoch, step, need
             first = 0
 
     def _stretches(self) -> Iterator[tuple[int, int, int]]:
@@ -244,29 +247,37 @@ class Loader(Iterator[list[Batch]]):
         copies in few calls; one by one if a block is damaged, so that the steps before it come whole.
         """
         steps: list[list[Batch]] = []
-        g = self._per_lane
         try:
             if self._short:
                 with contextlib.suppress(KdcacheError):
-                    whole = self._taken_at_once(blocks, epoch, first * g, (first + number) * g)
-                    blocks.used(epoch, (first + number) * g)
+                    whole = self._taken_at_once(blocks, epoch, first, first + number)
+                    blocks.used(epoch, first + number)
                     return epoch, self._cut(whole), None
             for step in range(first, first + number):
-                blocks.require(epoch, (step + 1) * g)
-                lanes = [blocks.examples(lane, step * g, (step + 1) * g) for lane in self._owned]
-                examples = [of_lane[n] for n in range(g) for of_lane in lanes]
+                blocks.require(epoch, step + 1)
+                lanes = [blocks.examples(lane, first, stop) for lane, first, stop in self._between(step, step + 1)]
+                examples = [of_lane[n] for n in range(self._rota.per_lane) for of_lane in lanes]
                 lengths = np.array([picked.lengths[row] for picked, row in examples])
                 whole = gather([examples[n] for n in longest_first(lengths)])
-                blocks.used(epoch, (step + 1) * g)
+                blocks.used(epoch, step + 1)
                 steps += self._cut(whole)
         except Exception as error:
             return epoch, steps, error
         return epoch, steps, None
 
+    def _between(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(lane, first offset, stop) of what some steps take of each lane that they take of."""
+        for lane in self._owned:
+            first, stop = self._rota.offset(lane, begin), self._rota.offset(lane, end)
+            if first < stop:
+                yield lane, first, stop
+
     def _taken_at_once(self, blocks: BlocksInUse, epoch: int, begin: int, end: int) -> Batch:
         blocks.require(epoch, end)
-        of_lanes = joined([run for lane in self._owned for run in blocks.runs(lane, begin, end)])
-        of_steps = np.arange(len(of_lanes)).reshape(-1, end - begin).T.reshape(-1, self._share)
+        lanes = [*self._between(begin, end)]
+        of_lanes = joined([run for of_lane in lanes for run in blocks.runs(*of_lane)])
+        keys = [self._rota.key(lane, np.arange(first, stop)) for lane, first, stop in lanes]
+        of_steps = np.lexsort(np.concatenate(keys, axis=1)).reshape(-1, self._share)
         order = longest_first(of_lanes.lengths[of_steps])
         return of_lanes.take(np.take_along_axis(of_steps, order, axis=1).ravel())
 
@@ -278,5 +289,5 @@ class Loader(Iterator[list[Batch]]):
     def _plan(self, epoch: int) -> EpochPlan:
         sizes = self._cache.shard_examples, self._cache.block_examples
         groups = self._length_groups
-        by_length = ByLength(groups, self._length_blocks, self._per_lane) if groups else None
+        by_length = ByLength(groups, self._length_blocks, self._rota) if groups else None
         return EpochPlan(*sizes, seed=self._seed, epoch=epoch, lanes=self._lanes, by_length=by_length)

@@ -15,6 +15,7 @@ import numpy as np
 
 from kdcache.store.backend import array_fields
 from kdcache.store.manifest import Totals
+from kdcache.stream.rota import Rota
 from kdcache.targets.fields import Field
 
 __all__ = ["Reading", "Sizes", "decoded_bytes", "plan_reading"]
@@ -42,14 +43,14 @@ class Reading:
 @dataclass(frozen=True)
 class Sizes:
     """What reading costs. lanes: of the rank. blocks: of the cache. block_bytes: of one when decoded. block_examples:
-    in it. per_lane: examples that a step takes of each lane. stretch: blocks of a lane that are in use at one time.
+    in it. rota: which step takes what of each lane. stretch: blocks of a lane that are in use at one time.
     threads: that read, each with a block in the making that takes three times its size."""
 
     lanes: int
     blocks: int
     block_bytes: int
     block_examples: float
-    per_lane: int
+    rota: Rota
     stretch: int
     threads: int
 
@@ -61,12 +62,13 @@ class Sizes:
     @property
     def step_bytes(self) -> int:
         """The rank's share of a step."""
-        return math.ceil(self.lanes * self.per_lane * self.block_bytes / self.block_examples)
+        examples = self.lanes // self.rota.teams * self.rota.per_lane
+        return math.ceil(examples * self.block_bytes / self.block_examples)
 
     @property
     def parts(self) -> int:
         """Of blocks, that the lanes are in during one step."""
-        return math.ceil(self.lanes * (self.stretch + (self.per_lane - 1) / self.block_examples))
+        return math.ceil(self.lanes * (self.stretch + (self.rota.per_lane - 1) / self.block_examples))
 
 
 def plan_reading(memory: int, sizes: Sizes) -> Reading:
@@ -77,7 +79,7 @@ def plan_reading(memory: int, sizes: Sizes) -> Reading:
         held = sizes.block_bytes * (2 if ordered else 1)
         if free >= 1.25 * min(sizes.parts, sizes.blocks) * held:
             return Reading(steps, 2 * sizes.parts, free, None, sizes.blocks * held <= free // 2, ordered)
-    offsets = max(1, free // (2 * sizes.step_bytes)) * sizes.per_lane
+    offsets = max(1, free // (2 * sizes.step_bytes * sizes.rota.teams)) * sizes.rota.per_lane
     return Reading(1, 2 * sizes.parts, free, offsets, keep=False, ordered=False)
 
 

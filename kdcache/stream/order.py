@@ -4,13 +4,15 @@ The line. The shards of a cache, permuted anew each epoch, are cut into groups o
 permuted among themselves. End to end these blocks are a line of all examples that starts at a random one and wraps
 around. Lane l of C is the l-th of C equal ranges of the line. Even lanes run forwards and odd ones backwards, so that
 the two neighbours of a cut use the block that it runs through at the same time: one rank that owns both reads it once.
-Inside the part of a block that a lane owns, examples are shuffled. Sample p of the epoch is the (p div C)-th example of
-lane p mod C. Ranks own whole lanes, so a global batch holds the same samples at every world size that divides C, and a
-rank reads one stretch of the line: a block has one reader, or two where the cut between two ranks runs through it.
+Inside the part of a block that a lane owns, examples are shuffled. A global batch of G examples takes g = G / C of each
+lane; where C is greater, lanes take turns (rota.py). Ranks own whole lanes, so a global batch holds the same samples at
+every world size that divides C and G, and a rank reads one stretch of the line: a block has one reader, or two where
+the cut between two ranks runs through it.
 
-The shuffle. A global batch of G examples takes g = G / C of each lane, and so of C blocks or more. Two neighbours of
-the corpus that are in one block (of B examples, all in one lane) end up at most ⌈B / g⌉ steps apart in every epoch,
-(B + 1) / 3g on average, and share a step with the chance (g − 1) / (B − 1): never where C = G, the default up to 256.
+The shuffle. Any C samples in a row are of C blocks or more, so that a corpus sorted by source or by label is mixed in
+small batches, too. Two neighbours of the corpus that are in one block (of B examples, all in one lane) end up at most
+⌈B / g⌉ steps apart in every epoch, (B + 1) / 3g on average, and share a step with the chance (g − 1) / (B − 1): never
+where C ≥ G, the default up to 256.
 Neighbours in different blocks end up a third of an epoch apart on average, or of their group where a lane holds whole
 groups, and share a step about as often as any two examples, G / N of N. tests/stream/test_shuffle.py measures all of
 it. Before blocks were permuted, a lane walked through whole shards and shuffled 256 examples in their order: neighbours

@@ -1,6 +1,6 @@
 """Blocks in use: threads read them in the order of need, each once while it is held, within an amount of memory.
 
-What the lanes need comes merged by the offset at which it is first used. What the current steps use is read whatever it
+What the lanes need comes merged by the step at which it is first used. What the current steps use is read whatever it
 takes; what comes later, while there is room. Threads read, check and decode and do nothing else; all else
 happens in the one thread that calls, so there are no locks, and a read that failed raises its error where the block is
 used, whatever the timing.
@@ -22,22 +22,26 @@ from kdcache.store.limits import array_bytes
 from kdcache.stream.memory import Reading
 from kdcache.stream.order import EpochPlan
 from kdcache.stream.parts import Need, Part, Source, lengths_of, taken
+from kdcache.stream.rota import Rota
 
 __all__ = ["BlocksInUse", "needs"]
 
 
-def needs(plan: EpochPlan, lanes: range, first: int, stop: int, most: int | None = None) -> Iterator[Need]:
-    """What lanes use between two offsets, in the order of its first use; none longer than `most`."""
+def needs(
+    plan: EpochPlan, rota: Rota, lanes: range, begin: int, end: int, most: int | None = None
+) -> Iterator[tuple[int, Need]]:
+    """(first step, what lanes use) between two steps, in the order of its first use; none longer than `most`."""
 
-    def of(lane: int) -> Iterator[Need]:
+    def of(lane: int) -> Iterator[tuple[int, Need]]:
+        first, stop = rota.offset(lane, begin), rota.offset(lane, end)
         for stretch in plan.stretches(lane, first) if first < stop else ():
             if stretch.first >= stop:
                 return
-            begin, end = max(stretch.first, first), min(stretch.stop, stop)
-            for start in range(begin, end, most or end - begin):
-                yield Need(stretch, start, min(start + (most or end - begin), end))
+            here, there = max(stretch.first, first), min(stretch.stop, stop)
+            for start in range(here, there, most or there - here):
+                yield rota.step(lane, start), Need(stretch, start, min(start + (most or there - here), there))
 
-    return heapq.merge(*map(of, lanes), key=lambda need: need.first)
+    return heapq.merge(*map(of, lanes), key=lambda found: found[0])
 
 
 @dataclass
@@ -98,26 +102,32 @@ class BlocksInUse:
 
     Args:
         cache: Where blocks are read.
-        needs: (epoch, what is needed) in the order of first use, without an end.
+        needs: (epoch, first step, what is needed) in the order of first use, without an end.
+        rota: Which step takes what.
         reading: How much is held.
         pool: Threads that read.
     """
 
     def __init__(
-        self, cache: Cache, needs: Iterator[tuple[int, Need]], reading: Reading, pool: ThreadPoolExecutor
+        self,
+        cache: Cache,
+        needs: Iterator[tuple[int, int, Need]],
+        rota: Rota,
+        reading: Reading,
+        pool: ThreadPoolExecutor,
     ) -> None:
-        self._cache, self._needs, self._reading, self._pool = cache, needs, reading, pool
+        self._cache, self._needs, self._rota, self._reading, self._pool = cache, needs, rota, reading, pool
         self._next = next(needs)
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._uses: dict[int, deque[_Use]] = {}
         self._bytes = self._parts_held = 0
         self._of_an_example: dict[int, float] = {}
 
-    def require(self, epoch: int, offset: int) -> None:
-        """Read what lanes use before this offset, and ahead while there is room."""
-        while (self._next[0], self._next[1].first) < (epoch, offset):
+    def require(self, epoch: int, step: int) -> None:
+        """Read what steps before this one use, and ahead while there is room."""
+        while self._next[:2] < (epoch, step):
             self._start()
-        while self._parts_held < self._reading.parts and self._bytes + self._cost(self._next[1]) <= self._reading.bytes:
+        while self._parts_held < self._reading.parts and self._bytes + self._cost(self._next[2]) <= self._reading.bytes:
             self._start()
 
     def examples(self, lane: int, first: int, stop: int) -> list[tuple[Picked, int]]:
@@ -136,14 +146,15 @@ class BlocksInUse:
                 return
         raise AssertionError(f"offset {stop} of lane {lane} was not required")
 
-    def used(self, epoch: int, offset: int) -> None:
-        """Forget what lanes used before this offset."""
-        for uses in self._uses.values():
+    def used(self, epoch: int, step: int) -> None:
+        """Forget what no step but those before this one uses."""
+        for lane, uses in self._uses.items():
+            offset = self._rota.offset(lane, step)
             while uses and (uses[0].epoch, uses[0].need.stop) <= (epoch, offset):
                 self._forget(uses.popleft())
 
     def _start(self) -> None:
-        epoch, need = self._next
+        epoch, _, need = self._next
         if self._reading.offsets is not None:
             block = _Block(self._pool.submit(_copy, self._cache, need), self._cost(need))
             self._bytes += block.bytes

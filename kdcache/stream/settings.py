@@ -10,9 +10,10 @@ __all__ = ["StreamConfig"]
 class StreamConfig(Config):
     """The order of examples, which is the same at every world size.
 
-    lanes: fixed streams of examples, so many places of the cache from which a step takes its own. The number of lanes
-        divides global_batch, and the world size divides it. By default it is the largest divisor of global_batch up to
-        256, or with length_groups up to 256 / length_blocks.
+    lanes: fixed streams of examples, so many places of the cache from which steps take their own. The number of lanes
+        divides global_batch, or is a multiple of it: then each step takes of other lanes than the steps before. The
+        world size divides both. By default it is the largest such number up to 256, with length_groups up to 256 /
+        length_blocks, and of a small cache at most a 64th of its examples.
     length_groups: into how many groups of examples of like length a global batch falls, for less padding where a rank's
         part of it is few micro-batches: their number, or a divisor of it, so that each is of one group. 0 leaves
         lengths to chance; a rank's part of a step is sorted by length all the same before it is cut. With 1 all of a

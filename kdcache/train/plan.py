@@ -36,9 +36,9 @@ class Batches:
     seed: int
     stream: StreamConfig
 
-    @property
-    def lanes(self) -> int:
-        return self.stream.lanes or usual_lanes(self.global_batch, self.stream.stretch)
+    def lanes(self, examples: int) -> int:
+        """Of a cache of so many examples."""
+        return self.stream.lanes or usual_lanes(self.global_batch, examples, self.stream.stretch)
 
     def check(self, examples: int, world_size: int) -> None:
         """Raises ConfigError where a cache of so many examples cannot be shared out so."""
@@ -46,12 +46,12 @@ class Batches:
             examples,
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
-            lanes=self.lanes,
+            lanes=self.lanes(examples),
             world_size=world_size,
         )
 
     def steps_per_epoch(self, examples: int) -> int:
-        return steps_per_epoch(examples, lanes=self.lanes, global_batch=self.global_batch)
+        return steps_per_epoch(examples, lanes=self.lanes(examples), global_batch=self.global_batch)
 
     def left_out(self, examples: int, total_steps: int) -> str:
         """What to say of the examples that fill no step, if an epoch has some and the run has an epoch."""
@@ -70,7 +70,7 @@ class Batches:
             cache,
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
-            lanes=self.lanes,
+            lanes=self.lanes(len(cache)),
             length_groups=self.stream.length_groups,
             length_blocks=self.stream.length_blocks,
             seed=self.seed,

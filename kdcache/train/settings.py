@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, mod
 from kdcache.config.base import Config, Count, LocalText, PathText, Run
 from kdcache.losses.divergence_term import DivergenceTerm
 from kdcache.losses.term import AnyTerm
-from kdcache.stream.fitting import advice, groups_fault
+from kdcache.stream.fitting import groups_fault, lanes_fault
 from kdcache.stream.settings import StreamConfig
 from kdcache.students.settings import StudentConfig
 
@@ -162,14 +162,8 @@ class TrainConfig(Run):
             raise ValueError("expected exactly one of steps and epochs")
         if not self.terms or all(term.weight == 0 for term in self.terms):
             raise ValueError("got no loss term with a weight above 0, expected at least one in terms")
-        if self.stream.lanes is not None and self.global_batch % self.stream.lanes:
-            raise ValueError(
-                f"got global_batch {self.global_batch} and stream.lanes {self.stream.lanes}, "
-                f"expected lanes to divide global_batch; {self._fitting(self.stream.lanes)}"
-            )
+        if fault := lanes_fault(self.global_batch, self.stream.lanes or self.global_batch):
+            raise ValueError(fault)
         if fault := groups_fault(self.global_batch, self.stream.length_groups):
             raise ValueError(fault)
         return self
-
-    def _fitting(self, lanes: int) -> str:
-        return advice({"global_batch": self.global_batch, "stream.lanes": lanes, "micro_batch": self.micro_batch})

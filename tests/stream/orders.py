@@ -45,6 +45,16 @@ def epoch_order(
     return np.stack(lanes, axis=1)
 
 
+def in_steps(order: np.ndarray, *, lanes: int, global_batch: int) -> np.ndarray:
+    """What each step takes of some neighbouring lanes, as [step, sample]. order: theirs, as [offset, lane]."""
+    if lanes > global_batch:
+        teams = lanes // global_batch
+        return order.reshape(len(order), -1, teams).transpose(0, 2, 1).reshape(len(order) * teams, -1)
+    per_lane = global_batch // lanes
+    whole = len(order) // per_lane * per_lane
+    return order[:whole].reshape(whole // per_lane, -1)
+
+
 def padding(lengths: np.ndarray, order: np.ndarray, *, global_batch: int, world_size: int, micro_batch: int) -> float:
     """Tokens of the micro-batches of an epoch, padding and all, over the examples' tokens.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream.orders import epoch_order, lane_order, padding
+from stream.orders import epoch_order, in_steps, lane_order, padding
 from stream.test_loader import SETTINGS, counting, length_of, num_blocks, numbers, take, write_cache
 
 from kdcache.errors import ConfigError
@@ -16,6 +16,7 @@ from kdcache.store.cache import Cache
 from kdcache.stream.by_length import ByLength
 from kdcache.stream.loader import Loader
 from kdcache.stream.order import EpochPlan
+from kdcache.stream.rota import Rota
 
 GROUPED: dict[str, Any] = {**SETTINGS, "length_groups": 2, "length_blocks": 2}
 
@@ -33,7 +34,7 @@ def lengths(kind: str) -> np.ndarray:
 def grouped(lengths_N: np.ndarray, *, lanes: int, global_batch: int, groups: int, blocks: int) -> np.ndarray:
     """An epoch of shards of two blocks of 256, as [offset, lane]; groups 0: without."""
     sizes = np.full(len(lengths_N) // 512, 512)
-    by_length = ByLength(groups, blocks, global_batch // lanes) if groups else None
+    by_length = ByLength(groups, blocks, Rota.of(global_batch, lanes)) if groups else None
     order = {"seed": 1, "epoch": 0, "lanes": lanes, "lengths": lengths_N, "by_length": by_length}
     return epoch_order(sizes, sizes // 2, **order)
 
@@ -84,7 +85,8 @@ def runs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, dict[str, Any], ByLen
     sizes[0] += lanes
     blocks = np.minimum(sizes, draw(st.integers(1, 20)))
     keys = {"seed": draw(st.integers(0, 99)), "epoch": draw(st.integers(0, 3)), "lanes": lanes}
-    by_length = ByLength(draw(st.integers(1, 5)), draw(st.integers(1, 4)), per_lane)
+    rota = Rota(per_lane, 1) if draw(st.booleans()) else Rota(1, lanes)
+    by_length = ByLength(draw(st.integers(1, 5)), draw(st.integers(1, 4)), rota)
     lengths_N = np.random.default_rng(keys["seed"]).integers(1, draw(st.sampled_from([2, 5, 900])), sizes.sum())
     return sizes, blocks, keys, by_length, lengths_N
 
@@ -117,7 +119,7 @@ def test_only_places_inside_a_stretch_change(run: Any, data: st.DataObject) -> N
 def test_the_order_is_pinned() -> None:
     """A resumed run meets the same order after any update of kdcache or numpy."""
     sizes, blocks = np.array([5, 3, 4]), np.array([2, 3, 2])
-    keys = {"seed": 7, "epoch": 2, "lanes": 2, "by_length": ByLength(2, 3, 1)}
+    keys = {"seed": 7, "epoch": 2, "lanes": 2, "by_length": ByLength(2, 3, Rota(1, 1))}
     order = epoch_order(sizes, blocks, **keys, lengths=np.arange(12) * 5 % 7)
     assert order.T.tolist() == [[7, 4, 6, 8, 2, 3], [5, 10, 11, 9, 0, 1]]
 
@@ -133,21 +135,26 @@ def sets(steps: list[list[list[int]]]) -> list[set[int]]:
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 2e-4, 1e-9])
-@pytest.mark.parametrize("micro_batch", [1, 2])
+@pytest.mark.parametrize(("micro_batch", "global_batch"), [(1, 16), (2, 16), (1, 4)])
 def test_global_batches_are_the_same_at_any_world_size_and_micro_batch(
-    cache: Cache, memory_gb: float, micro_batch: int
+    cache: Cache, memory_gb: float, micro_batch: int, global_batch: int
 ) -> None:
     """Whatever the memory, too; and each example comes once in an epoch."""
     lengths_N = length_of(np.arange(len(cache)))
-    by_length = ByLength(2, 2, 2)
+    by_length = ByLength(2, 2, Rota.of(global_batch, 8))
     order = epoch_order(
         cache.shard_examples, cache.block_examples, seed=5, epoch=0, lanes=8, lengths=lengths_N, by_length=by_length
     )
-    expected = [{*step} for step in order.reshape(-1, 16).tolist()]
+    expected = [{*step} for step in in_steps(order, lanes=8, global_batch=global_batch).tolist()]
     assert len(set.union(*expected)) == len(cache)
-    for world_size in (1, 4, 8):
+    for world_size in (1, 2, 4):
         found: list[set[int]] = [set() for _ in expected]
-        settings = GROUPED | {"micro_batch": micro_batch, "memory_gb": memory_gb, "world_size": world_size}
+        settings = GROUPED | {
+            "global_batch": global_batch,
+            "micro_batch": micro_batch,
+            "memory_gb": memory_gb,
+            "world_size": world_size,
+        }
         for rank in range(world_size):
             with Loader(cache, **settings, rank=rank) as loader:
                 for step, part in zip(found, sets(take(loader, loader.steps_per_epoch)), strict=True):

@@ -9,7 +9,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from stream.orders import epoch_order
+from stream.orders import epoch_order, in_steps
 
 from kdcache import CacheWriter, open_cache
 from kdcache.errors import CacheError, ConfigError, DamagedShardError
@@ -23,6 +23,8 @@ from kdcache.targets.top_k import TopK
 CLASSES = 300
 RECORD = TopK(k=4, curve=CurveSpec(temperatures=(1.0, 2.0)))
 SETTINGS = {"global_batch": 16, "micro_batch": 2, "lanes": 8, "seed": 5}
+TURNS = SETTINGS | {"global_batch": 4, "micro_batch": 1}
+"""More lanes than a step takes of."""
 
 
 def length_of(number, length=12):
@@ -89,13 +91,12 @@ def take(loader, steps):
 
 def expected(cache, steps, *, rank=0, world_size=1, settings=SETTINGS):
     """From the plans alone, epoch after epoch; the longest examples of a step come first."""
-    lanes, per_lane = settings["lanes"], settings["global_batch"] // settings["lanes"]
+    lanes, global_batch = settings["lanes"], settings["global_batch"]
     owned = slice(rank * lanes // world_size, (rank + 1) * lanes // world_size)
     got, epoch = [], 0
     while len(got) < steps:
         order = epoch_order(cache.shard_examples, cache.block_examples, seed=5, epoch=epoch, lanes=lanes)[:, owned]
-        whole = len(order) // per_lane * per_lane
-        samples = order[:whole].reshape(whole // per_lane, -1)
+        samples = in_steps(order, lanes=lanes, global_batch=global_batch)
         samples = np.take_along_axis(samples, np.argsort(-length_of(samples), axis=1, kind="stable"), axis=1)
         got += samples.reshape(len(samples), -1, settings["micro_batch"]).tolist()
         epoch += 1
@@ -104,12 +105,14 @@ def expected(cache, steps, *, rank=0, world_size=1, settings=SETTINGS):
 
 @pytest.mark.parametrize("memory_gb", [1.0, 1e-9])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_the_examples_are_those_of_the_plan(cache_folder, memory_gb, world_size):
+@pytest.mark.parametrize(("settings", "steps"), [(SETTINGS, 6), (TURNS, 26)])
+def test_the_examples_are_those_of_the_plan(cache_folder, memory_gb, world_size, settings, steps):
     cache = open_cache(cache_folder)
     for rank in range(world_size):
-        with Loader(cache, **SETTINGS, rank=rank, world_size=world_size, memory_gb=memory_gb) as loader:
-            assert loader.steps_per_epoch == 6
-            assert take(loader, 20) == expected(cache, 20, rank=rank, world_size=world_size)
+        with Loader(cache, **settings, rank=rank, world_size=world_size, memory_gb=memory_gb) as loader:
+            assert loader.steps_per_epoch == steps
+            found = take(loader, 3 * steps + 2)
+            assert found == expected(cache, 3 * steps + 2, rank=rank, world_size=world_size, settings=settings)
 
 
 def test_batches_are_whole_examples_with_their_records(cache_folder):
@@ -125,19 +128,21 @@ def test_batches_are_whole_examples_with_their_records(cache_folder):
 
 @pytest.mark.parametrize("stop", [1, 5, 6, 7, 13])
 @pytest.mark.parametrize("how", ["load_state_dict", "constructor"])
-def test_resume_goes_on_with_the_same_batches_at_any_world_size(cache_folder, stop, how):
+@pytest.mark.parametrize("settings", [SETTINGS, TURNS])
+def test_resume_goes_on_with_the_same_batches_at_any_world_size(cache_folder, stop, how, settings):
     cache = open_cache(cache_folder)
-    with Loader(cache, **SETTINGS, rank=1, world_size=2) as loader:
+    with Loader(cache, **settings, rank=1, world_size=2) as loader:
         take(loader, stop)
         state = loader.state_dict()
     for rank in range(4):
         where = {key: state[key] for key in ("epoch", "samples_seen")} if how == "constructor" else {}
-        with Loader(cache, **SETTINGS, rank=rank, world_size=4, **where) as loader:
+        with Loader(cache, **settings, rank=rank, world_size=4, **where) as loader:
             if how == "load_state_dict":
                 take(loader, 2)
                 loader.load_state_dict(state)
             assert loader.state_dict() == state
-            assert take(loader, 8) == expected(cache, stop + 8, rank=rank, world_size=4)[stop:]
+            whole = expected(cache, stop + 8, rank=rank, world_size=4, settings=settings)
+            assert take(loader, 8) == whole[stop:]
 
 
 def test_state_is_small_json_of_everything_the_order_depends_on(cache_folder):
@@ -171,14 +176,14 @@ def many_examples(tmp_path_factory):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 8, 64])
-@pytest.mark.parametrize("blocks_of_a_lane", [1.4, 3])
-def test_what_is_read_is_used_once(many_examples, world_size, blocks_of_a_lane):
+@pytest.mark.parametrize(("blocks_of_a_lane", "lanes"), [(1.4, 64), (3, 64), (3, 128)])
+def test_what_is_read_is_used_once(many_examples, world_size, blocks_of_a_lane, lanes):
     """Read over all ranks in an epoch / in the cache, with 40 blocks for each of 64 ranks: only those that the cuts
     between ranks and the turn of the line run through are read twice."""
     cache = counting(many_examples, block=1)
-    settings = SETTINGS | {"lanes": 64, "global_batch": 64, "micro_batch": 1}
+    settings = SETTINGS | {"lanes": lanes, "global_batch": 64, "micro_batch": 1}
     block_bytes = cache.read(0, len(cache)).nbytes / num_blocks(cache)
-    memory = block_bytes * (6 + (3 + blocks_of_a_lane) * 64 / world_size)
+    memory = block_bytes * (6 + (3 + blocks_of_a_lane) * lanes / world_size)
     reads, every = [], max(1, world_size // 2)
     for epochs in (1, 3):
         cache.reads.clear()
@@ -195,10 +200,11 @@ def test_what_is_read_is_used_once(many_examples, world_size, blocks_of_a_lane):
 
 @pytest.mark.parametrize("world_size", [1, 4, 64])
 @pytest.mark.parametrize("start", [0, 64 * 11])
-def test_the_first_step_waits_for_one_block_of_each_lane(many_examples, world_size, start):
+@pytest.mark.parametrize("lanes", [64, 128])
+def test_the_first_step_waits_for_one_block_of_each_lane_that_it_takes_of(many_examples, world_size, start, lanes):
     """Also where an epoch is entered in its middle; half of them at its beginning, where neighbours share a block."""
     cache = counting(many_examples, block=16)
-    settings = SETTINGS | {"lanes": 64, "global_batch": 64, "micro_batch": 1}
+    settings = SETTINGS | {"lanes": lanes, "global_batch": 64, "micro_batch": 1}
     cache.allowed = threading.Semaphore(64 // world_size)
     with Loader(cache, **settings, rank=world_size - 1, world_size=world_size, samples_seen=start) as loader:
         assert len(next(loader)) == 64 // world_size
@@ -247,14 +253,15 @@ def test_threads_end_with_the_loader(cache_folder):
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 1e-9])
-def test_a_damaged_shard_reaches_the_caller_and_nothing_hangs(tmp_path, memory_gb):
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_damaged_shard_reaches_the_caller_and_nothing_hangs(tmp_path, memory_gb, lanes):
     folder = write_cache(tmp_path / "cache", [20, 20, 20])
     file = next(folder.glob("shards/000/000001.zarr*"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     cache = open_cache(folder)
-    settings = SETTINGS | {"lanes": 1, "global_batch": 2}
+    settings = SETTINGS | {"lanes": lanes, "global_batch": 2}
     steps = expected(cache, 30, settings=settings)
     good = next(number for number, step in enumerate(steps) if any(20 <= example < 40 for example in step[0]))
     seen = []
@@ -300,15 +307,21 @@ def test_sizes_have_defaults_that_no_world_size_changes(cache_folder):
             assert [len(batch) for batch in got] == [4] * 3
             each = expected(cache, 3, rank=rank, world_size=3, settings=settings)
             assert got == [[number for batch in step for number in batch] for step in each]
-    assert [usual_lanes(n) for n in (1, 7, 64, 96, 100, 256, 512, 257, 514, 768)] == [
-        *(1, 7, 64, 96, 100, 256, 256, 257, 257, 256)
+    assert [usual_lanes(n, 1000) for n in (1, 7, 64, 96, 100, 256, 512, 257, 514, 768)] == [
+        *(15, 14, 64, 96, 100, 256, 256, 257, 257, 256)
     ]
+    assert [usual_lanes(n, 10**6) for n in (1, 7, 64, 96, 100, 256)] == [256, 252, 256, 192, 200, 256]
+    assert usual_lanes(8, 10**6, 4) == 64
 
 
 def test_settings_that_do_not_fit_are_refused(cache_folder):
     cache = open_cache(cache_folder)
     with pytest.raises(ConfigError, match="got world size 3 and 8 lanes"):
         Loader(cache, **SETTINGS, rank=0, world_size=3)
+    with pytest.raises(ConfigError, match=r"got world size 8 and global_batch 4.*; set global_batch to 8"):
+        Loader(cache, **TURNS, rank=0, world_size=8)
+    with pytest.raises(ConfigError, match=r"got global_batch 4 and stream.lanes 9, .* set stream.lanes to 8"):
+        Loader(cache, **TURNS | {"lanes": 9})
     with pytest.raises(ConfigError, match=r"got micro_batch 6 and 16 examples .* set micro_batch to 4"):
         Loader(cache, **SETTINGS | {"micro_batch": 6})
     with pytest.raises(ConfigError, match="got a cache of 104 examples and global_batch 128, expected at least 128"):
