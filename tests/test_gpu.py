@@ -54,13 +54,13 @@ def no_waits() -> Iterator[list[str]]:
     """Where a host waited for its GPU inside; what transformers does is its own."""
     found: list[str] = []
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             yield found
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     places = [f"{w.filename}:{w.lineno}" for w in seen if "called a synchronizing" in str(w.message)]
     found += [place for place in places if "/transformers/" not in place]
 
