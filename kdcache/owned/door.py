@@ -42,7 +42,7 @@ def door(locks: Path, folder: Path) -> Iterator[str]:
 
     Raises:
         LockedError: Another process stays in it: its number and host.
-        OSError: No file can be made there.
+        OSError: No file can be made or read there.
     """
     from filelock import LeaseSettingsMismatch, Timeout
 
@@ -111,7 +111,17 @@ def _enter(held: Any, path: Path, alone: bool) -> str:
         owner = held.owner
         if owner is not None and owner.token == held.token:
             return str(owner.hostname)
-        held.release()  # this process slept before it wrote its name, and was taken for a dead one
+        try:
+            if owner is None:
+                _opened(path)
+        finally:
+            held.release()  # this process slept before it wrote its name, and was taken for a dead one
+
+
+def _opened(path: Path) -> None:
+    """Raises OSError where a file that is there cannot be read, as where a process has no file descriptor left."""
+    with suppress(FileNotFoundError):
+        os.close(os.open(path, os.O_RDONLY))
 
 
 def _made(path: Path) -> tuple[int, int] | None:

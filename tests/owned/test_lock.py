@@ -222,3 +222,30 @@ def test_a_writer_that_was_killed_before_it_wrote_its_name_locks_nobody_out(tmp_
     with hold(tmp_path, "train"):
         assert time.monotonic() - start < 10
     assert [*locks.iterdir()] == []
+
+
+FEW = """
+import os, resource, sys
+from pathlib import Path
+from kdcache.owned.door import door
+locks = Path(sys.argv[1])
+with door(locks, locks):
+    pass
+held, most = len(os.listdir("/proc/self/fd")) - 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+for spare in range(6):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held + spare, most))
+    try:
+        with door(locks, locks):
+            print("in", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+
+
+def test_a_process_without_file_descriptors_says_so_and_does_not_wait(tmp_path: Path) -> None:
+    """Also where its last one goes into the lease, so that it cannot read whose it is."""
+    done = subprocess.run([sys.executable, "-c", FEW, tmp_path], capture_output=True, text=True, timeout=60, check=True)
+    said = done.stdout.splitlines()
+    assert len(said) == 6
+    assert said == sorted(said)  # "Too many open files" before "in"
+    assert {said[0], said[-1]} == {"Too many open files", "in"}
