@@ -305,6 +305,14 @@ def inspect(cache: str, temperatures: tuple[float, ...], as_json: bool) -> None:
 )
 @click.option("--force", is_flag=True, help="With --repair: also delete files that kdcache did not write.")
 @click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="How many shards are read at the same time; as many as there are cores by default, at most 4.",
+)
+@click.option(
+    "--anew", is_flag=True, help="Read every shard, also those that a verify found sound before it was stopped."
+)
+@click.option(
     "--teacher",
     is_flag=False,
     flag_value="",
@@ -327,6 +335,8 @@ def verify(
     config: str | None,
     copy: str | None,
     force: bool,
+    jobs: int | None,
+    anew: bool,
     teacher: str | None,
     sample: int,
     seed: int,
@@ -335,13 +345,12 @@ def verify(
     """Check every byte of CACHE: the manifest, and the counts, size and sha256 of each shard.
 
     If anything is wrong, it prints each fault and the command to type next, and the exit status is 1. It writes nothing
-    unless you say --repair.
+    unless you say --repair. One that was stopped goes on within a day, and reads no file again that it found sound.
 
     With --repair, the header comes from cache.json, a commit record from its shard and shards.arrow, and these two
-    files from the header and the commit records. The tokenizer, the basis and shards are made again as kdcache
-    dump-logits made them, for which corpus and teacher must be where they were. A file is written only if its digest is
-    the recorded one, so the cache is afterwards what it was, byte for byte. Where the digest is another (another GPU,
-    other versions of a library), a line says what differs, and a copy of the cache helps.
+    files from the header and the commit records. The tokenizer, the basis and shards are made again as they were made,
+    for which corpus and teacher must be where they were. A file is written only if its digest is the recorded one: the
+    cache is what it was then, byte for byte. Where it is not (another GPU or library), a line says what differs.
 
     With --teacher, it asks instead whether the records are what the teacher gives: it runs the teacher twice on some
     examples, and says apart how two runs of it differ, how the stored records differ from the first run, and what even
@@ -351,25 +360,26 @@ def verify(
     \b
     kdcache verify runs/cache
     kdcache verify runs/cache --repair
-    kdcache verify runs/cache --repair --config dump.yaml
     kdcache verify runs/cache --repair --from s3://backup/cache
     kdcache verify runs/cache --teacher --sample 64
     kdcache verify runs/cache --teacher models/SmolLM2-135M --json
     """
     from kdcache.report.verify import verify_and_repair, verify_cache
 
-    context = click.get_current_context()
+    source = click.get_current_context().get_parameter_source
     of_the_teacher = {"sample": "--sample", "seed": "--seed", "as_json": "--json"}
-    given = [word for name, word in of_the_teacher.items() if context.get_parameter_source(name) != DEFAULT]
+    given = [word for name, word in of_the_teacher.items() if source(name) != DEFAULT]
     if teacher is not None:
-        if repair or copy or force:
-            raise click.UsageError("got --teacher with --repair, --from or --force, expected one at a time")
+        if repair or copy or force or jobs or anew:
+            raise click.UsageError("got --teacher with an option of another check, expected it alone or with its own")
         from kdcache.report.teacher_check import check_teacher, refuse_unfaithful, render
 
         path = expanded(teacher) if teacher else None
         facts = check_teacher(cache, path, sample=sample, seed=seed, config=config)
         click.echo(json.dumps(facts, indent=1) if as_json else render(facts))
         refuse_unfaithful(facts)
+    elif repair and (jobs or anew):
+        raise click.UsageError("got --jobs or --anew with --repair, expected them without")
     elif repair and not given:
         verify_and_repair(cache, config=config, copy=copy, force=force)
     elif not repair and (config or copy or force):
@@ -377,7 +387,7 @@ def verify(
     elif given:
         raise click.UsageError(f"got {given[0]} without --teacher, expected it with --teacher")
     else:
-        verify_cache(cache)
+        verify_cache(cache, jobs=jobs, anew=anew)
 
 
 class _Amount(click.ParamType):

@@ -16,6 +16,7 @@ PARTS = {
     "huggingface_hub": "transformers",
     "llvmlite": "numba",
     "aiohttp": "s3fs",
+    "triton": "torch",
 }
 """Packages of which another one brings along the versions that fit it; where it is not there, they are not imported."""
 

@@ -40,6 +40,8 @@ TYPED = {
     "store.repair: dump-logits dump.yaml":
         f"{REPAIR}::test_a_cache_that_is_begun_goes_on_with_the_command_that_is_told",
     "store.shard.repair_command: verify --repair": f"{REPAIR}::test_the_next_command_repairs",
+    "store.shards.Shards._read: verify --repair":
+        f"{REPAIR}::test_a_command_that_misses_a_commit_record_tells_what_repairs",
     "train.checkpoint.Checkpoints._not_written: again": "faults/test_full_disk.py::test_train",
     "train.done.check_steps: export --step --out DIR":
         "train/test_launched.py::test_an_earlier_student_is_written_by_the_command_that_is_told",

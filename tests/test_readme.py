@@ -146,7 +146,7 @@ def test_the_readmes_own_example_runs(
         else:
             cli.main([command, *arguments], standalone_mode=False)
     assert "KL to teacher" in capsys.readouterr().out
-    loop = blocks("README.md", "python")[0].replace("Qwen/Qwen2.5-0.5B", "student")
+    loop = blocks("README.md", "python")[0].replace("Qwen/Qwen2.5-0.5B", "student").replace('"cuda"', '"cpu"')
     learned: dict[str, Any] = {}
     exec(compile(loop, "README.md", "exec"), learned)
     assert 0 < learned["loss"] < 10

@@ -4,6 +4,7 @@ plan       `kdcache plan`: figures with their formulas, constants with where the
 simulate   the figures of `kdcache plan --simulate`
 inspect    `kdcache inspect`: describes a cache from its manifest, and its records at a temperature
 verify     `kdcache verify`: checks every byte against its digest
+verified   which shards a verify found sound, for one that was stopped
 repair     `kdcache verify --repair`: makes damaged files what they were, or says why it cannot
 teacher_check  `kdcache verify --teacher`: runs the teacher again and compares
 comparison     the sums of that comparison

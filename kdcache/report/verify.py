@@ -1,9 +1,12 @@
 """`kdcache verify`: read every byte of a cache, name what is damaged and what to type next; --repair mends it."""
 
+import os
+import time
 from collections.abc import Sequence
 
 from kdcache.errors import CacheError, UnreadableError, next_command, printable
 from kdcache.progress import Progress, counted, show
+from kdcache.report.verified import Verified
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
 from kdcache.store.verify import Fault, verify
@@ -11,16 +14,34 @@ from kdcache.store.verify import Fault, verify
 __all__ = ["verify_and_repair", "verify_cache"]
 
 
-def verify_cache(path: str) -> None:
-    """Prints a line for each fault, or one that all is well; writes nothing.
+def verify_cache(path: str, *, jobs: int | None = None, anew: bool = False) -> None:
+    """Prints a line for each fault, or one that all is well; writes nothing into the cache.
+
+    A verify that was stopped goes on: what it found sound is not read again (kdcache.report.verified).
+
+    Args:
+        path: The cache.
+        jobs: How many shards are read at the same time; by default as many as there are cores, at most 4.
+        anew: Read every shard.
 
     Raises:
         CacheError: Something is wrong; it says what to type next.
     """
-    totals = read_manifest(Root(path)).totals
-    with Progress(totals.shards, "shards", "verify") as progress:
+    manifest = read_manifest(Root(path))
+    totals = manifest.totals
+    with Verified(Root(path), manifest, anew=anew) as known, Progress(totals.shards, "shards", "verify") as progress:
+        if len(known):
+            progress.say(f"{counted(len(known), 'shard')} found sound by a verify that was stopped: not read again")
+        begin = time.monotonic()
+
+        def advance(count: int) -> None:
+            mean = totals.bytes / totals.shards * (progress.count + count)
+            progress.set(**{"MB/s": f"{mean / 1e6 / max(time.monotonic() - begin, 1e-3):,.0f}"})
+            progress.advance(count)
+
         try:
-            faults = verify(path, progress.advance)
+            faults = verify(path, advance, jobs=jobs or min(os.cpu_count() or 1, 4), known=known)
+            known.done()
         except UnreadableError as error:
             if not Root(path).remote:
                 raise

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from kdcache.errors import CacheError, UnreadableError
 from kdcache.store.basis_file import decode_basis, is_basis, read_basis
@@ -33,7 +33,7 @@ from kdcache.store.table import TABLE
 from kdcache.store.tokenizer_files import read_tokenizer_file
 from kdcache.tasks.score import Score, total_score
 
-__all__ = ["Fault", "verify"]
+__all__ = ["Fault", "Known", "verify"]
 
 LEFT_OVER = "is left over from a killed writer"
 STRANGE = "is not part of the cache"
@@ -60,12 +60,22 @@ class Fault:
         return self.what == STRANGE
 
 
+class Known(Protocol):
+    """The shards that are known to be sound."""
+
+    def __contains__(self, unit: int) -> bool: ...
+
+    def add(self, unit: int) -> None:
+        """A shard was found sound."""
+
+
 def verify(
     path: str | os.PathLike[str],
     progress: Callable[[int], object] | None = None,
     *,
     units: Collection[int] | None = None,
     jobs: int = 1,
+    known: Known | None = None,
 ) -> list[Fault]:
     """The faults of a finished cache.
 
@@ -74,6 +84,7 @@ def verify(
         progress: Called with 1 after each shard.
         units: The shards to read, by default all.
         jobs: How many are read at the same time. Each takes the memory of a decoded shard.
+        known: Of the shards that are in it, their commit records alone are read.
 
     Returns:
         The faults, none for a sound cache.
@@ -87,8 +98,11 @@ def verify(
     manifest = read_manifest(root)
     wanted = range(manifest.totals.shards) if units is None else sorted({*units})
     faults, score, recorded = [*_pinned_faults(root, manifest.header)], _Sum(), True
-    for _, checked in in_order(partial(_check, root, manifest), wanted, jobs):
+    asked = ((unit, known is not None and unit in known) for unit in wanted)
+    for (unit, _), checked in in_order(partial(_check, root, manifest), asked, jobs):
         faults += checked.faults
+        if known is not None and not checked.faults:
+            known.add(unit)
         recorded = recorded and checked.is_recorded
         score.add(checked.score)
         if progress:
@@ -143,10 +157,12 @@ class _Checked:
     score: Mapping[str, Any] | None = None
 
 
-def _check(root: Root, manifest: Manifest, unit: int) -> _Checked:
-    """A commit record and its shard. Without the record, the bytes of the shard are compared with their digest alone,
-    and not decoded."""
-    shards = manifest.shards
+def _check(root: Root, manifest: Manifest, asked: tuple[int, bool]) -> _Checked:
+    """A commit record and its shard. asked: which, and whether the shard is known to be sound.
+
+    Without the record, the bytes of the shard are compared with their digest alone, and not decoded.
+    """
+    shards, (unit, is_known) = manifest.shards, asked
     name, remedy = record_name(unit), repair_command(root)
     record, faults = None, list[Fault]()
     try:
@@ -163,11 +179,12 @@ def _check(root: Root, manifest: Manifest, unit: int) -> _Checked:
         faults.append(_fault(root, name, error))
     if record is None:
         return _Checked([*faults, *_pinned_fault(root, manifest, unit)], is_recorded=False)
-    try:
-        data = fetch_shard(root, manifest.header, record)
-        faults += [_fault(root, record.file, error) for error in shard_faults(root, manifest.header, record, data)]
-    except CacheError as error:
-        faults.append(_fault(root, record.file, error))
+    if not is_known:
+        try:
+            data = fetch_shard(root, manifest.header, record)
+            faults += [_fault(root, record.file, error) for error in shard_faults(root, manifest.header, record, data)]
+        except CacheError as error:
+            faults.append(_fault(root, record.file, error))
     return _Checked(faults, True, None if record.score is None else record.score.root)
 
 

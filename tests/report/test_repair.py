@@ -16,6 +16,7 @@ from kdcache.dump.settings import DumpConfig
 from kdcache.launcher import World
 from kdcache.store.cache import read_manifest
 from kdcache.store.files import Root
+from kdcache.store.places import record_name
 
 Damage = Callable[[Path], object]
 KINDS = {
@@ -176,6 +177,16 @@ def test_dump_makes_a_lost_shard_again_and_nothing_else(
     assert status == 1
     assert run(*next_typed(err))[0] == 0
     assert files_of(cache) == before
+
+
+def test_a_command_that_misses_a_commit_record_tells_what_repairs(run: Run, cache: Path, tmp_path: Path) -> None:
+    before = files_of(cache)
+    (cache / record_name(0)).unlink()
+    status, _, err = run("convert", cache, tmp_path / "arrow", "--to", "arrow")
+    assert status == 1
+    assert run(*next_typed(err))[0] == 0
+    assert files_of(cache) == before
+    assert run("convert", cache, tmp_path / "arrow", "--to", "arrow")[0] == 0
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

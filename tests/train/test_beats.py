@@ -213,7 +213,9 @@ def test_a_rank_that_hangs_in_an_evaluation_or_a_save_is_named_and_nothing_is_lo
     (named,) = (line for line in words.splitlines() if "has not got on" in line)
     assert re.search(r"kdcache: rank 1 of 2 has not got on for \d\d s in 'save' after step 3, at hanging\.", named)
     assert "and rank 0 waits for it; all ranks end; no checkpoint was written yet" in named
-    (line,) = (one for one in map(json.loads, (output / "log.jsonl").open()) if one["group"] == "eval")
+    (line,) = (
+        one for one in map(json.loads, (output / "log.jsonl").read_text().splitlines()) if one["group"] == "eval"
+    )
     assert line["step"] == 2
 
     words = words_of("evaluation after save")
@@ -222,6 +224,6 @@ def test_a_rank_that_hangs_in_an_evaluation_or_a_save_is_named_and_nothing_is_lo
     assert "run the same command again to go on from the last checkpoint" in named
 
     words_of("")
-    lines = [json.loads(one) for one in (output / "log.jsonl").open()]
+    lines = [json.loads(one) for one in (output / "log.jsonl").read_text().splitlines()]
     assert [one["step"] for one in lines if one["group"] == "train"] == [1, 2, 3, 4]
     assert (output / "student" / "model.safetensors").is_file()
