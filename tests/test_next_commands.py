@@ -8,7 +8,7 @@ from next_commands import spelt_out, told
 TESTS = Path(__file__).parent
 REPAIR = "report/test_repair.py"
 TYPED = {
-    "cli.main: again": "test_cli.py::test_an_interrupted_command_says_so_and_goes_on",
+    "cli.entry.main: again": "test_cli.py::test_an_interrupted_command_says_so_and_goes_on",
     "disk.what_to_do: again": "faults/test_full_disk.py::test_dump",
     "dump.finish._check_own: again": "dump/test_writers.py::test_a_rank_whose_own_shard_does_not_stand_says_why",
     "dump.finish.finish: again": "dump/test_kill.py",

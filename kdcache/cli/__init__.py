@@ -1,0 +1,23 @@
+"""The command line: reads arguments and settings files, and calls the rooms. No logic of theirs is here.
+
+entry        the entry point: errors in one line, exit statuses
+commands     the group of all commands
+options      kinds of paths, and options that several commands share
+dump_logits  `kdcache dump-logits`
+train        `kdcache train`
+export       `kdcache export`
+evaluate     `kdcache eval`
+inspect      `kdcache inspect`
+verify       `kdcache verify`
+plan         `kdcache plan`
+convert      `kdcache convert`
+cut          `kdcache cut`
+
+A new command is one file and a line in `commands`. A command imports its room inside its function, so that
+`kdcache inspect` and `--help` start in under a second.
+"""
+
+from kdcache.cli.commands import cli
+from kdcache.cli.entry import main
+
+__all__ = ["cli", "main"]
