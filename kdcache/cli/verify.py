@@ -12,8 +12,8 @@ __all__ = ["verify"]
 
 WAYS = {
     "": ("jobs", "anew"),
-    "--repair": ("repair", "config", "copy", "force"),
-    "--teacher": ("teacher", "config", "sample", "seed", "as_json"),
+    "--repair": ("config", "copy", "force"),
+    "--teacher": ("config", "sample", "seed", "as_json"),
 }
 """Each way to verify, and the options that say something about it."""
 
@@ -92,6 +92,8 @@ def verify(
     kdcache verify runs/cache --teacher --sample 64
     kdcache verify runs/cache --teacher models/SmolLM2-135M --json
     """
+    if repair and teacher is not None:
+        raise click.UsageError("got --repair with --teacher, expected one of them")
     if teacher is not None:
         refuse_options_of_another("--teacher")
         from kdcache.report.teacher_check import check_teacher, refuse_unfaithful, render
