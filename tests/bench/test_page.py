@@ -12,6 +12,7 @@ from tests.bench import page
 from tests.bench.part import PARTS, Part, load
 from tests.bench.polynomial import PROFILES
 from tests.bench.running import read
+from tests.bench.shares import HEADER, RS_KD, Result, share_lines
 
 RESULT = {
     "date": "2026-01-01 00:00 UTC",
@@ -82,3 +83,25 @@ def test_a_page_keeps_what_was_written_by_hand(tmp_path: Path) -> None:
     assert path.read_text().startswith("before\n")
     assert path.read_text().endswith("\nafter\n")
     assert "old" not in path.read_text()
+
+
+def test_shares_are_of_differences_inside_a_seed() -> None:
+    """Seeds a nat apart leave no error where the records of each differ alike."""
+
+    def learned(setting: str, seed: int, kl: float) -> Result:
+        known = {"bytes": 30.0, "kl": {"1.0": kl + seed}, "loss": 2 * (kl + seed), "ece": 0.05}
+        return {"setting": setting, "temperature": None if setting == "cross-entropy" else 1.0, "seed": seed, **known}
+
+    apart = {"cross-entropy": (0.5, 0.5), "dense": (0.1, 0.1), RS_KD: (0.12, 0.12), "mine": (0.1, 0.12)}
+    lines = share_lines([learned(name, seed, kl[seed]) for name, kl in apart.items() for seed in (0, 1)])
+    found = {line[0]: dict(zip(HEADER[3:7], line[3:7], strict=True)) for line in lines}
+    assert found["dense"] == {
+        "KL to the teacher": "0.600",
+        "above dense": "–",
+        "above RS-KD": "-0.0200 ± 0.0000",
+        "share of the gap": "100.0% ± 0.0%",
+    }
+    assert found["mine"]["above dense"] == "+0.0100 ± 0.0100"
+    assert found["mine"]["above RS-KD"] == "-0.0100 ± 0.0100"
+    assert found["mine"]["share of the gap"] == "97.5% ± 2.5%"
+    assert found["cross-entropy"]["share of the gap"] == "0.0% ± 0.0%"
