@@ -125,7 +125,7 @@ def test_a_verify_that_was_stopped_goes_on(
     """Ctrl-C after two of four shards: what was not read is, and what is not as it was; in the end all is forgotten."""
     from kdcache.store import verify
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     copy = shutil.copytree(dumped / "cache", tmp_path / "copy")
     read: list[int] = []
     fetch, stops = verify.fetch_shard, [False]
@@ -168,6 +168,26 @@ def test_a_verify_that_was_stopped_goes_on(
     assert sorted(read) == [0, 1, 2, 3]
 
 
+def test_what_a_verify_found_is_known_from_wherever_the_cache_is_looked_at(
+    dumped: Path, states: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdcache.report.verified import Verified
+    from kdcache.store.cache import read_manifest
+    from kdcache.store.files import Root
+
+    manifest = read_manifest(Root(dumped / "cache"))
+    monkeypatch.chdir(dumped)
+    with Verified(Root("cache"), manifest) as known:
+        assert 0 not in known
+        known.add(0)
+    assert [*states.glob("kdcache/verified/*")]
+    monkeypatch.chdir("/")
+    with Verified(Root(dumped / "cache"), manifest) as known:
+        assert 0 in known
+        known.done()
+    assert not [*states.glob("kdcache/verified/*")]
+
+
 @pytest.mark.parametrize("notes", ["cannot be written", "are torn"])
 def test_a_verify_is_whole_whatever_the_notes_of_an_earlier_one(
     run: Run, dumped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: str
@@ -177,7 +197,7 @@ def test_a_verify_is_whole_whatever_the_notes_of_an_earlier_one(
     from kdcache.store.files import Root
 
     home = tmp_path / "home"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
     if notes == "cannot be written":
         home.write_text("")
     else:

@@ -1,20 +1,21 @@
 """Verified: which shards a verify has found sound, so that one that was stopped goes on and reads no byte twice.
 
-A file in the user's cache folder, since a verify writes nothing into a cache: ~/.cache/kdcache/verified, or under
-XDG_CACHE_HOME. It is named by the cache's place and digest, has a line for each shard, and is deleted by the verify
-that comes to the end. A line counts while the shard's file and its record are as they were (size, time and inode; of a
-remote store what its listing says), and for a day, because disks forget. A folder that cannot be written costs nothing
-but that.
+A file in the user's folder of states, since a verify writes nothing into a cache: ~/.local/state/kdcache/verified, or
+under XDG_STATE_HOME. It is named by the cache's place and digest, has a line for each shard, and is deleted by the
+verify that comes to the end. A line counts while the shard's file and its record are as they were (size, time and
+inode; of a remote store what its listing says), and for a day, because disks forget. A folder that cannot be written
+costs nothing but that.
 """
 
 import contextlib
 import hashlib
 import json
+import os
 import time
 from io import TextIOWrapper
+from pathlib import Path
 
 from kdcache.store.files import Root
-from kdcache.store.local_copies import default_folder
 from kdcache.store.manifest import Manifest
 from kdcache.store.places import record_name
 
@@ -35,8 +36,9 @@ class Verified:
 
     def __init__(self, root: Root, manifest: Manifest, *, anew: bool = False) -> None:
         self._root, self._shards = root, manifest.shards
-        name = hashlib.sha256(f"{root.url} {manifest.digest()}".encode()).hexdigest()[:32]
-        self._path = default_folder().parent / "verified" / name
+        place = root.url if root.local is None else root.local.resolve()
+        name = hashlib.sha256(f"{place} {manifest.digest()}".encode()).hexdigest()[:32]
+        self._path = _folder() / name
         self._states: dict[str, dict[str, str]] = {}
         self._known = {} if anew else self._read()
         self._file: TextIOWrapper | None = None
@@ -96,6 +98,13 @@ class Verified:
             self._states = {folder: {f"{folder}/{name}": f"{s.bytes} {s.state}" for name, s in found.items()}}
         states = self._states[folder]
         return f"{states.get(shard)}, {states.get(record)}"
+
+
+def _folder() -> Path:
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "kdcache", "verified")
+    except RuntimeError:  # this user has no home, and nothing is kept
+        return Path(os.devnull)
 
 
 def _line(unit: int, state: str) -> str:
