@@ -45,28 +45,6 @@ def test_the_same_inputs_arrive_in_few_bytes(cache: kdcache.Cache) -> None:
     assert few <= 110, f"{few:.1f} bytes per position"
 
 
-def test_every_kind_of_number_arrives() -> None:
-    rng = np.random.default_rng(1)
-    sent = {
-        "places": torch.from_numpy(rng.integers(0, 70_000, 50)),
-        "negative": torch.tensor([-100, 5]),
-        "large": torch.tensor([1 << 40, -1]),
-        "mask": torch.tensor([[True, False]]),
-        "codes": torch.from_numpy(rng.integers(0, 65_536, (9, 3)).astype(np.uint16)),
-        "wide": torch.from_numpy(rng.integers(0, 65_536, (9, 40)).astype(np.uint16)),
-        "ids": torch.from_numpy(np.array([3, 1 << 31], np.uint32)),
-        "floats": torch.tensor([1.5, -torch.inf]),
-        "halves": torch.tensor([[1.5], [2.0]], dtype=torch.float16),
-        "none": torch.zeros(0, 7, dtype=torch.int64),
-    }
-    there = Packed.of(sent).to("cpu")
-    for name, tensor in sent.items():
-        assert there[name].shape == tensor.shape
-        np.testing.assert_array_equal(there[name].numpy(), tensor.numpy(), err_msg=name)
-    assert there["codes"].dtype == torch.int32
-    assert there["ids"].dtype == torch.int64
-
-
 def test_micro_batches_come_in_order_and_the_state_is_of_what_was_handed_out(cache: kdcache.Cache) -> None:
     sizes = {"global_batch": 4, "micro_batch": 2, "seed": 3}
     collate = collator(cache)

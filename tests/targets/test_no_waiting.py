@@ -22,6 +22,7 @@ RECORDS: list[dict[str, Any]] = [
     {"kind": "sampled", "exact_top_k": 0, "samples": 21, "curve": {"temperatures": [1.0]}},
     {"kind": "sampled", "logit_dtype": "uint8"},
     {"kind": "top_k", "k": 20},
+    {"kind": "drawn"},
     {"kind": "dense"},
 ]
 LOGITS_PV = torch.randn(8, 500, generator=torch.Generator().manual_seed(0)) * 4
@@ -59,7 +60,7 @@ def test_nothing_is_asked_for_to_decode_records(record: dict[str, Any]) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("record", RECORDS[:4], ids=str)
+@pytest.mark.parametrize("record", RECORDS[:5], ids=str)
 def test_nothing_but_its_records_is_asked_for_in_a_block_of_rows(record: dict[str, Any]) -> None:
     """The records come in one go at the end (`_on_host`), which is the one wait on a GPU."""
     plan: Plan = record_kinds(record)[0].plan  # type: ignore[attr-defined]
