@@ -3,6 +3,7 @@
 cache            open_cache and Cache: reading
 batch            Batch: some examples in memory
 gather           examples of several batches, copied into one
+copying          copies of many ranges of memory, in one call
 builder          CacheBuilder: begin, resume, commit units, finalize, from any number of processes
 output           a cache's folder as an output: marked as ours, and who writes there
 writer           CacheWriter: examples one after the other, on top of the builder

@@ -3,8 +3,7 @@
 What a lane reads is held until its last use: a block for the part that the lane owns, and about one more block ahead
 for each lane. Where memory holds less than the blocks that the lanes use at one time, the examples of a few steps are
 copied out of a block and the block is dropped, to be read again for the next ones: any amount of memory will do, at the
-price of reading more. Where memory holds the cache twice, each block is read once in a run. Where it holds blocks of
-short examples twice, each lane's part of a block is put in the order of its use at once and held beside the block.
+price of reading more. Where memory holds the cache twice, each block is read once in a run.
 """
 
 import math
@@ -22,22 +21,18 @@ __all__ = ["Reading", "Sizes", "decoded_bytes", "plan_reading"]
 
 STEP_BYTES = 8_000_000
 MOST_STEPS = 128
-SHORT = 4096
-"""Bytes of an example below which calls cost more than copies."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """steps: assembled at once. parts, bytes: the most that is in use or read ahead. offsets: of a lane whose examples
-    are copied out of a block that is then dropped; None where blocks are held. keep: no block is ever dropped. ordered:
-    each part of a block is held in the order of its use, too."""
+    are copied out of a block that is then dropped; None where blocks are held. keep: no block is ever dropped."""
 
     steps: int
     parts: int
     bytes: int
     offsets: int | None
     keep: bool
-    ordered: bool
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,6 @@ class Sizes:
     threads: int
 
     @property
-    def short(self) -> bool:
-        """Whether examples are so short that calls cost more than copies."""
-        return self.block_bytes < SHORT * self.block_examples
-
-    @property
     def step_bytes(self) -> int:
         """The rank's share of a step."""
         examples = self.lanes // self.rota.teams * self.rota.per_lane
@@ -75,12 +65,10 @@ def plan_reading(memory: int, sizes: Sizes) -> Reading:
     """What is held in so many bytes."""
     steps = max(1, min(MOST_STEPS, min(STEP_BYTES, memory // 16) // sizes.step_bytes))
     free = max(memory - sizes.threads * (2 + sizes.stretch) * sizes.block_bytes - 3 * steps * sizes.step_bytes, 0)
-    for ordered in (True, False) if sizes.short else (False,):
-        held = sizes.block_bytes * (2 if ordered else 1)
-        if free >= 1.25 * min(sizes.parts, sizes.blocks) * held:
-            return Reading(steps, 2 * sizes.parts, free, None, sizes.blocks * held <= free // 2, ordered)
+    if free >= 1.25 * min(sizes.parts, sizes.blocks) * sizes.block_bytes:
+        return Reading(steps, 2 * sizes.parts, free, None, sizes.blocks * sizes.block_bytes <= free // 2)
     offsets = max(1, free // (2 * sizes.step_bytes * sizes.rota.teams)) * sizes.rota.per_lane
-    return Reading(1, 2 * sizes.parts, free, offsets, keep=False, ordered=False)
+    return Reading(1, 2 * sizes.parts, free, offsets, keep=False)
 
 
 def decoded_bytes(fields: Sequence[Field], counts: Totals) -> int:

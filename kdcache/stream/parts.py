@@ -1,6 +1,6 @@
 """Parts of blocks that a lane owns, stretches of them whose examples may be sorted together, and what is needed.
 
-Pure: what is copied out of a block is copied out of a batch that is there.
+Pure.
 """
 
 from collections.abc import Callable
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdcache.store.batch import Batch, concat
 from kdcache.stream.by_length import shortest_to_least
 
-__all__ = ["Need", "Part", "Source", "Stretch", "lengths_of", "taken"]
+__all__ = ["Need", "Part", "Stretch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +75,3 @@ class Need:
     def rows(self, lengths: Callable[[], np.ndarray]) -> np.ndarray:
         """Which of the stretch's examples they are. lengths: gives those of all of them."""
         return self.stretch.order(lengths)[self.first - self.stretch.first : self.stop - self.stretch.first]
-
-
-Source = tuple[Batch, np.ndarray]
-"""Some examples of a batch, by their numbers in it."""
-
-
-def taken(sources: list[Source], rows: np.ndarray) -> Batch:
-    """A copy of these rows of the sources, end to end, in this order."""
-    if len(sources) == 1:
-        batch, indices = sources[0]
-        return batch.take(indices[rows])
-    found, places, start = [], [], 0
-    for batch, indices in sources:
-        at = np.flatnonzero((rows >= start) & (rows < start + len(indices)))
-        if len(at):
-            found.append(batch.take(indices[rows[at] - start]))
-            places.append(at)
-        start += len(indices)
-    return concat(found).take(np.argsort(np.concatenate(places)))
-
-
-def lengths_of(sources: list[Source]) -> np.ndarray:
-    """Tokens of each example, int64."""
-    return np.concatenate([batch.lengths[indices] for batch, indices in sources])

@@ -8,20 +8,19 @@ used, whatever the timing.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
-from kdcache.store.gather import Picked, Run
+from kdcache.store.gather import Chosen, Origin
 from kdcache.store.limits import array_bytes
 from kdcache.stream.memory import Reading
 from kdcache.stream.order import EpochPlan
-from kdcache.stream.parts import Need, Part, Source, lengths_of, taken
+from kdcache.stream.parts import Need, Part
 from kdcache.stream.rota import Rota
 
 __all__ = ["BlocksInUse", "needs"]
@@ -48,7 +47,7 @@ def needs(
 class _Block:
     """A block that is read or held. users: stretches that are not used up."""
 
-    read: Future[Batch]
+    read: Future[Origin]
     bytes: int
     users: int = 0
 
@@ -66,35 +65,16 @@ class _Use:
     copied: bool
 
     @cached_property
-    def sources(self) -> list[Source]:
+    def origins(self) -> list[Origin]:
+        return [block.read.result() for block in self.blocks]
+
+    @cached_property
+    def chosen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the example at each offset: which of the origins has it, and its number there."""
         if self.copied:
-            return [(self.blocks[0].read.result(), np.arange(self.need.stop - self.need.first))]
-        parts = self.need.stretch.parts
-        return [(block.read.result(), part.indices) for block, part in zip(self.blocks, parts, strict=True)]
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """Which example of the sources, end to end, comes at each offset."""
-        return self.sources[0][1] if self.copied else self.need.rows(lambda: lengths_of(self.sources))
-
-    @cached_property
-    def ordered(self) -> Batch:
-        """The examples in the order of use."""
-        return self.sources[0][0] if self.copied else taken(self.sources, self.rows)
-
-    def run(self, places: slice, ordered: bool) -> Run:
-        """The examples at some offsets; `ordered`: of all of them, copied once."""
-        if ordered or self.copied:
-            return Run(self.ordered, places.start, places.stop)
-        batch = taken(self.sources, self.rows[places])
-        return Run(batch, 0, len(batch))
-
-    @cached_property
-    def picked(self) -> list[tuple[Picked, int]]:
-        """The example at each offset."""
-        found = [Picked(batch, indices) for batch, indices in self.sources]
-        every = [(picked, row) for picked in found for row in range(len(picked))]
-        return [every[row] for row in self.rows]
+            rows = np.arange(self.need.stop - self.need.first)
+            return np.zeros_like(rows), rows
+        return _rows(self.need, self.origins)
 
 
 class BlocksInUse:
@@ -130,13 +110,20 @@ class BlocksInUse:
         while self._parts_held < self._reading.parts and self._bytes + self._cost(self._next[2]) <= self._reading.bytes:
             self._start()
 
-    def examples(self, lane: int, first: int, stop: int) -> list[tuple[Picked, int]]:
-        """The examples of a lane at these offsets, required before. Raises what reading them raised."""
-        return [found for use, places in self._between(lane, first, stop) for found in use.picked[places]]
+    def examples(self, ranges: Iterable[tuple[int, int, int]]) -> Chosen:
+        """The examples between two offsets of each (lane, offset, offset), required before, end to end.
 
-    def runs(self, lane: int, first: int, stop: int) -> list[Run]:
-        """The same, for `joined`: some consecutive ones of a batch for each stretch that they are in."""
-        return [use.run(places, self._reading.ordered) for use, places in self._between(lane, first, stop)]
+        Raises what reading them raised.
+        """
+        origins: list[Origin] = []
+        which, rows = [], []
+        for lane, first, stop in ranges:
+            for use, places in self._between(lane, first, stop) if first < stop else ():
+                of, row = use.chosen
+                which.append(of[places] + len(origins))
+                rows.append(row[places])
+                origins += use.origins
+        return Chosen(origins, np.concatenate(which), np.concatenate(rows))
 
     def _between(self, lane: int, first: int, stop: int) -> Iterator[tuple["_Use", slice]]:
         for use in self._uses[lane]:
@@ -171,7 +158,7 @@ class BlocksInUse:
         key = part.shard, part.block
         if key not in self._blocks:
             cost = self._cost_of(part)
-            self._blocks[key] = _Block(self._pool.submit(self._cache.read_block, *key), cost)
+            self._blocks[key] = _Block(self._pool.submit(_read, self._cache, *key), cost)
             self._bytes += cost
         return self._blocks[key]
 
@@ -195,10 +182,10 @@ class BlocksInUse:
         return sum(self._cost_of(part) for part in parts if (part.shard, part.block) not in self._blocks)
 
     def _cost_of(self, part: Part) -> int:
-        """Memory of the whole block, and of its examples in the order of use."""
+        """Memory of the whole block."""
         size = int(self._cache.block_examples[part.shard])
         examples = min(size, int(self._cache.shard_examples[part.shard]) - part.block * size)
-        return int(examples * self._example_bytes(part.shard)) * (2 if self._reading.ordered else 1)
+        return int(examples * self._example_bytes(part.shard))
 
     def _example_bytes(self, shard: int) -> float:
         if shard not in self._of_an_example:
@@ -208,7 +195,20 @@ class BlocksInUse:
         return self._of_an_example[shard]
 
 
-def _copy(cache: Cache, need: Need) -> Batch:
+def _read(cache: Cache, shard: int, block: int) -> Origin:
+    return Origin(cache.read_block(shard, block))
+
+
+def _copy(cache: Cache, need: Need) -> Origin:
     """The examples that are needed, in the order of their use."""
-    sources = [(cache.read_block(part.shard, part.block), part.indices) for part in need.stretch.parts]
-    return taken(sources, need.rows(lambda: lengths_of(sources)))
+    origins = [_read(cache, part.shard, part.block) for part in need.stretch.parts]
+    return Origin(Chosen(origins, *_rows(need, origins)).copied())
+
+
+def _rows(need: Need, origins: list[Origin]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each example that is needed: which of the blocks of the stretch has it, and its number there."""
+    parts = need.stretch.parts
+    which = np.repeat(np.arange(len(parts)), [len(part.indices) for part in parts])
+    rows = np.concatenate([part.indices for part in parts])
+    order = need.rows(lambda: Chosen(origins, which, rows).lengths)
+    return which[order], rows[order]

@@ -6,13 +6,14 @@ team l mod (C / G), so that a rank that owns neighbouring lanes owns as many of 
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 __all__ = ["Rota"]
 
-_Offsets = TypeVar("_Offsets", int, np.ndarray)
+_Lanes = TypeVar("_Lanes", int, np.ndarray)
+_Numbers = TypeVar("_Numbers", int, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +31,21 @@ class Rota:
         """Of lanes that divide global_batch, or that it divides."""
         return cls(max(global_batch // lanes, 1), max(lanes // global_batch, 1))
 
-    def offset(self, lane: int, step: int) -> int:
+    def offset(self, lane: _Lanes, step: int) -> _Lanes:
         """The lane's offset of the first example that this step or a later one takes."""
         return (step + self.teams - 1 - lane % self.teams) // self.teams * self.per_lane
 
-    def step(self, lane: int, offset: _Offsets) -> _Offsets:
+    def step(self, lane: Any, offset: _Numbers) -> _Numbers:
         """The step that takes the example at this offset of a lane."""
-        return offset // self.per_lane * self.teams + lane % self.teams
+        found: _Numbers = offset // self.per_lane * self.teams + lane % self.teams
+        return found
 
-    def key(self, lane: int, offsets: np.ndarray) -> np.ndarray:
-        """By which samples are in order, for lexsort: least weighty first, int64 [3, number of offsets]."""
-        place, of_step = self.place(lane, offsets)
-        return np.stack([np.full_like(offsets, of_step), place, self.step(lane, offsets)])
-
-    def place(self, lane: int, offset: _Offsets) -> tuple[_Offsets, int]:
+    def place(self, lane: _Lanes, offset: _Numbers) -> tuple[_Numbers, _Lanes]:
         """Of the same example: which of the lane's in its step, and which lane of those that the step takes of."""
         return offset % self.per_lane, lane // self.teams
+
+    def sample(self, lane: np.ndarray, offset: np.ndarray, owned: range) -> np.ndarray:
+        """Which of a rank's samples the same examples are, counted from step 0, int64. owned: the rank's lanes."""
+        place, of_step = self.place(lane, offset)
+        lanes = len(owned) // self.teams
+        return (self.step(lane, offset) * self.per_lane + place) * lanes + of_step - owned.start // self.teams
