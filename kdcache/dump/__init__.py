@@ -16,7 +16,7 @@ lazy_teacher  the teacher, loaded when it is first needed
 calibrate     the basis of calibrated records, from the first positions of the corpus
 batches       which examples share a forward pass, limited by tokens
 records       a unit's examples to the arrays of its shard
-background    work beside the main loop: units made ahead, shards written behind
+background    work behind the main loop: shards are written
 stages        the four stages of a dump: their times, and the profile of them
 check         every row looked at before a teacher is loaded
 begin         a cache begun, or gone on with: its header and its builder

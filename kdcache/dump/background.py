@@ -1,42 +1,16 @@
-"""Work beside the main loop, in order: what comes next is made ahead, and what is done with is put behind.
+"""Work behind the main loop, in order: one thread, and a bounded number of tasks that nobody waits for.
 
-Either is one thread and a bounded number of things. An error keeps its place in the order: one of a thing that is made
-ahead comes when the thing is asked for, one of a task comes at the next `submit` or at `close`, before any that the
-main loop meets later, and tasks after it are not run.
+The error of a task comes at the next `submit` or at `close`, before any that the main loop meets later, and tasks after
+it are not run. What is made ahead of the main loop goes through kdcache.store.parallel.
 """
 
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-__all__ = ["AtOnce", "Background", "made_ahead"]
-
-Key = TypeVar("Key")
-Made = TypeVar("Made")
-
-
-def made_ahead(
-    make: Callable[[Key], Made], keys: Iterable[Key], depth: int = 1
-) -> Generator[tuple[Key, Made], None, None]:
-    """(key, made of it) in order, where a thread makes up to `depth` things before they are asked for."""
-    waiting: deque[tuple[Key, Future[Made]]] = deque()
-    with ThreadPoolExecutor(1, "made-ahead") as pool:
-        try:
-            for key in keys:
-                waiting.append((key, pool.submit(make, key)))
-                if len(waiting) > depth:
-                    first, made = waiting.popleft()
-                    yield first, made.result()
-            while waiting:
-                first, made = waiting.popleft()
-                yield first, made.result()
-        finally:
-            for _, made in waiting:
-                made.cancel()
+__all__ = ["Background"]
 
 
 class Background:
@@ -82,17 +56,3 @@ class Background:
                     self._error = error
                 finally:
                     del task
-
-
-class AtOnce:
-    """As Background, but each task runs where it is submitted."""
-
-    def submit(self, task: Callable[[], object]) -> None:
-        """Run it. Raises its error."""
-        task()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass

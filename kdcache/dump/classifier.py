@@ -85,8 +85,10 @@ class Classifier:
         self._features = features
 
     @torch.inference_mode()
-    def rows(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """(all of the P positions, float32 logits [P, C], features [P, D] or None), once."""
+    def rows(
+        self, inputs: ModelInputs, flat_P: Tensor, *, transient: bool = False
+    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """(all of the P positions, float32 logits [P, C], features [P, D] or None), once, in memory of their own."""
         arguments, flat_P = inputs.to(self.device).arguments, flat_P.to(self.device)
         with self.hidden_states() as seen:
             logits = self.model(**arguments).logits

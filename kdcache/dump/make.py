@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from kdcache.dump.background import Background, made_ahead
+from kdcache.dump.background import Background
 from kdcache.dump.classifier import AnyTeacher
 from kdcache.dump.material import Material
 from kdcache.dump.records import unit_arrays
@@ -21,6 +21,7 @@ from kdcache.launcher import World
 from kdcache.progress import Progress, counted, say, spoken_duration
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.manifest import SkippedRow
+from kdcache.store.parallel import in_order
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.records import calibrated_of
 
@@ -60,7 +61,7 @@ def make_shards(
     with (
         Progress(own, "shards", title, done=own - len(todo), quiet=world.rank > 0) as progress,
         Background("shard-writer") as writing,
-        closing(made_ahead(partial(_tokenised, material, stages), todo)) as tokenised,
+        closing(in_order(partial(_tokenised, material, stages), todo, 1, ahead=1)) as tokenised,
     ):
 
         def advance(count: int) -> None:

@@ -1,8 +1,10 @@
 """From a unit's examples to the arrays of its shard: forward passes, logits in blocks, compression.
 
-A GPU teacher goes on while a thread compresses the blocks that it made, in their order and on a stream of its own, so
-that kernels of both share the GPU and the host's part of a record costs it nothing. Six blocks of logits are held at
-most, the one being made, four that wait and the one being compressed. On a CPU it is one after the other.
+A GPU teacher goes on while two threads compress the blocks that it made, each on a stream of its own, so that kernels
+of all share the GPU and the host's part of a record costs it nothing; records are handed over in the order of the
+blocks. Six blocks of logits are held at most: the one being made, four that wait or are being compressed, and the one
+that was handed over last. On a CPU it is one after the other, in the memory of one block (kdcache.models.wide_linear
+says what fresh memory costs).
 
 The teacher reads batches of about one length, the longest first (kdcache.dump.batches). The shard holds the examples in
 corpus order again.
@@ -10,17 +12,17 @@ corpus order again.
 P positions, V classes, D hidden width.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.dump.background import AtOnce, Background
 from kdcache.dump.batches import longest_first
 from kdcache.dump.classifier import AnyTeacher
 from kdcache.dump.stages import Stages
@@ -28,6 +30,7 @@ from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
 from kdcache.store.checked import checked_example
 from kdcache.store.manifest import Header
+from kdcache.store.parallel import in_order
 from kdcache.store.schema import task_fields
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit
 from kdcache.targets.calibration import Encoder
@@ -75,29 +78,12 @@ def unit_arrays(
         return _attached(header, index, examples, own, teacher, advance, stages)
     unit = Unit(header, index)
     batches = longest_first([len(e.tokens) for e in examples], int(header.compute["batch_tokens"]))
-    recorder = Recorder(header.records, encoder)
-    beside = _Stream(None if teacher is None else teacher.device)
-    aside = teacher is not None and compresses_aside(teacher.device)
-    with Background("compressor", depth=WAITING) if aside else AtOnce() as compressing:
-        for batch in batches:
-            chosen = [examples[i] for i in batch]
-            for e in chosen:
-                unit.add_example(
-                    checked_example(
-                        header,
-                        e.tokens,
-                        positions=e.positions,
-                        labels=e.labels,
-                        documents=e.documents,
-                        types=e.types,
-                        continues=e.continues,
-                    )
-                )
-            if teacher is not None:
-                blocks = rows_of(header, teacher, chosen, batch + index * EXAMPLES_PER_UNIT)
-                for rows, ready in _timed(blocks, stages, index):
-                    compressing.submit(partial(_compress, recorder, rows, ready, unit, stages, beside))
-            advance(sum(len(e.tokens) for e in chosen))
+    making = _Making(Recorder(header.records, encoder), index, stages)
+    threads = 0 if teacher is None else compressing_threads(teacher.device)
+    blocks = _read(unit, examples, batches, teacher, making, advance, transient=threads == 0)
+    with closing(in_order(making.records, blocks, threads, WAITING)) as compressed:
+        for _, arrays in compressed:
+            unit.add_record(arrays)
     if not batches:
         return unit.arrays()
     shard = Batch(header.fields, unit.arrays(), header.records, header.num_classes)
@@ -128,67 +114,110 @@ def _attached(
     return records | rows
 
 
-def compresses_aside(device: torch.device) -> bool:
-    """Whether a thread compresses, beside the teacher: where the teacher does not need the processor itself."""
-    return device.type != "cpu"
+def compressing_threads(device: torch.device) -> int:
+    """How many threads compress beside the teacher: none where the teacher needs the processor itself."""
+    return 0 if device.type == "cpu" else 2
 
 
-def _timed(
-    blocks: Iterator[tuple[slice, TeacherRows]], stages: Stages, index: int
-) -> Iterator[tuple[TeacherRows, Callable[[], None]]]:
-    """The rows of each block, and what waits until its device has made them and counts the time of the forward."""
-    while True:
-        begin = time.perf_counter()
-        block = next(blocks, None)
-        if block is None:
-            return
-        rows = block[1]
-        if rows.logits_PV.is_cuda:
-            event = torch.cuda.current_stream(rows.logits_PV.device).record_event()
-            yield rows, partial(_wait, event, stages, index, begin)
-        else:
-            stages.add("forward", index, begin)
-            yield rows, _nothing
-
-
-def _wait(event: torch.cuda.Event, stages: Stages, index: int, begin: float) -> None:
-    event.synchronize()
-    stages.add("forward", index, begin)
-
-
-def _nothing() -> None:
-    """Of a CPU, which has made its rows when it gives them."""
-
-
-class _Stream:
-    """Of the compressing thread, on a GPU: what is queued there does not wait for the teacher's later work."""
-
-    def __init__(self, device: torch.device | None) -> None:
-        self._own = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
-
-    def __call__(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._own is None else torch.cuda.stream(self._own)
-
-
-def _compress(
-    recorder: Recorder,
-    rows: TeacherRows,
-    ready: Callable[[], None],
+def _read(
     unit: Unit,
-    stages: Stages,
-    beside: _Stream,
-) -> None:
-    """The records of a block, into its unit. They are on the host before the block's memory is given to others."""
-    ready()
-    with stages.span("compress", unit.index), beside():
-        try:
-            unit.add_record(recorder.arrays(rows))
-        except TeacherError as error:
-            raise _named(error, rows.logits_PV, rows.keys_P3) from None
+    examples: Sequence[Example],
+    batches: Sequence[np.ndarray],
+    teacher: AnyTeacher | None,
+    making: "_Making",
+    advance: Callable[[int], None],
+    *,
+    transient: bool,
+) -> Iterator["_Block"]:
+    """The examples into their unit, and what the teacher says of them, block by block. transient: see `rows_of`."""
+    header = unit.header
+    for batch in batches:
+        chosen = [examples[i] for i in batch]
+        for e in chosen:
+            unit.add_example(
+                checked_example(
+                    header,
+                    e.tokens,
+                    positions=e.positions,
+                    labels=e.labels,
+                    documents=e.documents,
+                    types=e.types,
+                    continues=e.continues,
+                )
+            )
+        if teacher is not None:
+            numbers = batch + unit.index * EXAMPLES_PER_UNIT
+            yield from making.timed(rows_of(header, teacher, chosen, numbers, transient=transient))
+        advance(sum(len(e.tokens) for e in chosen))
+
+
+class _Block(NamedTuple):
+    """Rows of a teacher, when they were begun, and on a GPU what tells that they are made."""
+
+    rows: TeacherRows
+    begin: float
+    made: torch.cuda.Event | None
+
+
+class _Making:
+    """Blocks of a unit to its records, in as many threads as call, and the time that it takes.
+
+    On a GPU each thread queues its work on a stream of its own, so that it does not wait for the teacher's later work.
+    """
+
+    def __init__(self, recorder: Recorder, index: int, stages: Stages) -> None:
+        self._recorder, self._index, self._stages = recorder, index, stages
+        self._of_thread = threading.local()
+
+    def timed(self, blocks: Iterator[tuple[slice, TeacherRows]]) -> Iterator[_Block]:
+        """The blocks, the time of whose forward is counted: here on a CPU, which has made its rows when it gives them,
+        and by the thread that waits for them on a GPU."""
+        while True:
+            begin = time.perf_counter()
+            block = next(blocks, None)
+            if block is None:
+                return
+            rows = block[1]
+            if rows.logits_PV.is_cuda:
+                yield _Block(rows, begin, torch.cuda.current_stream(rows.logits_PV.device).record_event())
+            else:
+                self._stages.add("forward", self._index, begin)
+                yield _Block(rows, begin, None)
+
+    def records(self, block: _Block) -> dict[str, np.ndarray]:
+        """The records of a block, in memory of their own: on the host before the block's memory is given to others."""
+        rows, begin, made = block
+        if made is not None:
+            made.synchronize()
+            self._stages.add("forward", self._index, begin)
+        with self._stages.span("compress", self._index), self._beside(rows.logits_PV.device):
+            try:
+                arrays = self._recorder.arrays(rows)
+            except TeacherError as error:
+                raise _named(error, rows.logits_PV, rows.keys_P3) from None
+        return arrays if rows.logits_PV.is_cuda else _apart(arrays, rows.logits_PV)
+
+    def _beside(self, device: torch.device) -> AbstractContextManager[object]:
+        if device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._of_thread, "stream"):
+            self._of_thread.stream = torch.cuda.Stream(device)
+        return torch.cuda.stream(self._of_thread.stream)
+
+
+def _apart(arrays: dict[str, np.ndarray], logits_PV: Tensor) -> dict[str, np.ndarray]:
+    """The arrays, copied where they are views of the logits, as those of a kind of record from elsewhere may be."""
+    logits = logits_PV.view(torch.uint8).numpy()
+    return {name: array.copy() if np.may_share_memory(array, logits) else array for name, array in arrays.items()}
 
 
 def rows_of(
-    header: Header, teacher: AnyTeacher, examples: Sequence[Example], numbers: np.ndarray
+    header: Header,
+    teacher: AnyTeacher,
+    examples: Sequence[Example],
+    numbers: np.ndarray,
+    *,
+    transient: bool = False,
 ) -> Iterator[tuple[slice, TeacherRows]]:
     """What the teacher says at these examples' positions, block by block.
 
@@ -197,6 +226,7 @@ def rows_of(
         teacher: Runs when the first block is asked for.
         examples: Of one batch.
         numbers: Their numbers in the cache, int64.
+        transient: Whether a block's logits may be overwritten when the next block is asked for.
 
     Yields:
         Which of the positions of all the examples a block has, and its rows.
@@ -209,17 +239,19 @@ def rows_of(
     labels_P = np.concatenate([e.labels for e in examples])
     numbers_P = np.repeat(numbers, [len(p) for p in positions])
     keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
-    for part, logits_PV, hidden_PD in _blocks(teacher, examples):
+    for part, logits_PV, hidden_PD in _blocks(teacher, examples, transient):
         task.check_outputs(logits_PV)
         of_features = None if features is None else hidden_PD
         yield part, TeacherRows(logits_PV, labels_P[part], keys_P3[part], hidden_PD, of_features)
 
 
-def _blocks(teacher: AnyTeacher, examples: Sequence[Example]) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+def _blocks(
+    teacher: AnyTeacher, examples: Sequence[Example], transient: bool
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """`rows` of each forward pass over these examples; the slices are of the positions of all of them."""
     done = 0
     for inputs, flat_P in teacher.feeding.passes(examples):
-        for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P):
+        for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P, transient=transient):
             yield slice(done + part.start, done + part.stop), logits_PV, hidden_PD
         done += len(flat_P)
 

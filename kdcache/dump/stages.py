@@ -2,11 +2,12 @@
 
     tokenise   rows of the corpus are read and become examples        a thread, one unit ahead
     forward    the teacher gives logits, block by block               the main thread
-    compress   a block of logits becomes records                      the main thread on a CPU, a thread on a GPU
+    compress   a block of logits becomes records                      the main thread on a CPU, two threads on a GPU
     write      a unit's arrays become a shard that is committed       a thread, at most two units behind
 
 A CPU teacher computes with every core, so nothing is won where its records are made beside it. A GPU teacher's forward
-is timed from its launch until the GPU has made the block, which the compressing thread waits for.
+is timed from its launch until the GPU has made the block, which a compressing thread waits for; times when both
+threads compress count once.
 
 Two clock readings per block are the price. The profile is Chrome's trace format (chrome://tracing, ui.perfetto.dev):
 one process for each rank, one row for each stage.

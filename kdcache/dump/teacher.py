@@ -143,6 +143,7 @@ class Teacher:
         self.model, self.device, self.feeding = model, device, feeding
         self.num_classes, self.block_positions = num_classes, block_positions
         self.head = Head(model, probed=True)
+        self._memory = torch.empty(0)
         self._check_logits()
 
     @property
@@ -151,10 +152,12 @@ class Teacher:
         return self.head.splits
 
     @torch.inference_mode()
-    def rows(self, inputs: ModelInputs, flat_P: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    def rows(
+        self, inputs: ModelInputs, flat_P: Tensor, *, transient: bool = False
+    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """(which of the P positions, their logits, the output layer's inputs or None) block by block.
 
-        flat_P: indices into B·L.
+        flat_P: indices into B·L. transient: whether a block's logits may be overwritten when the next one is asked for.
         """
         if not self.head.splits:
             logits_PV = self.model(**self._arguments(inputs)).logits.flatten(0, 1)[flat_P.to(self.device)]
@@ -162,7 +165,8 @@ class Teacher:
             return
         hidden_PD = self.hidden(inputs, flat_P)
         for part in self._blocks(len(flat_P)):
-            yield part, self._kept(self.head.logits(hidden_PD[part])), hidden_PD[part]
+            memory = self._room(part.stop - part.start) if transient else None
+            yield part, self._kept(self.head.logits(hidden_PD[part], memory=memory)), hidden_PD[part]
 
     @torch.inference_mode()
     def hidden(self, inputs: ModelInputs, flat_P: Tensor) -> Tensor:
@@ -188,6 +192,15 @@ class Teacher:
 
     def _blocks(self, count: int) -> Iterator[slice]:
         return (slice(i, min(i + self.block_positions, count)) for i in range(0, count, self.block_positions))
+
+    def _room(self, count: int) -> Tensor | None:
+        """Memory for the logits of so many positions, always the same; None on a GPU, where torch does that itself."""
+        if self.device.type != "cpu" or self.head.layer is None:
+            return None
+        wanted = count * self.head.layer.out_features
+        if self._memory.numel() < wanted:
+            self._memory = torch.empty(wanted)
+        return self._memory
 
     def _kept(self, logits_PV: Tensor) -> Tensor:
         return logits_PV[:, : self.num_classes].float()

@@ -16,7 +16,7 @@ B examples, L tokens, P positions, D hidden width, V classes.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,15 @@ class Head:
         hidden_BLD: Tensor = self.model.base_model(**arguments).last_hidden_state
         return hidden_BLD
 
-    def logits(self, hidden_PD: Tensor, *, before_norm: bool = False) -> Tensor:
+    def logits(self, hidden_PD: Tensor, *, before_norm: bool = False, memory: Tensor | None = None) -> Tensor:
         """The model's own logits for what its body hands over.
 
         Args:
             hidden_PD: [P, D], after the model's final norm. For a head that `splits`.
             before_norm: whether they are the states before the final norm instead, the last layer's output. For a
                 head that was loaded without its body.
+            memory: float32 [at least P·V] on the model's device, into which the output layer may put its product; the
+                logits may then lie there. Without gradients.
 
         Returns:
             [P, V], float32 unless the model rounds them.
@@ -136,7 +138,8 @@ class Head:
                     "states after it"
                 )
             hidden_PD = self.norm(hidden_PD)
-        return replayed(self.model, hidden_PD)
+        with nullcontext() if memory is None or self.layer is None else self.layer.into(memory):
+            return replayed(self.model, hidden_PD)
 
     def run(self, hidden_PD: Tensor, task: Callable[..., Any]) -> Any:
         """Does a task, such as the fused loss, inside the output layer's forward. For a head that `fuses`.

@@ -1,7 +1,7 @@
-"""Work on some things at the same time, with results in their order and bounded memory."""
+"""Work on some things beside the one who asks for them, with results in their order and bounded memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,28 +11,48 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def in_order(do: Callable[[A], B], things: Iterable[A], jobs: int) -> Iterator[tuple[A, B]]:
+def in_order(
+    do: Callable[[A], B], things: Iterable[A], threads: int, ahead: int | None = None
+) -> Generator[tuple[A, B], None, None]:
     """(thing, what `do` gives) in the order of the things.
 
+    An error keeps its place in this order, be it one of `do` or of the things themselves: what comes before it is given
+    first, and nothing that comes after it. Close the generator where it may be left early; what has not begun is then
+    not done.
+
     Args:
-        do: Called in threads. The first error that it raises, in that order, is raised here.
-        things: As many as there are.
-        jobs: How many threads; results of at most twice as many wait for their turn.
+        do: Called in threads.
+        things: As many as there are, taken one by one in the thread that asks for results.
+        threads: How many; with none a thing is done when its result is asked for.
+        ahead: How many things may be taken before their results are asked for, by default twice the threads, less one.
+            So many are in memory, the one that was given last, and the one that is being taken.
     """
-    if jobs <= 1:
+    if threads == 0:
         for thing in things:
             yield thing, do(thing)
         return
+    most = 2 * threads - 1 if ahead is None else ahead
     waiting: deque[tuple[A, Future[B]]] = deque()
-    pool = ThreadPoolExecutor(jobs)
+    source, failed = iter(things), None
+    pool = ThreadPoolExecutor(threads, "in-order")
     try:
-        for thing in things:
+        while failed is None:
+            try:
+                thing = next(source)
+            except StopIteration:
+                break
+            except Exception as error:
+                failed = error
+                break
             waiting.append((thing, pool.submit(do, thing)))
-            if len(waiting) >= 2 * jobs:
-                first, future = waiting.popleft()
-                yield first, future.result()
+            del thing
+            if len(waiting) > most:
+                first, made = waiting.popleft()
+                yield first, made.result()
         while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            first, made = waiting.popleft()
+            yield first, made.result()
+        if failed is not None:
+            raise failed
     finally:
         pool.shutdown(cancel_futures=True)

@@ -99,7 +99,7 @@ def verify(
     wanted = range(manifest.totals.shards) if units is None else sorted({*units})
     faults, score, recorded = [*_pinned_faults(root, manifest.header)], _Sum(), True
     asked = ((unit, known is not None and unit in known) for unit in wanted)
-    for (unit, _), checked in in_order(partial(_check, root, manifest), asked, jobs):
+    for (unit, _), checked in in_order(partial(_check, root, manifest), asked, jobs if jobs > 1 else 0):
         faults += checked.faults
         if known is not None and not checked.faults:
             known.add(unit)

@@ -1,23 +1,24 @@
 """The stages of a dump: they run side by side, a profile shows it, and no byte and no error is another."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import files_of, kdcache, sentences, write_jsonl
 
-from kdcache.dump.background import Background, made_ahead
+from kdcache.dump.background import Background
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.stages import STAGES
 from kdcache.errors import ConfigError, RowError, TeacherError
 from kdcache.launcher import World
+from kdcache.targets.dense import Dense
+from kdcache.targets.teacher_rows import TeacherRows
 
 MakeConfig = Callable[..., DumpConfig]
 
@@ -34,17 +35,17 @@ def spans(profile: Path) -> dict[str, list[tuple[int, float, float]]]:
     return found
 
 
-@pytest.mark.parametrize("aside", [False, True])
+@pytest.mark.parametrize("threads", [0, 1, 2, 4])
 def test_a_profile_shows_four_stages_and_changes_no_byte(
     make_config: MakeConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    aside: bool,
+    threads: int,
 ) -> None:
-    """aside: blocks are compressed in a thread, as they are beside a GPU."""
+    """threads: so many compress blocks, as two do beside a GPU."""
     run_dump(make_config(tmp_path / "plain"), World())
-    monkeypatch.setattr("kdcache.dump.records.compresses_aside", lambda device: aside)
+    monkeypatch.setattr("kdcache.dump.records.compressing_threads", lambda device: threads)
     capfd.readouterr()
     run_dump(make_config(tmp_path / "profiled"), World(), profile=str(tmp_path / "dump.json"))
     assert files_of(tmp_path / "profiled") == files_of(tmp_path / "plain")
@@ -60,6 +61,24 @@ def test_a_profile_shows_four_stages_and_changes_no_byte(
     assert all(begun[unit + 1] < compressed[unit] for unit in range(11)), "the next unit is read while one is made"
     line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("of this time"))
     assert all(f"{stage} " in line for stage in STAGES)
+
+
+def test_a_kind_of_record_may_give_views_of_the_logits(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU every block of logits lies where the last one did, and yet no record changes."""
+
+    def views(self: Dense, rows: TeacherRows, encoder: object = None) -> dict[str, np.ndarray]:
+        logits_PV = rows.logits_PV.numpy()
+        maximum_P = logits_PV.max(1)
+        logits_PV -= maximum_P[:, None]
+        return {"maximum": maximum_P, "logits": logits_PV[:]}
+
+    dense = {"kind": "dense", "logit_dtype": "float32"}
+    run_dump(make_config(tmp_path / "copies", record=dense), World())
+    monkeypatch.setattr(Dense, "encode", views)
+    run_dump(make_config(tmp_path / "views", record=dense), World())
+    assert files_of(tmp_path / "views") == files_of(tmp_path / "copies")
 
 
 def test_each_rank_writes_its_own_and_labels_have_two_stages(
@@ -86,12 +105,12 @@ def test_the_command_writes_it_and_refuses_a_place_that_is_none(make_config: Mak
     assert len(spans(tmp_path / "dump.json")["write"]) == 2
 
 
-@pytest.mark.parametrize("aside", [False, True])
+@pytest.mark.parametrize("threads", [0, 2])
 def test_errors_end_a_dump_where_they_always_did(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aside: bool
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     """A row that cannot be read in unit 3: the shards before it stand, though it was met while unit 2 was made."""
-    monkeypatch.setattr("kdcache.dump.records.compresses_aside", lambda device: aside)
+    monkeypatch.setattr("kdcache.dump.records.compressing_threads", lambda device: threads)
     rows = write_jsonl(tmp_path / "corpus.jsonl", sentences(120)).read_text().splitlines()
     rows[35] = '{"text": '
     (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
@@ -105,45 +124,25 @@ def test_errors_end_a_dump_where_they_always_did(
 def test_the_error_of_a_block_comes_before_that_of_a_later_one(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdcache.dump.records.compresses_aside", lambda device: True)
+    monkeypatch.setattr("kdcache.dump.records.compressing_threads", lambda device: 2)
 
     def arrays(*_: object) -> dict[str, Any]:
         time.sleep(0.2)
         raise TeacherError("the first block")
 
-    def rows(*given: Any) -> Iterator[Any]:
-        yield from zip(range(1), original(*given), strict=False)
+    def rows(*given: Any, **how: Any) -> Iterator[Any]:
+        yield from zip(range(1), original(*given, **how), strict=False)
         raise TeacherError("the second block")
 
     import kdcache.dump.records as records
 
-    original = lambda *given: (block for _, block in records_of(*given))  # noqa: E731
+    original = lambda *given, **how: (block for _, block in records_of(*given, **how))  # noqa: E731
     records_of = records.rows_of
     monkeypatch.setattr(records, "rows_of", rows)
     monkeypatch.setattr("kdcache.targets.recorder.Recorder.arrays", arrays)
     monkeypatch.setattr(records, "_named", lambda error, *rest: error)
     with pytest.raises(TeacherError, match="the first block"):
         run_dump(make_config(tmp_path / "c"), World())
-
-
-def test_things_are_made_ahead_in_order_and_no_further_than_asked() -> None:
-    made: list[int] = []
-
-    def make(key: int) -> int:
-        made.append(key)
-        if key == 3:
-            raise ValueError("three")
-        return key * key
-
-    with closing(made_ahead(make, range(6), depth=1)) as things:
-        assert next(things) == (0, 0)
-        assert next(things) == (1, 1)
-        assert next(things) == (2, 4)
-        with pytest.raises(ValueError, match="three"):
-            next(things)
-    assert made in ([0, 1, 2, 3], [0, 1, 2, 3, 4])
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("made-ahead")]
-    assert [*made_ahead(make, [])] == []
 
 
 @pytest.mark.parametrize(("later", "raised"), [(ValueError, OSError), (KeyboardInterrupt, KeyboardInterrupt)])

@@ -50,6 +50,21 @@ def test_blocks_equal_the_plain_forward(family: str, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.cat(blocks), torch.cat(rows), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_transient_blocks_are_the_same_bits_in_the_memory_of_one(family: str, dtype: str, tmp_path: Path) -> None:
+    teacher = teacher_of(saved(family, tmp_path), dtype=dtype)
+    inputs = model_inputs([torch.arange(3, 40).numpy()], [torch.tensor([37]).numpy()], "document")
+    flat_P = torch.arange(36)
+    kept = [rows for _, rows, _ in teacher.rows(inputs, flat_P)]
+    passing = [(rows.clone(), rows.data_ptr()) for _, rows, _ in teacher.rows(inputs, flat_P, transient=True)]
+    assert len(passing) == len(kept) > 5
+    assert all(torch.equal(rows, one) for rows, (one, _) in zip(kept, passing, strict=True))
+    assert len({rows.data_ptr() for rows in kept}) == len(kept)
+    if family not in SOFT_CAPS.keys() | SCALES.keys():
+        assert len({place for _, place in passing}) == 1
+
+
 SOFT_CAPS = {"gemma2": 5.0}
 SCALES = {"granite": 1 / 3.0, "cohere": 0.25}
 

@@ -47,6 +47,27 @@ def test_logits_and_gradients(dtype: torch.dtype, bias: bool) -> None:
         assert (got.grad.double() - expected.grad).norm() < 5e-3 * expected.grad.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_in_given_memory_are_the_same_bits_once(dtype: torch.dtype, bias: bool) -> None:
+    """A second call inside has memory of its own: a head that calls its layer twice needs both."""
+    torch.manual_seed(0)
+    layer, memory = nn.Linear(64, 1000, bias=bias, dtype=dtype), torch.empty(64 * 1000)
+    layer.__class__ = WideLinear
+    for rows in (64, 33, 1):
+        hidden = torch.randn(1, rows, 64, dtype=dtype)
+        with torch.inference_mode():
+            expected = layer(hidden)
+            with layer.into(memory):
+                first, second = layer(hidden), layer(hidden)
+        assert torch.equal(first, expected)
+        assert torch.equal(second, expected)
+        assert first.shape == expected.shape
+        assert first.dtype is torch.float32
+        assert first.data_ptr() == memory.data_ptr() != second.data_ptr()
+    assert layer(hidden).data_ptr() != memory.data_ptr()
+
+
 def test_full_precision_is_left_alone() -> None:
     layer, hidden = nn.Linear(8, 5), torch.randn(3, 8)
     expected = layer(hidden)
