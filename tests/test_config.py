@@ -214,7 +214,8 @@ def test_home_and_variables_are_expanded_in_every_path(tmp_path: Path, monkeypat
 
 
 ROUND_TRIPS: list[tuple[type[Config], dict[str, Any]]] = [
-    *((DumpConfig, {"corpus": {"paths": "x", "format": format}}) for format in ("jsonl", "csv", "conll", "text")),
+    *((DumpConfig, {"corpus": {"paths": "x", "format": format}}) for format in ("jsonl", "csv", "text")),
+    (DumpConfig, {"corpus": {"paths": "x", "format": "conll"}, "task": {"name": "token_classification"}}),
     *((DumpConfig, {"task": {"name": name}}) for name in ("sequence_classification", "token_classification")),
     (DumpConfig, {"record": {"kind": "factored", "rank": 8}}),
     (TrainConfig, {}),
@@ -226,3 +227,37 @@ ROUND_TRIPS: list[tuple[type[Config], dict[str, Any]]] = [
 def test_a_config_that_writes_out_its_defaults_is_the_same(cls: type[Config], settings: dict[str, Any]) -> None:
     config = cls.model_validate({**(TRAIN if cls is TrainConfig else DUMP), **settings})
     assert cls.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("task", "corpus", "words"),
+    [
+        ("causal_lm", {"loss_mask_field": "m"}, "got corpus.loss_mask_field without corpus.tokens_field"),
+        (
+            "causal_lm",
+            {"tokens_field": "t", "messages_field": "m"},
+            "got corpus.tokens_field and corpus.mess",
+        ),
+        (
+            "causal_lm",
+            {"tokens_field": "t", "text_field": "x"},
+            "got corpus.text_field for causal_lm, expected no",
+        ),
+        ("causal_lm", {"text_pair_field": "x"}, "got corpus.text_pair_field for causal_lm, expected no such column"),
+        ("causal_lm", {"format": "conll"}, "got corpus.format conll for causal_lm"),
+        ("causal_lm", {"label_field": "x"}, "got corpus.label_field for causal_lm, expected no labels"),
+        ("sequence_classification", {"messages_field": "m"}, "got corpus.messages_field for sequence_classification"),
+        ("sequence_classification", {"tokens_field": "m"}, "got corpus.tokens_field for sequence_classification"),
+        (
+            "token_classification",
+            {"text_field": "m"},
+            "got corpus.text_field for token_classification",
+        ),
+    ],
+)
+def test_a_column_that_no_task_reads_is_refused(tmp_path: Path, task: str, corpus: dict, words: str) -> None:
+    """It would be ignored: a typing error in the choice of the task, or a teacher trained on other rows than meant."""
+    settings = {**DUMP, "task": {"name": task}, "corpus": {"paths": "x", "format": "jsonl", **corpus}}
+    with pytest.raises(ConfigError) as caught:
+        load_config(DumpConfig, write(tmp_path, settings), [])
+    assert words in str(caught.value)

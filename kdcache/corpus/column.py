@@ -26,4 +26,4 @@ class Column:
     name: str
     setting: str
     required: bool = True
-    kind: Literal["text", "json", "label", "words", "labels", "numbers"] = "text"
+    kind: Literal["text", "json", "label", "words", "labels", "numbers", "integers"] = "text"

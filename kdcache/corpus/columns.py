@@ -6,6 +6,7 @@ label  string. Integers in decimal, floats that are whole numbers too, booleans 
        and NaN are null. Integers whose names are known (class_names) are these names
 words  list<string>. Lists, or JSON text of lists (CSV has no others)
 labels list<string>, of labels
+integers list<int64>. Lists of integers or booleans, or JSON text of them
 numbers list<double>. A number or a list of them, also as text; null, NaN and an empty text are null, and in a list NaN
 
 A label or a list that a row lacks is null where the column is optional, and refused where it is required. Nulls of
@@ -22,13 +23,14 @@ import pyarrow.compute as pc
 
 from kdcache.corpus.class_names import NO_CLASS
 from kdcache.corpus.column import MULTI_LABEL, REGRESSION, Column, Where
-from kdcache.errors import ConfigError, CorpusError, RowError
+from kdcache.errors import ConfigError, CorpusError, RowError, one_line
 from kdcache.near import nearest
 
 __all__ = [
     "Names",
     "check_columns",
     "conform",
+    "integer_list",
     "is_text",
     "label",
     "lacks",
@@ -38,6 +40,7 @@ __all__ = [
 
 WORDS = pa.list_(pa.string())
 NUMBERS = pa.list_(pa.float64())
+INTEGERS = pa.list_(pa.int64())
 Names = Mapping[str, str]
 """The name of each integer of a column of labels."""
 EXPECTED = {
@@ -45,6 +48,7 @@ EXPECTED = {
     "words": "a list of strings",
     "labels": "a list of strings or integers",
     "numbers": "a number or a list of numbers",
+    "integers": "a list of integers",
 }
 JSON_TYPES = {
     dict: "an object",
@@ -153,6 +157,27 @@ def number_list(value: object, column: Column, row: int, where: Where) -> list[f
     return None if all(map(math.isnan, numbers)) else numbers
 
 
+def integer_list(value: object, column: Column, row: int, where: Where) -> list[int] | None:
+    """A list of integers or booleans, of JSON or as the JSON text of one; empty text is null."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value else None
+        except (ValueError, RecursionError):
+            raise RowError(
+                where, row, f": {column.name} is text that is not JSON, expected {EXPECTED['integers']}"
+            ) from None
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise _wrong(value, column, row, where)
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, int):
+            raise _wrong_item(JSON_TYPES.get(type(item), str(item)), number, column, row, where)
+        if not -(2**63) <= item < 2**63:
+            raise _wrong_item(f"a number of {len(str(item))} digits", number, column, row, where)
+    return [int(item) for item in value]
+
+
 def check_unicode(text: str, column: Column, row: int, where: Where) -> None:
     try:
         text.encode("utf-8")
@@ -177,6 +202,8 @@ def _conformed(table: pa.Table, column: Column, where: Where, names: Mapping[str
         return values
     if column.kind == "numbers":
         values = _numbers(values, column, where)
+    elif column.kind == "integers":
+        values = _integers(values, column, where)
     else:
         values = _labels(values, column, where) if column.kind == "label" else _words(values, column, where)
     if column.kind in ("label", "labels") and column.name in names:
@@ -254,6 +281,24 @@ def _words(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedA
 def _numbers(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedArray:
     rows = [number_list(value, column, row, where) for row, value in enumerate(values.to_pylist())]
     return pa.chunked_array([pa.array(rows, NUMBERS)])
+
+
+def _integers(values: pa.ChunkedArray, column: Column, where: Where) -> pa.ChunkedArray:
+    type = values.type
+    if is_text(type):
+        rows = [integer_list(text, column, row, where) for row, text in enumerate(values.to_pylist())]
+        return pa.chunked_array([pa.array(rows, INTEGERS)])
+    if pa.types.is_null(type):
+        return values.cast(INTEGERS)
+    if not _is_list(type, numbers=True) or pa.types.is_floating(type.value_type) or is_text(type.value_type):
+        raise CorpusError(f"{where(0)}: {column.name} is {type}, expected {EXPECTED['integers']}")
+    if pc.list_flatten(values).null_count:
+        row, items = next((row, items) for row, items in enumerate(values.to_pylist()) if items and None in items)
+        raise _wrong_item("null", items.index(None) + 1, column, row, where)
+    try:
+        return values.cast(INTEGERS)
+    except pa.ArrowInvalid as error:
+        raise CorpusError(f"{where(0)}: {column.name} does not fit 64 bits: {one_line(error)}") from None
 
 
 def is_text(type: pa.DataType) -> bool:

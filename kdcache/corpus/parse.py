@@ -15,7 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from kdcache.corpus.column import Column, Where
-from kdcache.corpus.columns import JSON_TYPES, NUMBERS, WORDS, check_unicode, label, lacks, number_list, word_list
+from kdcache.corpus.columns import (
+    INTEGERS,
+    JSON_TYPES,
+    NUMBERS,
+    WORDS,
+    check_unicode,
+    integer_list,
+    label,
+    lacks,
+    number_list,
+    word_list,
+)
 from kdcache.corpus.layout import Layout
 from kdcache.errors import CorpusError, RowError, one_line
 
@@ -28,6 +39,7 @@ TYPES = {
     "words": WORDS,
     "labels": WORDS,
     "numbers": NUMBERS,
+    "integers": INTEGERS,
 }
 
 
@@ -62,6 +74,8 @@ def _json_value(document: dict[str, Any], column: Column, row: int, where: Where
         return word_list(value, column, row, where)
     if column.kind == "numbers":
         return number_list(value, column, row, where)
+    if column.kind == "integers":
+        return integer_list(value, column, row, where)
     if column.kind == "label":
         text = label(value, column, row, where)
     elif value is None or isinstance(value, str):

@@ -44,10 +44,13 @@ class CorpusConfig(Config):
     text_pair_field: the column of the second text, where the task reads pairs of texts.
     messages_field: the column of the conversation, where the task reads chats.
     label_field: the column of a row's label. Rows without a label may stand beside others.
-    tokens_field: the column of the words, where the task reads sentences of words. In a conll file it is a number
+    tokens_field: the column of the words, where the task reads sentences of words; for a language model the column of
+        the token ids of a corpus that is tokenised already, which are taken as they are. In a conll file it is a number
         (columns are counted from 1, or from the end as -1) or a name of CoNLL-U (form, lemma, upos, xpos, feats,
         deprel and so on), by default the first column. A name of CoNLL-U, or a file that ends in .conllu, says that
         the file is CoNLL-U: its comments, ranges (1-2) and empty nodes (1.1) are left out.
+    loss_mask_field: the column of lists, as long as tokens_field, with 1 for each token that is learnt and 0 for the
+        others, of a corpus that is tokenised already; by default all are learnt.
     tags_field: the column of the words' tags; null reads no tags. In a conll file it is given as tokens_field is, by
         default the last column. Rows without tags may stand beside others.
     delimiter: what stands between two columns of a csv or conll file: one character, or tab, space, comma or
@@ -72,6 +75,7 @@ class CorpusConfig(Config):
     messages_field: str | None = None
     label_field: str | None = None
     tokens_field: Name | None = None
+    loss_mask_field: str | None = None
     tags_field: Name | None = None
     delimiter: Annotated[str, BeforeValidator(_delimiter)] | None = None
     comment: Annotated[str, Field(min_length=1)] | None = None
@@ -101,6 +105,14 @@ class CorpusConfig(Config):
             _check_conll_column("tokens_field", self.tokens_field or "tokens", "tokens")
             _check_conll_column("tags_field", self.tags_field or "tags", "tags")
         return self
+
+    @property
+    def columns_named(self) -> set[str]:
+        """The settings that name a column otherwise than by default."""
+        fields = {name for name in type(self).model_fields if name.endswith("_field")}
+        usual = {"tokens_field": "tokens", "tags_field": "tags"} if self.format == "conll" else {}
+        fields_with = {name: usual.get(name, type(self).model_fields[name].default) for name in fields}
+        return {name for name, default in fields_with.items() if getattr(self, name) not in (None, default)}
 
     @field_validator("paths", mode="before")
     @classmethod

@@ -25,7 +25,7 @@ from kdcache.tasks.labels import Labels
 __all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config"]
 
 OPTIONAL_FIELDS = {
-    *("text_pair_field", "label_field", "tokens_field", "tags_field"),
+    *("text_pair_field", "label_field", "tokens_field", "loss_mask_field", "tags_field"),
     *("delimiter", "comment", "columns", "quotes", "label_names"),
 }
 """What else of the corpus decides what its rows say, in the header where it is set."""

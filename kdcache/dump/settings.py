@@ -133,15 +133,16 @@ class DumpConfig(Run):
         return self
 
     @model_validator(mode="after")
-    def _labels_fit_the_task(self) -> Self:
+    def _columns_fit_the_task(self) -> Self:
         task = task_of(self.task)
         fitting = task.label_setting
-        for field in LABEL_SETTINGS:
-            if getattr(self.corpus, field) is not None and field != fitting and self.corpus.format != "conll":
-                raise ValueError(f"got corpus.{field} for {task.name}, expected {fitting or 'no labels'}")
         if self.corpus.label_names is not None and (fitting is None or getattr(self.corpus, fitting) is None):
             raise ValueError(f"got corpus.label_names without corpus.{fitting or 'label_field'}, expected both or none")
         task.check_corpus(self.corpus)
+        unread = self.corpus.columns_named - {column.setting for column in task.columns(self.corpus)}
+        for field in sorted(unread):
+            instead = (fitting or "no labels") if field in LABEL_SETTINGS else "no such column, which it would not read"
+            raise ValueError(f"got corpus.{field} for {task.name}, expected {instead}")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 task                     Task, the facts of a task, and Reader, which makes examples of rows
 registry                 TASKS, register_task, task_of
-causal_lm                next-token prediction on documents or chats
+causal_lm                next-token prediction on texts, chats or token ids
 classification           what the tasks of a few exclusive classes have in common
 sequence_classification  one class for a text or a pair of texts
 multilabel_classification any number of classes for a text
@@ -17,6 +17,7 @@ chat                     conversations -> tokens, and which of them are supervis
 messages                 rows -> messages whose parts are text
 template                 messages -> text, the same on every day and machine
 clock                    the day that a chat template reads
+token_ids                documents that were tokenised elsewhere
 turns                    which characters of a conversation are the assistant's
 windows                  long texts -> overlapping windows
 running_text             words -> the tokens of the text that they are

@@ -30,6 +30,7 @@ from kdcache.tasks.packing import Document, one_each, windows
 from kdcache.tasks.score import Records, Score, Verdict
 from kdcache.tasks.stored import as_integers, check_classes
 from kdcache.tasks.task import Reader, Task, Where, strings
+from kdcache.tasks.token_ids import id_columns, id_documents
 from kdcache.tasks.tokenizer import vocabulary_size
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class CausalLMConfig(Config):
     overlong: what to do with a document longer than sequence_length where packing is "documents".
     loss_on: supervise the assistant's words only, or every token. For chats.
     end_of_text: end each document with the tokenizer's end-of-text token, where the tokenizer has not put one: a
-        student that never saw it cannot stop. Chats end as their template says.
+        student that never saw it cannot stop. Chats end as their template says, and token ids that the corpus has
+        (corpus.tokens_field) are taken as they are.
     turns: which of the assistant's turns are supervised. "all" of them are, in one example if the template leaves
         earlier turns as they were said, or else (it may strip their thinking) in several examples that each end with
         their turn; "last" supervises the last turn alone; "each" makes an example of every turn whatever the template.
@@ -93,7 +95,10 @@ class CausalLMConfig(Config):
 
 
 class CausalLM(Task):
-    """The task `causal_lm`: predict the next token of documents or chats, corpus.text_field or messages_field."""
+    """The task `causal_lm`: predict the next token of texts, chats or documents of token ids.
+
+    They are in corpus.text_field, messages_field or tokens_field.
+    """
 
     settings: CausalLMConfig
     name = "causal_lm"
@@ -124,12 +129,24 @@ class CausalLM(Task):
         day = datetime.date.fromisoformat(known) if known else datetime.datetime.now(datetime.UTC).date()
         return type(self)(self.settings.model_copy(update={"date": day}))
 
+    def check_corpus(self, corpus: CorpusConfig) -> None:
+        if corpus.format == "conll":
+            raise ValueError(f"got corpus.format conll for {self.name}, expected texts, chats or token ids")
+        if corpus.tokens_field is None and corpus.loss_mask_field is not None:
+            raise ValueError("got corpus.loss_mask_field without corpus.tokens_field, expected both or none")
+        if corpus.tokens_field is not None and corpus.messages_field is not None:
+            raise ValueError("got corpus.tokens_field and corpus.messages_field, expected one of them")
+
     def columns(self, corpus: CorpusConfig) -> tuple[Column, ...]:
+        if corpus.tokens_field is not None:
+            return id_columns(corpus)
         if corpus.messages_field is None:
             return (Column(corpus.text_field, "text_field"),)
         return (Column(corpus.messages_field, "messages_field", kind="json"),)
 
     def texts(self, table: "pa.Table", corpus: CorpusConfig) -> Iterator[str]:
+        if corpus.tokens_field is not None:
+            raise ConfigError("got tokenizer: characters for a corpus of token ids, expected the one that made them")
         return (text for text in table[corpus.messages_field or corpus.text_field].to_pylist() if text)
 
     def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None = None) -> "TokenReader":
@@ -181,7 +198,7 @@ class CausalLM(Task):
 
 
 class TokenReader(Reader):
-    """Documents or chats -> windows or whole documents of tokens.
+    """Documents, chats or token ids -> windows or whole documents of tokens.
 
     Notes that `examples` may count: "empty" texts, documents "truncated" or "dropped" for their length, examples
     left out as "unsupervised" because they have no position, and of chats "split_chats" that became several documents
@@ -193,12 +210,12 @@ class TokenReader(Reader):
         self._tokenizer = tokenizer
         if config.num_classes is not None and config.num_classes > (most := vocabulary_size(tokenizer)):
             raise ConfigError(f"got task.num_classes {config.num_classes}, expected at most the tokenizer's {most} ids")
-        self._text_field = corpus.text_field
+        self._corpus = corpus
         self._chats = None
         self._end = None
         if corpus.messages_field is not None:
             self._chats = Chats(tokenizer, corpus.messages_field, config.loss_on, config.turns, config.date)
-        elif config.end_of_text:
+        elif config.end_of_text and corpus.tokens_field is None:
             self._end = tokenizer.eos_token_id
             if self._end is None:
                 raise ConfigError(
@@ -208,7 +225,10 @@ class TokenReader(Reader):
 
     def examples(self, table: "pa.Table", where: Where) -> tuple[list[Example], dict[str, int]]:
         notes: Counter[str] = Counter()
-        if self._chats is None:
+        if self._corpus.tokens_field is not None:
+            ids = id_documents(table, self._corpus, vocabulary_size(self._tokenizer), where)
+            by_row = [[document] for document in ids]
+        elif self._chats is None:
             by_row = [[document] for document in self._texts(table, where)]
         else:
             by_row, notes = self._chats.by_row(table, where)
@@ -225,7 +245,7 @@ class TokenReader(Reader):
 
     def _texts(self, table: "pa.Table", where: Where) -> list[Document]:
         """A document of no tokens stands for a text of none."""
-        texts = strings(table[self._text_field], self._text_field, where)
+        texts = strings(table[self._corpus.text_field], self._corpus.text_field, where)
         full = [text for text in texts if text]
         found = iter(self._tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else [])
         return [_learnable(self._ended(next(found)) if text else []) for text in texts]
