@@ -2,7 +2,8 @@
 
 By chance: the global batches of the loader, each cut into micro-batches in an order by chance. Sorted: as the loader
 cuts them. Grouped: with stream.length_groups of 1. Steps are whole ones, forward, backward and AdamW on labels, in one
-thread; every side takes an epoch of the same examples, in turn in one process.
+thread; every side takes an epoch of the same examples, in turn in one process. What a student learns meanwhile is in
+lengths_learned.py.
 """
 
 import statistics
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 import kdcache
+from tests.bench.lengths_learned import GROUPS, learned
 from tests.bench.part import Part, Rows
 from tests.bench.scene import texts
 from tests.bench.tables import figure, spread, table
@@ -53,6 +55,7 @@ def run(quick: bool) -> Rows:
             cache = _cache(Path(name) / kind, task, of_kind[: EXAMPLES // 8 if quick else EXAMPLES])
             rows["padding"][kind] = {way: {str(micro): _padding(cache, micro, way) for micro in MICRO} for way in WAYS}
         rows["steps"] = {student: _steps(Path(name), student, quick) for student in STUDENTS}
+        rows["learned"] = learned(Path(name), 256 if quick else EXAMPLES, 2 if quick else 4)
     return rows
 
 
@@ -148,14 +151,27 @@ def render(rows: Rows) -> str:
         "blocks of 64 examples.\n\n"
         + table(["examples", "order", *(f"micro-batches of {micro}" for micro in MICRO)], lines)
         + "\n\nAn epoch of steps (forward, backward, AdamW; 4 layers of width 128, float32, one thread), the loader's "
-        "time counted.\n\n" + table(["student", "micro-batches of", "order", "CPU s", "ratio to by chance"], steps)
+        "time counted.\n\n"
+        + table(["student", "micro-batches of", "order", "CPU s", "ratio to by chance"], steps)
+        + f"\n\nA Llama of .2M parameters after two epochs of {EXAMPLES:,} paragraphs of source code, on labels, in "
+        f"global batches of 64 and as many steps, {len(rows['learned'])} seeds of start and order. Differences are "
+        "inside a seed, ± their standard error.\n\n"
+        + table(["stream.length_groups", "held-out loss, nats", "above chance"], _of_learned(rows["learned"]))
     )
+
+
+def _of_learned(seeds: list[dict[str, float]]) -> Iterator[list[str]]:
+    for groups in map(str, GROUPS):
+        apart = [seed[groups] - seed["0"] for seed in seeds]
+        error = statistics.stdev(apart) / len(apart) ** 0.5
+        mean = statistics.mean(seed[groups] for seed in seeds)
+        yield [groups, f"{mean:.3f}", "–" if groups == "0" else f"{statistics.mean(apart):+.4f} ± {error:.4f}"]
 
 
 PART = Part(
     name="lengths",
     title="Lengths: how much of a micro-batch is padding, and what that costs a step",
-    minutes=2,
+    minutes=8,
     run=run,
     render=render,
 )

@@ -25,7 +25,18 @@ from kdcache.losses.supervision import Supervision
 from kdcache.losses.terms import LossTerms
 from kdcache.models.wide_linear import WideLinear
 
-__all__ = ["CLASSES", "Learner", "Scores", "Text", "logits_of", "make_student", "make_teacher", "make_text", "scores"]
+__all__ = [
+    "CLASSES",
+    "Learner",
+    "Scores",
+    "Text",
+    "logits_of",
+    "make_student",
+    "make_teacher",
+    "make_text",
+    "modules",
+    "scores",
+]
 
 CLASSES = 2048
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo", "ensurepip"}
@@ -43,7 +54,7 @@ def make_text(folder: Path, length: int) -> Text:
     """Tokenised once, then kept in the folder."""
     path = folder / f"tokens-{CLASSES}-{length}.pt"
     if not path.exists():
-        parts = {name: list(_modules(name == "heldout")) for name in ("train", "heldout")}
+        parts = {name: list(modules(name == "heldout")) for name in ("train", "heldout")}
         tokenizer = _tokenizer(parts["train"])
         streams = {
             name: [token for text in texts for token in [0, *tokenizer.encode(text).ids]]
@@ -54,7 +65,8 @@ def make_text(folder: Path, length: int) -> Text:
     return Text(**torch.load(path))
 
 
-def _modules(heldout: bool) -> Iterator[str]:
+def modules(heldout: bool) -> Iterator[str]:
+    """Source code of modules, those that are held out or the others."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     digests = {name: hashlib.sha256(name.encode()).digest() for name in paths}
