@@ -11,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from train.tiny import dropping_student, student_config, train_config
+from train.reading import reads
+from train.tiny import dropping_student, stream_of, student_config, train_config
 
 from kdcache.errors import KdcacheError, TrainError
 from kdcache.launcher import World, find_world
 from kdcache.losses.terms import LossTerms
+from kdcache.store.cache import Cache
+from kdcache.stream.loader import Loader
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
@@ -24,7 +27,7 @@ from kdcache.train.distributed import connect
 from kdcache.train.engine import make_engine
 from kdcache.train.leaving import Leaving
 from kdcache.train.loop import Trainer
-from kdcache.train.plan import plan
+from kdcache.train.plan import Run, plan
 from kdcache.train.run import open_caches
 from kdcache.train.run import train as train_run
 from kdcache.train.settings import TrainConfig
@@ -39,7 +42,7 @@ def train(config: TrainConfig, world: World, device: str) -> None:
 
 def ten_steps(root: Path, output: str, stage: int, **changes: object) -> TrainConfig:
     """10 steps with checkpoints at 5 and 10, evaluated on a cache of 11 examples in batches of 4."""
-    settings = {"steps": 10, "checkpoint": {"every": 5, "keep": 3}}
+    settings = {"steps": 10, "checkpoint": {"every": 5, "keep": 3}, "stream": stream_of(stage)}
     held_out = {"cache": str(root / "held-out"), "every": 4, "batch_examples": 4}
     return train_config(root / "cache", root / output, stage=stage, **(settings | {"eval": held_out} | changes))
 
@@ -153,6 +156,40 @@ def mixture(root: Path, world: World) -> None:
         train(config, world, "cpu")
 
 
+def trainer_of(run: Run, cache: Cache, world: World, *, total_steps: int) -> Trainer:
+    """At its first step."""
+    student = make_student(run.student, cache, 0)
+    return Trainer(
+        make_engine(with_loss(student, chunk=3), run.engine, world.size),
+        replace(run.pace(len(cache)), total_steps=total_steps),
+        LossTerms(run.terms, 300),
+        world,
+        device="cpu",
+        step=0,
+        leaving=Leaving(run.checkpoint, world),
+    )
+
+
+def feed_of(trainer: Trainer, loader: Loader, cache: Cache) -> Prefetcher:
+    return Prefetcher(loader, Collator(trainer.engine.module.student, cache), "cpu")
+
+
+def reading(root: Path, world: World) -> None:
+    """What a step of each stage reads from the device, and where, after two that may set things up."""
+    found = {}
+    for stage in STAGES:
+        run = plan(train_config(root / "cache", root / "unused", stage=stage))
+        cache, _ = open_caches(run)
+        trainer = trainer_of(run, cache, world, total_steps=9)
+        with run.batches.loader(cache, world) as loader, feed_of(trainer, loader, cache) as feed:
+            for _ in range(2):
+                trainer.take_step(feed)
+            with reads() as found[str(stage)]:
+                trainer.take_step(feed)
+    if world.first:
+        (root / f"reading-by{world.size}.json").write_text(json.dumps(found))
+
+
 def gradients(root: Path, world: World) -> None:
     """The gradients of three steps for each micro-batch, and the fewest positions of a rank in a step with any."""
     for micro_batch in (1, 2, 4, 8):
@@ -163,17 +200,8 @@ def gradients(root: Path, world: World) -> None:
         )
         run = plan(config)
         cache, _ = open_caches(run)
-        student = make_student(run.student, cache, 0)
-        engine = make_engine(with_loss(student, chunk=3), run.engine, world.size)
-        trainer = Trainer(
-            engine,
-            replace(run.pace(len(cache)), total_steps=3),
-            LossTerms(run.terms, 300),
-            world,
-            device="cpu",
-            step=0,
-            leaving=Leaving(run.checkpoint, world),
-        )
+        trainer = trainer_of(run, cache, world, total_steps=3)
+        engine = trainer.engine
         found: list[dict[str, torch.Tensor]] = []
         update = engine.step
 
@@ -186,7 +214,7 @@ def gradients(root: Path, world: World) -> None:
         fewest = 1 << 30
         with run.batches.loader(cache, world) as loader:
             owns = [sum(batch.num_positions for batch in next(loader)) for _ in range(3)]
-        with run.batches.loader(cache, world) as loader, Prefetcher(loader, Collator(student, cache), "cpu") as feed:
+        with run.batches.loader(cache, world) as loader, feed_of(trainer, loader, cache) as feed:
             for own in owns:
                 _, positions, _ = trainer.take_step(feed)
                 fewest = min(fewest, own) if positions else fewest
@@ -234,7 +262,7 @@ def failures(root: Path, world: World) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, World], None]] = {
-    f.__name__: f for f in (stages, long, alone, again, sources, resume, half, mixture, gradients, failures)
+    f.__name__: f for f in (stages, long, alone, again, sources, resume, half, mixture, reading, gradients, failures)
 }
 
 if __name__ == "__main__":

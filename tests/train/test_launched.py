@@ -10,7 +10,7 @@ import torch
 from helpers import Run, next_typed
 from safetensors.torch import load_file
 from torch import Tensor
-from train.tiny import student_config, train_config
+from train.tiny import stream_of, student_config, train_config
 
 from kdcache.errors import ConfigError, TrainError
 from kdcache.launcher import World
@@ -45,9 +45,13 @@ def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> f
 
 
 @pytest.fixture(scope="module")
-def plain(root: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """The same ten steps by torch's AdamW and autograd over whole logits."""
-    return plain_training(train_config(root / "cache", root / "plain", steps=10))
+def plain(root: Path) -> dict[int, Any]:
+    """The same ten steps as each stage's by torch's AdamW and autograd over whole logits."""
+    by_chance, by_length = (
+        plain_training(train_config(root / "cache", root / "plain", steps=10, stream=stream_of(stage)))
+        for stage in (1, 2)
+    )
+    return {stage: by_length if stage == 2 else by_chance for stage in STAGES}
 
 
 def plain_training(config: TrainConfig) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
@@ -87,11 +91,16 @@ def plain_training(config: TrainConfig) -> tuple[dict[str, Tensor], list[dict[st
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_take_the_steps_of_a_plain_loop(root: Path, plain: Any, stage: int) -> None:
-    expected_weights, expected_log = plain
+    expected_weights, expected_log = plain[stage]
     assert largest_difference(weights(root, f"stage{stage}-by2"), expected_weights) < 1e-5
     for line, expected in zip(log(root, f"stage{stage}-by2"), expected_log, strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+
+
+def test_batches_by_length_are_others(plain: dict[int, Any]) -> None:
+    """So that the runs of stage 2, resumed and at another world size, say something of stream.length_groups."""
+    assert largest_difference(plain[2][0], plain[1][0]) > 1e-3
 
 
 @pytest.mark.parametrize("name", [*(f"stage{stage}-by2-then2" for stage in STAGES), "stage1-by1-then1"])
@@ -118,6 +127,15 @@ def test_a_checkpoint_of_two_ranks_goes_on_at_one(root: Path, stage: int) -> Non
 def test_dropout_depends_on_neither_source_nor_evaluations_nor_a_resume(root: Path, name: str) -> None:
     once, again = weights(root, "of-config"), weights(root, name)
     assert all(torch.equal(once[key], again[key]) for key in once)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_reads_from_the_device_once(root: Path, ranks: int, stage: int) -> None:
+    """Where the ranks meet; what DeepSpeed reads besides is its own."""
+    read = json.loads((root / f"reading-by{ranks}.json").read_text())[str(stage)]
+    own = [(name, place.rpartition(":")[0]) for name, place in read if place.startswith("kdcache/")]
+    assert own == [("tolist", "kdcache/train/loop.py")]
 
 
 def test_gradients_do_not_depend_on_world_size_or_micro_batch(root: Path) -> None:

@@ -49,6 +49,11 @@ def dropping_student() -> dict[str, Any]:
     return {"config": student_config(attention_dropout=0.2)}
 
 
+def stream_of(stage: int) -> dict[str, int]:
+    """The runs of stage 2 have batches by length: a group for each of a rank's two micro-batches."""
+    return {"lanes": 4, "length_groups": 2, "length_blocks": 2} if stage == 2 else {"lanes": 4}
+
+
 def train_settings(cache: Path, output: Path, *, stage: int = 1, **changes: Any) -> dict[str, Any]:
     """Settings of a run. A large eps, so that a gradient of a wrong scale makes a wrong step."""
     return {
