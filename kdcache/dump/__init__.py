@@ -15,6 +15,7 @@ trial         how the teacher is fed, so that no record depends on the neighbour
 lazy_teacher  the teacher, loaded when it is first needed
 calibrate     the basis of calibrated records, from the first positions of the corpus
 batches       which examples share a forward pass, limited by tokens
+compressing   blocks of a teacher's logits to records, in threads beside a GPU
 records       a unit's examples to the arrays of its shard
 background    work behind the main loop: shards are written
 stages        the four stages of a dump: their times, and the profile of them

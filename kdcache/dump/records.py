@@ -1,10 +1,8 @@
 """From a unit's examples to the arrays of its shard: forward passes, logits in blocks, compression.
 
-A GPU teacher goes on while two threads compress the blocks that it made, each on a stream of its own, so that kernels
-of all share the GPU and the host's part of a record costs it nothing; records are handed over in the order of the
-blocks. Six blocks of logits are held at most: the one being made, four that wait or are being compressed, and the one
-that was handed over last. On a CPU it is one after the other, in the memory of one block (kdcache.models.wide_linear
-says what fresh memory costs).
+Blocks are compressed while a GPU teacher goes on with the next (compressing.py). Six blocks of logits are held at most:
+the one being made, four that wait or are being compressed, and the one that was handed over last. On a CPU it is one
+after the other, in the memory of one block (kdcache.models.wide_linear says what fresh memory costs).
 
 The teacher reads batches of about one length, the longest first (kdcache.dump.batches). The shard holds the examples in
 corpus order again.
@@ -12,21 +10,17 @@ corpus order again.
 P positions, V classes, D hidden width.
 """
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kdcache.dump.batches import longest_first
 from kdcache.dump.classifier import AnyTeacher
+from kdcache.dump.compressing import Compressing, TimedRows, compressing_threads
 from kdcache.dump.stages import Stages
-from kdcache.errors import TeacherError
 from kdcache.store.batch import Batch
 from kdcache.store.checked import checked_example
 from kdcache.store.manifest import Header
@@ -34,7 +28,6 @@ from kdcache.store.parallel import in_order
 from kdcache.store.schema import task_fields
 from kdcache.store.unit import EXAMPLES_PER_UNIT, Unit
 from kdcache.targets.calibration import Encoder
-from kdcache.targets.never import usable_rows
 from kdcache.targets.recorder import Recorder
 from kdcache.targets.records import features_at
 from kdcache.targets.teacher_rows import TeacherRows
@@ -78,10 +71,10 @@ def unit_arrays(
         return _attached(header, index, examples, own, teacher, advance, stages)
     unit = Unit(header, index)
     batches = longest_first([len(e.tokens) for e in examples], int(header.compute["batch_tokens"]))
-    making = _Making(Recorder(header.records, encoder), index, stages)
+    compressing = Compressing(Recorder(header.records, encoder), index, stages)
     threads = 0 if teacher is None else compressing_threads(teacher.device)
-    blocks = _read(unit, examples, batches, teacher, making, advance, transient=threads == 0)
-    with closing(in_order(making.records, blocks, threads, WAITING)) as compressed:
+    blocks = _read(unit, examples, batches, teacher, compressing, advance, transient=threads == 0)
+    with closing(in_order(compressing.records, blocks, threads, WAITING)) as compressed:
         for _, arrays in compressed:
             unit.add_record(arrays)
     if not batches:
@@ -114,21 +107,16 @@ def _attached(
     return records | rows
 
 
-def compressing_threads(device: torch.device) -> int:
-    """How many threads compress beside the teacher: none where the teacher needs the processor itself."""
-    return 0 if device.type == "cpu" else 2
-
-
 def _read(
     unit: Unit,
     examples: Sequence[Example],
     batches: Sequence[np.ndarray],
     teacher: AnyTeacher | None,
-    making: "_Making",
+    compressing: Compressing,
     advance: Callable[[int], None],
     *,
     transient: bool,
-) -> Iterator["_Block"]:
+) -> Iterator[TimedRows]:
     """The examples into their unit, and what the teacher says of them, block by block. transient: see `rows_of`."""
     header = unit.header
     for batch in batches:
@@ -147,68 +135,8 @@ def _read(
             )
         if teacher is not None:
             numbers = batch + unit.index * EXAMPLES_PER_UNIT
-            yield from making.timed(rows_of(header, teacher, chosen, numbers, transient=transient))
+            yield from compressing.timed(rows_of(header, teacher, chosen, numbers, transient=transient))
         advance(sum(len(e.tokens) for e in chosen))
-
-
-class _Block(NamedTuple):
-    """Rows of a teacher, when they were begun, and on a GPU what tells that they are made."""
-
-    rows: TeacherRows
-    begin: float
-    made: torch.cuda.Event | None
-
-
-class _Making:
-    """Blocks of a unit to its records, in as many threads as call, and the time that it takes.
-
-    On a GPU each thread queues its work on a stream of its own, so that it does not wait for the teacher's later work.
-    """
-
-    def __init__(self, recorder: Recorder, index: int, stages: Stages) -> None:
-        self._recorder, self._index, self._stages = recorder, index, stages
-        self._of_thread = threading.local()
-
-    def timed(self, blocks: Iterator[tuple[slice, TeacherRows]]) -> Iterator[_Block]:
-        """The blocks, the time of whose forward is counted: here on a CPU, which has made its rows when it gives them,
-        and by the thread that waits for them on a GPU."""
-        while True:
-            begin = time.perf_counter()
-            block = next(blocks, None)
-            if block is None:
-                return
-            rows = block[1]
-            if rows.logits_PV.is_cuda:
-                yield _Block(rows, begin, torch.cuda.current_stream(rows.logits_PV.device).record_event())
-            else:
-                self._stages.add("forward", self._index, begin)
-                yield _Block(rows, begin, None)
-
-    def records(self, block: _Block) -> dict[str, np.ndarray]:
-        """The records of a block, in memory of their own: on the host before the block's memory is given to others."""
-        rows, begin, made = block
-        if made is not None:
-            made.synchronize()
-            self._stages.add("forward", self._index, begin)
-        with self._stages.span("compress", self._index), self._beside(rows.logits_PV.device):
-            try:
-                arrays = self._recorder.arrays(rows)
-            except TeacherError as error:
-                raise _named(error, rows.logits_PV, rows.keys_P3) from None
-        return arrays if rows.logits_PV.is_cuda else _apart(arrays, rows.logits_PV)
-
-    def _beside(self, device: torch.device) -> AbstractContextManager[object]:
-        if device.type != "cuda":
-            return nullcontext()
-        if not hasattr(self._of_thread, "stream"):
-            self._of_thread.stream = torch.cuda.Stream(device)
-        return torch.cuda.stream(self._of_thread.stream)
-
-
-def _apart(arrays: dict[str, np.ndarray], logits_PV: Tensor) -> dict[str, np.ndarray]:
-    """The arrays, copied where they are views of the logits, as those of a kind of record from elsewhere may be."""
-    logits = logits_PV.view(torch.uint8).numpy()
-    return {name: array.copy() if np.may_share_memory(array, logits) else array for name, array in arrays.items()}
 
 
 def rows_of(
@@ -254,10 +182,3 @@ def _blocks(
         for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P, transient=transient):
             yield slice(done + part.start, done + part.stop), logits_PV, hidden_PD
         done += len(flat_P)
-
-
-def _named(error: TeacherError, logits_PV: Tensor, keys_P3: np.ndarray) -> TeacherError:
-    """The error with the place of the first row that cannot be stored."""
-    row = int((~usable_rows(logits_PV)).nonzero()[0])
-    unit, example = divmod(int(keys_P3[row, 1]), EXAMPLES_PER_UNIT)
-    return TeacherError(f"unit {unit}, example {example}, position {keys_P3[row, 2]}: {error}")

@@ -140,7 +140,7 @@ def test_the_error_of_a_block_comes_before_that_of_a_later_one(
     records_of = records.rows_of
     monkeypatch.setattr(records, "rows_of", rows)
     monkeypatch.setattr("kdcache.targets.recorder.Recorder.arrays", arrays)
-    monkeypatch.setattr(records, "_named", lambda error, *rest: error)
+    monkeypatch.setattr("kdcache.dump.compressing._named", lambda error, *rest: error)
     with pytest.raises(TeacherError, match="the first block"):
         run_dump(make_config(tmp_path / "c"), World())
 
