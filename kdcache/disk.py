@@ -13,7 +13,6 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -42,6 +41,7 @@ __all__ = [
 ]
 
 TEMPORARY = ".tmp"
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 OF_THE_SYSTEM = {
@@ -95,19 +95,20 @@ class Disk:
 
     def stamps(self, sub: str) -> dict[str, Stamp]:
         """Their sizes and states, in the same order, without unfinished writes; several times the cost of the names."""
+        stamps = []
         try:
-            entries = [*os.scandir(self.folder / sub)]
+            with os.scandir(self.folder / sub) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_file() and not is_temporary(name := entry.name):
+                            status = entry.stat()
+                            state = hash((status.st_mtime_ns, status.st_ino))
+                            stamps.append((name, Stamp(status.st_size, state)))
+                    except FileNotFoundError:  # another writer's temporary file, renamed meanwhile
+                        continue
         except FileNotFoundError:
             return {}
-        stamps = {}
-        for entry in sorted(entries, key=attrgetter("name")):
-            try:
-                if entry.is_file() and not is_temporary(entry.name):
-                    status = entry.stat()
-                    stamps[entry.name] = Stamp(status.st_size, hash((status.st_mtime_ns, status.st_ino)))
-            except FileNotFoundError:  # another writer's temporary file, renamed meanwhile
-                continue
-        return stamps
+        return dict(sorted(stamps))
 
     def entries(self) -> list[str]:
         """The names of everything directly in the folder; none where it is not there."""
@@ -155,12 +156,12 @@ def read_regular(path: str | Path, most: int | None = None, *, part: tuple[int, 
     Raises:
         UnexpectedContent: It holds more, or is a FIFO, a socket or a device.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    descriptor = os.open(path, READING)
     try:
         status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(status.st_mode):
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             raise UnexpectedContent(f"got {_kind(status.st_mode)}, expected a regular file")
         if most is not None and status.st_size > most:
             raise UnexpectedContent(f"got {status.st_size} bytes, expected at most {most}")
@@ -177,11 +178,13 @@ def read_regular(path: str | Path, most: int | None = None, *, part: tuple[int, 
 def _read(descriptor: int, size: int) -> bytes:
     """So many bytes, or fewer where the file ends before; one call gives 2 GiB at most."""
     data = os.read(descriptor, size)
+    if len(data) == size:
+        return data
     parts = [data]
     while data and (size := size - len(data)) > 0:
         data = os.read(descriptor, size)
         parts.append(data)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)
 
 
 def _kind(mode: int) -> str:

@@ -9,16 +9,15 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdcache.errors import CacheError, UnreadableError
+from kdcache.errors import CacheError
 from kdcache.progress import say
-from kdcache.store.files import Root, Stamp
+from kdcache.store.files import Root, Stamp, UnexpectedFile
 from kdcache.store.limits import most_of
 from kdcache.store.manifest import CommitRecord, Header, SkippedRow, Totals, canonical, parse
 from kdcache.store.places import record_name, shard_folders, shard_name
@@ -30,7 +29,8 @@ __all__ = ["Commits", "Committed", "Scan", "besides_of", "sum_notes"]
 
 ROW = np.dtype([("unit", "<i8"), *DTYPES.items()])
 STRUCT = struct.Struct("<q6q2i")
-READERS = 16
+RECORD = ".json"
+NO_STAMP = Stamp(0, 0)
 BESIDES = ("notes", "made_under", "skipped")
 
 
@@ -40,14 +40,6 @@ class Committed(NamedTuple):
     unit: int
     source_sha256: str
     made_under: dict[str, str] | None
-
-
-class _Packed(NamedTuple):
-    """A commit record: its row, its `besides`, and the JSON of its score, empty where it has none."""
-
-    row: bytes
-    besides: bytes
-    score: bytes
 
 
 @dataclass(frozen=True)
@@ -67,13 +59,13 @@ class Commits:
     @classmethod
     def of(cls, records: Iterable[CommitRecord]) -> "Commits":
         """Of records that are in memory, in the order of units."""
-        return cls._of([(record.unit, _packed(record, canonical(record))) for record in records])
+        return cls._of([(record.unit, _found(record, canonical(record), NO_STAMP)) for record in records])
 
     @classmethod
-    def _of(cls, units: list[tuple[int, _Packed]]) -> "Commits":
-        rows = np.frombuffer(b"".join(packed.row for _, packed in units), ROW)
-        besides = {unit: packed.besides for unit, packed in units if packed.besides}
-        return cls(rows, besides, {unit: packed.score for unit, packed in units if packed.score})
+    def _of(cls, units: "list[tuple[int, _Found]]") -> "Commits":
+        rows = np.frombuffer(b"".join([found.row for _, found in units]), ROW)
+        besides = {unit: found.besides for unit, found in units if found.besides}
+        return cls(rows, besides, {unit: found.score for unit, found in units if found.score})
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -133,12 +125,18 @@ def sum_notes(besides: Iterable[bytes]) -> dict[str, int]:
 
 
 class _Found(NamedTuple):
-    """A commit record that was read. stamp: of its file. fault: why it does not count, with its verb."""
+    """A commit record that was read.
+
+    stamp: of its file. size: of its shard. row, besides, score: its row of the table, its `besides`, and the JSON of
+    its score, empty where it has none. fault: why it does not count, with its verb.
+    """
 
     stamp: Stamp
-    fault: str | None
     size: int = 0
-    packed: _Packed = _Packed(b"", b"", b"")
+    row: bytes = b""
+    besides: bytes = b""
+    score: bytes = b""
+    fault: str | None = None
 
 
 class _Folder(NamedTuple):
@@ -155,6 +153,7 @@ class Scan:
     def __init__(self, root: Root, header: Header) -> None:
         self.root, self.header = root, header
         self._header_sha256 = header.digest()
+        self._most = most_of(record_name(0))
         self._suffix = shard_name(header, 0).removeprefix(record_name(0).removesuffix(".json"))
         self._folders: dict[str, _Folder] = {}
 
@@ -164,7 +163,7 @@ class Scan:
         A damaged one counts as none, which is said once. Raises UnreadableError for one that cannot be read.
         """
         self._folders = {name: self._look(name) for name in shard_folders(self.root)}
-        units = [(unit, folder.found[unit].packed) for folder in self._folders.values() for unit in folder.valid]
+        units = [(unit, folder.found[unit]) for folder in self._folders.values() for unit in folder.valid]
         return Commits._of(sorted(units, key=lambda one: one[0]))
 
     def why_not(self, unit: int) -> str:
@@ -182,15 +181,16 @@ class Scan:
             return before
         known = {} if before is None else before.found
         units = _records(folder, stamps)
-        fresh = [(unit, stamp) for unit, stamp in units.items() if unit not in known or known[unit].stamp != stamp]
-        if self.root.remote and len(fresh) > 1:
-            with ThreadPoolExecutor(READERS) as pool:
-                read = [*pool.map(lambda one: self._read(*one), fresh)]
-        else:
-            read = [self._read(*one) for one in fresh]
-        new = {unit: found for (unit, _), found in zip(fresh, read, strict=True)}
-        every = {unit: new[unit] if unit in new else known[unit] for unit in units}
-        found = {unit: one for unit, one in every.items() if one is not None}
+        fresh = [unit for unit, stamp in units.items() if unit not in known or known[unit].stamp != stamp]
+        names = [f"{unit:06d}{RECORD}" for unit in fresh]
+        read = self.root.read_each(folder, names, self._most, wrong=_wrong)
+        new = {
+            unit: self._checked(unit, f"{folder}/{name}", units[unit], data)
+            for unit, name, data in zip(fresh, names, read, strict=True)
+            if data is not None
+        }
+        gone = new.keys() ^ fresh
+        found = {unit: new.get(unit) or known[unit] for unit in units if unit not in gone}
         return _Folder(listed, found, [unit for unit, one in found.items() if self._fault(unit, one, stamps) is None])
 
     def _fault(self, unit: int, found: _Found, stamps: Mapping[str, Stamp]) -> str | None:
@@ -202,56 +202,53 @@ class Scan:
             return f"names a shard of {found.size} bytes, where there is {f'one of {got.bytes}' if got else 'none'},"
         return None
 
-    def _read(self, unit: int, stamp: Stamp) -> _Found | None:
-        """None where it is gone meanwhile."""
-        name = record_name(unit)
-        file = f"{name.removesuffix('.json')}{self._suffix}"
+    def _checked(self, unit: int, name: str, stamp: Stamp, data: bytes | UnexpectedFile) -> _Found:
         try:
-            data = self.root.read(name, most_of(name), wrong=lambda data: not parse(CommitRecord, data, name))
-            plain = read_plain(data)
-            record = parse(CommitRecord, data, name) if plain is None or plain.file != file else plain
-        except FileNotFoundError:
-            return None
-        except UnreadableError:
-            raise
+            if isinstance(data, UnexpectedFile):
+                raise data
+            record = read_plain(data) or parse(CommitRecord, data, name)
         except CacheError:
             say(f"{self.root.url}/{name} is damaged: its shard counts as missing and is made again")
-            return _Found(stamp, "is damaged")
+            return _Found(stamp, fault="is damaged")
         if record.header_sha256 != self._header_sha256:
-            return _Found(stamp, "is of another header")
-        if record.unit != unit or record.file != file:
-            return _Found(stamp, "is of another unit")
-        if isinstance(record, CommitRecord):
-            return _Found(stamp, None, record.bytes, _packed(record, data))
-        return _Found(stamp, None, record.counts[-1], _packed_plain(record, data))
+            return _Found(stamp, fault="is of another header")
+        if record.unit != unit or record.file != f"{name[: -len(RECORD)]}{self._suffix}":
+            return _Found(stamp, fault="is of another unit")
+        return _found(record, data, stamp) if isinstance(record, CommitRecord) else _found_plain(record, data, stamp)
+
+
+def _wrong(data: bytes) -> bool:
+    """Raises CacheError where it is no commit record."""
+    return read_plain(data) is None and not parse(CommitRecord, data, "a commit record")
 
 
 def _records(folder: str, stamps: Mapping[str, Stamp]) -> dict[int, Stamp]:
     """Unit -> stamp of the commit records that belong into a folder, of what is in it."""
     found = {}
     for name, stamp in stamps.items():
-        stem = name.removesuffix(".json")
-        if stem != name and stem.isascii() and stem.isdecimal() and record_name(int(stem)) == f"{folder}/{name}":
-            found[int(stem)] = stamp
+        if name.endswith(RECORD) and (stem := name[: -len(RECORD)]).isascii() and stem.isdecimal():
+            unit = int(stem)
+            if record_name(unit) == f"{folder}/{name}":
+                found[unit] = stamp
     return found
 
 
-def _packed(record: CommitRecord, data: bytes) -> _Packed:
-    """Of a commit record whose file has these bytes."""
+def _found(record: CommitRecord, data: bytes, stamp: Stamp) -> _Found:
+    """A commit record whose file has these bytes."""
     values = record.model_dump(mode="json", include={*BESIDES, "score"}, exclude_none=True)
     score = json.dumps(values["score"], sort_keys=True).encode() if "score" in values else b""
     counts = [getattr(record, name) for name in COUNTS]
     row = _row(record.unit, counts, record.block_examples, record.sha256, record.source_sha256, data)
-    return _Packed(row, besides_of(values), score)
+    return _Found(stamp, record.bytes, row, besides_of(values), score)
 
 
-def _packed_plain(record: PlainRecord, data: bytes) -> _Packed:
+def _found_plain(record: PlainRecord, data: bytes, stamp: Stamp) -> _Found:
     besides = b""
     if record.notes or record.made_under:
         texts = {"notes": record.notes, "made_under": record.made_under}
         besides = besides_of({name: json.loads(text) for name, text in texts.items() if text})
     row = _row(record.unit, record.counts, record.block_examples, record.sha256, record.source_sha256, data)
-    return _Packed(row, besides, record.score)
+    return _Found(stamp, record.counts[-1], row, besides, record.score)
 
 
 def _row(unit: int, counts: Sequence[int], block_examples: int, sha256: str, source: str, data: bytes) -> bytes:

@@ -12,7 +12,8 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +27,8 @@ __all__ = ["Root", "Stamp", "UnexpectedFile", "check_name", "is_name"]
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "obs", "tos", "r2", "memory"}
 """Protocols of stores that have no folders to be made; making one of them would make a bucket."""
+READERS = 16
+"""How many files of a remote store are read at the same time."""
 REFETCHES = 2
 """How often the body of a remote file is fetched again that is not what it should be."""
 
@@ -113,6 +116,31 @@ class Root:
         """
         return self._checked(name, lambda: self._files.read(check_name(name), most), wrong)
 
+    def read_each(
+        self, sub: str, names: Sequence[str], most: int, *, wrong: Callable[[bytes], object] | None = None
+    ) -> "Iterator[bytes | UnexpectedFile | None]":
+        """The bytes of files directly in a subfolder, in this order; None for one that is not there.
+
+        Several at a time, of a remote store. Arguments and errors as of `read`, whose UnexpectedFile is given instead.
+        """
+        folder = check_name(sub)
+
+        def read(name: str) -> bytes | UnexpectedFile | None:
+            try:
+                if self.remote:
+                    return self.read(f"{folder}/{name}", most, wrong=wrong)
+                return self._once(f"{folder}/{name}", self._files.read, most)
+            except FileNotFoundError:
+                return None
+            except UnexpectedFile as error:
+                return error
+
+        if self.remote and len(names) > 1:
+            with ThreadPoolExecutor(READERS) as pool:
+                yield from pool.map(read, names)
+        else:
+            yield from map(read, names)
+
     def read_part(
         self, name: str, start: int, size: int, whole: int, *, wrong: Callable[[bytes], object] | None = None
     ) -> bytes:
@@ -132,19 +160,23 @@ class Root:
 
     def _checked(self, name: str, read: Callable[[], bytes], wrong: Callable[[bytes], object] | None) -> bytes:
         for again in range(REFETCHES, -1, -1):
-            try:
-                data = read()
-            except FileNotFoundError:
-                raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
-            except UnexpectedContent as error:
-                raise UnexpectedFile(f"cannot read {self.url}/{name}: {fault(error)}") from None
-            except OSError as error:
-                raise self._unreadable("read", name, error) from None
+            data = self._once(name, read)
             found = _fault(wrong, data) if self.remote and wrong is not None and again else None
             if not found:
                 break
             say(f"got wrong bytes of {self.url}/{name} ({found}); fetching it again")
         return data
+
+    def _once(self, name: str, read: Callable[..., bytes], *arguments: Any) -> bytes:
+        """What `read` gives for a name and more, or for nothing. Raises as `read` of this class does."""
+        try:
+            return read(name, *arguments) if arguments else read()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.url}/{name} does not exist") from None
+        except UnexpectedContent as error:
+            raise UnexpectedFile(f"cannot read {self.url}/{name}: {fault(error)}") from None
+        except OSError as error:
+            raise self._unreadable("read", name, error) from None
 
     def create(self, name: str, data: bytes) -> bytes:
         """Create a file, atomically, unless it is there already; what is in it now.

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 __all__ = ["PlainRecord", "read_plain"]
 
-NUMBER = rb"(0|[1-9][0-9]{0,14})"
+NUMBER = rb"(0|[1-9][0-9]{0,13})"
+"""Below 2⁴⁸, which no count reaches."""
 WHOLE = rb"(?:0|-?[1-9][0-9]{0,17})"
 DIGEST = rb'"([0-9a-f]{64})"'
-LINE = rb'"(?:0|[1-9][0-9]{0,14}) (?:0|[1-9][0-9]{0,14}) [0-9a-f]{64}(?: (?:0|[1-9][0-9]{0,14})){4}"'
-PLACE = rb'"(?:0|[1-9][0-9]{0,14}) (?:0|[1-9][0-9]{0,14}) [0-9a-f]{64}"'
+LINE = rb'"(?:0|[1-9][0-9]{0,13}) (?:0|[1-9][0-9]{0,13}) [0-9a-f]{64}(?: (?:0|[1-9][0-9]{0,13})){4}"'
+PLACE = rb'"(?:0|[1-9][0-9]{0,13}) (?:0|[1-9][0-9]{0,13}) [0-9a-f]{64}"'
 NAME = rb"[a-z][a-z_]*"
 
 
@@ -37,8 +38,6 @@ RECORD = re.compile(
 )
 NAMES = re.compile(rb'\n  "(%b)": ' % NAME)
 NUMBERS = re.compile(rb'"(\d+) (\d+) [0-9a-f]{64} (\d+) (\d+) (\d+) (\d+)"')
-VALUES = re.compile(rb": (\d+)")
-MOST = 1 << 48
 MOST_EXAMPLES = 1 << 20
 
 
@@ -63,22 +62,20 @@ def read_plain(data: bytes) -> PlainRecord | None:
     found = RECORD.fullmatch(data)
     if found is None:
         return None
-    (size, blocks, bytes_, documents, entries, examples, file, header, made_under, *others) = found.groups(b"")
+    size, blocks, bytes_, documents, entries, examples, file, header, made_under, *others = found.groups(b"")
     notes, positions, score, sha256, source, tokens, unit = others
-    counts = (*map(int, (examples, tokens, documents, positions, entries, bytes_)),)
-    block_examples, number = int(size), int(unit)
-    if max(number, *counts) >= MOST or not 1 <= block_examples <= MOST_EXAMPLES:
-        return None
-    if not _blocks_fit(blocks, block_examples, counts):
+    counts = (int(examples), int(tokens), int(documents), int(positions), int(entries), int(bytes_))
+    block_examples = int(size)
+    if not 1 <= block_examples <= MOST_EXAMPLES or not _blocks_fit(blocks, block_examples, counts):
         return None
     if notes == b"{}":
         notes = b""
-    elif not _in_order(notes) or any(int(value) >= MOST for value in VALUES.findall(notes)):
+    if (notes and not _in_order(notes)) or (score and not _in_order(score)):
         return None
-    if (score and not _in_order(score)) or (made_under and not _in_order(made_under)):
+    if made_under and not _in_order(made_under):
         return None
     texts = (file.decode(), counts, block_examples, sha256.decode(), source.decode(), header.decode())
-    return PlainRecord(number, *texts, notes, score, made_under)
+    return PlainRecord(int(unit), *texts, notes, score, made_under)
 
 
 def _in_order(text: bytes) -> bool:
@@ -94,15 +91,12 @@ def _blocks_fit(text: bytes, block_examples: int, counts: tuple[int, ...]) -> bo
     if len(lines) != max(1, -(-examples // block_examples)):
         return False
     end = tokens = documents = positions = entries = 0
-    for line in lines:
-        start, size, *own = map(int, line)
-        if start < end:
+    for start, size, *own in lines:
+        if int(start) < end:
             return False
-        end = start + size
-        tokens, documents, positions, entries = (
-            tokens + own[0],
-            documents + own[1],
-            positions + own[2],
-            entries + own[3],
-        )
+        end = int(start) + int(size)
+        tokens += int(own[0])
+        documents += int(own[1])
+        positions += int(own[2])
+        entries += int(own[3])
     return end <= file_bytes and [tokens, documents, positions, entries] == sums
