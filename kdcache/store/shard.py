@@ -233,24 +233,26 @@ def _place(data: bytes, at: tuple[int, int]) -> tuple[int, int, str]:
 def commit_shard(root: Root, data: bytes, commit: CommitRecord) -> CommitRecord:
     """Write what `make_shard` gave, the shard and then its commit record, each atomically; another record goes before.
 
-    Where the same bytes are committed already, by a writer with the same settings, they stay. Raises CacheError if the
-    disk refuses.
+    What is there already with the same bytes, by a writer with the same settings, stays. Raises CacheError if the disk
+    refuses.
     """
-    name = record_name(commit.unit)
+    name, record, recorded = record_name(commit.unit), canonical(commit), False
     if root.exists(name):
-        if _stands(root, data, commit):
+        recorded = _holds(root, name, record)
+        if recorded and _holds(root, commit.file, data):
             return commit
-        root.delete(name)
+        if not recorded:
+            root.delete(name)
     root.write(commit.file, data)
-    root.write(record_name(commit.unit), canonical(commit))
+    if not recorded:
+        root.write(name, record)
     return commit
 
 
-def _stands(root: Root, data: bytes, commit: CommitRecord) -> bool:
-    """Whether another writer with the same settings has committed the same bytes, and they are sound."""
+def _holds(root: Root, name: str, data: bytes) -> bool:
+    """Whether a file is there and has these bytes."""
     try:
-        record = canonical(commit)
-        return root.read(record_name(commit.unit), len(record)) == record and root.read(commit.file, len(data)) == data
+        return root.read(name, len(data)) == data
     except (FileNotFoundError, UnexpectedFile):
         return False
 

@@ -326,6 +326,30 @@ writer.finalize(3)
 """
 
 
+def test_a_sound_commit_record_stays_where_its_shard_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the shard cannot be written: nothing that is whole is lost by a repair."""
+    with CacheBuilder(tmp_path, label_only_header()) as builder:
+        commit_all(builder, [0])
+        (shard,) = tmp_path.glob("shards/000/*.arrow")
+        record, data = shard.with_suffix(".json"), shard.read_bytes()
+        before = record.read_bytes()
+        shard.unlink()
+
+        def full(name: str, data: bytes) -> None:
+            raise CacheError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(builder.root, "write", full)
+            with pytest.raises(CacheError, match="no room"):
+                commit_all(builder, [0])
+        assert (record.read_bytes(), builder.committed()) == (before, set())
+        commit_all(builder, [0])
+        assert (record.read_bytes(), shard.read_bytes()) == (before, data)
+        assert builder.committed() == {0}
+
+
 def test_killed_at_any_step_the_next_run_ends_the_same(tmp_path: Path) -> None:
     """SIGKILL at the n-th fsync or rename of six runs; a file takes three, there are eight."""
     header = label_only_header().model_dump_json()
