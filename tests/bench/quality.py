@@ -12,7 +12,8 @@ What is compared are differences inside a seed, and their mean has a standard er
 records do. How much more is a matter of the learning rate: at 4e-3 two draws of one record from one start ended up to
 40% of the gap between labels and the dense record apart, since a student that learns so fast goes another way after a
 little noise; at 1e-3 they ended 1% apart. So small students take many small steps, and the teacher's distribution over
-2,048 classes is cheap enough for several seeds.
+2,048 classes is cheap enough for several seeds. What a record does to one step's gradient can be told far more closely
+than what a run comes to, and stands beside it (quality_noise.py).
 """
 
 import argparse
@@ -47,16 +48,20 @@ from kdcache.targets.top_k import TopK
 from tests.bench.multinomial import Multinomial
 from tests.bench.part import Part
 from tests.bench.part import Rows as PartRows
+from tests.bench.quality_noise import noise_and_bias
 from tests.bench.shards import shard_bytes
 from tests.bench.shares import HEADER, RS_KD, share_lines
 from tests.bench.small_models import CLASSES, Learner, logits_of, make_student, make_teacher, make_text, scores
-from tests.bench.tables import table
+from tests.bench.tables import spread, table
 
 LENGTH = 128
 BATCH = 8
-SEEDS = list(range(6))
+TEACHER_TOKENS = 614_400
+SEEDS = list(range(4))
 ONLY = ("drawn", "RS-KD")
 """What the part compares, besides labels and the dense record."""
+EARLY = 60
+"""Steps before the gradients whose noise is told."""
 MEASURED = 4
 """Batches whose records are written to a shard, to count bytes."""
 Arrays = dict[str, np.ndarray]
@@ -151,7 +156,7 @@ def measured(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     parser.add_argument("--only", nargs="+", help="settings whose names begin so, besides cross-entropy and dense")
-    for name, default in {"teacher_tokens": 614_400, "tokens": 409_600, "heldout": 20_480, "threads": 1}.items():
+    for name, default in {"teacher_tokens": TEACHER_TOKENS, "tokens": 409_600, "heldout": 20_480, "threads": 1}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--rate", type=float, default=2e-3, help="the students' learning rate")
     options = parser.parse_args(words)
@@ -231,6 +236,40 @@ def run_seed(
     return learners, {setting.name: record_bytes(setting, measured[setting.name]) for setting in chosen}
 
 
+def noise(work: Path, batches: int, draws: int, teacher_tokens: int) -> list[dict[str, Any]]:
+    """Of each sampled record of the part, for each batch: that of a gradient early in training; kept in the folder."""
+    path = work / f"noise-{CLASSES}-{teacher_tokens}-{batches}-{draws}.jsonl"
+    if path.exists():
+        return read(path)
+    text = make_text(work, LENGTH)
+    first = teacher_tokens // LENGTH
+    teacher = make_teacher(work, text.train[:first], BATCH)
+    windows = text.train[first:].split(BATCH)
+    learner = Learner(make_student(0), LossTerms([term(1.0)], CLASSES), 400, 2e-3)
+
+    def exact(rows: Rows) -> TeacherTargets:
+        return compress(rows.logits_PV, Dense(logit_dtype="float32"))
+
+    for step, tokens in enumerate(windows[:EARLY]):
+        learner.step(tokens, Supervision(tokens[:, 1:].flatten(), exact(teacher_rows(teacher, tokens, 0, step))))
+    lines = []
+    for batch, tokens in enumerate(windows[EARLY : EARLY + batches]):
+        rows = teacher_rows(teacher, tokens, 0, batch)
+        for setting in settings([1.0], {}):
+            if setting.make is None or not setting.name.startswith(ONLY):
+                continue
+
+            def drawn(number: int, make: Any = setting.make, rows: Rows = rows) -> TeacherTargets:
+                keys_P3 = rows.keys_P3 + np.array([1000 + number, 0, 0])
+                targets: TeacherTargets = make(Rows(rows.logits_PV, rows.hidden_PD, keys_P3))[1]
+                return targets
+
+            found, bias = noise_and_bias(learner, tokens, exact(rows), drawn, draws)
+            lines.append({"setting": setting.name, "batch": batch, "noise": found, "bias": bias})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines
+
+
 def term(temperature: float | None) -> Term:
     if temperature is None:
         return make_term(name="cross_entropy")
@@ -257,12 +296,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def run(quick: bool) -> PartRows:
+    words = ["--temperatures", "1", "--only", *ONLY]
     if quick:
         with tempfile.TemporaryDirectory() as name:
             sizes = ["--teacher-tokens", "40960", "--tokens", "40960", "--heldout", "4096"]
-            return {"results": measured([name, "--temperatures", "1", "--seeds", "0", "--only", *ONLY, *sizes])}
-    home = Path(os.environ.get("KDCACHE_HOME", Path.home() / ".cache" / "kdcache"))
-    return {"results": measured([str(home / "bench-quality"), "--temperatures", "1", "--only", *ONLY])}
+            results = measured([name, "--seeds", "0", *words, *sizes])
+            return {"results": results, "noise": noise(Path(name), 1, 2, 40_960)}
+    work = Path(os.environ.get("KDCACHE_HOME", Path.home() / ".cache" / "kdcache")) / "bench-quality"
+    return {"results": measured([str(work), *words]), "noise": noise(work, 3, 8, TEACHER_TOKENS)}
 
 
 def render(rows: PartRows) -> str:
@@ -274,8 +315,27 @@ def render(rows: PartRows) -> str:
         "means of those inside a seed, in nats on held-out text, ± their standard error. The share is of the gap in "
         "KL between labels alone and the dense record. Bytes are of a record in a Zarr shard, the file's structure "
         "not counted. Seeds that are in ~/.cache/kdcache/bench-quality are not done again, so the time above may be "
-        "of a part of them; one takes about 3 minutes of CPU.\n\n" + table(HEADER, share_lines(rows["results"]))
+        "of a part of them; one takes about 3 minutes of CPU.\n\n"
+        + table(HEADER, share_lines(rows["results"]))
+        + f"\n\nThe gradient of a student's parameters in one step, {EARLY} steps after the start, from the dense "
+        "record's: relative squared error, noise and bias apart, means over batches, each drawn several times; in "
+        "brackets the least and the greatest ratio of a batch.\n\n"
+        + table(["record", "noise", "of RS-KD's noise", "bias"], noise_lines(rows["noise"]))
     )
+
+
+def noise_lines(found: list[dict[str, Any]]) -> list[list[str]]:
+    of_rs_kd = {line["batch"]: line["noise"] for line in found if line["setting"] == RS_KD}
+    lines = []
+    for setting in dict.fromkeys(line["setting"] for line in found):
+        own = [line for line in found if line["setting"] == setting]
+        ratios = [line["noise"] / of_rs_kd[line["batch"]] for line in own]
+        means = {key: float(np.mean([line[key] for line in own])) for key in ("noise", "bias")}
+        mean = float(np.mean(ratios))
+        lines.append(
+            [setting, f"{means['noise']:.4f}", spread((mean, min(ratios), max(ratios))), f"{means['bias']:.5f}"]
+        )
+    return lines
 
 
 PART = Part(
