@@ -1,10 +1,10 @@
 """A dump against the bare forward pass of its teacher, and two ranks against one.
 
 What counts is what more text costs, whatever a start costs (Python, the teacher's weights, their digests, the trial
-pass): so one dump of several units is made, and before each unit the bare side, which holds the same teacher in memory,
-computes this unit's windows in the same batch and keeps nothing. A unit's cost is the process's CPU time from there to
-the next unit: tokenising, compressing, writing, digests and commits of it are in it. So both sides are in turn in one
-process, and each unit is a round.
+pass): so one dump of several units is made, and beside each unit the bare side, which holds the same teacher in memory,
+computes this unit's windows in the same batch and keeps nothing, now before the dump's part and now after it. A unit's
+cost is the process's CPU time from its begin to that of the next one, less the bare side's: tokenising, compressing,
+writing, digests and commits of it are in it. So both sides are in turn in one process, and each unit is a round.
 
 Ranks are processes of one thread each, as a user starts them. Their CPU seconds are told, and whether the bytes are the
 same; the clock would say how busy the machine is.
@@ -18,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 from tests.bench.part import Part, Rows
@@ -54,29 +55,48 @@ def run(quick: bool) -> Rows:
 
 def _in_turn(
     folder: Path, corpus: Path, bare: Callable[[int], None], threads: int
-) -> tuple[list[float], list[float], float, dict[str, float]]:
-    """CPU seconds of the bare forward and of the dump for each unit but the last, of the whole dump without the bare
-    forwards; seconds of each stage.
+) -> tuple[Rows, Rows, float, dict[str, float]]:
+    """CPU and clock seconds of the bare forward and of the dump for each unit but the last, CPU seconds of the whole
+    dump without the bare forwards; seconds of each stage.
     """
     from kdcache.dump import make
 
-    entered: list[float] = []
-    left: list[float] = []
+    begun: list[np.ndarray] = []
+    forwards: list[np.ndarray] = []
     unit_arrays = make.unit_arrays
 
-    def with_bare_before(header: Any, unit: int, *arguments: Any, **settings: Any) -> Any:
+    def beside_bare(header: Any, unit: int, *arguments: Any, **settings: Any) -> Any:
         time.sleep(WRITTEN)
-        entered.append(time.process_time())
-        bare(unit)
-        left.append(time.process_time())
-        return unit_arrays(header, unit, *arguments, **settings)
+        begun.append(_now())
+        if unit % 2 == 0:
+            forwards.append(_took(bare, unit))
+        arrays = unit_arrays(header, unit, *arguments, **settings)
+        if unit % 2 == 1:
+            forwards.append(_took(bare, unit))
+        return arrays
 
     started = time.process_time()
-    with patch.object(make, "unit_arrays", with_bare_before):
+    with patch.object(make, "unit_arrays", beside_bare):
         stages = _dump(folder, corpus, threads)
-    forwards = [b - a for a, b in zip(entered, left, strict=True)]
-    whole = time.process_time() - started - sum(forwards)
-    return forwards[:-1], [b - a for a, b in zip(left, entered[1:], strict=False)], whole, stages
+    whole = time.process_time() - started - float(sum(forwards)[0])
+    units = np.diff(begun, axis=0) - forwards[:-1] - [0.0, WRITTEN]
+    return _by_clock(forwards[:-1]), _by_clock(units), whole, stages
+
+
+def _now() -> np.ndarray:
+    """Seconds of CPU, and of the clock."""
+    return np.array([time.process_time(), time.perf_counter()])
+
+
+def _took(bare: Callable[[int], None], unit: int) -> np.ndarray:
+    begin = _now()
+    bare(unit)
+    return _now() - begin
+
+
+def _by_clock(seconds: Sequence[np.ndarray] | np.ndarray) -> Rows:
+    cpu, clock = np.transpose(seconds).tolist()
+    return {"cpu": cpu, "clock": clock}
 
 
 def _windows(count: int) -> list[str]:
@@ -169,20 +189,21 @@ def _digest(folder: Path) -> str:
 
 
 def render(rows: Rows) -> str:
-    bare, made = (statistics.median(rows[side]) for side in ("bare", "made"))
-    of_units = [forward / unit for forward, unit in zip(rows["bare"], rows["made"], strict=True)]
-    ratio = spread((bare / made, min(of_units), max(of_units)))
-    start = rows["whole"] - (len(rows["made"]) + 1) * made
+    lines = []
+    for clock, name in (("cpu", "CPU s"), ("clock", "s by the clock")):
+        bare, made = rows["bare"][clock], rows["made"][clock]
+        ratios = [forward / unit for forward, unit in zip(bare, made, strict=True)]
+        ratio = spread((statistics.median(ratios), min(ratios), max(ratios)))
+        lines.append([name, figure(statistics.median(bare)), figure(statistics.median(made)), ratio])
+    count, made = len(ratios), statistics.median(rows["made"]["cpu"])
+    start = rows["whole"] - (count + 1) * made
     stages = ", ".join(f"{name} {took / sum(rows['stages'].values()):.1%}" for name, took in rows["stages"].items())
     one, two = rows["ranks"]["1"]["cpu"], rows["ranks"]["2"]["cpu"]
     return (
-        f"SmolLM2-135M in float32, {rows['threads']} threads, default record. CPU seconds for {BATCH * LENGTH:,} "
-        f"tokens in one batch of {BATCH} windows, medians of {len(of_units)} units, before each of which the bare side "
-        "computes it too; in brackets the least and the greatest ratio of a unit.\n\n"
-        + table(
-            ["", "CPU s", "speed against the bare forward"],
-            [["bare forward", figure(bare), "1"], ["kdcache dump-logits", figure(made), ratio]],
-        )
+        f"SmolLM2-135M in float32, {rows['threads']} threads, default record. Seconds for {BATCH * LENGTH:,} "
+        f"tokens in one batch of {BATCH} windows, medians of {count} units, beside each of which the bare side "
+        "computes it too; the median of the units' ratios, in brackets the least and the greatest.\n\n"
+        + table(["", "bare forward", "kdcache dump-logits", "speed against the bare forward"], lines)
         + f"\n\nA dump starts and ends in {figure(start)} CPU s besides, whatever its size. Its stages by the clock: "
         f"{stages}.\n\nOf {2 * BATCH * LENGTH:,} tokens with one thread each, one rank takes {figure(one[0])} CPU s, "
         f"and two ranks {' and '.join(map(figure, two))}, each with its own start. Their shards, commit records and "
