@@ -13,6 +13,7 @@ of the given sizes need, whatever a file says of itself.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Annotated, Protocol
 
@@ -192,7 +193,12 @@ def array_fields(fields: Sequence[Field]) -> list[Field]:
     Returns:
         The counts, as uint32 fields of their parent's level, then the fields themselves.
     """
-    return [*(Field(COUNTS[level], PARENT[level], "uint32") for level in levels_of(fields)), *fields]
+    return [*_array_fields(tuple(fields))]
+
+
+@lru_cache(64)
+def _array_fields(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    return (*(Field(COUNTS[level], PARENT[level], "uint32") for level in levels_of(fields)), *fields)
 
 
 def array_shapes(fields: Sequence[Field], sizes: Mapping[Level, int]) -> dict[str, tuple[int, ...]]:

@@ -155,11 +155,22 @@ class Batch:
         Returns:
             A batch of them, whose arrays are views.
         """
-        picked = {
-            field.name: self.arrays[field.name][self.bounds[field.level][start] : self.bounds[field.level][stop]]
-            for field in array_fields(self.fields)
-        }
-        return self._with(picked)
+        return self.cut([start, stop])[0]
+
+    def cut(self, edges: Sequence[int]) -> list["Batch"]:
+        """Cut some consecutive examples into batches.
+
+        Args:
+            edges: The first example of each batch, and one past the last example.
+
+        Returns:
+            Batches whose arrays are views.
+        """
+        places = {level: bounds[edges].tolist() for level, bounds in self.bounds.items()}
+        columns = [(f.name, self.arrays[f.name], places[f.level]) for f in array_fields(self.fields)]
+        return [
+            self._with({name: array[at[i] : at[i + 1]] for name, array, at in columns}) for i in range(len(edges) - 1)
+        ]
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Batch":
         """Pick examples by number.

@@ -35,7 +35,9 @@ def content_faults(header: Header, arrays: Mapping[str, np.ndarray]) -> Iterator
     yield from structure
     if header.tokenizer and "tokens" in arrays:
         yield from _out_of_range("tokens", arrays["tokens"], header.tokenizer.vocab_size)
-    if not structure and "positions" in arrays:
+    next_tokens = "labels" not in arrays and "tokens" in arrays
+    classes_alone = next_tokens and arrays["tokens"].max(initial=0) < header.num_classes  # then so are the labels
+    if not structure and "positions" in arrays and not classes_alone:
         labels = Batch(header.fields, dict(arrays), header.records, header.num_classes).labels
         yield from task_of(header.task).label_faults(labels, header.num_classes)
     for kind in header.records:
@@ -77,9 +79,10 @@ def _ascend(positions_P: np.ndarray, counts_B: np.ndarray, tokens_B: np.ndarray,
 
 def _ends(tokens_B: np.ndarray, header: Header) -> np.ndarray:
     """Where positions end in examples of so many tokens; the task is asked once for each length."""
-    lengths, which_B = np.unique(tokens_B, return_inverse=True)
-    end = task_of(header.task).end
-    return np.array([end(length) for length in lengths.tolist()], np.int64)[which_B]
+    end, ends = task_of(header.task).end, np.zeros(int(tokens_B.max(initial=0)) + 1, np.int64)
+    for length in np.flatnonzero(np.bincount(tokens_B)).tolist():
+        ends[length] = end(length)
+    return ends[tokens_B]
 
 
 def _sums(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

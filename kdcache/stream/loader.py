@@ -269,8 +269,9 @@ class Loader(Iterator[list[Batch]]):
 
     def _cut(self, steps: Batch) -> list[list[Batch]]:
         """The micro-batches of each step."""
-        starts = np.arange(0, len(steps), self._micro_batch).reshape(-1, self._share // self._micro_batch)
-        return [[steps.slice(start, start + self._micro_batch) for start in step] for step in starts.tolist()]
+        batches = steps.cut(range(0, len(steps) + 1, self._micro_batch))
+        each = self._share // self._micro_batch
+        return [batches[first : first + each] for first in range(0, len(batches), each)]
 
     def _plan(self, epoch: int) -> EpochPlan:
         sizes = self._cache.shard_examples, self._cache.block_examples

@@ -62,6 +62,10 @@ class Field:
     shape: tuple[int, ...] = ()
     steps_per_octave: tuple[int, int] | None = None
 
+    def __hash__(self) -> int:
+        """Fields of a cache differ by name; what is known of a tuple of them is looked up for every batch."""
+        return hash(self.name)
+
 
 def levels_of(fields: Sequence[Field]) -> list[Level]:
     """The levels below example that these fields use, parents before children."""

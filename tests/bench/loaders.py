@@ -79,8 +79,8 @@ def _measured(row: dict[str, Any], name: str, folder: Path) -> None:
 def render(rows: Rows) -> str:
     parts = [
         "Decoded bytes and examples per CPU second, one process without workers, batches of 64 in a shuffled order. "
-        "Files are cold in the first epoch (page cache dropped) and warm in the next two; kdcache has too little "
-        "memory to keep what it decoded. "
+        "Files are cold in the first epoch (page cache dropped) and warm in the next two; kdcache has as many lanes "
+        "and as much memory as make it read every block again in each epoch. "
         "Start and resume: CPU seconds to the first batch, without imports. kdcache gives concatenated arrays and has "
         "checked every byte; the others give lists of examples and check nothing."
     ]

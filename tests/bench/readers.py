@@ -120,19 +120,24 @@ def _read_kdcache(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
 
 
 def _loader(cache: Any, skip: int) -> Any:
-    """With too little memory for the cache to stay decoded after its first epoch, and enough to read each block once in
-    an epoch, as of a cache that is larger than memory.
+    """As of a cache that is large beside the blocks in use, each of which is read once in an epoch: six blocks or more
+    for a lane, and the least memory that holds a block of each lane. With the usual 64 lanes most blocks of so small a
+    cache are in use at any time, and are not read again in the next epoch.
     """
     from kdcache import Loader
     from kdcache.stream.memory import decoded_bytes
 
-    decoded = decoded_bytes(cache.manifest.header.fields, cache.manifest.totals)
-    for times in (4.4, 4, 3.6, 3.2, 2.8, 2.4, 2, 1.6):
-        loader = Loader(cache, global_batch=BATCH, threads=1, memory_gb=times * decoded / 1e9, samples_seen=skip)
-        if not loader._reading.keep:
+    blocks = int(np.sum(-(-cache.shard_examples // cache.block_examples)))
+    block = decoded_bytes(cache.manifest.header.fields, cache.manifest.totals) / blocks
+    lanes = max(n for n in (1, 2, 4, 8, 16, 32, 64) if 6 * n <= max(blocks, 6))
+    for times in np.arange(1, 16, 0.25):
+        loader = Loader(
+            cache, global_batch=BATCH, lanes=lanes, threads=1, memory_gb=times * lanes * block / 1e9, samples_seen=skip
+        )
+        if loader._reading.offsets is None and not loader._reading.keep:
             return loader
         loader.close()
-    raise AssertionError("got a cache that stays decoded")
+    raise AssertionError("got no amount of memory that holds a block of each lane, and not the cache")
 
 
 def _plain_zarr(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
