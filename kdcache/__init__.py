@@ -7,8 +7,9 @@ Train from it     Loader, Collator, make_student, with_loss, loss_terms; Prefetc
                   HeadLoss with a Head, the fused output layer and loss, in a loop of your own;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
-Add kinds         register_backend, register_divergence, register_record, register_student, register_task,
-                  register_term; RecordKind, SparseTargets, TailCurve and TeacherRows for a record kind of your own
+Add kinds         register_backend, register_divergence, register_engine, register_record, register_student,
+                  register_task, register_term; RecordKind, SparseTargets, TailCurve and TeacherRows for a record kind
+                  of your own
 Errors            KdcacheError and those below it
 
 The names load on first use, so that `import kdcache` stays cheap; none of them needs DeepSpeed.
@@ -38,14 +39,15 @@ The rooms, in the order in which they may import each other. Each room's own doc
     cli          the command line, which only calls the rooms
 
 Every section of a settings file is a class in the settings.py of the room that reads it. A new task, record,
-divergence, backend or student class is one file and one registration: the docstrings of tasks, targets, losses, store
-and models say how, and tests/extending/ has examples.
+divergence, backend, student class or engine is one file and one registration: the docstrings of tasks, targets, losses,
+store, models and dump.engines say how, and tests/extending/ has examples.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdcache.dump.engines.registry import register_engine
     from kdcache.errors import (
         CacheError,
         ConfigError,
@@ -139,6 +141,7 @@ __all__ = [
     "open_cache",
     "register_backend",
     "register_divergence",
+    "register_engine",
     "register_record",
     "register_student",
     "register_task",
@@ -148,6 +151,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "kdcache.dump.engines.registry": "register_engine",
     "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError LockedError "
     "RowError StudentError TeacherError TrainError",
     "kdcache.losses.distillation": "distillation_loss",

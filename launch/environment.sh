@@ -21,5 +21,19 @@ install() {  # EXTRAS
     export PATH="$PWD/.venv/bin:$PATH"
 }
 
+install_engines() {
+    local stamp=.venv-engines/installed
+    if [ ! -e "$stamp" ] || [ launch/engines.txt -nt "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+        echo "== installing into .venv-engines (about five minutes the first time)"
+        [ -x .venv-engines/bin/python ] || "${PYTHON:-python3}" -m venv .venv-engines
+        local pip=(.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check)
+        .venv-engines/bin/python -c 'import torch' 2>/dev/null || "${pip[@]}" torch==2.13.0
+        "${pip[@]}" --no-deps --requirement launch/engines.txt
+        "${pip[@]}" --no-deps --editable .
+        touch "$stamp"
+    fi
+    export PATH="$PWD/.venv-engines/bin:$PATH"
+}
+
 # Nothing here needs a model hub, and a machine without a GPU should not be asked for one at every start.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

@@ -23,11 +23,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests of the long profile too")
+    parser.addoption("--engines", action="store_true", help="run the tests of inference engines, and no others")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--long"):
         items[:] = [item for item in items if item.get_closest_marker("long") is None]
+    engines = bool(config.getoption("--engines"))
+    items[:] = [item for item in items if (item.get_closest_marker("engine") is not None) == engines]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,6 @@ from kdcache.dump.pins import build_header, pin_teacher
 from kdcache.dump.prepare import features_width, made_of_corpus
 from kdcache.dump.resume import basis_fault
 from kdcache.dump.settings import DumpConfig
-from kdcache.dump.teacher import Teacher
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.manifest import CalibrationPin, Header, TokenizerPin
 from kdcache.store.output import CacheOutput
@@ -59,7 +58,7 @@ def begin(material: Material, teacher: LazyTeacher, threads: int, output: CacheO
 
     def make_basis() -> tuple[Basis, CalibrationPin]:
         loaded = teacher.ready()
-        assert isinstance(loaded, Teacher)
+        assert loaded is not None
         kind = calibrated_of(config.record)
         assert kind is not None
         return calibrate(config, kind, corpus, material.reader, loaded)
@@ -99,4 +98,4 @@ def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPi
             "block_positions": config.compute.block_positions_on(device.type),
         },
     )
-    return header.model_copy(update={"compute": header.compute | teacher.feeding})
+    return header.model_copy(update={"compute": header.compute | teacher.ways})

@@ -12,9 +12,9 @@ import torch
 
 from kdcache.corpus import Corpus
 from kdcache.dump.batches import in_order
+from kdcache.dump.engines.engine import Engine
 from kdcache.dump.resume import calibration_pin
 from kdcache.dump.settings import DumpConfig
-from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import remedies, unit_examples
 from kdcache.errors import CorpusError
 from kdcache.progress import say
@@ -27,7 +27,7 @@ __all__ = ["calibrate"]
 
 
 def calibrate(
-    config: DumpConfig, kind: RecordKind, corpus: Corpus, reader: Reader, teacher: Teacher
+    config: DumpConfig, kind: RecordKind, corpus: Corpus, reader: Reader, teacher: Engine
 ) -> tuple[Basis, CalibrationPin]:
     """The basis of a calibrated kind of record, and what it was made of.
 
@@ -41,7 +41,7 @@ def calibrate(
         units, made_under = unit + 1, made_under | settings
         if not batch:
             continue
-        hidden_PD = torch.cat([teacher.hidden(*inputs) for inputs in teacher.feeding.passes(batch)])
+        hidden_PD = teacher.hidden_of(batch)
         parts.append(hidden_PD[: wanted - count].float().cpu())
         count += len(parts[-1])
         if count == wanted:

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kdcache.dump.engines.engine import Rows
+from kdcache.dump.engines.model_engine import ModelEngine
 from kdcache.dump.settings import ComputeConfig, TeacherConfig
-from kdcache.dump.teacher import Teacher, load_model
+from kdcache.dump.teacher import load_model
 from kdcache.errors import TeacherError
 from kdcache.launcher import World
 from kdcache.models.feeding import Feeding
@@ -23,9 +25,10 @@ from kdcache.models.head import Head
 from kdcache.models.head_parts import HEADS, reads_last_token
 from kdcache.models.inputs import ModelInputs
 from kdcache.models.loading import check_classifier, find_last_by_mask
+from kdcache.targets.output_layer import OutputLayer
 from kdcache.tasks import Example, Task
 
-__all__ = ["AnyTeacher", "Classifier", "load_classifier"]
+__all__ = ["Classifier", "load_classifier"]
 
 
 def load_classifier(
@@ -73,7 +76,7 @@ def load_classifier(
     return classifier
 
 
-class Classifier:
+class Classifier(ModelEngine):
     """`rows` as Teacher has it, in one block. hidden states: the features, None where none are asked for."""
 
     def __init__(
@@ -85,9 +88,7 @@ class Classifier:
         self._features = features
 
     @torch.inference_mode()
-    def rows(
-        self, inputs: ModelInputs, flat_P: Tensor, *, transient: bool = False
-    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    def rows(self, inputs: ModelInputs, flat_P: Tensor, *, transient: bool = False) -> Iterator[Rows]:
         """(all of the P positions, float32 logits [P, C], features [P, D] or None), once, in memory of their own."""
         arguments, flat_P = inputs.to(self.device).arguments, flat_P.to(self.device)
         with self.hidden_states() as seen:
@@ -96,6 +97,12 @@ class Classifier:
         logits_PC = logits[flat_P // length] if logits.ndim == 2 else logits.flatten(0, 1)[flat_P]
         hidden_PD = self._picked(seen[0], logits, arguments, flat_P) if seen else None
         yield slice(0, len(flat_P)), logits_PC.float(), hidden_PD
+
+    def output_layer(self) -> OutputLayer:
+        """None: its few logits are kept as they are."""
+        raise TeacherError(
+            f"got {type(self.model).__name__}, a classifier, for a factored record, expected a dense one"
+        )
 
     def hidden_states(self) -> AbstractContextManager[list[Tensor]]:
         """What the body hands over while this lasts; nothing where no features are asked for."""
@@ -114,6 +121,3 @@ def _takes_types(model: Any) -> bool:
     """Whether a user's call of this model on what its tokenizer gives would feed it token types."""
     kinds = getattr(model.config, "type_vocab_size", None)
     return "token_type_ids" in signature(model.forward).parameters and (kinds is None or kinds > 1)
-
-
-AnyTeacher = Teacher | Classifier

@@ -11,11 +11,10 @@ from functools import partial
 import numpy as np
 
 from kdcache.dump.background import Background
-from kdcache.dump.classifier import AnyTeacher
+from kdcache.dump.engines.engine import Engine
 from kdcache.dump.material import Material
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.stages import Stages
-from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import UnitExamples, check_share, remedies
 from kdcache.launcher import World
 from kdcache.progress import Progress, counted, say, spoken_duration
@@ -32,7 +31,7 @@ def make_shards(
     material: Material,
     world: World,
     builder: CacheBuilder,
-    teacher: AnyTeacher | None,
+    teacher: Engine | None,
     todo: list[int],
     skipped: list[tuple[int, SkippedRow]],
     recorded: dict[int, tuple[str, str]],
@@ -84,9 +83,9 @@ def make_shards(
     say(f"of this time, side by side: {stages.shares(elapsed)}")
 
 
-def _encoder(builder: CacheBuilder, teacher: AnyTeacher | None) -> Encoder | None:
+def _encoder(builder: CacheBuilder, teacher: Engine | None) -> Encoder | None:
     """Of calibrated records, where one of them is."""
-    if builder.basis is None or not isinstance(teacher, Teacher):
+    if builder.basis is None or teacher is None:
         return None
     kind = calibrated_of(builder.header.records)
     assert kind is not None

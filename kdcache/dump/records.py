@@ -15,11 +15,10 @@ from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
 from kdcache.dump.batches import longest_first
-from kdcache.dump.classifier import AnyTeacher
 from kdcache.dump.compressing import Compressing, TimedRows, compressing_threads
+from kdcache.dump.engines.engine import Engine
 from kdcache.dump.stages import Stages
 from kdcache.store.batch import Batch
 from kdcache.store.checked import checked_example
@@ -43,7 +42,7 @@ def unit_arrays(
     header: Header,
     index: int,
     examples: Sequence[Example],
-    teacher: AnyTeacher | None,
+    teacher: Engine | None,
     encoder: Encoder | None = None,
     *,
     advance: Callable[[int], None],
@@ -88,7 +87,7 @@ def _attached(
     index: int,
     examples: Sequence[Example],
     own: Sequence[Example],
-    teacher: AnyTeacher | None,
+    teacher: Engine | None,
     advance: Callable[[int], None],
     stages: Stages,
 ) -> dict[str, np.ndarray]:
@@ -111,7 +110,7 @@ def _read(
     unit: Unit,
     examples: Sequence[Example],
     batches: Sequence[np.ndarray],
-    teacher: AnyTeacher | None,
+    teacher: Engine | None,
     compressing: Compressing,
     advance: Callable[[int], None],
     *,
@@ -141,7 +140,7 @@ def _read(
 
 def rows_of(
     header: Header,
-    teacher: AnyTeacher,
+    teacher: Engine,
     examples: Sequence[Example],
     numbers: np.ndarray,
     *,
@@ -167,18 +166,7 @@ def rows_of(
     labels_P = np.concatenate([e.labels for e in examples])
     numbers_P = np.repeat(numbers, [len(p) for p in positions])
     keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
-    for part, logits_PV, hidden_PD in _blocks(teacher, examples, transient):
+    for part, logits_PV, hidden_PD in teacher.rows_of(examples, transient=transient):
         task.check_outputs(logits_PV)
         of_features = None if features is None else hidden_PD
         yield part, TeacherRows(logits_PV, labels_P[part], keys_P3[part], hidden_PD, of_features)
-
-
-def _blocks(
-    teacher: AnyTeacher, examples: Sequence[Example], transient: bool
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """`rows` of each forward pass over these examples; the slices are of the positions of all of them."""
-    done = 0
-    for inputs, flat_P in teacher.feeding.passes(examples):
-        for part, logits_PV, hidden_PD in teacher.rows(inputs, flat_P, transient=transient):
-            yield slice(done + part.start, done + part.stop), logits_PV, hidden_PD
-        done += len(flat_P)

@@ -16,11 +16,10 @@ import torch
 from kdcache.corpus import Corpus
 from kdcache.dump.begin import made_header
 from kdcache.dump.calibrate import calibrate
-from kdcache.dump.lazy_teacher import LazyTeacher, devices_of, fed_as
+from kdcache.dump.lazy_teacher import LazyTeacher, begun_ways, devices_of
 from kdcache.dump.material import Material, gather
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.settings import DumpConfig
-from kdcache.dump.teacher import Teacher
 from kdcache.dump.units import remedies
 from kdcache.errors import CacheError
 from kdcache.launcher import World
@@ -62,7 +61,8 @@ class Remaker:
         self.teacher = LazyTeacher(
             self.material, devices_of(self.config.teacher, self.config.compute, World()), World()
         )
-        self.teacher.feeding = fed_as(pinned, self.config.teacher)
+        if self.config.teacher != "none":
+            self.teacher.ways = begun_ways(pinned, self.config.teacher)
 
     @property
     def corpus(self) -> Corpus:
@@ -163,7 +163,7 @@ class Remaker:
         pin, kind, loaded = self.header.basis, calibrated_of(self.header.records), self.teacher.ready()
         assert pin is not None
         assert kind is not None
-        assert isinstance(loaded, Teacher)
+        assert loaded is not None
         basis, _ = calibrate(self.config, kind, self.corpus, self.material.reader, loaded)
         data = encode_basis(self.header.settings, basis)
         if hashlib.sha256(data).hexdigest() != pin.sha256:
@@ -175,7 +175,7 @@ class Remaker:
         kind, pin, teacher = calibrated_of(self.header.records), self.header.basis, self.teacher.ready()
         if kind is None or pin is None:
             return None
-        assert isinstance(teacher, Teacher)
+        assert teacher is not None
         basis = decode_basis(self.root, self.header, read_basis(self.root, self.header))
         return kind.make_encoder(basis, teacher.output_layer())
 

@@ -9,7 +9,7 @@ P positions.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from kdcache.dump.batches import longest_first
-from kdcache.dump.classifier import AnyTeacher
-from kdcache.dump.lazy_teacher import devices_of, load_any, with_attention
+from kdcache.dump.engines.engine import Engine, Wanted
+from kdcache.dump.lazy_teacher import begun_ways, devices_of, load_engine, with_attention
 from kdcache.dump.material import Material, gather
 from kdcache.dump.pins import pin_teacher
 from kdcache.dump.records import rows_of
 from kdcache.dump.settings import ComputeConfig, DumpConfig, TeacherConfig
-from kdcache.dump.teacher import Teacher, teacher_folder
+from kdcache.dump.teacher import teacher_folder
 from kdcache.dump.teacher_files import TeacherFiles
 from kdcache.errors import CacheError
 from kdcache.launcher import World
@@ -182,7 +182,7 @@ class Rerun:
             settings.model_copy(update={"output": self.cache.root.url, "corpus": corpus, "teacher": self.config})
         )
 
-    def _load(self) -> AnyTeacher:
+    def _load(self) -> Engine:
         pinned = self.header.compute
         device = pinned["device"] if pinned["device"] != "cuda" or torch.cuda.is_available() else "auto"
         compute = ComputeConfig.model_validate(
@@ -191,19 +191,21 @@ class Rerun:
         if threads := int(pinned.get("threads") or 0):
             torch.set_num_threads(threads)
         devices = devices_of(self.config, compute, World())
-        teacher = load_any(
-            with_attention(self.config, pinned),
-            compute,
-            World(),
-            devices=devices,
-            task=self.task,
-            num_classes=self.header.num_classes,
-            records=self.header.records,
-            fed_with=self._fed_with(),
-            examples=self._some,
+        config = with_attention(self.config, pinned)
+        teacher = load_engine(
+            Wanted(
+                config,
+                compute,
+                World(),
+                devices,
+                self.task,
+                self.header.num_classes,
+                self.header.records,
+                self._fed_with(),
+                self._some,
+            )
         )
-        feeding = {name: pinned[name] for name in ("together", "apart") if name in pinned}
-        teacher.feeding = replace(teacher.feeding, **feeding)
+        teacher.run_as(begun_ways(pinned, config))
         return teacher
 
     def _fed_with(self) -> Any:
@@ -223,7 +225,6 @@ class Rerun:
         kind = calibrated_of(self.header.records)
         if kind is None:
             return None
-        assert isinstance(self.teacher, Teacher)
         return kind.make_encoder(self.cache.basis, self.teacher.output_layer())
 
     def _examples(self, unit: int) -> Sequence[Example]:

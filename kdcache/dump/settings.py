@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from kdcache.config.base import Config, Count, LocalText, PathText, Run, import_module_of
 from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
+from kdcache.dump.engines.registry import EngineConfig
 from kdcache.store.backend import BackendName
 from kdcache.store.blocks import BlockExamples
 from kdcache.targets.records import Records
@@ -31,6 +32,7 @@ class TeacherConfig(Config):
         gpus_per_replica devices, and the ranks of one node own disjoint groups of devices.
     gpus_per_replica: how many GPUs one copy of the teacher takes.
     attention_implementation: null leaves the choice to transformers, or to what a cache was begun with.
+    engine: what runs it.
     trust_remote_code: whether code that comes with the model may run.
     """
 
@@ -41,6 +43,8 @@ class TeacherConfig(Config):
     placement: Literal["replicate", "device_map"] = "replicate"
     gpus_per_replica: Count = 1
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    engine: EngineConfig
+
     trust_remote_code: bool = False
 
 
@@ -130,6 +134,12 @@ class DumpConfig(Run):
     def _tokenizer_is_known(self) -> Self:
         if self.teacher == "none" and self.tokenizer is None:
             raise ValueError("got teacher: none and no tokenizer, expected tokenizer: FOLDER, or tokenizer: characters")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        if self.teacher != "none":
+            self.teacher.engine.check(self.teacher, task_of(self.task))
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from kdcache.dump.engines.engine import Rows
+from kdcache.dump.engines.model_engine import ModelEngine
 from kdcache.dump.settings import ComputeConfig, TeacherConfig
 from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.launcher import World, find_device
@@ -100,13 +102,13 @@ def own_devices(config: TeacherConfig, compute: ComputeConfig, world: World) -> 
     """The devices of this rank: disjoint groups of gpus_per_replica on a node, or the CPU."""
     if find_device(compute.device, "compute.device:") == "cpu":
         return [torch.device("cpu")]
-    group = config.gpus_per_replica if config.placement == "device_map" else 1
+    group = config.engine.gpus(config)
     first = world.local_rank * group
     available = torch.cuda.device_count()
     if first + group > available:
         raise ConfigError(
             f"rank {world.rank} needs GPUs {first} to {first + group - 1} of its node, which has {available}; "
-            "expected ranks per node × teacher.gpus_per_replica to be at most the GPUs of a node"
+            f"expected ranks per node × {group}, the GPUs of one copy of the teacher, to be at most the GPUs of a node"
         )
     return [torch.device("cuda", first + i) for i in range(group)]
 
@@ -125,7 +127,7 @@ def _max_memory(config: TeacherConfig, devices: list[torch.device]) -> dict[int 
     return {index: free.get(index, 0) for index in range(torch.cuda.device_count())}
 
 
-class Teacher:
+class Teacher(ModelEngine):
     """A placed model. `rows` gives rows of the first num_classes logits in float32.
 
     feeding: how it is fed.
@@ -152,9 +154,7 @@ class Teacher:
         return self.head.splits
 
     @torch.inference_mode()
-    def rows(
-        self, inputs: ModelInputs, flat_P: Tensor, *, transient: bool = False
-    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    def rows(self, inputs: ModelInputs, flat_P: Tensor, *, transient: bool = False) -> Iterator[Rows]:
         """(which of the P positions, their logits, the output layer's inputs or None) block by block.
 
         flat_P: indices into B·L. transient: whether a block's logits may be overwritten when the next one is asked for.

@@ -5,13 +5,13 @@ first examples (kdcache.models.neighbours). Rows that would be wrong together ar
 longer it takes.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from kdcache.corpus import Corpus
-from kdcache.dump.classifier import AnyTeacher
-from kdcache.dump.settings import DumpConfig
+from kdcache.dump.engines.engine import Wanted
 from kdcache.dump.units import unit_examples
 from kdcache.errors import CorpusError, KdcacheError, TeacherError
 from kdcache.models.feeding import Feeding
@@ -22,7 +22,7 @@ from kdcache.store.manifest import Header, parse
 from kdcache.store.places import has_shards
 from kdcache.tasks import Example, Reader
 
-__all__ = ["begun_feeding", "first_examples", "pins_of", "try_teacher"]
+__all__ = ["begun_compute", "first_examples", "try_model"]
 
 FIRST = 64
 """Examples to choose from."""
@@ -48,29 +48,33 @@ def first_examples(corpus: Corpus, reader: Reader) -> list[Example]:
     return found[:FIRST]
 
 
-def begun_feeding(root: Root) -> dict[str, Any] | None:
+def begun_compute(root: Root) -> dict[str, Any] | None:
     """The compute of the header of a cache with shards; None for one that is not begun."""
     if not root.exists("header.json") or not has_shards(root):
         return None
     return parse(Header, root.read("header.json"), f"{root.url}/header.json").compute
 
 
-def pins_of(feeding: Feeding) -> dict[str, Any]:
-    return {"together": feeding.together, "apart": feeding.apart}
+def try_model(model: Any, feeding: Feeding, device: torch.device, wanted: Wanted, longest: int) -> Feeding:
+    """How to feed this model, said where it is not as usual.
 
+    Args:
+        model: Placed.
+        feeding: As it would be fed otherwise.
+        device: Of its inputs.
+        wanted: What it was loaded for.
+        longest: Tokens of an example at most.
 
-def try_teacher(config: DumpConfig, teacher: AnyTeacher, examples: Sequence[Example], longest: int) -> Feeding:
-    """How to feed this teacher, said where it is not as usual. longest: tokens of an example at most.
-
-    Raises TeacherError for a teacher whose logits depend on what it has read before, or on what it shall predict.
+    Raises:
+        TeacherError: Its logits depend on what it has read before, or on what it shall predict.
     """
-    feeding, batch_tokens = teacher.feeding, config.compute.batch_tokens_on(teacher.device.type)
-    packed = may_be_packed(config.task.model_dump(), examples)
-    if teacher.device.type == "cpu" and longest * 10 > LONG and (packed or batch_tokens > 1):
+    examples, batch_tokens = wanted.examples(), wanted.compute.batch_tokens_on(device.type)
+    packed = may_be_packed(wanted.task.settings.model_dump(), examples)
+    if device.type == "cpu" and longest * 10 > LONG and (packed or batch_tokens > 1):
         say(f"trying the teacher out on rows of {longest:,} tokens, packed, in batches and alone")
     try:
         found = find_feeding(
-            teacher.model,
+            model,
             feeding,
             examples,
             longest=longest,
@@ -80,7 +84,7 @@ def try_teacher(config: DumpConfig, teacher: AnyTeacher, examples: Sequence[Exam
         )
     except KdcacheError as error:
         raise TeacherError(f"the teacher cannot be used: {error}") from None
-    for line in _said(type(teacher.model).__name__, found):
+    for line in _said(type(model).__name__, found):
         say(line)
     return replace(found.feeding, pad=feeding.pad)
 

@@ -132,14 +132,23 @@ class Head:
             TeacherError: the final norm is asked for and cannot be told.
         """
         if before_norm:
-            if self.norm is None:
-                raise TeacherError(
-                    f"got states before the final norm of {type(self.model).__name__}, which cannot be found, expected "
-                    "states after it"
-                )
-            hidden_PD = self.norm(hidden_PD)
+            hidden_PD = self.normed(hidden_PD)
         with nullcontext() if memory is None or self.layer is None else self.layer.into(memory):
             return replayed(self.model, hidden_PD)
+
+    def normed(self, states_PD: Tensor) -> Tensor:
+        """The last layer's output after the model's final norm. For a head that was loaded without its body.
+
+        Raises:
+            TeacherError: the final norm cannot be told.
+        """
+        if self.norm is None:
+            raise TeacherError(
+                f"got states before the final norm of {type(self.model).__name__}, which cannot be found, expected "
+                "states after it"
+            )
+        normed_PD: Tensor = self.norm(states_PD)
+        return normed_PD
 
     def run(self, hidden_PD: Tensor, task: Callable[..., Any]) -> Any:
         """Does a task, such as the fused loss, inside the output layer's forward. For a head that `fuses`.
