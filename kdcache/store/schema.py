@@ -40,7 +40,7 @@ def task_fields(
         types: whether tokens have types.
     """
     fields = [
-        Field("tokens", "token", class_dtype(vocab_size)),
+        Field("tokens", "token", class_dtype(vocab_size), shuffle="none"),
         *([Field("token_types", "token", "uint8")] if types else []),
         Field("document_lengths", "document", "uint32"),
         Field("positions", "position", "uint32"),

@@ -1,4 +1,4 @@
-"""Zarr v3 shards: a group in an uncompressed zip, in it a group for each block, Blosc zstd with bitshuffle.
+"""Zarr v3 shards: a group in an uncompressed zip, in it a group for each block, Blosc zstd.
 
     zarr.json, 0/zarr.json, 0/tokens/zarr.json, 0/tokens/c/0, …, 1/zarr.json, …
 
@@ -26,14 +26,22 @@ import numcodecs.blosc
 import numpy as np
 
 from kdcache.store.backend import Layout, Part, Stamp, array_fields
-from kdcache.store.zarr_members import ZSTD_LEVEL, Chunks, group_json, metadata_of, read_array, read_stamp, rows_of
+from kdcache.store.zarr_members import (
+    SHUFFLES,
+    ZSTD_LEVEL,
+    Chunks,
+    group_json,
+    metadata_of,
+    read_array,
+    read_stamp,
+    rows_of,
+)
 from kdcache.store.zip_file import ZipWriter, directory_of, members_of
 from kdcache.targets.fields import Field, Level
 
 __all__ = ["ZARR", "ZarrBackend"]
 
 CHUNK_BYTES = 16 << 20
-BITSHUFFLE = 2
 
 numcodecs.blosc.use_threads = False
 
@@ -109,7 +117,7 @@ def _write(packed: ZipWriter, number: int, field: Field, array: np.ndarray) -> N
         if len(rows) < chunks.rows:
             rows = np.concatenate([rows, np.zeros((chunks.rows - len(rows), *field.shape), field.dtype)])
         plain = rows.reshape(-1).view(np.uint8)
-        encoded = numcodecs.blosc.compress(plain, b"zstd", ZSTD_LEVEL, BITSHUFFLE, 0, rows.itemsize)
+        encoded = numcodecs.blosc.compress(plain, b"zstd", ZSTD_LEVEL, SHUFFLES[field.shuffle][1], 0, rows.itemsize)
         packed.add(f"{number}/{field.name}/{chunks.key(index)}", encoded)
 
 

@@ -18,13 +18,25 @@ import numpy as np
 from kdcache.store.backend import Stamp
 from kdcache.targets.fields import Field
 
-__all__ = ["STAMP", "ZSTD_LEVEL", "Chunks", "group_json", "metadata_of", "read_array", "read_stamp", "rows_of"]
+__all__ = [
+    "SHUFFLES",
+    "STAMP",
+    "ZSTD_LEVEL",
+    "Chunks",
+    "group_json",
+    "metadata_of",
+    "read_array",
+    "read_stamp",
+    "rows_of",
+]
 
 STAMP = "kdcache"
 BLOSC = struct.Struct("<4B3I")
 """Of a chunk: versions, flags, the size of an element, and of the decoded bytes, a block and the encoded bytes."""
 BLOSC_VERSION = 2
 ZSTD_LEVEL = 5
+SHUFFLES = {"none": ("noshuffle", 0), "bytes": ("shuffle", 1), "bits": ("bitshuffle", 2)}
+"""What the Zarr codec and what Blosc call it."""
 ROWS, CHUNK_ROWS = "@rows@", "@chunk rows@"
 
 
@@ -65,7 +77,7 @@ def _template(field: Field) -> tuple[bytes, bytes, bytes]:
         "blocksize": 0,
         "clevel": ZSTD_LEVEL,
         "cname": "zstd",
-        "shuffle": "bitshuffle",
+        "shuffle": SHUFFLES[field.shuffle][0],
         "typesize": np.dtype(field.dtype).itemsize,
     }
     values: dict[str, Any] = {

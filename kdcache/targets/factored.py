@@ -83,7 +83,7 @@ class Factored(Sparse):
         if rank is None:
             return fields
         at = next(i for i, field in enumerate(fields) if field.level == "entry")
-        return [*fields[:at], Field("coefficients", "position", "uint8", (rank,)), *fields[at:]]
+        return [*fields[:at], Field("coefficients", "position", "uint8", (rank,), shuffle="bits"), *fields[at:]]
 
     def encode(self, rows: "TeacherRows", encoder: "Encoder | None" = None) -> dict[str, np.ndarray]:
         if encoder is None or rows.hidden_PD is None:

@@ -54,6 +54,8 @@ class Field:
 
     steps_per_octave: of certain entries and of the others, where the values are logarithmic steps (logit_codec.py); the
     shard says so itself, for readers without kdcache.
+    shuffle: what Zarr shards put together before they compress: bytes of equal significance, which suits measures;
+    bits, which suits small codes; or none, which suits ids of tokens and classes, whose bytes belong together.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Field:
     dtype: str
     shape: tuple[int, ...] = ()
     steps_per_octave: tuple[int, int] | None = None
+    shuffle: Literal["bytes", "bits", "none"] = "bytes"
 
     def __hash__(self) -> int:
         """Fields of a cache differ by name; what is known of a tuple of them is looked up for every batch."""

@@ -59,7 +59,7 @@ class Sparse(RecordKind):
             Field("tail_value", "position", "uint16", (K,)),
             Field("tail_mean", "position", "uint16", (K,)),
             *([Field("tail_deviation", "position", "uint16", (K,))] if self.curve.interpolates else []),
-            Field("ids", "entry", class_dtype(num_classes)),
+            Field("ids", "entry", class_dtype(num_classes), shuffle="none"),
             Field("logits", "entry", plan.logit_dtype, steps_per_octave=octave_steps(plan)),
         ]
 
