@@ -3,6 +3,8 @@
 vLLM itself runs in tests/engines, in an environment of its own. Here a model of transformers stands behind `Prompts`.
 """
 
+import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,8 @@ from torch import Tensor
 from kdcache.config.file import load_config
 from kdcache.dump.engines import vllm_states
 from kdcache.dump.engines.engine import Wanted
-from kdcache.dump.engines.vllm import VllmEngine, load_head
+from kdcache.dump.engines.vllm import Vllm, VllmEngine, load_head
+from kdcache.dump.engines.vllm_served import ServedPrompts, serve_command
 from kdcache.dump.engines.vllm_states import read_states
 from kdcache.dump.settings import ComputeConfig, DumpConfig, TeacherConfig
 from kdcache.dump.teacher import Teacher, load_teacher
@@ -163,6 +166,11 @@ def test_states_that_do_not_come_or_are_too_few(tmp_path: Path, monkeypatch: pyt
             ["teacher.engine=vllm", "teacher.attention_implementation=eager"],
             "got teacher.attention_impl",
         ),
+        (["teacher.engine={kind: vllm, url: 'http://localhost:1'}"], "got one of teacher.engine.url and"),
+        (
+            ["teacher.engine={kind: vllm, url: node, folder: x}"],
+            "got teacher.engine.url node, expected one",
+        ),
         (["teacher.engine=vllm", "task.name=sequence_classification"], "it runs language models only"),
     ],
 )
@@ -173,3 +181,16 @@ def test_settings_that_do_not_go_together(tmp_path: Path, changes: list[str], wo
     with pytest.raises(ConfigError) as caught:
         load_config(DumpConfig, str(tmp_path / "dump.yaml"), changes)
     assert words in str(caught.value)
+
+
+def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCACHE_RETRY_SECONDS", "0.2")
+    asked = wanted(saved("llama", tmp_path))
+    settings = Vllm(url="http://127.0.0.1:9", folder=str(tmp_path / "states"))
+    with pytest.raises(
+        TeacherError, match=r"vLLM at http://127\.0\.0\.1:9: .*tried for 0\.2 s.* is started as vllm serve"
+    ):
+        ServedPrompts(settings, asked)
+    words = shlex.split(serve_command(asked, settings))
+    told = json.loads(words[words.index("--kv-transfer-config") + 1])
+    assert told["kv_connector_extra_config"] == {"folder": str(tmp_path / "states")}

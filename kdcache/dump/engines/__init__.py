@@ -6,6 +6,7 @@ model_engine   what engines have in common that hold a model of transformers
 transformers   a model of transformers in this process: its settings and how it is loaded
 vllm           a teacher that vLLM runs, in this process or as a server; its head is applied here
 vllm_local     vLLM in this process
+vllm_served    a vLLM that runs already, on this machine or another
 vllm_states    what vLLM is told so that it writes hidden states, and how they are read
 vllm_connector the part that runs inside vLLM and hands out hidden states
 

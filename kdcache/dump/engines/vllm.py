@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdcache.config.base import Count
+from kdcache.config.base import Count, LocalText
 from kdcache.dump.engines.engine import Engine, EngineSettings, Rows, Wanted
 from kdcache.errors import TeacherError
 from kdcache.models.head import Head
@@ -37,6 +37,8 @@ TOP = 20
 """Log-probabilities of vLLM's that are compared."""
 TRIED = 8
 """Prompts."""
+NO_BITS = {"gpu_memory_utilization", "max_model_len", "url", "folder", "in_flight"}
+"""Settings that decide none."""
 APART = {"float32": 0.005, "bfloat16": 0.15, "float16": 0.05}
 """How far they may be from the head's on the mean, in nats: vLLM rounds its logits to the model's precision."""
 
@@ -64,6 +66,10 @@ class Vllm(EngineSettings):
     gpu_memory_utilization: what share of a GPU's memory vLLM takes. The head and blocks of logits need the rest.
     max_model_len: tokens of a prompt at most, by default those of an example.
     arguments: further arguments of vllm.LLM, as they are.
+    url: of a server that runs already, such as http://node7:8000; the settings above are then the server's own, and
+        a dump says how it is started. Without one, vLLM is started here.
+    folder: where that server writes hidden states, as it is called here: a folder that both machines see.
+    in_flight: prompts that are sent to a server at one time.
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -73,6 +79,9 @@ class Vllm(EngineSettings):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.7
     max_model_len: Count | None = None
     arguments: dict[str, Any] = {}  # noqa: RUF012  # frozen
+    url: str | None = None
+    folder: LocalText | None = None
+    in_flight: Annotated[int, Field(gt=0, le=4096)] = 64
 
     pinned: ClassVar[tuple[str, ...]] = ("engine",)
 
@@ -81,13 +90,22 @@ class Vllm(EngineSettings):
 
         The head comes first: it fails in a second, and vLLM leaves a thread behind that imports transformers too.
         """
+        head = load_head(wanted)
+        if self.url is not None:
+            from kdcache.dump.engines.vllm_served import ServedPrompts
+
+            served = ServedPrompts(self, wanted)
+            return VllmEngine(wanted, head, served, {"engine": {"kind": "vllm", "version": served.version}})
         from kdcache.dump.engines.vllm_local import LocalPrompts
 
-        head = load_head(wanted)
         return VllmEngine(wanted, head, LocalPrompts(self, wanted), self.ways)
 
     def check(self, teacher: "TeacherConfig", task: Task) -> None:
         """As EngineSettings says."""
+        if (self.url is None) != (self.folder is None):
+            raise ValueError("got one of teacher.engine.url and teacher.engine.folder, expected both or none")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"got teacher.engine.url {self.url}, expected one such as http://localhost:8000")
         if not task.generates:
             raise ValueError(
                 f"got teacher.engine vllm for {task.name}, expected transformers: it runs language models only"
@@ -100,13 +118,13 @@ class Vllm(EngineSettings):
                 )
 
     def gpus(self, teacher: "TeacherConfig") -> int:
-        """As EngineSettings says."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        """As EngineSettings says; beside a server the head alone needs one."""
+        return 1 if self.url else self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
     def ways(self) -> dict[str, Any]:
-        """What of vLLM decides the bits of a state."""
-        settings = self.model_dump(mode="json", exclude={"gpu_memory_utilization", "max_model_len"}, exclude_none=True)
+        """What of a vLLM here decides the bits of a state."""
+        settings = self.model_dump(mode="json", exclude=NO_BITS, exclude_none=True)
         return {"engine": {**settings, "version": _version()}}
 
 
