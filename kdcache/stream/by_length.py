@@ -19,7 +19,8 @@ more by a shuffle; which blocks are in a stretch, when it comes, and what other 
 each epoch. Examples of like length meet more often. With 1 group a step has one length, and as its loss is a mean over
 its positions, those of short examples count more than in mixed batches. How much the tokens of a step vary says how far
 that goes: of log-normal lengths (σ = .8) by 87% of their mean with 1 group, 30% with 4, 18% with 8, and by chance 12%
-at a global batch of 64 and 6% at 256.
+at a global batch of 64 and 6% at 256. Students of two epochs ended at a held-out loss .024 ± .016 nats above that of
+chance with 1 group, and .005 ± .010 below it with 8 (tests/bench/lengths.py, four paired seeds).
 """
 
 from dataclasses import dataclass
