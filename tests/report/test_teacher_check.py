@@ -141,8 +141,8 @@ def unsteady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher whose logits differ from run to run."""
     rows, generator = Teacher.rows, torch.Generator().manual_seed(0)
 
-    def noisy(self: Teacher, *arguments: Any) -> Iterator[Any]:
-        for part, logits_PV, hidden_PD in rows(self, *arguments):
+    def noisy(self: Teacher, *arguments: Any, **named: Any) -> Iterator[Any]:
+        for part, logits_PV, hidden_PD in rows(self, *arguments, **named):
             noise_PV = torch.rand(logits_PV.shape, generator=generator) * 0.01
             yield part, logits_PV + noise_PV, hidden_PD
 

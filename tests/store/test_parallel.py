@@ -61,15 +61,17 @@ def test_no_more_is_taken_than_asked_for(threads: int, ahead: int) -> None:
 
 
 def test_what_has_not_begun_is_not_done_where_it_is_left_early() -> None:
-    gate, done = threading.Event(), []
+    begun, gate, done = threading.Event(), threading.Event(), []
 
     def wait(number: int) -> None:
         if number:
+            begun.set()
             gate.wait(5)
         done.append(number)
 
     with closing(in_order(wait, range(9), 1, ahead=6)) as results:
         next(results)
+        assert begun.wait(5), "the thread goes on with what was taken"
         threading.Timer(0.05, gate.set).start()
     assert done == [0, 1]
 
