@@ -48,7 +48,7 @@ class Factored(Sparse):
     proposal_temperatures: where samples are drawn, the draw follows the mean of the teacher's softmax at these; each
         must be on the curve.
     logit_dtype: how a kept logit is stored, relative to the row's maximum. "uint16", logarithmic steps, keeps log Z
-        to 1e-3; "uint8" saves 5 bytes per position and keeps it to 1e-2; "float16" and "float32" are as they say.
+        to 1e-3; "uint8" saves 3 bytes per position and keeps it to 1e-2; "float16" and "float32" are as they say.
     curve: where the partition curve of the tail is stored; the coefficients share the mass that it gives, at any
         temperature that it answers.
     """

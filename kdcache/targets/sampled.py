@@ -21,7 +21,7 @@ class Sampled(Sparse):
     samples: how many of the other classes are drawn at most, each with a known inclusion probability.
     proposal_temperatures: the draw follows the mean of the teacher's softmax at these; each must be on the curve.
     logit_dtype: how a kept logit is stored, relative to the row's maximum. "uint16", logarithmic steps, keeps log Z
-        to 1e-3; "uint8" saves 5 bytes per position and keeps it to 1e-2; "float16" and "float32" are as they say.
+        to 1e-3; "uint8" saves 3 bytes per position and keeps it to 1e-2; "float16" and "float32" are as they say.
     curve: where the partition curve of the tail is stored, from which other temperatures than the draw's are answered.
     """
 

@@ -32,7 +32,7 @@ __all__ = ["Sparse", "check_proposals"]
 
 class Sparse(RecordKind):
     """logit_dtype: how a kept logit is stored, relative to the row's maximum. "uint16", logarithmic steps, keeps log Z
-        to 1e-3; "uint8" saves 5 bytes per position and keeps it to 1e-2.
+        to 1e-3; "uint8" saves 3 bytes per position and keeps it to 1e-2.
     curve: where the partition curve of the tail is stored.
     """
 

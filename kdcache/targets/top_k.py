@@ -20,7 +20,7 @@ class TopK(Sparse):
     tail: what a loss makes of the other classes: "ghost", one extra class with their exact mass, or "renormalise",
         which drops them.
     logit_dtype: how a kept logit is stored, relative to the row's maximum. "uint16", logarithmic steps, keeps log Z
-        to 1e-3; "uint8" saves 5 bytes per position and keeps it to 1e-2; "float16" and "float32" are as they say.
+        to 1e-3; "uint8" saves 3 bytes per position and keeps it to 1e-2; "float16" and "float32" are as they say.
     curve: where the partition curve of the tail is stored, from which a loss has the tail's exact mass at any
         temperature that it answers.
     """
