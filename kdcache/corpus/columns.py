@@ -116,20 +116,11 @@ def label(value: object, column: Column, row: int, where: Where) -> str | None:
 
 def word_list(value: object, column: Column, row: int, where: Where) -> list[str] | None:
     """A list of JSON, or of the JSON text of one; empty text is null. Items of labels may be numbers."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value else None
-        except (ValueError, RecursionError):
-            raise RowError(
-                where, row, f": {column.name} is text that is not JSON, expected {EXPECTED['words']}"
-            ) from None
-    if value is None:
+    words = _listed(value, EXPECTED["words"], column, row, where)
+    if words is None:
         return None
-    if not isinstance(value, list):
-        raise _wrong(value, column, row, where)
-    words: list[Any] = value
     if column.kind == "labels":
-        words = [item if isinstance(item, list) else label(item, column, row, where) for item in value]
+        words = [item if isinstance(item, list) else label(item, column, row, where) for item in words]
     for number, word in enumerate(words, 1):
         if not isinstance(word, str):
             raise _wrong_item(JSON_TYPES[type(word)], number, column, row, where)
@@ -159,23 +150,27 @@ def number_list(value: object, column: Column, row: int, where: Where) -> list[f
 
 def integer_list(value: object, column: Column, row: int, where: Where) -> list[int] | None:
     """A list of integers or booleans, of JSON or as the JSON text of one; empty text is null."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value else None
-        except (ValueError, RecursionError):
-            raise RowError(
-                where, row, f": {column.name} is text that is not JSON, expected {EXPECTED['integers']}"
-            ) from None
-    if value is None:
+    items = _listed(value, EXPECTED["integers"], column, row, where)
+    if items is None:
         return None
-    if not isinstance(value, list):
-        raise _wrong(value, column, row, where)
-    for number, item in enumerate(value, 1):
+    for number, item in enumerate(items, 1):
         if not isinstance(item, int):
             raise _wrong_item(JSON_TYPES.get(type(item), str(item)), number, column, row, where)
         if not -(2**63) <= item < 2**63:
             raise _wrong_item(f"a number of {len(str(item))} digits", number, column, row, where)
-    return [int(item) for item in value]
+    return [int(item) for item in items]
+
+
+def _listed(value: object, expected: str, column: Column, row: int, where: Where) -> list[Any] | None:
+    """A list of JSON, or of the JSON text of one; empty text is null."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value else None
+        except (ValueError, RecursionError):
+            raise RowError(where, row, f": {column.name} is text that is not JSON, expected {expected}") from None
+    if value is not None and not isinstance(value, list):
+        raise _wrong(value, column, row, where)
+    return value
 
 
 def check_unicode(text: str, column: Column, row: int, where: Where) -> None:

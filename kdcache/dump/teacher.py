@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kdcache.dump.engines.engine import Rows
+from kdcache.dump.engines.engine import Rows, known_output_layer
 from kdcache.dump.engines.model_engine import ModelEngine
 from kdcache.dump.settings import ComputeConfig, TeacherConfig
 from kdcache.errors import ConfigError, TeacherError, one_line
@@ -182,13 +182,7 @@ class Teacher(ModelEngine):
         Raises:
             TeacherError: that is not what the model does.
         """
-        layer = self.head.output_layer()
-        if layer is None:
-            raise TeacherError(
-                f"the logits of {type(self.model).__name__} are not its output layer's of its hidden states, expected "
-                "cap(scale · (W h + b)): its records cannot be factored; use another record.kind"
-            )
-        return layer
+        return known_output_layer(self.head)
 
     def _blocks(self, count: int) -> Iterator[slice]:
         return (slice(i, min(i + self.block_positions, count)) for i in range(0, count, self.block_positions))

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from kdcache.config.base import Config
+from kdcache.errors import TeacherError
 from kdcache.launcher import World
+from kdcache.models.head import Head
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.output_layer import OutputLayer
 from kdcache.tasks import Example, Task
@@ -20,7 +22,7 @@ from kdcache.tasks import Example, Task
 if TYPE_CHECKING:
     from kdcache.dump.settings import ComputeConfig, TeacherConfig
 
-__all__ = ["Engine", "EngineSettings", "Rows", "Wanted"]
+__all__ = ["Engine", "EngineSettings", "Rows", "Wanted", "known_output_layer"]
 
 Rows = tuple[slice, Tensor, Tensor | None]
 """Which of the positions, their float32 logits [P, V], and what the output layer is fed with [P, D], or None."""
@@ -109,6 +111,21 @@ class Engine(ABC):
         Raises:
             TeacherError: It cannot be run so.
         """
+
+
+def known_output_layer(head: Head) -> OutputLayer:
+    """`Engine.output_layer` of an engine that has a head of transformers.
+
+    Raises:
+        TeacherError: What the head does is not known as a formula.
+    """
+    layer = head.output_layer()
+    if layer is None:
+        raise TeacherError(
+            f"the logits of {type(head.model).__name__} are not its output layer's of its hidden states, expected "
+            "cap(scale · (W h + b)): its records cannot be factored; use another record.kind"
+        )
+    return layer
 
 
 class EngineSettings(Config, ABC):

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdcache.config.base import Count, LocalText
-from kdcache.dump.engines.engine import Engine, EngineSettings, Rows, Wanted
+from kdcache.dump.engines.engine import Engine, EngineSettings, Rows, Wanted, known_output_layer
 from kdcache.errors import TeacherError
 from kdcache.models.head import Head
 from kdcache.progress import say
@@ -165,13 +165,7 @@ class VllmEngine(Engine):
     @torch.inference_mode()
     def output_layer(self) -> OutputLayer:
         """As Engine says."""
-        layer = self.head.output_layer()
-        if layer is None:
-            raise TeacherError(
-                f"the logits of {type(self.head.model).__name__} are not its output layer's of its hidden states, "
-                "expected cap(scale · (W h + b)): its records cannot be factored; use another record.kind"
-            )
-        return layer
+        return known_output_layer(self.head)
 
     @torch.inference_mode()
     def try_out(self, wanted: Wanted, longest: int) -> None:
