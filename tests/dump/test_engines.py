@@ -5,8 +5,10 @@ vLLM itself runs in tests/engines, in an environment of its own. Here a model of
 
 import json
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +196,36 @@ def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     words = shlex.split(serve_command(asked, settings))
     told = json.loads(words[words.index("--kv-transfer-config") + 1])
     assert told["kv_connector_extra_config"] == {"folder": str(tmp_path / "states")}
+
+
+@pytest.mark.parametrize("other", [{"version": "2"}, {"root": "/models/b"}, {"max_model_len": 31}])
+def test_a_server_that_becomes_another_one_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
+    """Whatever it answered since it was last looked at is not used."""
+    runs: dict[str, object] = {"id": "teacher", "root": "/models/a", "max_model_len": 4096, "version": "1"}
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer({"version": runs["version"]} if self.path == "/version" else {"data": [runs]})
+
+        def do_POST(self) -> None:
+            prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
+            save_file({"states": torch.zeros(len(prompt), 4)}, tmp_path / "0.safetensors")
+            self.answer({"kv_transfer_params": {"states": "0.safetensors"}})
+
+        def answer(self, body: dict[str, object]) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = Vllm(url=f"http://127.0.0.1:{server.server_port}", folder=str(tmp_path))
+        prompts = ServedPrompts(settings, wanted(saved("llama", tmp_path)))
+        assert [len(states) for states in prompts.states([[1, 2, 3]])] == [3]
+        runs |= other
+        with pytest.raises(TeacherError, match=r"has become another one: got /models/.* start that one again"):
+            [*prompts.states([[1, 2, 3]])]
+        server.shutdown()

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -34,6 +34,18 @@ TOKEN = "token_id:"
 """How vLLM spells a token by its id."""
 
 
+class Running(NamedTuple):
+    """What a server says that it runs: the name and the folder of a model, its longest prompt, vLLM's version."""
+
+    name: str | None
+    root: str | None
+    longest: int | None
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.root or self.name} of {self.longest} tokens in vLLM {self.version}"
+
+
 class ServedPrompts:
     """A client of such a server.
 
@@ -50,9 +62,8 @@ class ServedPrompts:
         assert settings.folder is not None
         self._url, self._folder, self._threads = settings.url.rstrip("/"), Path(settings.folder), settings.in_flight
         self._start = serve_command(wanted, settings)
-        models = self._asked("/v1/models").get("data") or [{}]
-        self._name, longest = models[0].get("id"), models[0].get("max_model_len")
-        self.version = str(self._asked("/version").get("version"))
+        self._runs = self._running()
+        self._name, _, longest, self.version = self._runs
         if longest is not None and longest < wanted.task.longest:
             raise TeacherError(
                 f"the server at {self._url} reads {longest} tokens at most, expected {wanted.task.longest + 1}; it is "
@@ -60,9 +71,18 @@ class ServedPrompts:
             )
 
     def states(self, prompts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """As Prompts says."""
+        """As Prompts says.
+
+        Raises:
+            TeacherError: Also where the server has become another one meanwhile.
+        """
         for _, states_LD in in_order(self._states, prompts, self._threads, self._threads):
             yield states_LD
+        if (now := self._running()) != self._runs:
+            raise TeacherError(
+                f"the server at {self._url} has become another one: got {now}, expected {self._runs}, with which the "
+                "dump was begun; start that one again"
+            )
 
     def top(self, prompts: Sequence[Sequence[int]]) -> Iterator[dict[int, float]]:
         """As Prompts says."""
@@ -71,6 +91,11 @@ class ServedPrompts:
             read_states(self._file(answer))
             likeliest = answer["choices"][0]["logprobs"]["top_logprobs"][0]
             yield {int(token.removeprefix(TOKEN)): value for token, value in likeliest.items()}
+
+    def _running(self) -> "Running":
+        models = self._asked("/v1/models").get("data") or [{}]
+        name, root, longest = (models[0].get(key) for key in ("id", "root", "max_model_len"))
+        return Running(name, root, longest, str(self._asked("/version").get("version")))
 
     def _states(self, prompt: Sequence[int]) -> Tensor:
         return read_states(self._file(self._completed(prompt)), len(prompt))
