@@ -60,6 +60,9 @@ class Prompts(Protocol):
 class Vllm(EngineSettings):
     """A language model that vLLM runs. teacher.placement and attention_implementation are transformers' alone.
 
+    There is no setting for data parallelism: each rank of a dump has a vLLM of its own, and a server has its own
+    --data-parallel-size.
+
     tensor_parallel_size: over how many GPUs each layer is split.
     pipeline_parallel_size: over how many groups of GPUs the layers are spread.
     quantization: how the weights are quantised, as vLLM calls it; by default as the checkpoint says.
