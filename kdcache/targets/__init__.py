@@ -2,7 +2,7 @@
 
 kind              RecordKind, the base of every kind
 registry          RECORDS, the kinds by name; register_record
-sampled, drawn, top_k, factored, dense, features
+sampled, drawn, top_k, factored, dense, captured, features
                   the kinds: settings, stored arrays, encoding and decoding of each
 sparse            what sampled, top_k and factored have in common
 records           the kinds of one cache, as a setting
@@ -12,7 +12,7 @@ compress          compress, the round trip of one kind
 curve_spec, plan  settings of sparse records
 
 record            TeacherTargets, the distributions in memory: the public type, and what a loss may ask of it
-sparse_targets, drawn_targets, dense_targets, factored_targets
+sparse_targets, drawn_targets, dense_targets, factored_targets, captured_targets
                   the ways of answering it
 curve             the tail's log-partition, mean and entropy at any temperature
 basis             Basis, what the coefficients of factored records stand for

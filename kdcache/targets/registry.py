@@ -13,6 +13,7 @@ RECORDS: Registry[type[RecordKind]] = Registry(
         "top_k": "kdcache.targets.top_k:TopK",
         "factored": "kdcache.targets.factored:Factored",
         "dense": "kdcache.targets.dense:Dense",
+        "captured": "kdcache.targets.captured:Captured",
         "features": "kdcache.targets.features:Features",
     },
 )

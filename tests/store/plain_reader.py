@@ -2,7 +2,7 @@
 
     python plain_reader.py CACHE      prints what the records of a cache say, as JSON
 
-Sampled, drawn, top-k, factored and dense records. It is written to be read and not for speed: one position after the
+Sampled, drawn, top-k, factored, dense and captured records. It is written to be read and not for speed: one position after the
 other.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 TEMPERATURES = (0.5, 1.0, 2.0)
-KINDS = ("sampled", "drawn", "top_k", "factored", "dense")
+KINDS = ("sampled", "drawn", "top_k", "factored", "dense", "captured")
 KNOWN = {"backend/zarr", "backend/arrow", "task/causal_lm", "basis", *(f"record/{kind}" for kind in KINDS)}
 PARENTS = {"token": "example", "document": "example", "position": "example", "entry": "position"}
 
@@ -162,6 +162,8 @@ def decode(header: dict, arrays: dict) -> dict:
     (record,) = [one for one in header["records"] if one["kind"] in KINDS]
     if record["kind"] == "drawn":
         return decode_drawn(record, arrays)
+    if record["kind"] == "captured":
+        return decode_captured(record, arrays)
     names = ("log_partition", "entropy", "weights", *(["log_probs"] if record["kind"] in ("dense", "factored") else []))
     at = {f"{T:g}": {name: [] for name in names} for T in TEMPERATURES}
     found: dict = {"counts": [], "ids": [], "logits": [], "at": at}
@@ -215,6 +217,26 @@ def decode_drawn(record: dict, arrays: dict) -> dict:
         at["log_partition"].append(0.0)
         at["entropy"].append(int(arrays["entropy"][p]) / 16)
         at["weights"] += [*p_certain, *(left / len(drawn) for _ in drawn)]
+    return found
+
+
+def decode_captured(record: dict, arrays: dict) -> dict:
+    """The same of captured records; their logits are T log p of the temperature of the capture."""
+    own, renormalised = record["temperature"], record["tail"] == "renormalise"
+    temperatures = [T for T in TEMPERATURES if renormalised or T == own]
+    at = {f"{T:g}": {"log_partition": [], "weights": []} for T in temperatures}
+    found: dict = {"num_certain": [], "counts": [], "ids": [], "logits": [], "at": at}
+    ends = np.cumsum(arrays["entry_counts"])
+    for start, end in zip(ends - arrays["entry_counts"], ends, strict=True):
+        z = own * arrays["log_probs"][start:end].astype(np.float64)
+        found["num_certain"].append(int(end - start))
+        found["counts"].append(int(end - start))
+        found["ids"] += arrays["ids"][start:end].tolist()
+        found["logits"] += z.tolist()
+        for T in temperatures:
+            log_z = log_sum_exp(z / T) if renormalised else 0.0
+            at[f"{T:g}"]["log_partition"].append(log_z)
+            at[f"{T:g}"]["weights"] += np.exp(z / T - log_z).tolist()
     return found
 
 

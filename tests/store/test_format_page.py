@@ -26,6 +26,7 @@ RECORDS = [
     {"kind": "top_k", "k": 5},
     {"kind": "factored", "rank": 4},
     {"kind": "dense"},
+    {"kind": "captured", "k": 5},
     {"kind": "features"},
 ]
 

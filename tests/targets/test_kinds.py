@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from kdcache import RecordKind, register_record
 from kdcache.errors import ConfigError
+from kdcache.targets.captured import Captured
 from kdcache.targets.curve_spec import DEFAULT_NODES, CurveSpec
 from kdcache.targets.dense import Dense
 from kdcache.targets.drawn import Drawn
@@ -50,11 +51,12 @@ def test_the_defaults() -> None:
         "curve": CURVE,
     }
     assert Dense().model_dump() == {"kind": "dense", "logit_dtype": "float16"}
+    assert Captured(k=5).model_dump() == {"kind": "captured", "k": 5, "temperature": 1.0, "tail": "ghost"}
     assert Features().model_dump() == {"kind": "features", "at": "positions"}
 
 
 @pytest.mark.parametrize(
-    "kind", [Sampled(samples=3), Drawn(keep=()), TopK(k=2, tail="renormalise"), Factored(rank=64), Dense()]
+    "kind", [Sampled(samples=3), Drawn(keep=()), TopK(k=2, tail="renormalise"), Factored(rank=64), Dense(), Captured(k=3)]
 )
 def test_settings_come_back_by_their_kind(kind: RecordKind) -> None:
     assert record_kinds(kind.model_dump(mode="json")) == (kind,)

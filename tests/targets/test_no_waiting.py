@@ -24,6 +24,7 @@ RECORDS: list[dict[str, Any]] = [
     {"kind": "top_k", "k": 20},
     {"kind": "drawn"},
     {"kind": "dense"},
+    {"kind": "captured", "k": 20},
 ]
 LOGITS_PV = torch.randn(8, 500, generator=torch.Generator().manual_seed(0)) * 4
 

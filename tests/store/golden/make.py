@@ -31,6 +31,8 @@ CACHES: dict[str, dict[str, Any]] = {
     "drawn": {"record": {"kind": "drawn", "samples": 5, "keep": ["entropy", "label_loss"]}},
     "top_k": {"record": {"kind": "top_k", "k": 4}},
     "factored": {"record": {"kind": "factored", "rank": 3, "exact_top_k": 2}},
+    "captured": {"record": {"kind": "captured", "k": 4}},
+    "captured_renormalised": {"record": {"kind": "captured", "k": 4, "temperature": 2.0, "tail": "renormalise"}},
     "dense": {"record": {"kind": "dense"}},
     "dense_uint16": {"record": {"kind": "dense", "logit_dtype": "uint16"}},
     "features": {"record": [{"kind": "sampled", "exact_top_k": 2, "samples": 6}, {"kind": "features"}]},
@@ -111,7 +113,7 @@ def _of_targets(batch: Batch) -> dict[str, Any]:
         if batch.distribution.answers(temperature):
             at = {
                 "log_partition": _plain(targets.log_partition(temperature)),
-                "entropy": _plain(targets.entropy(temperature)),
+                **({"entropy": _plain(targets.entropy(temperature))} if targets.knows_entropy else {}),
                 "weights": _plain(targets.weights(temperature)[kept_PE]),
             }
             if targets.knows_every_class:
