@@ -2,8 +2,8 @@
 
     python plain_reader.py CACHE      prints what the records of a cache say, as JSON
 
-Sampled, drawn, top-k, factored, dense and captured records. It is written to be read and not for speed: one position after the
-other.
+Sampled, drawn, top-k, factored, dense and captured records. It is written to be read and not for speed: one position
+after the other.
 """
 
 import hashlib
@@ -223,7 +223,7 @@ def decode_drawn(record: dict, arrays: dict) -> dict:
 def decode_captured(record: dict, arrays: dict) -> dict:
     """The same of captured records; their logits are T log p of the temperature of the capture."""
     own, renormalised = record["temperature"], record["tail"] == "renormalise"
-    temperatures = [T for T in TEMPERATURES if renormalised or T == own]
+    temperatures = [T for T in TEMPERATURES if renormalised or own == T]
     at = {f"{T:g}": {"log_partition": [], "weights": []} for T in temperatures}
     found: dict = {"num_certain": [], "counts": [], "ids": [], "logits": [], "at": at}
     ends = np.cumsum(arrays["entry_counts"])

@@ -19,7 +19,11 @@ from kdcache.targets.registry import RECORDS
 from kdcache.tasks.registry import TASKS
 
 FOLDERS = [ROOT / f"{kind}-{backend}" for kind in CACHES for backend in ("zarr", "arrow")]
-PLAIN = [folder for folder in FOLDERS if folder.name.startswith(("sampled", "drawn", "top_k", "factored", "dense", "captured"))]
+PLAIN = [
+    folder
+    for folder in FOLDERS
+    if folder.name.startswith(("sampled", "drawn", "top_k", "factored", "dense", "captured"))
+]
 SCHEMAS = Path(manifest.__file__).parent / "schemas"
 
 

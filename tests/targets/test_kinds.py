@@ -56,7 +56,8 @@ def test_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Sampled(samples=3), Drawn(keep=()), TopK(k=2, tail="renormalise"), Factored(rank=64), Dense(), Captured(k=3)]
+    "kind",
+    [Sampled(samples=3), Drawn(keep=()), TopK(k=2, tail="renormalise"), Factored(rank=64), Dense(), Captured(k=3)],
 )
 def test_settings_come_back_by_their_kind(kind: RecordKind) -> None:
     assert record_kinds(kind.model_dump(mode="json")) == (kind,)
