@@ -2,6 +2,7 @@
 
 settings       CorpusConfig, the section `corpus` of a settings file
 files          paths, globs and folders -> a sorted list of files
+hub            the files of a dataset of Hugging Face's, by its card
 compressed     plain copies of .gz, .bz2, .xz and .zst files
 index          what is known of a file before its rows are read (digest, rows, offsets), kept in a folder
 layout         how a file's rows are laid out: its columns and delimiters, by its name and the settings

@@ -28,6 +28,7 @@ from kdcache.corpus.columns import Names, check_columns, conform
 from kdcache.corpus.compressed import plain_copy
 from kdcache.corpus.conll import parse_conll
 from kdcache.corpus.files import CorpusFile, changed, find_files
+from kdcache.corpus.hub import DatasetFiles, resolved
 from kdcache.corpus.index import FileIndex, IndexFolder
 from kdcache.corpus.lines import index_lines, line_of, read_rows
 from kdcache.corpus.parse import parse_csv, parse_jsonl, parse_text
@@ -74,9 +75,10 @@ def open_corpus(
     ConfigError for one column under two settings.
     """
     folder = index_folder or Path(tempfile.gettempdir()) / f"kdcache-{uuid.uuid4().hex}"
-    files = [plain_copy(file, folder) for file in find_files(config)]
+    found = resolved(config) if config.format == "datasets" else DatasetFiles(config, config)
+    files = [plain_copy(file, folder) for file in find_files(found.files)]
     indices = _index(files, index_folder, progress)
-    corpus = Corpus(config, columns, files, indices)
+    corpus = Corpus(found, columns, files, indices)
     if index_folder is None:
         weakref.finalize(corpus, shutil.rmtree, folder, ignore_errors=True)
     check_columns(columns, [(file.name, index.fields) for file, index in zip(files, indices, strict=True)])
@@ -88,17 +90,21 @@ def open_corpus(
 
 
 class Corpus:
-    """An opened corpus. Reading is safe from several threads."""
+    """An opened corpus. Reading is safe from several threads.
+
+    config: the settings, of a dataset with the split, the subset and the commit that were found.
+    """
 
     def __init__(
         self,
-        config: CorpusConfig,
+        found: DatasetFiles,
         columns: Sequence[Column],
         files: Sequence[CorpusFile],
         indices: Sequence[FileIndex],
     ) -> None:
+        self.config, config = found.config, found.files
         self.columns = tuple(columns)
-        self._format = config.format
+        self._format, self._card_names = config.format, found.class_names
         self._label_names = None if config.label_names is None else {str(i): n for i, n in config.label_names.items()}
         self._files = files
         self._indices = indices
@@ -200,7 +206,7 @@ class Corpus:
             return
         for file, index in zip(self._files, self._indices, strict=True):
             for column in self.columns:
-                own = index.class_names.get(column.name)
+                own = index.class_names.get(column.name) or self._card_names.get(column.name)
                 if own is not None and dict(enumerate(own)) != {int(i): n for i, n in self._label_names.items()}:
                     raise ConfigError(
                         f"got corpus.label_names for {file.name}, which itself names the classes of {column.name}: "
@@ -243,7 +249,7 @@ class Corpus:
         labels = [column.name for column in self.columns if column.kind in ("label", "labels")]
         if self._label_names is not None:
             return dict.fromkeys(labels, self._label_names)
-        known = self._indices[number].class_names
+        known = {**self._card_names, **self._indices[number].class_names}
         return {name: {str(i): text for i, text in enumerate(known[name])} for name in labels if name in known}
 
     def _source(self, number: int, first: int, stop: int, digest: Any, *, several: bool) -> Parse:
@@ -269,6 +275,8 @@ class Corpus:
             )
         data, starts = read_rows(file, index, first, stop)
         edges = np.append(starts, len(data))
+        if self._card_names and names:
+            digest.update(json.dumps(names, sort_keys=True).encode())
         if self._format == "csv":
             digest.update(json.dumps([index.fields, file.layout.delimiter]).encode())
         if file.layout.conllu:

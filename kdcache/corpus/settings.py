@@ -38,8 +38,14 @@ class CorpusConfig(Config):
     A row is a line of JSONL or CSV, a row of a Parquet or Arrow table, or a sentence of a CoNLL file. A file of plain
     text is one row; a file above 64 KiB is cut at blank lines.
 
-    paths: files, folders, globs or fsspec URLs, one or a list; .gz, .bz2, .xz and .zst files are decompressed.
-    format: how the files are written.
+    paths: files, folders, globs or fsspec URLs, one or a list; .gz, .bz2, .xz and .zst files are decompressed. Of
+        format datasets one folder, or one name on the Hugging Face hub.
+    format: how the files are written; "datasets" has Hugging Face's library say, by the dataset's card, which files a
+        split is of (tables as Parquet, Arrow, JSONL or CSV, also a folder of save_to_disk), and reads these.
+    split: of a dataset, by default its only one, or train.
+    subset: of a dataset that has several, also called its configuration.
+    revision: the branch, tag or commit of a dataset on the hub. The commit is pinned in the header, and a dump goes on
+        with the one that it was begun with.
     text_field: the column of the text, where the task reads texts.
     text_pair_field: the column of the second text, where the task reads pairs of texts.
     messages_field: the column of the conversation, where the task reads chats.
@@ -69,7 +75,10 @@ class CorpusConfig(Config):
     """
 
     paths: tuple[PathText, ...]
-    format: Literal["jsonl", "parquet", "arrow", "csv", "conll", "text"]
+    format: Literal["jsonl", "parquet", "arrow", "csv", "conll", "text", "datasets"]
+    split: Name | None = None
+    subset: Name | None = None
+    revision: Name | None = None
     text_field: str = "text"
     text_pair_field: str | None = None
     messages_field: str | None = None
@@ -97,10 +106,13 @@ class CorpusConfig(Config):
     @model_validator(mode="after")
     def _settings_fit_the_format(self) -> Self:
         given = {"delimiter": ("csv", "conll"), "comment": ("conll",), "columns": ("csv",), "quotes": ("csv",)}
+        given |= dict.fromkeys(("split", "subset", "revision"), ("datasets",))
         for setting, formats in given.items():
             default = type(self).model_fields[setting].default
             if getattr(self, setting) != default and self.format not in formats:
                 raise ValueError(f"got {setting} for format {self.format}, expected it for {' or '.join(formats)} only")
+        if self.format == "datasets" and len(self.paths) > 1:
+            raise ValueError(f"got {len(self.paths)} corpus.paths for format datasets, expected one dataset")
         if self.format == "conll":
             _check_conll_column("tokens_field", self.tokens_field or "tokens", "tokens")
             _check_conll_column("tags_field", self.tags_field or "tags", "tags")

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdcache.corpus import Corpus, open_corpus
 from kdcache.dump.prepare import check_labels, find_labels, settled
-from kdcache.dump.resume import with_begun_units
+from kdcache.dump.resume import as_begun
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import teacher_folder
 from kdcache.dump.teacher_files import TeacherFiles
@@ -101,12 +101,14 @@ def gather(
         ConfigError, CorpusError, TeacherError: the settings, the corpus or the teacher's folder cannot be used.
     """
     root, folder = Root(config.output), None
-    corpus_config = with_begun_units(config.corpus, root)
+    corpus_config = as_begun(config.corpus, root)
     if config.teacher != "none":
         folder = teacher_folder(config.teacher, weights=weights)
         register_small_models()
     columns = task_of(config.task).columns(config.corpus)
     corpus = open_corpus(corpus_config, columns, work)
+    found = {name: getattr(corpus.config, name) for name in ("split", "subset", "revision")}
+    config = config.model_copy(update={"corpus": config.corpus.model_copy(update=found)})
     looking = config.model_copy(update={"on_bad_row": "skip"}) if skip_bad_rows else config
     tokenizers = find_tokenizers(looking, corpus, folder)
     config = settled(config, tokenizers.cache, root)

@@ -26,7 +26,7 @@ __all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read
 
 OPTIONAL_FIELDS = {
     *("text_pair_field", "label_field", "tokens_field", "loss_mask_field", "tags_field"),
-    *("delimiter", "comment", "columns", "quotes", "label_names"),
+    *("delimiter", "comment", "columns", "quotes", "label_names", "split", "subset", "revision"),
 }
 """What else of the corpus decides what its rows say, in the header where it is set."""
 

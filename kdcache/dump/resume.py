@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from kdcache.corpus import Corpus
+from kdcache.corpus.hub import is_commit
 from kdcache.corpus.settings import CorpusConfig
 from kdcache.store.cache import begun_header
 from kdcache.store.commits import Committed
@@ -17,19 +18,23 @@ from kdcache.store.files import Root
 from kdcache.store.manifest import BasisPin, CalibrationPin
 from kdcache.store.places import has_shards
 
-__all__ = ["basis_fault", "calibration_pin", "standing", "with_begun_units"]
+__all__ = ["as_begun", "basis_fault", "calibration_pin", "standing"]
 
 
-def with_begun_units(config: CorpusConfig, root: Root) -> CorpusConfig:
-    """With the size of units of a cache that has shards, where the config leaves it open: the corpus may have grown.
+def as_begun(config: CorpusConfig, root: Root) -> CorpusConfig:
+    """With what a cache that has shards was begun with, where the config leaves it open: the size of units, as the
+    corpus may have grown, and the commit of a dataset on the hub, as its branch may have moved.
 
     Raises CacheError for a cache that cannot be read here, before anything is written beside it.
     """
     begun = begun_header(root)
-    if begun is None or config.unit_rows != "auto" or not has_shards(root):
+    if begun is None or not has_shards(root):
         return config
-    unit_rows = begun.compute.get("unit_rows")
-    return config.model_copy(update={"unit_rows": unit_rows}) if unit_rows else config
+    open_here = {"unit_rows"} if config.unit_rows == "auto" else set()
+    if config.format == "datasets" and not is_commit(config.revision):
+        open_here.add("revision")
+    known = {name: begun.compute[name] for name in open_here if begun.compute.get(name)}
+    return config.model_copy(update=known)
 
 
 def standing(commits: Iterable[Committed], corpus: Corpus, settings: dict[str, str]) -> tuple[set[int], Counter[str]]:
