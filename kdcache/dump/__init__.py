@@ -18,13 +18,14 @@ calibrate     the basis of calibrated records, from the first positions of the c
 batches       which examples share a forward pass, limited by tokens
 compressing   blocks of a teacher's logits to records, in threads beside a GPU
 records       a unit's examples to the arrays of its shard
+handing       who gives a process its units: its rank's share, or a scheduler
 background    work behind the main loop: shards are written
 stages        the four stages of a dump: their times, and the profile of them
 check         every row looked at before a teacher is loaded
 begin         a cache begun, or gone on with: its header and its builder
 make          one shard after the other, written while the teacher works on
 finish        what is finished already, and the manifest when nothing is missing
-run           one rank's dump: skip what is committed, make the rest, finalize
+run           one process of a dump: skip what is committed, make the rest, finalize
 rerun         the teacher of a finished cache, run again on some of its examples
 remake        lost files of a finished cache made again, byte for byte
 

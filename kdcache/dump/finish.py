@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.corpus import Corpus
+from kdcache.dump.handing import Handing
 from kdcache.dump.material import Material
 from kdcache.dump.resume import standing
 from kdcache.dump.units import check_share, no_position
 from kdcache.errors import CacheError
-from kdcache.launcher import World
 from kdcache.progress import counted, say, show
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.cache import read_manifest
@@ -47,8 +47,8 @@ def recorded_of(root: Root, builder: CacheBuilder, corpus: Corpus, lost: list[in
     return {unit: (shards.digest("sha256", unit), shards.digest("record_sha256", unit)) for unit in lost}
 
 
-def finish(material: Material, world: World, builder: CacheBuilder, work: Path | None) -> None:
-    """Finalize, if no other rank still has units to make. Raises CorpusError if the files changed meanwhile."""
+def finish(material: Material, units: Handing, builder: CacheBuilder, work: Path | None) -> None:
+    """Finalize, if no other process still has units to make. Raises CorpusError if the files changed meanwhile."""
     config, corpus = material.config, material.corpus
     corpus.check_unchanged()
     commits, num_units = builder.commits(), corpus.num_units
@@ -56,9 +56,9 @@ def finish(material: Material, world: World, builder: CacheBuilder, work: Path |
     if not missing:
         missing = num_units - len(standing(commits, corpus, material.remedies)[0])
     if missing:
-        _check_own(material, builder, commits, world.share(num_units))
+        _check_own(material, builder, commits, units.share(num_units))
         say(
-            f"rank {world.rank} of {world.size} is done; the other ranks still make {missing} of "
+            f"{units.name} is done; the other ranks still make {missing} of "
             f"{counted(num_units, 'shard')} (if they were killed, run the same command again)"
         )
         return
@@ -66,7 +66,7 @@ def finish(material: Material, world: World, builder: CacheBuilder, work: Path |
     if commits.positions == 0:
         raise no_position(corpus, material.task)
     builder.forget_beyond(num_units)
-    commits = commits.among(lambda units: units < num_units)
+    commits = commits.among(lambda found: found < num_units)
     pin = CorpusPin.model_validate(corpus.pin)
     manifest = builder.finalize(num_units, corpus=pin, where=corpus.where, commits=commits)
     if work is not None:
@@ -87,7 +87,7 @@ def finish(material: Material, world: World, builder: CacheBuilder, work: Path |
 
 def _check_own(material: Material, builder: CacheBuilder, commits: Commits, own: range) -> None:
     """A rank is done where its own shards stand. Raises CacheError where one does not, though it was made."""
-    mine = commits.among(lambda units: np.isin(units, np.asarray(own)))
+    mine = commits.among(lambda found: np.isin(found, np.asarray(own)))
     stand, reasons = standing(mine, material.corpus, material.remedies)
     lost = [unit for unit in own if unit not in stand]
     if lost:

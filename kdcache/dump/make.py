@@ -7,17 +7,18 @@ written. Nothing of that changes a byte, nor which error ends a dump: what is ma
 import time
 from contextlib import closing
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 
 from kdcache.dump.background import Background
 from kdcache.dump.engines.engine import Engine
+from kdcache.dump.handing import Handing
 from kdcache.dump.material import Material
 from kdcache.dump.records import unit_arrays
 from kdcache.dump.stages import Stages
 from kdcache.dump.units import UnitExamples, check_share, remedies
-from kdcache.launcher import World
-from kdcache.progress import Progress, counted, say, spoken_duration
+from kdcache.progress import counted, say, spoken_duration
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.manifest import SkippedRow
 from kdcache.store.parallel import in_order
@@ -29,7 +30,7 @@ __all__ = ["make_shards"]
 
 def make_shards(
     material: Material,
-    world: World,
+    units: Handing,
     builder: CacheBuilder,
     teacher: Engine | None,
     todo: list[int],
@@ -41,10 +42,10 @@ def make_shards(
 
     Args:
         material: What they are made of.
-        world: Which rank this is.
+        units: Who gives them out.
         builder: Where they are committed.
         teacher: None for a cache of labels.
-        todo: The units.
+        todo: Those of them that are missing.
         skipped: (unit, row) of bad rows that were left out of the shards that stand; more are added.
         recorded: What lost shards are to be again.
         stages: Where the time is counted.
@@ -54,31 +55,34 @@ def make_shards(
         CacheError: A lost shard comes out otherwise than it was.
     """
     config, encoder = material.config, _encoder(builder, teacher)
-    own = len(world.share(material.corpus.num_units))
-    title = f"rank {world.rank}" if world.size > 1 else "dump"
-    start, tokens = time.monotonic(), 0
+    own = len(units.share(material.corpus.num_units))
+    start, tokens, shards = time.monotonic(), 0, 0
     with (
-        Progress(own, "shards", title, done=own - len(todo), quiet=world.rank > 0) as progress,
+        units.opened(todo, own),
         Background("shard-writer") as writing,
-        closing(in_order(partial(_tokenised, material, stages), todo, 1, ahead=1)) as tokenised,
+        closing(in_order(partial(_tokenised, material, stages), repeat(units), 1, ahead=1)) as tokenised,
+        closing(units),
     ):
 
         def advance(count: int) -> None:
             nonlocal tokens
             tokens += count
-            progress.set(**{"tok/s": f"{tokens / (time.monotonic() - start):,.0f}", "shard": f"{unit:06d}"})
+            units.computed(unit, count)
 
-        for unit, made in tokenised:
+        for _, taken in tokenised:
+            if taken is None:
+                break
+            unit, made = taken
             skipped += [(unit, row) for row in made.skipped]
             if made.bad:
                 check_share(config, material.corpus, skipped)
             arrays = unit_arrays(
                 builder.header, unit, made.examples, teacher, encoder, advance=advance, own=made.own, stages=stages
             )
-            writing.submit(partial(_commit, material, builder, unit, made, arrays, recorded.get(unit), stages))
-            progress.advance()
+            writing.submit(partial(_commit, material, builder, units, unit, made, arrays, recorded.get(unit), stages))
+            shards += 1
     elapsed = time.monotonic() - start
-    in_all = f"{counted(len(todo), 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)}"
+    in_all = f"{counted(shards, 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)}"
     say(f"{in_all} ({tokens / elapsed:,.0f} tok/s)")
     say(f"of this time, side by side: {stages.shares(elapsed)}")
 
@@ -92,14 +96,19 @@ def _encoder(builder: CacheBuilder, teacher: Engine | None) -> Encoder | None:
     return kind.make_encoder(builder.basis, teacher.output_layer())
 
 
-def _tokenised(material: Material, stages: Stages, unit: int) -> UnitExamples:
+def _tokenised(material: Material, stages: Stages, units: Handing) -> tuple[int, UnitExamples] | None:
+    """The next unit; None where there is none."""
+    unit = units.take()
+    if unit is None:
+        return None
     with stages.span("tokenise", unit):
-        return material.unit(unit, skip=material.config.on_bad_row == "skip")
+        return unit, material.unit(unit, skip=material.config.on_bad_row == "skip")
 
 
 def _commit(
     material: Material,
     builder: CacheBuilder,
+    units: Handing,
     unit: int,
     made: UnitExamples,
     arrays: dict[str, np.ndarray],
@@ -107,14 +116,19 @@ def _commit(
     stages: Stages,
 ) -> None:
     """Raises CorpusError or TeacherError where the files that it was made of are others now."""
-    with stages.span("write", unit):
-        material.check_unchanged(unit)
-        builder.commit(
-            unit,
-            arrays,
-            source_sha256=made.source_sha256,
-            notes=made.notes,
-            skipped=made.skipped,
-            made_under=remedies(material.config, made.notes),
-            expected=expected,
-        )
+    try:
+        with stages.span("write", unit):
+            material.check_unchanged(unit)
+            builder.commit(
+                unit,
+                arrays,
+                source_sha256=made.source_sha256,
+                notes=made.notes,
+                skipped=made.skipped,
+                made_under=remedies(material.config, made.notes),
+                expected=expected,
+            )
+        units.committed(unit)
+    except BaseException:
+        units.close()  # nobody waits for a unit that is never given because of this one
+        raise

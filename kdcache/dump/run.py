@@ -1,4 +1,4 @@
-"""One rank's dump. A restart is a set difference: this rank's units minus those whose shards stand.
+"""One process of a dump. A restart is a set difference: this process' units minus those whose shards stand.
 
 A unit is rows → examples → batches → logits → records → one shard, and nothing of it depends on the rank or the world
 size.
@@ -11,6 +11,7 @@ import numpy as np
 
 from kdcache.dump.begin import begin, inputs_of, settings_to_keep
 from kdcache.dump.finish import finish, is_finished, recorded_of
+from kdcache.dump.handing import Handing, OwnShare
 from kdcache.dump.hardware import use_threads
 from kdcache.dump.lazy_teacher import LazyTeacher, devices_of
 from kdcache.dump.make import make_shards
@@ -30,8 +31,15 @@ from kdcache.store.output import CacheOutput
 __all__ = ["run_dump"]
 
 
-def run_dump(config: DumpConfig, world: World, *, force: bool = False, profile: str | None = None) -> None:
-    """Make this rank's shards, and the manifest if no unit is missing then.
+def run_dump(
+    config: DumpConfig,
+    world: World,
+    *,
+    force: bool = False,
+    profile: str | None = None,
+    units: Handing | None = None,
+) -> None:
+    """Make this process' shards, and the manifest if no unit is missing then.
 
     Args:
         config: The settings.
@@ -39,6 +47,7 @@ def run_dump(config: DumpConfig, world: World, *, force: bool = False, profile: 
         force: Write into a folder that is not ours, or in which another command writes.
         profile: A file for the stages' times, in Chrome's trace format; of several ranks each writes its own, with
             its number before the ending.
+        units: Who gives units to this process; by default it makes its rank's share.
 
     Raises:
         ConfigError, CorpusError, TeacherError, CacheError, LockedError: Committed shards stay.
@@ -53,7 +62,7 @@ def run_dump(config: DumpConfig, world: World, *, force: bool = False, profile: 
     material = gather(config, work=work)
     teacher = LazyTeacher(material, devices, world)
     with begin(material, teacher, threads, output) as builder, stages:
-        _make(material, teacher, builder, world, work, stages)
+        _make(material, teacher, builder, units or OwnShare(world), work, stages)
 
 
 def _of_rank(profile: str, world: World) -> str:
@@ -62,16 +71,16 @@ def _of_rank(profile: str, world: World) -> str:
 
 
 def _make(
-    material: Material, teacher: LazyTeacher, builder: CacheBuilder, world: World, work: Path | None, stages: Stages
+    material: Material, teacher: LazyTeacher, builder: CacheBuilder, units: Handing, work: Path | None, stages: Stages
 ) -> None:
-    """This rank's part of a cache that is begun."""
+    """This process' part of a cache that is begun."""
     config, root, corpus, settings = material.config, material.root, material.corpus, material.remedies
     if builder.begun_anew:
         say(f"the corpus gives another {builder.begun_anew} than the cache was begun with: every shard is made again")
 
-    commits, mine = builder.commits(), set(world.share(corpus.num_units))
-    # Each rank compares its own shards, and the last one to finish all of them; a cache that seems done is read whole.
-    own = commits.among(lambda units: np.isin(units, [*mine]) | (units >= corpus.num_units))
+    commits, mine = builder.commits(), set(units.share(corpus.num_units))
+    # Each process compares its own shards, and who finishes all of them; a cache that seems done is read whole.
+    own = commits.among(lambda found: np.isin(found, [*mine]) | (found >= corpus.num_units))
     stand, reasons = standing(commits if root.exists("cache.json") else own, corpus, settings)
     if not reasons and len(stand) == corpus.num_units and is_finished(root, builder, commits, corpus):
         if work is not None:
@@ -89,5 +98,6 @@ def _make(
         unfinish(root)
     if todo:
         skipped = [(unit, row) for unit, row in commits.skipped() if unit in stand]
-        make_shards(material, world, builder, teacher.ready(), todo, skipped, recorded, stages)
-    finish(material, world, builder, work)
+        make_shards(material, units, builder, teacher.ready(), todo, skipped, recorded, stages)
+    if units.finishes:
+        finish(material, units, builder, work)
