@@ -21,6 +21,7 @@ The rooms, in the order in which they may import each other. Each room's own doc
     disk         atomic writes to a folder that survive a kill or a power loss
     progress     a bar on a terminal, plain lines elsewhere; words for counts and durations
     remote       files behind a URL: requests tried again, errors in one line
+    hub          the Hugging Face Hub: places on it, its client, what it refuses in one line
     registry     kinds of one thing by name, a user's own among them
     owned        output folders: marked as ours or refused, and who writes in them now
     config       settings files: YAML -> frozen settings

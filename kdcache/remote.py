@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from kdcache.errors import KdcacheError, one_line
+from kdcache.errors import KdcacheError, one_line, printable
 
 __all__ = ["RemoteError", "RemoteFile", "SeenBlocks", "create_file", "is_absent", "open_url", "retried"]
 
@@ -103,7 +103,8 @@ def retried(do: Callable[[], T], what: str) -> T:
         wait = state.next_action.sleep if state.next_action else 0
         words = one_line(error, 200) if error else ""
         rank = f"rank {os.environ['RANK']}: " if os.environ.get("RANK", "0") != "0" else ""
-        print(f"{rank}{what}: {words}; trying again in {wait:.1f} s", file=sys.stderr, flush=True)
+        line = printable(f"{rank}{what}: {words}; trying again in {wait:.1f} s")
+        print(line, file=sys.stderr, flush=True)
 
     attempts = Retrying(
         retry=retry_if_exception(_passes),
@@ -246,12 +247,17 @@ def _causes(error: BaseException) -> Iterator[Any]:
 
 
 def _answer(error: BaseException) -> tuple[int | None, str]:
-    """Status and code of the server's answer, of botocore's, aiohttp's, gcsfs' and Azure's errors; None without one."""
+    """Status and code of the server's answer, None without one.
+
+    Of the errors of botocore, aiohttp, gcsfs, Azure and huggingface_hub.
+    """
     for cause in _causes(error):
         response = getattr(cause, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             return status, str(response.get("Error", {}).get("Code", ""))
+        if isinstance(status := getattr(response, "status_code", None), int):
+            return status, ""
         for name in ("status", "status_code", "code"):
             if isinstance(status := getattr(cause, name, None), int):
                 return status, ""
@@ -293,7 +299,8 @@ def _words(error: Exception, limit: float) -> str:
             f"({RETRY_SECONDS} says for how long kdcache tries)"
         )
     if isinstance(error, PermissionError) or _answer(error)[0] in REFUSED:
-        return f"access denied ({words}): check the credentials and what they may do there"
+        how = " (HF_TOKEN, or hf auth login)" if "HfHubHTTPError" in _kinds(error) else ""
+        return f"access denied ({words}): check the credentials{how} and what they may do there"
     if any("Credential" in kind or kind == "ProfileNotFound" for kind in _kinds(error)):
         return (
             f"{words.rstrip('.')}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "

@@ -35,6 +35,8 @@ zarr_members     what a Zarr shard says of itself, before it is decoded
 arrow_message    what an Arrow shard says of itself, before it is decoded
 arrow_backend    shards as Arrow IPC files: columns, codec and level of compression
 files            a cache's folder, local or remote
+remote_files     the same behind one of fsspec's file systems
+hub_files        the same in a repository of the Hugging Face Hub
 local_copies     shards of remote caches, kept on the local disk
 convert          from one backend to another
 verify           every digest and count of a cache

@@ -1,4 +1,4 @@
-"""Root: a cache's folder, on disk or anywhere fsspec reaches (s3://, gs://, memory://, file://).
+"""Root: a cache's folder, on disk or anywhere fsspec reaches (s3://, gs://, memory://, file://, hf://).
 
 Names inside it are relative and checked, so that a cache from elsewhere cannot make a reader leave its folder.
 Writes are atomic: on disk see disk.py; an object of a store (S3 and its like, Google's, Azure's, memory) appears whole
@@ -7,11 +7,8 @@ behind a URL (sftp, smb, hdfs) a reader may see half a file, which its digest te
 (kdcache/remote.py), a bucket is never made. fsspec is imported for URLs only: a local path costs no 0.2 s of start-up.
 """
 
-import contextlib
-import hashlib
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,20 +17,17 @@ from typing import Any, Protocol, TypeVar
 from kdcache.config.paths import expanded
 from kdcache.disk import FULL_DISK, Disk, Stamp, UnexpectedContent, fault, is_temporary, mend
 from kdcache.errors import CacheError, UnreadableError
+from kdcache.hub import is_hub
 from kdcache.progress import say
-from kdcache.remote import RemoteError, create_file, open_url, retried
+from kdcache.remote import open_url
+from kdcache.store.remote_files import Remote
 
 __all__ = ["Root", "Stamp", "UnexpectedFile", "check_name", "is_name"]
 
-OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "obs", "tos", "r2", "memory"}
-"""Protocols of stores that have no folders to be made; making one of them would make a bucket."""
 READERS = 16
 """How many files of a remote store are read at the same time."""
 REFETCHES = 2
 """How often the body of a remote file is fetched again that is not what it should be."""
-
-STATES = ("ETag", "etag", "generation", "LastModified", "last_modified", "updated", "mtime", "created")
-"""What stores call the state of an object when they list it."""
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 NAME = re.compile(rf"{PART.pattern}(?:/{PART.pattern})*")
@@ -85,6 +79,9 @@ class Root:
         if "://" not in self.url:
             self._files: Files = Disk(self.url)
             return
+        if is_hub(self.url):
+            self._open_hub()
+            return
         from fsspec.implementations.local import LocalFileSystem
 
         try:
@@ -95,6 +92,18 @@ class Root:
             self._files = Disk(path)
         else:
             self._files, self.remote = Remote(self.url, filesystem, path), True
+
+    def _open_hub(self) -> None:
+        """The commit that the URL means now is read from then on, and stands in `url`."""
+        from kdcache.store.hub_files import HubFiles
+
+        try:
+            files = HubFiles(self.url)
+        except OSError as error:
+            missing = getattr(error, "missing", False)
+            kind = CacheError if missing else UnreadableError
+            raise kind(f"cannot open {self.url}: {fault(error)}", missing_path=missing) from None
+        self.url, self._files, self.remote = files.url, files, True
 
     def __truediv__(self, sub: str) -> "Root":
         return Root(f"{self.url}/{check_name(sub)}")
@@ -281,106 +290,8 @@ class Root:
         return UnreadableError(words, missing_path=getattr(error, "missing", False))
 
 
-def _stamp(entry: dict[str, Any]) -> Stamp:
-    """Of what a store lists. One that tells no state gives a new one each time, so that its objects are read again."""
-    states = [str(entry[key]) for key in STATES if entry.get(key) is not None]
-    told = hashlib.sha256("|".join(states).encode()).digest()[:8]
-    return Stamp(entry["size"], int.from_bytes(told) if states else time.monotonic_ns())
-
-
 def _fault(wrong: Callable[[bytes], object], data: bytes) -> object:
     try:
         return wrong(data)
     except CacheError as error:
         return error
-
-
-class Remote:
-    """Files under a prefix of an fsspec filesystem. Raises RemoteError, an OSError, for what a server says."""
-
-    def __init__(self, url: str, filesystem: Any, path: str) -> None:
-        self.url = url
-        self.filesystem = filesystem
-        self.path = path.rstrip("/")
-        protocols = filesystem.protocol
-        protocols = {protocols} if isinstance(protocols, str) else {*protocols}
-        self._has_folders = OBJECT_STORES.isdisjoint(protocols)
-        # One request has one version of an object, and a checksum; s3fs would take several, and ask for the size first.
-        self._in_one = {"max_concurrency": 1} if "s3" in protocols else {}
-
-    def read(self, name: str, most: int | None = None) -> bytes:
-        if most is not None and (size := self.size(name)) > most:
-            raise UnexpectedContent(f"got {size} bytes, expected at most {most}")
-        what = f"cannot read {self.url}/{name}"
-        return retried(lambda: self.filesystem.cat_file(f"{self.path}/{name}", **self._in_one), what)
-
-    def read_part(self, name: str, start: int, size: int, whole: int) -> bytes:
-        target, what = f"{self.path}/{name}", f"cannot read {self.url}/{name}"
-        try:
-            data = retried(lambda: self.filesystem.cat_file(target, start=start, end=start + size), what)
-        except RemoteError:
-            if (found := self.size(name)) < start + size:  # some servers refuse a range that is not there
-                raise UnexpectedContent(f"got {found} bytes, expected {whole}") from None
-            raise
-        if len(data) == whole > size:  # a web server that knows no ranges
-            return data[start : start + size]
-        return data
-
-    def write(self, name: str, data: bytes, *, replace: bool = True) -> None:
-        target, what = f"{self.path}/{name}", f"cannot write {self.url}/{name}"
-        if self._has_folders:
-            retried(lambda: self.filesystem.makedirs(target.rpartition("/")[0], exist_ok=True), what)
-        if replace:
-            retried(lambda: self.filesystem.pipe_file(target, data), what)
-            return
-        with contextlib.suppress(FileExistsError):
-            retried(lambda: create_file(self.filesystem, target, data), what)
-
-    def size(self, name: str) -> int:
-        def ask() -> int:
-            self.filesystem.invalidate_cache()
-            return int(self.filesystem.size(f"{self.path}/{name}"))
-
-        return retried(ask, f"cannot read {self.url}/{name}")
-
-    def names(self, sub: str) -> list[str]:
-        return sorted(name for name, _ in self._files(sub))
-
-    def stamps(self, sub: str) -> dict[str, Stamp]:
-        return dict(sorted((name, _stamp(entry)) for name, entry in self._files(sub) if not is_temporary(name)))
-
-    def _files(self, sub: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        return ((one["name"].rpartition("/")[2], one) for one in self._list(sub) if one["type"] == "file")
-
-    def folders(self, sub: str) -> list[str]:
-        folders = (entry for entry in self._list(sub) if entry["type"] == "directory")
-        return [entry["name"].rstrip("/").rpartition("/")[2] for entry in folders]
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            retried(lambda: self.filesystem.rm_file(f"{self.path}/{name}"), f"cannot delete {self.url}/{name}")
-
-    def entries(self) -> list[str]:
-        names = [entry["name"].rstrip("/") for entry in self._list("")]
-        return [name.rpartition("/")[2] for name in names if name != self.path]
-
-    def _list(self, sub: str) -> list[dict[str, Any]]:
-        folder = f"{self.path}/{sub}".rstrip("/")
-
-        def ask() -> list[dict[str, Any]]:
-            self.filesystem.invalidate_cache()
-            return self.filesystem.ls(folder, detail=True)
-
-        try:
-            return retried(ask, f"cannot list {self.url}/{sub}".rstrip("/"))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def sweep(self, sub: str) -> None:
-        """A remote write leaves nothing behind, but a folder that was copied to a store may bring such files along.
-
-        Behind a URL with folders another process may be writing them on its disk, so there they stay.
-        """
-        for name in self.names(sub):
-            if is_temporary(name) and not self._has_folders:
-                self.delete(f"{sub}/{name}".lstrip("/"))
