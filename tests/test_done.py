@@ -139,6 +139,8 @@ LEFT: list[tuple[str, str, Given, int, str]] = [
     ("verify", "a repair and a teacher", lambda r: ["sound", "--repair", "--teacher"], 2, "expected one of them"),
     ("convert", "an unfinished cache", lambda r: [unfinished(r), "to", "--to", "arrow"], 1, "is not finished"),
     ("convert", "a cache that lost a shard", lambda r: [torn(r), "to", "--to", "arrow"], 1, "is missing"),
+    ("merge", "an unfinished cache", lambda r: ["sound", unfinished(r), "--out", "to"], 1, "is not finished"),
+    ("merge", "a cache that lost a shard", lambda r: ["empty", torn(r), "--out", "to"], 1, "is missing"),
     ("cut", "a layer that is not there", lambda r: ["teacher", "--layers", "0,9", "--out", "to"], 2, "layer"),
     ("plan", "no figures without --simulate", lambda r: [], 2, "expected --simulate"),
     ("plan", "figures that are no numbers", lambda r: ["--simulate", "--tokens", "nan"], 2, "got --tokens nan"),

@@ -11,6 +11,7 @@ inspect      `kdcache inspect`
 verify       `kdcache verify`
 plan         `kdcache plan`
 convert      `kdcache convert`
+merge        `kdcache merge`
 cut          `kdcache cut`
 
 A new command is one file and a line in `commands`. A command imports its room inside its function, so that

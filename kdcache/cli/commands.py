@@ -8,6 +8,7 @@ from kdcache.cli.dump_logits import dump_logits
 from kdcache.cli.evaluate import evaluate
 from kdcache.cli.export import export
 from kdcache.cli.inspect import inspect
+from kdcache.cli.merge import merge
 from kdcache.cli.plan import plan
 from kdcache.cli.train import train
 from kdcache.cli.verify import verify
@@ -30,5 +31,5 @@ def cli() -> None:
     """
 
 
-for _command in (dump_logits, train, export, evaluate, inspect, verify, plan, convert, cut):
+for _command in (dump_logits, train, export, evaluate, inspect, verify, plan, convert, merge, cut):
     cli.add_command(_command)

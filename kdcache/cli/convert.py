@@ -15,6 +15,6 @@ __all__ = ["convert"]
 @with_force
 def convert(source: str, target: str, backend: str, force: bool) -> None:
     """Write the cache SOURCE as the cache TARGET with another storage backend, shard by shard."""
-    from kdcache.report.convert import convert_cache
+    from kdcache.report.rewrite import convert_cache
 
     convert_cache(source, target, backend, force=force)

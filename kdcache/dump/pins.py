@@ -22,13 +22,15 @@ from kdcache.store.schema import task_fields
 from kdcache.tasks import Task, task_of
 from kdcache.tasks.labels import Labels
 
-__all__ = ["build_header", "check_length", "longest_input", "pin_teacher", "read_model_config"]
+__all__ = ["OF_THE_CORPUS", "build_header", "check_length", "longest_input", "pin_teacher", "read_model_config"]
 
 OPTIONAL_FIELDS = {
     *("text_pair_field", "label_field", "tokens_field", "loss_mask_field", "tags_field"),
     *("delimiter", "comment", "columns", "quotes", "label_names", "split", "subset", "revision"),
 }
 """What else of the corpus decides what its rows say, in the header where it is set."""
+OF_THE_CORPUS = {*OPTIONAL_FIELDS, "text_field", "messages_field", "unit_rows"}
+"""Keys of a header's `compute` that say how its corpus is read; the others say how its teacher ran."""
 
 
 def build_header(

@@ -20,7 +20,7 @@ from kdcache.dump.batches import longest_first
 from kdcache.dump.engines.engine import Engine, Wanted
 from kdcache.dump.lazy_teacher import begun_ways, devices_of, load_engine, with_attention
 from kdcache.dump.material import Material, gather
-from kdcache.dump.pins import pin_teacher
+from kdcache.dump.pins import OF_THE_CORPUS, pin_teacher
 from kdcache.dump.records import rows_of
 from kdcache.dump.settings import ComputeConfig, DumpConfig, TeacherConfig
 from kdcache.dump.teacher import teacher_folder
@@ -30,7 +30,8 @@ from kdcache.launcher import World
 from kdcache.models.registry import register_small_models
 from kdcache.store.batch import Batch
 from kdcache.store.cache import Cache
-from kdcache.store.manifest import difference
+from kdcache.store.manifest import SourcePin, difference
+from kdcache.store.merge import origin
 from kdcache.store.unit import EXAMPLES_PER_UNIT
 from kdcache.targets.calibration import Encoder
 from kdcache.targets.records import calibrated_of
@@ -92,6 +93,7 @@ class Rerun:
     def __init__(self, cache: Cache, settings: DumpConfig | None, path: str | None = None) -> None:
         self.cache, self.header = cache, cache.manifest.header
         self.task = task_of(self.header.task)
+        self._check_sources()
         self.config = self._config(settings, path)
         register_small_models()
         self._check_pins()
@@ -129,10 +131,37 @@ class Rerun:
         starts = np.cumsum([0, *counts])
         positions_P = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in sample.batch])
         wanted_P = np.repeat([int(i) in sample.wanted for i in sample.batch], [counts[i] for i in sample.batch])
-        numbers = sample.batch + sample.unit * EXAMPLES_PER_UNIT
-        runs = [rows_of(self.header, self.teacher, chosen, numbers) for _ in range(2)]
+        source, unit = origin(self.header, sample.unit)
+        header = self.header if source is None else self.header.model_copy(update={"seed": source.seed})
+        numbers = sample.batch + unit * EXAMPLES_PER_UNIT
+        runs = [rows_of(header, self.teacher, chosen, numbers) for _ in range(2)]
         for (part, first), (_, second) in zip(*runs, strict=True):
             yield Block(first, second, wanted_P[part], positions_P[part])
+
+    def _check_sources(self) -> None:
+        """Raises CacheError for a cache made of others whose teacher cannot be run again as it ran."""
+        sources, where = [*_dumped(self.header.sources or ())], self.cache.root.url
+        if not sources or not self.header.records:
+            return
+        filtered = next((pin for pin in sources if pin.where is not None), None)
+        if filtered is not None:
+            raise CacheError(
+                f"{where} was filtered, and a record depends on the examples that shared its batch: check the cache "
+                f"that it was filtered from (sha256 {filtered.cache_sha256[:12]}…)"
+            )
+        run = {name for pin in sources for name in pin.compute} - OF_THE_CORPUS
+        here = self.header.compute
+        alike = all(pin.compute.get(name) == here.get(name) for pin in sources for name in run)
+        if not alike or (self.header.teacher is None and any(pin.teacher for pin in sources)):
+            raise CacheError(
+                f"{where} was merged of caches whose teachers are different or ran with different settings, expected "
+                "one teacher: check each of the caches that it was merged of"
+            )
+        if self.header.teacher is not None and self.header.teacher.tokenizer_sha256 is not None:
+            raise CacheError(
+                f"{where} was merged, and its teacher read other tokens than the cache's, which come from the corpus: "
+                "check each of the caches that it was merged of"
+            )
 
     def _config(self, settings: DumpConfig | None, path: str | None) -> TeacherConfig:
         pin = self.header.teacher
@@ -241,6 +270,15 @@ class Rerun:
         made = self._material.unit(unit, skip=self._material.config.on_bad_row == "skip")
         assert made.own is not None
         return made.own
+
+
+def _dumped(sources: Sequence[SourcePin]) -> Iterator[SourcePin]:
+    """The caches that a teacher made, or that were filtered, below those that were merged of others."""
+    for pin in sources:
+        if pin.where is None and pin.sources:
+            yield from _dumped(pin.sources)
+        else:
+            yield pin
 
 
 def examples_of(batch: Batch) -> list[Example]:

@@ -3,7 +3,7 @@
 With temperatures, the first shard's records are asked too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,8 @@ from kdcache.store.files import Root
 from kdcache.store.score import teacher_verdict
 
 __all__ = ["describe", "render"]
+
+OF_A_TEACHER = ("parameters", "architecture", "dtype", "revision", "weights_sha256")
 
 
 def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
         "corpus_bytes": text_bytes,
         "seed": header.seed,
         "libraries": header.libraries,
+        "sources": [pin.model_dump(mode="json", exclude_none=True) for pin in header.sources or ()],
         "temperatures": _worth(path, temperatures) if temperatures else [],
     }
 
@@ -84,6 +87,7 @@ def render(facts: dict[str, Any]) -> str:
         corpus = facts["corpus"]
         counts = f"{counted(corpus['rows'], 'row')} in {counted(corpus['files'], 'file')}"
         rows.append(("corpus", f"{counts}, sha256 {corpus['sha256'][:12]}"))
+    rows += [("made of", words) for source in facts["sources"] for words in _source(source, totals["examples"])]
     if totals["notes"]:
         rows.append(
             ("notes", ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in totals["notes"].items()))
@@ -114,6 +118,21 @@ def _teacher(teacher: dict[str, Any]) -> str:
     if teacher["weights_sha256"]:
         parts.append(f"sha256 {teacher['weights_sha256'][:12]}")
     return ", ".join(parts)
+
+
+def _source(source: dict[str, Any], examples: int, depth: int = 0) -> Iterator[str]:
+    """A line for a cache that this one was made of, and one for each that it was made of itself."""
+    teacher, where = source.get("teacher"), source.get("where")
+    shards = counted(source["shards"], "shard")
+    parts = [f"{'  ' * depth}{source['cache_sha256'][:12]}: {counted(source['examples'], 'example')} in {shards}"]
+    parts += [f"teacher {_teacher({**dict.fromkeys(OF_A_TEACHER), **teacher})}"] if teacher else []
+    corpus = source.get("corpus")
+    parts += [f"corpus of {counted(corpus['rows'], 'row')}, sha256 {corpus['sha256'][:12]}"] if corpus else []
+    kept = f"{examples:,} of them" if depth == 0 else "those"
+    parts += [f"{kept} where {where}"] if where is not None else []
+    yield ", ".join(parts)
+    for own in source.get("sources", ()):
+        yield from _source(own, examples, depth + 1)
 
 
 def _settings(settings: dict[str, Any]) -> str:

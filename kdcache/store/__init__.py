@@ -25,6 +25,7 @@ content          what the arrays of a shard must be
 limits           how large the files of a cache may be
 pinned           a file whose digest is known
 skipped          skipped.jsonl: the bad rows that were left out
+taken            which examples of a shard were taken, as a line of text
 score            what the teacher's own records score on the labels
 tokenizer_files  pins a tokenizer: what it is, and the digests of its files
 basis_file       the basis of calibrated records, one file of the cache
@@ -38,7 +39,9 @@ files            a cache's folder, local or remote
 remote_files     the same behind one of fsspec's file systems
 hub_files        the same in a repository of the Hugging Face Hub
 local_copies     shards of remote caches, kept on the local disk
+rewrite          a new cache of finished ones: what convert, merge and filter have in common
 convert          from one backend to another
+merge            several caches to one
 verify           every digest and count of a cache
 finished         the mark of a finished cache, which gives a lost cache.json back
 rebuild          a lost commit record, of its shard and the table

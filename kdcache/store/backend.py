@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = [
     "BackendName",
     "Layout",
     "Part",
+    "Restamps",
     "Stamp",
     "array_fields",
     "array_shapes",
@@ -145,6 +146,28 @@ class Backend(Protocol):
 
         Raises:
             Exception: Any one, for bytes that are not such a block; the reader makes a DamagedShardError of it.
+        """
+        ...
+
+
+@runtime_checkable
+class Restamps(Protocol):
+    """What a backend may have besides, where a stamp lies apart from what is compressed.
+
+    `kdcache merge` then copies the blocks of a shard as they are. Without it they are decoded and encoded again.
+    """
+
+    def restamp(self, fields: Sequence[Field], data: bytes, old: Stamp, new: Stamp) -> bytes:
+        """What `encode` gives of the same blocks with another stamp.
+
+        Args:
+            fields: As for `encode`.
+            data: A file in which `layout` found no fault.
+            old: The stamp that it is to have, in each of its blocks.
+            new: The other stamp.
+
+        Raises:
+            ValueError: A block has another stamp than the old one.
         """
         ...
 

@@ -41,7 +41,7 @@ from kdcache.store.manifest import (
 from kdcache.store.output import CacheOutput
 from kdcache.store.pinned import read_pinned
 from kdcache.store.places import has_shards, names_of_shards, shard_folders
-from kdcache.store.shard import commit_shard, make_shard, repair_command
+from kdcache.store.shard import commit_shard, make_shard, repair_command, with_another_stamp
 from kdcache.store.shards import manifest_of
 from kdcache.store.skipped import write_skipped
 from kdcache.store.unit import Unit
@@ -234,6 +234,7 @@ class CacheBuilder:
         notes: Mapping[str, int] | None = None,
         skipped: Sequence[SkippedRow] = (),
         made_under: Mapping[str, str] | None = None,
+        taken: Sequence[str] = (),
         expected: tuple[str, str] | None = None,
     ) -> CommitRecord:
         """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record.
@@ -251,6 +252,7 @@ class CacheBuilder:
             notes=notes,
             skipped=skipped,
             made_under=made_under,
+            taken=taken,
         )
         if expected is not None and (made[1].sha256, made[1].digest()) != expected:
             raise CacheError(
@@ -260,6 +262,24 @@ class CacheBuilder:
                 "another cache, and run the same command again"
             )
         return commit_shard(self.root, *made)
+
+    def commit_copy(self, index: int, source: Root, header: Header, commit: CommitRecord, data: bytes) -> CommitRecord:
+        """Commit a shard of another cache with its blocks as they are, where the backend `Restamps`.
+
+        Args:
+            index: The number of the unit that it becomes.
+            source: The other cache.
+            header: Its header.
+            commit: The commit record of the shard there.
+            data: The bytes of the shard, which have the digest in the record.
+
+        Raises:
+            DamagedShardError: They are not that shard.
+            CacheError: It cannot be written.
+            LockedError: Somebody took the folder over.
+        """
+        self.held.check()
+        return commit_shard(self.root, *with_another_stamp(source, header, commit, data, self.header, index))
 
     def committed(self) -> set[int]:
         """Units with a valid commit record."""

@@ -31,7 +31,7 @@ ROW = np.dtype([("unit", "<i8"), *DTYPES.items()])
 STRUCT = struct.Struct("<q6q2i")
 RECORD = ".json"
 NO_STAMP = Stamp(0, 0)
-BESIDES = ("notes", "made_under", "skipped")
+BESIDES = ("notes", "made_under", "skipped", "taken")
 
 
 class Committed(NamedTuple):

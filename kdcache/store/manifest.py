@@ -16,7 +16,7 @@ a key added later, null by default, leaves the digests of older caches as they a
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -43,6 +43,7 @@ from kdcache.store.backend import array_fields
 from kdcache.store.blocks import COUNTED, Block, BlockExamples, BlockText, Place, PlaceText, blocks_fault
 from kdcache.store.files import PART, check_name
 from kdcache.store.requires import check_requires, required
+from kdcache.store.taken import TakenText, taken_fault
 from kdcache.targets.fields import Field
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.records import Records, distribution_of
@@ -63,6 +64,7 @@ __all__ = [
     "Header",
     "Manifest",
     "SkippedRow",
+    "SourcePin",
     "TablePin",
     "TeacherPin",
     "TokenizerPin",
@@ -177,6 +179,34 @@ class BasisPin(Model):
     calibration: CalibrationPin | None = None
 
 
+class SourcePin(Model):
+    """A finished cache that another one was made of, by `kdcache merge` or `kdcache filter`.
+
+    Attributes:
+        cache_sha256: Its digest.
+        shards: How many it had; those of a merged cache stand in the order of its sources.
+        examples: How many it had.
+        teacher: As in its header.
+        corpus: As in its cache.json.
+        seed: As in its header: a record was drawn with this seed, and with the example number that it had there.
+        compute: As in its header.
+        libraries: As in its header.
+        where: Which of its examples were taken; None for all of them.
+        sources: What it was made of itself.
+    """
+
+    cache_sha256: Sha256
+    shards: Count
+    examples: Count
+    teacher: TeacherPin | None = None
+    corpus: CorpusPin | None = None
+    seed: NonNegativeInt = 0
+    compute: dict[str, Any] = {}
+    libraries: dict[str, str] = {}
+    where: str | None = None
+    sources: "tuple[SourcePin, ...] | None" = None
+
+
 class Header(Model):
     """What decides the bytes of every shard, pinned before the first one is written.
 
@@ -192,6 +222,7 @@ class Header(Model):
         libraries: The versions that the bytes depend on.
         id2label: The names of the classes; None for a language model.
         basis: The basis of calibrated records.
+        sources: The caches that it was made of; None of a cache that was made of a corpus.
         requires: The features of the format that a reader must know (requires.py); it follows from the others.
     """
 
@@ -210,6 +241,7 @@ class Header(Model):
     libraries: dict[str, str] = {}
     id2label: dict[int, str] | None = None
     basis: BasisPin | None = None
+    sources: tuple[SourcePin, ...] | None = None
 
     @field_validator("id2label")
     @classmethod
@@ -228,7 +260,8 @@ class Header(Model):
     def requires(self) -> list[str]:
         """The features of the format that a reader must know, in alphabetical order."""
         task, kinds = str(self.task.get("name", DEFAULT)), [kind.kind for kind in self.records]
-        return required(self.backend, kinds, task, self.fields, basis=self.basis is not None)
+        more = {"basis": self.basis is not None, "sources": self.sources is not None}
+        return required(self.backend, kinds, task, self.fields, [name for name, used in more.items() if used])
 
     @property
     def class_names(self) -> list[str]:
@@ -238,8 +271,9 @@ class Header(Model):
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = serialize(self)
-        if self.basis is None:
-            values.pop("basis", None)
+        for name in ("basis", "sources"):
+            if getattr(self, name) is None:
+                values.pop(name, None)
         return values
 
     @property
@@ -283,6 +317,7 @@ class Besides(Model):
     notes: dict[str, Count] = {}
     skipped: tuple[SkippedRow, ...] | None = None
     made_under: dict[str, str] | None = None
+    taken: tuple[TakenText, ...] | None = None
 
 
 class CommitRecord(Model):
@@ -302,6 +337,7 @@ class CommitRecord(Model):
         score: The teacher's score on the labels, where there are both, in sums that the task defines.
         skipped: The bad rows that were left out, in order.
         made_under: The settings for bad and overlong rows, where it has some, such as {"overlong": "truncate"}.
+        taken: Of a filtered cache, the examples of its source that these are: a line for each shard (taken.py).
     """
 
     unit: Count
@@ -322,6 +358,7 @@ class CommitRecord(Model):
     score: Score | None = None
     skipped: tuple[SkippedRow, ...] | None = None
     made_under: dict[str, str] | None = None
+    taken: tuple[TakenText, ...] | None = None
 
     @cached_property
     def content_sha256(self) -> str:
@@ -342,6 +379,8 @@ class CommitRecord(Model):
     def _blocks_fit(self) -> Self:
         counts = {name: getattr(self, name) for name in COUNTED}
         if fault := blocks_fault(self.blocks, self.block_examples, counts, self.bytes):
+            raise ValueError(fault)
+        if self.taken is not None and (fault := taken_fault(self.taken, self.examples)):
             raise ValueError(fault)
         return self
 
@@ -442,13 +481,20 @@ def first_fault(error: ValidationError) -> str:
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}"
 
 
-def difference(first: BaseModel, second: BaseModel) -> tuple[str, object, object] | None:
+def difference(
+    first: BaseModel, second: BaseModel, keys: Sequence[str] | None = None
+) -> tuple[str, object, object] | None:
     """The first key, in sorted order, at which two models differ, dotted, with both values; None if they are equal.
+
+    keys: those to compare, in their order, by default all of them.
 
     `requires` of a header is left out: it follows from the other keys. So are the name and the revision of a teacher
     whose weights are the same: they say where it lay.
     """
-    return _difference("", first.model_dump(mode="json"), second.model_dump(mode="json"))
+    one, other = first.model_dump(mode="json"), second.model_dump(mode="json")
+    if keys is None:
+        return _difference("", one, other)
+    return next(filter(None, (_difference(key, one.get(key), other.get(key)) for key in keys)), None)
 
 
 def _difference(key: str, first: object, second: object) -> tuple[str, object, object] | None:

@@ -5,6 +5,7 @@ cache that does without the newer ones stays readable by older readers. FORMAT.m
 
     backend/NAME, record/KIND, task/NAME    a registered backend, record kind or task, a user's own among them
     token_types, windows, basis             the arrays `token_types` and `continues`, the file of a basis
+    sources                                 made of other caches: what the header and commit records say of them
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,10 +21,12 @@ __all__ = ["check_requires", "required"]
 
 REGISTRIES: dict[str, Registry] = {"backend": BACKENDS, "record": RECORDS, "task": TASKS}
 OF_FIELDS = {"token_types": "token_types", "continues": "windows"}
-BASIS = "basis"
+OF_HEADERS = ("basis", "sources")
 
 
-def required(backend: str, records: Iterable[str], task: str, fields: Sequence[Field], *, basis: bool) -> list[str]:
+def required(
+    backend: str, records: Iterable[str], task: str, fields: Sequence[Field], more: Iterable[str] = ()
+) -> list[str]:
     """The features that a cache uses, in alphabetical order.
 
     Args:
@@ -31,11 +34,11 @@ def required(backend: str, records: Iterable[str], task: str, fields: Sequence[F
         records: The names of its record kinds.
         task: The name of its task.
         fields: The arrays of its shards.
-        basis: Whether it has the file of a basis.
+        more: What else its header has, of OF_HEADERS.
     """
     features = {f"backend/{backend}", f"task/{task}", *(f"record/{kind}" for kind in records)}
     features |= {OF_FIELDS[field.name] for field in fields if field.name in OF_FIELDS}
-    return sorted(features | ({BASIS} if basis else set()))
+    return sorted({*features, *more})
 
 
 def check_requires(features: object, where: str) -> None:
@@ -55,4 +58,4 @@ def check_requires(features: object, where: str) -> None:
 
 def _known(feature: str) -> bool:
     what, _, name = feature.partition("/")
-    return name in REGISTRIES[what] if what in REGISTRIES else feature in {*OF_FIELDS.values(), BASIS}
+    return name in REGISTRIES[what] if what in REGISTRIES else feature in {*OF_FIELDS.values(), *OF_HEADERS}

@@ -17,13 +17,13 @@ import numpy as np
 
 from kdcache.errors import CacheError, DamagedShardError, next_command, one_line
 from kdcache.progress import counted
-from kdcache.store.backend import Layout, Part, Stamp, backend, check_arrays, check_stamp, level_sizes
+from kdcache.store.backend import Layout, Part, Restamps, Stamp, backend, check_arrays, check_stamp, level_sizes
 from kdcache.store.batch import Batch
 from kdcache.store.blocks import COUNTED, Block, Place, cut, examples_of_a_block
 from kdcache.store.content import content_fault
 from kdcache.store.files import Root, UnexpectedFile
 from kdcache.store.limits import check_room
-from kdcache.store.manifest import CommitRecord, Header, SkippedRow, canonical
+from kdcache.store.manifest import OF_THE_FILE, CommitRecord, Header, SkippedRow, canonical
 from kdcache.store.places import record_name, shard_name
 from kdcache.store.score import unit_score
 from kdcache.targets.fields import Level
@@ -39,6 +39,7 @@ __all__ = [
     "part_fault",
     "repair_command",
     "shard_faults",
+    "with_another_stamp",
 ]
 
 SHOWN = 4
@@ -190,6 +191,7 @@ def make_shard(
     notes: Mapping[str, int] | None = None,
     skipped: Sequence[SkippedRow] = (),
     made_under: Mapping[str, str] | None = None,
+    taken: Sequence[str] = (),
 ) -> tuple[bytes, CommitRecord]:
     """The bytes of a shard, and the commit record that belongs to them; nothing is written."""
     check_arrays(header.fields, arrays)
@@ -206,14 +208,47 @@ def make_shard(
         "score": unit_score(header, arrays),
         "skipped": tuple(skipped) or None,
         "made_under": dict(made_under) if made_under else None,
+        "taken": tuple(taken) or None,
     }
     blocks = cut(header.fields, arrays, size)
     data = store.encode(header.fields, blocks, _stamp(CommitRecord.model_construct(**values)))
-    layout = store.layout(header.fields, data)
-    places = [
-        Block(*_place(data, at), level_sizes(header.fields, block))
-        for at, block in zip(layout.blocks, blocks, strict=True)
-    ]
+    return _recorded(header, values, data, [level_sizes(header.fields, block) for block in blocks])
+
+
+def with_another_stamp(
+    root: Root, source: Header, commit: CommitRecord, data: bytes, header: Header, unit: int
+) -> tuple[bytes, CommitRecord]:
+    """A shard of one cache as that of another: the same blocks, down to the compressed bytes, with another stamp.
+
+    Args:
+        root: The cache that it is of.
+        source: Its header.
+        commit: The commit record of the shard.
+        data: Bytes that `mismatch` found right.
+        header: Of the other cache, which has the same fields, and a backend that `restamps`.
+        unit: The number of the shard there.
+
+    Raises:
+        DamagedShardError: They are not this shard of this cache.
+    """
+    store = backend(header.backend)
+    assert isinstance(store, Restamps)
+    kept = {name: getattr(commit, name) for name in CommitRecord.model_fields if name not in OF_THE_FILE}
+    values = kept | {"unit": unit, "file": shard_name(header, unit), "header_sha256": header.digest()}
+    with _damage(root, commit):
+        _laid_out(root, source, commit, data, digests=False)
+        stamps = _stamp(commit), _stamp(CommitRecord.model_construct(**values))
+        again = store.restamp(source.fields, data, *stamps)
+    sizes = [commit.block(index).sizes for index in range(len(commit.blocks))]
+    return _recorded(header, values, again, sizes)
+
+
+def _recorded(
+    header: Header, values: Mapping[str, Any], data: bytes, sizes: Sequence[Mapping[Level, int]]
+) -> tuple[bytes, CommitRecord]:
+    """The bytes of a shard with its commit record. sizes: of each block."""
+    layout = backend(header.backend).layout(header.fields, data)
+    places = [Block(*_place(data, at), of_it) for at, of_it in zip(layout.blocks, sizes, strict=True)]
     commit = CommitRecord(
         **values,
         bytes=len(data),

@@ -5,7 +5,8 @@
     sha256, source_sha256, record_sha256                     32 bytes: of the shard, of its source (zeros where nobody
                                                              knows it), of the commit record
     besides                                                  bytes: JSON of the notes, the rows left out and
-                                                             `made_under` of the commit record, empty where it has none
+                                                             `made_under` and `taken` of the commit record, empty where
+                                                             it has none of them
 
 One record batch, no nulls, not compressed: 156 bytes a shard, read in place, so that opening takes no more memory than
 the file has. The bytes are a function of the values. With this row, a lost commit record is made again from its shard

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 import numcodecs.blosc
 import numpy as np
 
-from kdcache.store.backend import Layout, Part, Stamp, array_fields
+from kdcache.store.backend import Layout, Part, Stamp, array_fields, check_stamp
 from kdcache.store.zarr_members import (
     SHUFFLES,
     ZSTD_LEVEL,
@@ -103,6 +103,21 @@ class ZarrBackend:
         if len(members) != expected:
             raise ValueError(f"got {len(members)} members, expected {expected}")
         return arrays, stamp
+
+    def restamp(self, fields: Sequence[Field], data: bytes, old: Stamp, new: Stamp) -> bytes:
+        packed, whole, block = ZipWriter(), memoryview(data), 0
+        for number, member in enumerate(members_of(whole)):
+            content, stamps = whole[member.content], (old, new)
+            if number and member.name == b"%d/zarr.json" % block:
+                stamps = {**old, "block": block}, {**new, "block": block}
+                block += 1
+            elif number:
+                packed.add(member.name.decode(), content, member.crc)
+                continue
+            if fault := check_stamp(read_stamp(bytes(content)), stamps[0]):
+                raise ValueError(fault)
+            packed.add(member.name.decode(), group_json(stamps[1]))
+        return packed.finish()
 
 
 ZARR = ZarrBackend()

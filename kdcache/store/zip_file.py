@@ -36,11 +36,12 @@ class ZipWriter:
 
     def __init__(self) -> None:
         self.size = 0
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._members: list[Member] = []
 
-    def add(self, name: str, content: bytes) -> None:
-        encoded, crc = name.encode(), zlib.crc32(content)
+    def add(self, name: str, content: bytes | memoryview, crc: int | None = None) -> None:
+        """crc: the checksum of the content, where it is known."""
+        encoded, crc = name.encode(), zlib.crc32(content) if crc is None else crc
         header = LOCAL.pack(b"PK\x03\x04", VERSION, 0, 0, 0, DATE, crc, len(content), len(content), len(encoded), 0)
         first = self.size + len(header) + len(encoded)
         self._members.append(Member(encoded, self.size, crc, slice(first, first + len(content))))

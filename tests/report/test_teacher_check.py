@@ -215,3 +215,35 @@ def test_caches_that_say_nothing_of_their_teacher(run: Run, tmp_path: Path, made
     status, _, err = run("verify", tmp_path / "own", "--teacher", made / "teacher")
     assert status == 1
     assert "was made by another program, which ran its teacher mine" in err
+
+
+@pytest.mark.parametrize("name", ["sampled", "dense"])
+def test_a_merged_cache_is_what_its_teacher_gives(run: Run, made: Path, tmp_path: Path, name: str) -> None:
+    """A record was drawn with the number that its example had before; of several teachers there is none to run."""
+    for part, seed in (("a", 1), ("b", 2)):
+        write_jsonl(tmp_path / f"{part}.jsonl", sentences(25, seed))
+        corpus = {"paths": str(tmp_path / f"{part}.jsonl"), "format": "jsonl", "unit_rows": 10 * seed}
+        settings = settings_of(made, name) | {"output": str(tmp_path / part), "corpus": corpus, "seed": seed}
+        run_dump(DumpConfig.model_validate(settings), World())
+    status, _, err = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "ab")
+    assert status == 1
+    assert "differ in seed: seed is 2 and 1; where that is meant, give --allow seed" in err
+    status, _, err = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "ab", "--allow", "seed")
+    assert status == 0, err
+    facts = check_teacher(str(tmp_path / "ab"), str(made / "teacher"), sample=9)
+    assert (facts["shards"], facts["stored"]["differing"]) == (5, 0)
+    assert facts["verdict"]["faithful"]
+    status, out, _ = run("inspect", tmp_path / "ab")
+    assert out.count("made of    ") == 2
+    other = settings_of(made, name) | {"output": str(tmp_path / "c"), "teacher": {"path": str(tmp_path / "other")}}
+    make_tokenizer(tmp_path / "other")
+    make_model(tmp_path / "other", vocab_size=330, seed=9)
+    run_dump(DumpConfig.model_validate(other), World())
+    sources = [made / name, tmp_path / "c"]
+    status, _, err = run("merge", *sources, "--out", tmp_path / "of-two")
+    assert status == 1
+    assert "differ in teacher: teacher." in err
+    assert run("merge", *sources, "--out", tmp_path / "of-two", "--allow", "teacher")[0] == 0
+    status, _, err = run("verify", tmp_path / "of-two", "--teacher", made / "teacher")
+    assert status == 1
+    assert "merged of caches whose teachers are different" in err

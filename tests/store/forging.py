@@ -80,7 +80,7 @@ def table_of(records: list[dict[str, Any]]) -> Table:
     plain = {
         name: [bytes.fromhex(v[name] or "0" * 64) if "sha256" in name else v[name] for v in values] for name in DTYPES
     }
-    besides = [{name: v[name] for name in ("notes", "skipped", "made_under") if v.get(name)} for v in values]
+    besides = [{name: v[name] for name in ("notes", "skipped", "made_under", "taken") if v.get(name)} for v in values]
     texts = [json.dumps(one, sort_keys=True, separators=(",", ":")).encode() if one else b"" for one in besides]
     return Table({name: np.array(column, DTYPES[name]) for name, column in plain.items()}, Texts.of(texts))
 

@@ -79,7 +79,9 @@ def records(folder: Path, manifest: dict) -> Iterator[dict]:
         assert values["sha256"] == row.pop("sha256").hex()
         assert (values["source_sha256"] or "0" * 64) == row.pop("source_sha256").hex()
         besides = json.loads(row.pop("besides") or b"{}")
-        assert besides == {name: values[name] for name in ("notes", "skipped", "made_under") if values.get(name)}
+        assert besides == {
+            name: values[name] for name in ("notes", "skipped", "made_under", "taken") if values.get(name)
+        }
         assert row.items() <= values.items()
         yield values
     for name in ("examples", "tokens", "documents", "positions", "entries", "bytes"):

@@ -1,0 +1,34 @@
+"""`kdcache convert` and `kdcache merge`: new caches of finished ones, with progress and what became of them."""
+
+from collections.abc import Collection, Sequence
+
+from kdcache.progress import Progress, counted, show
+from kdcache.store.cache import read_manifest
+from kdcache.store.convert import convert
+from kdcache.store.files import Root
+from kdcache.store.manifest import Manifest, Totals
+from kdcache.store.merge import merge
+
+__all__ = ["convert_cache", "merge_caches"]
+
+
+def convert_cache(source: str, target: str, backend: str, *, force: bool = False) -> None:
+    """Writes target and says how its size compares. Raises KdcacheError as kdcache.store.convert does."""
+    before = read_manifest(Root(source)).totals
+    with Progress(before.shards, "shards", "convert") as progress:
+        manifest = convert(source, target, backend, progress.advance, force=force)
+    _tell(target, manifest, {source: before})
+
+
+def merge_caches(sources: Sequence[str], target: str, *, allow: Collection[str] = (), force: bool = False) -> None:
+    """Writes target and says what it holds of which source. Raises KdcacheError as kdcache.store.merge does."""
+    before = {source: read_manifest(Root(source)).totals for source in sources}
+    with Progress(sum(totals.shards for totals in before.values()), "shards", "merge") as progress:
+        manifest = merge(sources, target, progress.advance, allow=allow, force=force)
+    _tell(target, manifest, before)
+
+
+def _tell(target: str, manifest: Manifest, before: dict[str, Totals]) -> None:
+    after = manifest.totals
+    of = ", ".join(f"{source}: {totals.bytes / 1e6:,.2f} MB" for source, totals in before.items())
+    show(f"{target}: {counted(after.shards, 'shard')}, {after.bytes / 1e6:,.2f} MB ({of})")
