@@ -2,8 +2,8 @@
 
 Write a cache     CacheWriter, compress; `kdcache dump-logits`
 Read it           open_cache, Cache, Batch, TeacherTargets; the manifest's types Manifest, Header, CommitRecord
-Train from it     Loader, Collator, make_student, with_loss, loss_terms; Prefetcher, which readies the next micro-batch
-                  on the device; distillation_loss on logits that exist;
+Train from it     Loader, of a cache or of a Mixture of several, Collator, make_student, with_loss, loss_terms;
+                  Prefetcher, which readies the next micro-batch on the device; distillation_loss on logits that exist;
                   HeadLoss with a Head, the fused output layer and loss, in a loop of your own;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from kdcache.store.manifest import CommitRecord, Header, Manifest, TeacherPin, TokenizerPin
     from kdcache.store.writer import CacheWriter
     from kdcache.stream.loader import Loader
+    from kdcache.stream.mixture import Mixture
     from kdcache.students.collate import Collator, Inputs
     from kdcache.students.head_loss import HeadLoss
     from kdcache.students.loss import StudentWithLoss, with_loss
@@ -115,6 +116,7 @@ __all__ = [
     "LockedError",
     "LossTerms",
     "Manifest",
+    "Mixture",
     "Prefetched",
     "Prefetcher",
     "RecordKind",
@@ -169,6 +171,7 @@ _HOMES = {
     "kdcache.store.manifest": "CommitRecord Header Manifest TeacherPin TokenizerPin",
     "kdcache.store.writer": "CacheWriter",
     "kdcache.stream.loader": "Loader",
+    "kdcache.stream.mixture": "Mixture",
     "kdcache.students.collate": "Collator Inputs",
     "kdcache.students.head_loss": "HeadLoss",
     "kdcache.students.loss": "StudentWithLoss with_loss",

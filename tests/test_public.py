@@ -11,7 +11,7 @@ import kdcache
 
 PUBLIC = """
     Batch Cache CacheError CacheWriter Collator CommitRecord ConfigError CorpusError DamagedShardError Field
-    Head HeadLoss Header Inputs KdcacheError Layout Loader LockedError LossTerms Manifest Prefetched Prefetcher
+    Head HeadLoss Header Inputs KdcacheError Layout Loader LockedError LossTerms Manifest Mixture Prefetched Prefetcher
     RecordKind RowError SparseTargets
     StudentConfig StudentError StudentWithLoss Supervision TailCurve TeacherError TeacherPin TeacherRows
     TeacherTargets TokenizerPin TrainError array_fields compress distillation_loss evaluate_model from_arrow

@@ -3,6 +3,9 @@
 settings   StreamConfig, the section `stream` of a settings file
 order      the order of examples: lanes, the line of permuted blocks, the shuffle inside them. Pure functions, with the
            same global batches at every valid world size
+mixture    Mixture: several caches with weights, checked to go together
+mixing     which cache of a mixture gives which sample. Pure functions
+course     when a run takes which of one cache's examples, over all epochs. Pure functions
 rota       which step takes which examples of which lanes. Pure functions
 by_length  examples of like length side by side, in a step and over the steps. Pure functions
 parts      parts of blocks, and stretches of them whose examples may be sorted together. Pure functions

@@ -58,7 +58,10 @@ class ByLength:
             first: The lane's offset of the first.
             count: How many.
         """
-        offsets = np.arange(first, first + count)
+        return self.turns_at(start, lane, np.arange(first, first + count))
+
+    def turns_at(self, start: int, lane: int, offsets: np.ndarray) -> np.ndarray:
+        """The same of places that are anywhere. offsets: those of the lane, int64."""
         places, of_step = self.rota.place(lane, offsets)
         groups = (places + of_step * self.rota.per_lane) % self.groups
         steps = self.rota.step(lane, offsets).astype(np.uint64)

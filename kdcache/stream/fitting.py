@@ -4,7 +4,7 @@ import math
 
 from kdcache.errors import ConfigError
 
-__all__ = ["LANES", "advice", "check_sizes", "groups_fault", "lanes_fault", "usual_lanes"]
+__all__ = ["LANES", "advice", "check_sizes", "groups_fault", "lanes_fault", "lanes_for_all", "usual_lanes"]
 
 LANES = 256
 LEAST_OF_A_LANE = 64
@@ -88,6 +88,12 @@ def usual_lanes(global_batch: int, num_examples: int, blocks: int = 1) -> int:
         return teams * global_batch
     usual = max(n for n in divisors if n <= most)
     return usual if usual >= min(most // 4, global_batch) else min(n for n in divisors if n > most)
+
+
+def lanes_for_all(global_batch: int, smallest: int, blocks: int = 1) -> int:
+    """Those of a mixture whose smallest cache has so many examples: at most one for each. blocks: see usual_lanes."""
+    usual = usual_lanes(global_batch, smallest, blocks)
+    return usual if usual <= smallest else max(n for n in _divisors(global_batch) if n <= max(smallest, 1))
 
 
 def _has_a_step(num_examples: int | None, batch: int, lanes: int) -> bool:

@@ -17,7 +17,7 @@ from kdcache.store.manifest import Totals
 from kdcache.stream.rota import Rota
 from kdcache.targets.fields import Field
 
-__all__ = ["Reading", "Sizes", "decoded_bytes", "plan_reading"]
+__all__ = ["Reading", "Sizes", "decoded_bytes", "plan_reading", "shares_of_memory"]
 
 STEP_BYTES = 8_000_000
 MOST_STEPS = 128
@@ -39,7 +39,8 @@ class Reading:
 class Sizes:
     """What reading costs. lanes: of the rank. blocks: of the cache. block_bytes: of one when decoded. block_examples:
     in it. rota: which step takes what of each lane. stretch: blocks of a lane that are in use at one time.
-    threads: that read, each with a block in the making that takes three times its size."""
+    threads: that read, each with a block in the making that takes three times its size. share: of a step's examples
+    that come from this cache."""
 
     lanes: int
     blocks: int
@@ -48,17 +49,24 @@ class Sizes:
     rota: Rota
     stretch: int
     threads: int
+    share: float = 1.0
 
     @property
     def step_bytes(self) -> int:
-        """The rank's share of a step."""
-        examples = self.lanes // self.rota.teams * self.rota.per_lane
+        """The rank's part of a step that comes from this cache."""
+        examples = self.share * (self.lanes // self.rota.teams * self.rota.per_lane)
         return math.ceil(examples * self.block_bytes / self.block_examples)
 
     @property
     def parts(self) -> int:
         """Of blocks, that the lanes are in during one step."""
         return math.ceil(self.lanes * (self.stretch + (self.rota.per_lane - 1) / self.block_examples))
+
+
+def shares_of_memory(memory: int, caches: Sequence[Sizes]) -> list[int]:
+    """Of several caches that are read side by side, in proportion to the blocks that their lanes are in."""
+    wanted = [(c.threads * (2 + c.stretch) + 1.25 * min(c.parts, c.blocks)) * c.block_bytes for c in caches]
+    return [int(memory * (one / sum(wanted))) for one in wanted]
 
 
 def plan_reading(memory: int, sizes: Sizes) -> Reading:
@@ -68,6 +76,7 @@ def plan_reading(memory: int, sizes: Sizes) -> Reading:
     if free >= 1.25 * min(sizes.parts, sizes.blocks) * sizes.block_bytes:
         return Reading(steps, 2 * sizes.parts, free, None, sizes.blocks * sizes.block_bytes <= free // 2)
     offsets = max(1, free // (2 * sizes.step_bytes * sizes.rota.teams)) * sizes.rota.per_lane
+    offsets = max(1, int(sizes.share * offsets))
     return Reading(1, 2 * sizes.parts, free, offsets, keep=False)
 
 

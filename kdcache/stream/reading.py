@@ -6,7 +6,6 @@ happens in the one thread that calls, so there are no locks, and a read that fai
 used, whatever the timing.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,28 +18,9 @@ from kdcache.store.cache import Cache
 from kdcache.store.gather import Chosen, Origin
 from kdcache.store.limits import array_bytes
 from kdcache.stream.memory import Reading
-from kdcache.stream.order import EpochPlan
 from kdcache.stream.parts import Need, Part
-from kdcache.stream.rota import Rota
 
-__all__ = ["BlocksInUse", "needs"]
-
-
-def needs(
-    plan: EpochPlan, rota: Rota, lanes: range, begin: int, end: int, most: int | None = None
-) -> Iterator[tuple[int, Need]]:
-    """(first step, what lanes use) between two steps, in the order of its first use; none longer than `most`."""
-
-    def of(lane: int) -> Iterator[tuple[int, Need]]:
-        first, stop = rota.offset(lane, begin), rota.offset(lane, end)
-        for stretch in plan.stretches(lane, first) if first < stop else ():
-            if stretch.first >= stop:
-                return
-            here, there = max(stretch.first, first), min(stretch.stop, stop)
-            for start in range(here, there, most or there - here):
-                yield rota.step(lane, start), Need(stretch, start, min(start + (most or there - here), there))
-
-    return heapq.merge(*map(of, lanes), key=lambda found: found[0])
+__all__ = ["BlocksInUse"]
 
 
 @dataclass
@@ -56,13 +36,19 @@ class _Block:
 class _Use:
     """What is needed, and the blocks of its stretch, or where blocks are not held one with a copy of its examples.
 
+    number: that of its first sample, of the lane's in the run.
     What waits for a block raises what reading it raised.
     """
 
-    epoch: int
+    number: int
     need: Need
     blocks: list[_Block]
     copied: bool
+
+    @property
+    def stop(self) -> int:
+        """One past the number of its last sample."""
+        return self.number + self.need.stop - self.need.first
 
     @cached_property
     def origins(self) -> list[Origin]:
@@ -70,7 +56,7 @@ class _Use:
 
     @cached_property
     def chosen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the example at each offset: which of the origins has it, and its number there."""
+        """Of each example that is needed: which of the origins has it, and its number there."""
         if self.copied:
             rows = np.arange(self.need.stop - self.need.first)
             return np.zeros_like(rows), rows
@@ -78,12 +64,11 @@ class _Use:
 
 
 class BlocksInUse:
-    """What a rank's lanes use now and next.
+    """What a rank's lanes use of a cache now and next. Numbers are those of course.py.
 
     Args:
         cache: Where blocks are read.
-        needs: (epoch, first step, what is needed) in the order of first use, without an end.
-        rota: Which step takes what.
+        needs: (first step, number of the first sample, what is needed) in the order of first use, without an end.
         reading: How much is held.
         pool: Threads that read.
     """
@@ -92,62 +77,68 @@ class BlocksInUse:
         self,
         cache: Cache,
         needs: Iterator[tuple[int, int, Need]],
-        rota: Rota,
         reading: Reading,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self._cache, self._needs, self._rota, self._reading, self._pool = cache, needs, rota, reading, pool
+        self._cache, self._needs, self._reading, self._pool = cache, needs, reading, pool
         self._next = next(needs)
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._uses: dict[int, deque[_Use]] = {}
         self._bytes = self._parts_held = 0
         self._of_an_example: dict[int, float] = {}
 
-    def require(self, epoch: int, step: int) -> None:
-        """Read what steps before this one use, and ahead while there is room."""
-        while self._next[:2] < (epoch, step):
+    def require(self, step: int) -> None:
+        """Read what steps before this one use."""
+        while self._next[0] < step:
             self._start()
+
+    def read_ahead(self) -> None:
+        """Read what comes after that, while there is room."""
         while self._parts_held < self._reading.parts and self._bytes + self._cost(self._next[2]) <= self._reading.bytes:
             self._start()
 
-    def examples(self, ranges: Iterable[tuple[int, int, int]]) -> Chosen:
-        """The examples between two offsets of each (lane, offset, offset), required before, end to end.
+    def examples(self, ranges: Iterable[tuple[int, int, int]]) -> tuple[list[Origin], np.ndarray, np.ndarray]:
+        """The examples between two numbers of each (lane, number, number), required before, end to end.
 
-        Raises what reading them raised.
+        Returns:
+            Batches, and of each example which has it and its number there, int64.
+
+        Raises:
+            KdcacheError: What reading them raised.
         """
         origins: list[Origin] = []
-        which, rows = [], []
+        which, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for lane, first, stop in ranges:
             for use, places in self._between(lane, first, stop) if first < stop else ():
                 of, row = use.chosen
                 which.append(of[places] + len(origins))
                 rows.append(row[places])
                 origins += use.origins
-        return Chosen(origins, np.concatenate(which), np.concatenate(rows))
+        return origins, np.concatenate(which), np.concatenate(rows)
 
     def _between(self, lane: int, first: int, stop: int) -> Iterator[tuple["_Use", slice]]:
         for use in self._uses[lane]:
-            begin, end = max(first, use.need.first), min(stop, use.need.stop)
-            yield use, slice(begin - use.need.first, end - use.need.first)
+            begin, end = max(first, use.number), min(stop, use.stop)
+            yield use, slice(begin - use.number, end - use.number)
             if end == stop:
                 return
-        raise AssertionError(f"offset {stop} of lane {lane} was not required")
+        raise AssertionError(f"number {stop} of lane {lane} was not required")
 
-    def used(self, epoch: int, step: int) -> None:
-        """Forget what no step but those before this one uses."""
-        for lane, uses in self._uses.items():
-            offset = self._rota.offset(lane, step)
-            while uses and (uses[0].epoch, uses[0].need.stop) <= (epoch, offset):
+    def used(self, stops: Iterable[tuple[int, int]]) -> None:
+        """Forget what is before a number of each (lane, number)."""
+        for lane, number in stops:
+            uses = self._uses.get(lane)
+            while uses and uses[0].stop <= number:
                 self._forget(uses.popleft())
 
     def _start(self) -> None:
-        epoch, _, need = self._next
+        _, number, need = self._next
         if self._reading.offsets is not None:
             block = _Block(self._pool.submit(_copy, self._cache, need), self._cost(need))
             self._bytes += block.bytes
-            use = _Use(epoch, need, [block], copied=True)
+            use = _Use(number, need, [block], copied=True)
         else:
-            use = _Use(epoch, need, [self._held(part) for part in need.stretch.parts], copied=False)
+            use = _Use(number, need, [self._held(part) for part in need.stretch.parts], copied=False)
         for block in use.blocks:
             block.users += 1
         self._parts_held += len(use.blocks)

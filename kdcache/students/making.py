@@ -17,8 +17,9 @@ from kdcache.models.registry import register_small_models
 from kdcache.models.strangers import ADAPTER, model_config
 from kdcache.near import did_you_mean
 from kdcache.store.cache import Cache
+from kdcache.store.same_tokenizer import cached_tokenizer
 from kdcache.students.collate import check_length, feeding_of
-from kdcache.students.same_tokenizer import cached_tokenizer, check_tokenizer
+from kdcache.students.same_tokenizer import check_tokenizer
 from kdcache.students.settings import StudentConfig
 from kdcache.students.special_ids import config_ids, free_padding, mend_ids, set_generation_ids
 from kdcache.students.trial import check_neighbours, first_examples

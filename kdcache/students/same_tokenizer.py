@@ -1,25 +1,16 @@
 """Whether a folder's tokenizer, or another cache's, is the one that made a cache's tokens.
 
-Both are told by `tokenizer_digest`, which a cache has pinned. The cache's own tokenizer is loaded only to say what
-differs, and so that digests which another version of the libraries computed refuse nobody.
+Both are told as in kdcache.store.same_tokenizer.
 """
 
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from kdcache.errors import CacheError, StudentError
 from kdcache.store.cache import Cache
+from kdcache.store.same_tokenizer import cached_tokenizer, difference_of_tokenizers
 from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, tokenizer_difference, tokenizer_digest
 
-__all__ = ["cached_tokenizer", "check_same_tokenizer", "check_tokenizer"]
-
-
-def cached_tokenizer(cache: Cache) -> Any:
-    """The tokenizer whose files a cache holds. Raises CacheError where it holds none."""
-    with tempfile.TemporaryDirectory() as copy:
-        cache.save_tokenizer(copy)
-        return load_tokenizer(copy)
+__all__ = ["check_same_tokenizer", "check_tokenizer"]
 
 
 def check_tokenizer(folder: Path, cache: Cache) -> None:
@@ -43,10 +34,7 @@ def check_tokenizer(folder: Path, cache: Cache) -> None:
 
 def check_same_tokenizer(held_out: Cache, cache: Cache) -> None:
     """Raises CacheError for a held-out cache of another tokenizer's tokens; a cache that has none goes with any."""
-    theirs, ours = held_out.manifest.header.tokenizer, cache.manifest.header.tokenizer
-    if theirs is None or ours is None or theirs.behaviour_sha256 == ours.behaviour_sha256:
-        return
-    why = tokenizer_difference(cached_tokenizer(cache), cached_tokenizer(held_out))
+    why = difference_of_tokenizers(cache, held_out)
     if why is not None:
         raise CacheError(
             f"eval.cache {held_out.root.url} was made with another tokenizer than {cache.root.url} ({why}), "

@@ -134,7 +134,7 @@ def _loader(cache: Any, skip: int) -> Any:
         loader = Loader(
             cache, global_batch=BATCH, lanes=lanes, threads=1, memory_gb=times * lanes * block / 1e9, samples_seen=skip
         )
-        if loader._reading.offsets is None and not loader._reading.keep:
+        if loader._readings[0].offsets is None and not loader._readings[0].keep:
             return loader
         loader.close()
     raise AssertionError("got no amount of memory that holds a block of each lane, and not the cache")

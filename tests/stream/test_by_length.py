@@ -189,7 +189,7 @@ def test_what_is_read_is_used_once(cache: Cache, world_size: int) -> None:
         cache.reads.clear()
         for rank in range(world_size):
             with Loader(cache, **GROUPED, memory_gb=memory / 1e9, rank=rank, world_size=world_size) as loader:
-                assert loader._reading.offsets is None
+                assert loader._readings[0].offsets is None
                 for _ in range(epochs * loader.steps_per_epoch):
                     next(loader)
         read.append(sum(cache.reads.values()))

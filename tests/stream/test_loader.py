@@ -32,11 +32,11 @@ def length_of(number, length=12):
     return length + number % 5
 
 
-def write_cache(path, sizes, length=12, backend="zarr"):
-    """Shards of these numbers of examples; an example's first token is its number in the cache."""
-    rng = np.random.default_rng(0)
-    number = 0
-    with CacheWriter(path, num_classes=CLASSES, record=RECORD, backend=backend) as writer:
+def write_cache(path, sizes, length=12, backend="zarr", first=0, record=RECORD, **settings):
+    """Shards of these numbers of examples; an example's first token is its number in the cache, from `first` on."""
+    rng = np.random.default_rng(first)
+    number = first
+    with CacheWriter(path, num_classes=CLASSES, record=record, backend=backend, **settings) as writer:
         for index, size in enumerate(sizes):
             with writer.builder.unit(index) as unit:
                 for _ in range(size):
@@ -190,8 +190,8 @@ def test_what_is_read_is_used_once(many_examples, world_size, blocks_of_a_lane, 
         for rank in range(0, world_size, every):
             where = {"rank": rank, "world_size": world_size}
             with Loader(cache, **settings, **where, memory_gb=memory / 1e9) as loader:
-                assert loader._reading.offsets is None
-                assert not loader._reading.keep
+                assert loader._readings[0].offsets is None
+                assert not loader._readings[0].keep
                 for _ in range(epochs * loader.steps_per_epoch):
                     next(loader)
         reads.append(sum(cache.reads.values()))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from train.tiny import write_cache
 
-from kdcache import CacheWriter
+from kdcache import CacheWriter, Mixture
 from kdcache.config.file import load_config
 from kdcache.errors import ConfigError
 from kdcache.losses.term import Term, make_term
@@ -33,6 +33,17 @@ def test_weights_by_label_and_balanced_ones(cache: Cache) -> None:
     (balanced,) = class_weights(terms(class_weights="balanced"), cache).values()
     assert balanced == pytest.approx([4 / 6, 4 / 2, 1.0])
     assert np.dot(balanced[:2], [3, 1]) / 4 == pytest.approx(1.0)
+
+
+def test_labels_of_a_mixture_count_as_often_as_they_come(cache: Cache, tmp_path: Path) -> None:
+    """Three of four samples are from a cache of 2 examples of labels 1 and 2: 15 of these in 5 of the other's."""
+    task = {"name": "sequence_classification"}
+    with CacheWriter(tmp_path / "other", num_classes=3, task=task, record=None, labels=["0", "true", "c"]) as writer:
+        for label in (1, 2):
+            writer.add([1, 2, 3], labels=[label])
+    mixture = Mixture([(cache, 1), (open_cache(tmp_path / "other"), 3)])
+    (balanced,) = class_weights(terms(class_weights="balanced"), mixture).values()
+    assert balanced == pytest.approx([19 / 3 / n for n in (3, 1 + 7.5, 7.5)])
 
 
 def test_weights_that_cannot_be(cache: Cache, tmp_path: Path) -> None:
