@@ -37,7 +37,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["plain_zarr.py", "plain_pandas.py"])
+@pytest.mark.parametrize("name", ["plain_zarr.py", "plain_pandas.py", "plain_duckdb.py"])
 def test_snippets_are_the_tested_ones(name: str) -> None:
     snippet = (REPO / "tests" / "store" / name).read_text().strip()
     assert f"```python\n{snippet}\n```" in PAGES["kdcache/store/READING.md"]

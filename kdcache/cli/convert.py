@@ -10,7 +10,9 @@ __all__ = ["convert"]
 @click.command()
 @click.argument("source", type=PATH)
 @click.argument("target", type=PATH)
-@click.option("--to", "backend", required=True, help="Backend of TARGET: zarr, arrow, or one that --module registers.")
+@click.option(
+    "--to", "backend", required=True, help="Backend of TARGET: zarr, arrow, parquet, or one that --module registers."
+)
 @with_module
 @with_force
 def convert(source: str, target: str, backend: str, force: bool) -> None:

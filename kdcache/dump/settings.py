@@ -94,7 +94,7 @@ class DumpConfig(Run):
         as [{kind: sampled}, {kind: features}], of which at most one is the distribution. By default {kind: sampled}
         for a language model, the 8 largest logits and a sample of the others, and {kind: dense}, every class, for a
         classification.
-    backend: how shards are written: as Zarr groups (.zarr.zip) or Arrow files (.arrow).
+    backend: how shards are written: as Zarr groups (.zarr.zip), Arrow (.arrow) or Parquet files (.parquet).
     block_examples: how many examples of a shard are read at once in training. "auto" takes as many as decode to about
         2 MB, at most 4,096.
     compute: device, sizes of batches, threads.

@@ -36,6 +36,10 @@ zarr_backend     shards as Zarr groups: chunks, codec and level of compression
 zarr_members     what a Zarr shard says of itself, before it is decoded
 arrow_message    what an Arrow shard says of itself, before it is decoded
 arrow_backend    shards as Arrow IPC files: columns, codec and level of compression
+parquet_backend  shards as Parquet: row groups of pages
+parquet_text     what a Parquet file says of itself: heads of pages, the footer
+parquet_levels   which values share a list, as Parquet says it
+parquet_values   the values of a page
 files            a cache's folder, local or remote
 remote_files     the same behind one of fsspec's file systems
 hub_files        the same in a repository of the Hugging Face Hub
@@ -64,6 +68,6 @@ Write one file with a class that has
   taken. `kdcache.to_arrow` and `from_arrow` give the arrays as one row per example, with the stamp.
 
 Call `kdcache.register_backend("mine", MyBackend())`, name the file's module as `module` in the settings of a dump and
-of a run and as `--module` of the other commands, and `backend: mine` uses it. tests/extending/parquet.py is a whole
+of a run and as `--module` of the other commands, and `backend: mine` uses it. tests/extending/npz.py is a whole
 one.
 """

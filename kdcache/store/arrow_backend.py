@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from kdcache.store.arrow_message import batch_places, messages_of, record_batch
 from kdcache.store.backend import Layout, Part, Stamp
-from kdcache.targets.fields import COUNTS, PARENT, Field, Level, levels_of
+from kdcache.targets.fields import COUNTS, PARENT, Field, Level, levels_of, lists_of
 
 __all__ = ["ARROW", "ArrowBackend", "from_arrow", "to_arrow"]
 
@@ -142,7 +142,7 @@ def from_arrow(fields: Sequence[Field], batch: pa.RecordBatch) -> tuple[dict[str
     arrays: dict[str, np.ndarray] = {}
     for field in fields:
         column = batch.column(field.name)
-        for level in _path(field.level):
+        for level in lists_of(field.level):
             own, column = column.offsets.to_numpy(), _without_nulls(field, column).values
             if own[0] != 0 or own[-1] != len(column) or not np.array_equal(offsets.setdefault(level, own), own):
                 raise ValueError(f"got {field.name} in other lists than the fields before it, expected the same ones")
@@ -196,7 +196,7 @@ def _type(field: Field) -> pa.DataType:
     type_ = pa.from_numpy_dtype(_stored(field))
     for length in reversed(field.shape):
         type_ = pa.list_(type_, length)
-    for _ in _path(field.level):
+    for _ in lists_of(field.level):
         type_ = pa.list_(type_)
     return type_
 
@@ -211,13 +211,13 @@ def _nodes(field: Field, sizes: Mapping[Level, int]) -> list[int]:
 
 def _levels(field: Field) -> list[Level]:
     """Those of a column and of each list inside it."""
-    return ["example", *_path(field.level)] if field.level in PARENT else [field.level]
+    return ["example", *lists_of(field.level)] if field.level in PARENT else [field.level]
 
 
 def _buffers(field: Field, sizes: Mapping[Level, int]) -> list[int]:
     """How many bytes each buffer of a column holds: no marks of nulls, the offsets of its lists, the values."""
     buffers, parent = [], sizes.get("example", 0)
-    for level in _path(field.level):
+    for level in lists_of(field.level):
         buffers += [0, (parent + 1) * 4]
         parent = sizes[level]
     buffers += [0 for _ in field.shape]
@@ -228,7 +228,7 @@ def _read_column(
     field: Field, buffers: Buffers, offsets: dict[Level, np.ndarray], sizes: Mapping[Level, int]
 ) -> np.ndarray:
     """A field's values, from its buffers; its lists have to be those of the fields before it."""
-    for level in _path(field.level):
+    for level in lists_of(field.level):
         own = _read(field, buffers, "<i4")
         if not len(own):
             own = np.zeros(1, "<i4")
@@ -269,7 +269,7 @@ def _column(field: Field, array: np.ndarray, offsets: Mapping[Level, pa.Array]) 
     column = pa.array(np.ascontiguousarray(array, _stored(field)).reshape(-1))
     for length in reversed(field.shape):
         column = pa.FixedSizeListArray.from_arrays(column, length)
-    for level in reversed(_path(field.level)):
+    for level in reversed(lists_of(field.level)):
         column = pa.ListArray.from_arrays(offsets[level], column)
     return column
 
@@ -277,11 +277,6 @@ def _column(field: Field, array: np.ndarray, offsets: Mapping[Level, pa.Array]) 
 def _metadata(field: Field) -> dict[str, str] | None:
     """What a reader without kdcache has to know of the values."""
     return None if field.steps_per_octave is None else {"steps_per_octave": json.dumps(field.steps_per_octave)}
-
-
-def _path(level: Level) -> list[Level]:
-    """The levels from below example down to this one: the lists a value is nested in, outermost first."""
-    return [] if level not in PARENT else [*_path(PARENT[level]), level]
 
 
 def _offsets(counts: np.ndarray) -> pa.Array:

@@ -1,9 +1,9 @@
 """Backend: the blocks of a shard, each flat arrays <-> the bytes of one file.
 
-Two are built in: zarr_backend.py (the default: smallest) and arrow_backend.py (one row per example, for analysis with
-pandas, polars or DuckDB). To add one, write a class with the attributes and methods of `Backend`, give an object of it
-to `register_backend`, and name it as `backend` in the settings of a dump, or in `kdcache convert --to`.
-tests/extending/parquet.py does so in one file.
+Three are built in: zarr_backend.py (the default: smallest, fastest to read), arrow_backend.py (one row per example, for
+pandas or the memory of other tools) and parquet_backend.py (the same rows as lakes and the Hub keep them). To add one,
+write a class with the attributes and methods of `Backend`, give an object of it to `register_backend`, and name it as
+`backend` in the settings of a dump, or in `kdcache convert --to`. tests/extending/npz.py does so in one file.
 
 Every backend promises: the same arrays give the same bytes; what is read is what was written, dtypes and empty arrays
 included; the file opens with its own library and no kdcache. It keeps the stamp of a file in every block, with the
@@ -173,7 +173,12 @@ class Restamps(Protocol):
 
 
 BACKENDS: Registry[Backend] = Registry(
-    "backend", {"zarr": "kdcache.store.zarr_backend:ZARR", "arrow": "kdcache.store.arrow_backend:ARROW"}
+    "backend",
+    {
+        "zarr": "kdcache.store.zarr_backend:ZARR",
+        "arrow": "kdcache.store.arrow_backend:ARROW",
+        "parquet": "kdcache.store.parquet_backend:PARQUET",
+    },
 )
 
 

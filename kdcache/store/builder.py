@@ -53,7 +53,10 @@ if TYPE_CHECKING:
 
     MakeBasis = Callable[[], tuple[Basis, CalibrationPin | None]]
 
-__all__ = ["CacheBuilder", "library_versions"]
+__all__ = ["OF_EVERY_BACKEND", "CacheBuilder", "library_versions"]
+
+OF_EVERY_BACKEND = ("kdcache", "numpy", "torch")
+"""What the bytes of a shard depend on, however it is stored."""
 
 OF_THE_TEACHERS_FILES = ("teacher.files", "teacher.weights_sha256")
 

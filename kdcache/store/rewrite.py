@@ -16,7 +16,7 @@ from kdcache.errors import CacheError
 from kdcache.progress import counted, say
 from kdcache.store.backend import Restamps, backend, backend_versions
 from kdcache.store.batch import concat
-from kdcache.store.builder import CacheBuilder
+from kdcache.store.builder import OF_EVERY_BACKEND, CacheBuilder
 from kdcache.store.cache import Cache, open_cache, read_manifest
 from kdcache.store.files import Root
 from kdcache.store.manifest import CommitRecord, CorpusPin, Header, Manifest, SourcePin
@@ -152,7 +152,7 @@ def versions_of(sources: Sequence[Header], header: Header) -> dict[str, str]:
 
     These are the installed ones, unless every shard can be copied as it is. Of the others those on which all agree.
     """
-    names = {*(name for source in sources for name in backend(source.backend).libraries)}
+    names = {name for source in sources for name in backend(source.backend).libraries} - {*OF_EVERY_BACKEND}
     first = sources[0]
     kept = {
         name: number

@@ -27,6 +27,7 @@ __all__ = [
     "class_dtype",
     "empty_arrays",
     "levels_of",
+    "lists_of",
 ]
 
 NO_LABEL = -100
@@ -76,6 +77,11 @@ def levels_of(fields: Sequence[Field]) -> list[Level]:
     if "entry" in used:
         used.add("position")
     return [level for level in PARENT if level in used]
+
+
+def lists_of(level: Level) -> list[Level]:
+    """The levels from below example down to this one: the lists that a value of a row stands in, outermost first."""
+    return [] if level not in PARENT else [*lists_of(PARENT[level]), level]
 
 
 def class_dtype(num_classes: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from classes import MOODS, TAGS, make_classifier, moods, tagged, teacher_scores, write_conll, write_rows
 from helpers import files_of, kdcache
+from store.making import BACKENDS
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -108,7 +109,7 @@ def test_tags_of_long_rows_are_the_teachers_in_each_window(make: Make, teachers:
 
 
 @pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
-@pytest.mark.parametrize("backend", ["zarr", "arrow"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_bytes_are_the_same_at_every_world_size(make: Make, tmp_path: Path, task: str, backend: str) -> None:
     features = "pooled" if task == "sequence_classification" else "positions"
     for size in (1, 3):

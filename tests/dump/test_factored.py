@@ -8,6 +8,7 @@ import pytest
 import torch
 from families import FAMILIES, saved
 from helpers import files_of
+from store.making import BACKENDS
 
 import kdcache
 from kdcache.dump.run import run_dump
@@ -25,7 +26,7 @@ def dump(config: DumpConfig, world_size: int = 1) -> None:
         run_dump(config, World(rank, world_size))
 
 
-@pytest.mark.parametrize("backend", ["zarr", "arrow"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_bytes_are_the_same_at_every_world_size(make_config: MakeConfig, tmp_path: Path, backend: str) -> None:
     for world_size in (1, 2):
         dump(make_config(tmp_path / str(world_size), backend=backend, record=RECORD), world_size)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import files_of, fork_rank, kdcache
+from store.making import BACKENDS
 
 from kdcache.dump.settings import DumpConfig
 from kdcache.launcher import World
@@ -25,7 +26,7 @@ KILLS = 10
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-@pytest.mark.parametrize("backend", ["zarr", "arrow"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_killed_ranks_and_changing_world_sizes(
     make_config: Callable[..., DumpConfig], tmp_path: Path, backend: str
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import files_of, make_model, make_tokenizer, sentences, write_jsonl
+from store.making import BACKENDS
 
 import kdcache
 from kdcache.dump.run import run_dump
@@ -24,7 +25,7 @@ def dump(config: DumpConfig, world_size: int = 1, ranks: list[int] | None = None
         run_dump(config, World(rank, world_size))
 
 
-@pytest.mark.parametrize("backend", ["zarr", "arrow"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_bytes_are_the_same_at_every_world_size(make_config: MakeConfig, tmp_path: Path, backend: str) -> None:
     for world_size in (1, 2, 3):
         dump(make_config(tmp_path / str(world_size), backend=backend), world_size)

@@ -17,7 +17,7 @@ Command = Callable[..., None]
 
 @pytest.fixture
 def command() -> Command:
-    """command("verify", cache, "--module", "extending.parquet"): the command line, in this process."""
+    """command("verify", cache, "--module", "extending.npz"): the command line, in this process."""
 
     def run(*arguments: object) -> None:
         cli.cli.main(args=[*map(str, arguments)], prog_name="kdcache", standalone_mode=False)

@@ -62,12 +62,12 @@ def test_a_divergence_a_record_and_a_backend_at_once(tmp_path: Path, teacher_fol
         "teacher": {"path": str(teacher_folder), "dtype": "float32"},
         "task": {"sequence_length": 32},
         "record": {"kind": "label"},
-        "backend": "parquet",
+        "backend": "npz",
     }
-    imports = "import extending.hellinger\nimport extending.label_only\nimport extending.parquet\n"
+    imports = "import extending.hellinger\nimport extending.label_only\nimport extending.npz\n"
     terms = [{"name": "divergence", "kind": "hellinger"}, {"name": "cross_entropy", "weight": 0.1}]
     losses, rows = through_every_command(tmp_path, imports, dump, LLAMA, terms)
-    assert len([*tmp_path.glob("cache/shards/*/*.parquet")]) == 3
+    assert len([*tmp_path.glob("cache/shards/*/*.npz")]) == 3
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     assert len(rows) == 3
 

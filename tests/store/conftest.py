@@ -1,16 +1,16 @@
-"""Both backends, and a small finished cache in each."""
+"""All backends, and a small finished cache in each."""
 
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from store.making import write_cache
+from store.making import BACKENDS, write_cache
 
 settings.register_profile("store", deadline=None, max_examples=50)
 settings.load_profile("store")
 
 
-@pytest.fixture(params=["zarr", "arrow"])
+@pytest.fixture(params=BACKENDS)
 def backend_name(request: pytest.FixtureRequest) -> str:
     return request.param
 

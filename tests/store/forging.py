@@ -121,6 +121,9 @@ def _found(data: bytes) -> list[tuple[int, int]]:
                 groups = {info.filename: info.header_offset for info in archive.infolist()}
                 starts = sorted(at for name, at in groups.items() if re.fullmatch(r"\d+/zarr\.json", name))
                 return [(a, b - a) for a, b in pairwise([*starts, archive.start_dir])]
+        if data[:4] == b"PAR1":
+            starts = [match.start() for match in re.finditer(rb"(?s)....(?=\{\"sizes\": \{)", data)]
+            return [(a, b - a) for a, b in pairwise([*starts, len(data) - 8 - int.from_bytes(data[-8:-4], "little")])]
         return batch_places(memoryview(data))
     except (zipfile.BadZipFile, ValueError, LookupError, OverflowError, NotImplementedError):
         return []

@@ -7,6 +7,7 @@ break.
 
 import io
 import json
+import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -16,14 +17,19 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from store.forging import as_json, forge, manifest_of, write_values
 from store.making import same_arrays
 
 from kdcache import open_cache
 from kdcache.errors import KdcacheError
+from kdcache.store import parquet_backend
 from kdcache.store.batch import Batch
+from kdcache.store.parquet_text import page_head, read_page_head
 from kdcache.store.verify import verify
 from kdcache.store.zip_file import ZipWriter
+from kdcache.targets.fields import Field
 
 __all__ = ["MUTATIONS", "Outcome", "change_bytes", "change_value", "outcome", "whole"]
 
@@ -137,12 +143,14 @@ def rewritten_bytes(rng: Random, folder: Path) -> None:
 
 
 def rewritten_member(rng: Random, folder: Path) -> None:
-    """Rewritten: a member of a Zarr shard, its checksum made right again; of Arrow, bytes."""
+    """Rewritten: a member of a Zarr shard, its checksum made right again; a page of a Parquet one; of Arrow, bytes."""
     path = rng.choice([*_shards(folder), *folder.glob("basis-*")])
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             members = [(name, archive.read(name)) for name in archive.namelist()]
         path.write_bytes(_zip(_changed(rng, members), rng))
+    elif path.suffix == ".parquet":
+        path.write_bytes(_page_changed(rng, path.read_bytes(), _fields(folder, path)))
     else:
         path.write_bytes(change_bytes(rng, path.read_bytes()))
     forge(folder)
@@ -168,6 +176,40 @@ def _changed(rng: Random, members: list[tuple[str, bytes]]) -> list[tuple[str, b
     else:
         members[index] = name, change_bytes(rng, data)
     return members
+
+
+def _fields(folder: Path, path: Path) -> list[Field]:
+    header = manifest_of(folder)["header"]
+    if path.name.startswith("basis-"):
+        return [Field("mean", "class", "float32"), Field("basis", "class", "float16", (header["basis"]["rank"],))]
+    return [Field(**{**field, "shape": tuple(field["shape"])}) for field in header["fields"]]
+
+
+def _page_changed(rng: Random, data: bytes, fields: list[Field]) -> bytes:
+    """A page, or the text before the first one, with other content and sizes that fit it; the footer follows."""
+    whole = pq.read_metadata(io.BytesIO(data))
+    group = whole.row_group(rng.randrange(whole.num_row_groups))
+    at = group.column(rng.randrange(group.num_columns)).data_page_offset
+    page = read_page_head(memoryview(data), at)
+    start = at + page.length
+    raw = pa.Codec("zstd").decompress(data[start : start + page.stored], page.decoded, asbytes=True)
+    raw = change_bytes(rng, raw)
+    stored = pa.Codec("zstd").compress(raw, asbytes=True)
+    count = rng.choice([page.slots] * 3 + [0, 1, page.slots + 1, (1 << 31) - 1])
+    head = page_head(page.kind, len(raw), len(stored), count, page.encoding)
+    blocks = data[4:at] + head + stored + data[start + page.stored : -8 - int.from_bytes(data[-8:-4], "little")]
+    return _with_footer(data[:4] + blocks, fields)
+
+
+def _with_footer(blocks: bytes, fields: list[Field]) -> bytes:
+    """As the blocks make it, where they can be walked through."""
+    try:
+        groups, stamps = parquet_backend._walk(fields, memoryview(blocks), len(blocks))
+        stamp = {key: value for key, value in stamps[0].items() if key != "block"}
+        end = parquet_backend._footer(fields, groups, stamp)
+    except (ValueError, LookupError, struct.error):
+        end = b"no footer"
+    return blocks + end + len(end).to_bytes(4, "little") + b"PAR1"
 
 
 def _zip(members: list[tuple[str, bytes]], rng: Random) -> bytes:

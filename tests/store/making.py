@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from kdcache import CacheWriter
+from kdcache.store.backend import BACKENDS as REGISTERED
 from kdcache.store.backend import Backend, Part, array_fields, check_arrays, level_sizes
 from kdcache.store.blocks import cut
 from kdcache.targets.fields import COUNTS, PARENT, Field, levels_of
@@ -16,6 +17,8 @@ from kdcache.targets.sampled import Sampled
 DTYPES = ["uint8", "uint16", "uint32", "int8", "int64", "float16", "float32", "float64"]
 SHAPES = [(), (), (1,), (3,), (2, 3)]
 CLASSES = 40
+BACKENDS = REGISTERED.built_in
+"""What every test of backends runs over."""
 STAMP = {"unit": 3, "header_sha256": "ab"}
 
 

@@ -20,7 +20,14 @@ import numpy as np
 
 TEMPERATURES = (0.5, 1.0, 2.0)
 KINDS = ("sampled", "drawn", "top_k", "factored", "dense", "captured")
-KNOWN = {"backend/zarr", "backend/arrow", "task/causal_lm", "basis", *(f"record/{kind}" for kind in KINDS)}
+KNOWN = {
+    "backend/zarr",
+    "backend/arrow",
+    "backend/parquet",
+    "task/causal_lm",
+    "basis",
+    *(f"record/{kind}" for kind in KINDS),
+}
 PARENTS = {"token": "example", "document": "example", "position": "example", "entry": "position"}
 
 
@@ -139,7 +146,25 @@ def read_batch(batch: Any, fields: list[dict]) -> dict:
     return arrays
 
 
-READ = {"zarr": read_zarr, "arrow": read_arrow}
+def read_parquet(data: bytes, fields: list[dict]) -> tuple[dict, dict]:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(io.BytesIO(data))
+    groups = [file.read_row_group(number).combine_chunks() for number in range(file.num_row_groups)]
+    blocks = [read_batch(group.to_batches()[0], fields) for group in groups if group.num_rows]
+    notes = file.metadata.metadata
+    steps = {one["name"]: one["steps_per_octave"] for one in fields if "steps_per_octave" in one}
+    assert json.loads(notes.get(b"steps_per_octave", b"{}")) == steps
+    stamp, at = json.loads(notes[b"kdcache"]), 4
+    for number in range(len(groups)):  # the text before the first page of each block
+        length = int.from_bytes(data[at : at + 4], "little")
+        assert json.loads(data[at + 4 : at + 4 + length])["stamp"] == {**stamp, "block": number}
+        group = file.metadata.row_group(number)
+        at += 4 + length + sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, stamp
+
+
+READ = {"zarr": read_zarr, "arrow": read_arrow, "parquet": read_parquet}
 
 
 def read_basis(folder: Path, header: dict) -> dict:

@@ -1,29 +1,33 @@
-"""The promises of a backend, on both: what is read is what was written, and bytes are a function of the arrays."""
+"""The promises of a backend, on all: what is read is what was written, and bytes are a function of the arrays."""
 
 import io
+import json
 import subprocess
 import sys
 import zipfile
 from itertools import groupby
 
+import duckdb
 import numpy as np
+import polars
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store.making import STAMP, same_arrays, shards, there_and_back
+from store.making import BACKENDS, STAMP, same_arrays, shards, there_and_back
 
-from kdcache.store import zarr_backend
-from kdcache.store.arrow_backend import from_arrow
+from kdcache.store import parquet_backend, zarr_backend
+from kdcache.store.arrow_backend import from_arrow, to_arrow
 from kdcache.store.backend import array_fields, backend, check_arrays
 from kdcache.store.blocks import cut, examples_of_a_block
+from kdcache.store.parquet_levels import counts_of, levels_of_counts, room_of
 from kdcache.targets.dense import Dense
 from kdcache.targets.fields import Field, empty_arrays
 from kdcache.targets.kind import RecordKind
 from kdcache.targets.sampled import Sampled
 
-BACKENDS = pytest.mark.parametrize("name", ["zarr", "arrow"])
 RAGGED = (
     Field("tokens", "token", "uint16"),
     Field("curve", "position", "float16", (3,)),
@@ -31,14 +35,14 @@ RAGGED = (
 )
 
 
-@BACKENDS
+@pytest.mark.parametrize("name", BACKENDS)
 @given(shard=shards(), size=st.integers(1, 6))
 def test_round_trip(name: str, shard, size: int) -> None:
     fields, arrays = shard
     assert same_arrays(there_and_back(backend(name), fields, arrays, size), arrays)
 
 
-@BACKENDS
+@pytest.mark.parametrize("name", BACKENDS)
 @given(shard=shards())
 def test_same_arrays_give_the_same_bytes(name: str, shard) -> None:
     fields, arrays = shard
@@ -61,7 +65,7 @@ print(hashlib.sha256(backend(sys.argv[1]).encode(fields, [arrays], {"unit": 1}))
 """
 
 
-@BACKENDS
+@pytest.mark.parametrize("name", BACKENDS)
 def test_another_process_gives_the_same_bytes(name: str) -> None:
     def digest(hash_seed: str) -> str:
         command = [sys.executable, "-c", PRINT_DIGEST, name]
@@ -73,7 +77,7 @@ def test_another_process_gives_the_same_bytes(name: str) -> None:
     assert digest("2") == first
 
 
-@BACKENDS
+@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("spec", [Sampled(), Dense(), Sampled(logit_dtype="float32")])
 def test_empty_shard_of_real_fields(name: str, spec: RecordKind) -> None:
     fields = (Field("tokens", "token", "uint16"), *spec.fields(50_000))
@@ -149,6 +153,49 @@ def test_pyarrow_reads_every_row_of_every_block(shard, size: int) -> None:
         assert same_arrays(found, {name: np.ascontiguousarray(array) for name, array in block.items()})
 
 
+@given(shard=shards(), size=st.integers(1, 6))
+@settings(max_examples=20)
+def test_every_reader_of_parquet_reads_every_row(shard, size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """pyarrow (pandas, the Hub's viewer), DuckDB and Polars, on all dtypes, shapes and empty lists."""
+    fields, arrays = shard
+    path = tmp_path_factory.mktemp("parquet") / "shard.parquet"
+    path.write_bytes(backend("parquet").encode(fields, cut(fields, arrays, size), STAMP))
+    rows = pa.Table.from_batches([to_arrow(fields, arrays, STAMP)]).to_pylist()
+    assert repr(pq.read_table(path).to_pylist()) == repr(rows)
+    assert json.loads(pq.read_schema(path).metadata[b"kdcache"]) == STAMP
+    assert repr(polars.read_parquet(path).to_dicts()) == repr(rows)
+    found = duckdb.sql(f"select * from '{path}'")
+    assert repr([dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]) == repr(rows)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@given(data=st.data())
+def test_levels_of_parquet_follow_from_the_counts(levels: int, data: st.DataObject) -> None:
+    rows = data.draw(st.integers(0, 6))
+    counts_K, parents = [], rows
+    for _ in range(levels):
+        counts_K.append(np.array(data.draw(st.lists(st.integers(0, 9), min_size=parents, max_size=parents)), np.uint32))
+        parents = int(counts_K[-1].sum())
+    text, slots = levels_of_counts(counts_K, rows)
+    assert len(text) == room_of(levels, slots, parents)
+    for depth, counts in enumerate(counts_K, 1):
+        assert counts_of(memoryview(text), levels, slots, parents, depth).tolist() == counts.tolist()
+
+
+def test_a_footer_of_parquet_that_its_blocks_do_not_make_is_refused() -> None:
+    """It would show another reader other rows: pyarrow reads the first group twice where ours finds both."""
+    fields, arrays = (Field("x", "token", "uint16"),), {"token_counts": np.array([1, 1], np.uint32)}
+    blocks = cut(fields, arrays | {"x": np.array([7, 8], np.uint16)}, 1)
+    data = backend("parquet").encode(fields, blocks, STAMP)
+    groups, _ = parquet_backend._walk(fields, memoryview(data), len(data) - 8 - int.from_bytes(data[-8:-4], "little"))
+    end = parquet_backend._footer(fields, [groups[0], groups[0]], STAMP)
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    forged = data[:start] + end + len(end).to_bytes(4, "little") + b"PAR1"
+    assert pq.read_table(io.BytesIO(forged)).column("x").to_pylist() == [[7], [7]]
+    with pytest.raises(ValueError, match="another footer than the blocks of the file make"):
+        backend("parquet").layout(fields, forged)
+
+
 def test_zarr_members_of_a_block_lie_together_stored_and_dated_1980() -> None:
     blocks = [empty_arrays(RAGGED)] * 12
     archive = zipfile.ZipFile(io.BytesIO(zarr_backend.ZARR.encode(RAGGED, blocks, STAMP)))
@@ -164,7 +211,7 @@ def test_read_only_and_strided_arrays_can_be_written() -> None:
     fields = (Field("x", "example", "uint16"),)
     strided = np.arange(20, dtype=np.uint16)[::2]
     strided.flags.writeable = False
-    for name in ("zarr", "arrow"):
+    for name in BACKENDS:
         assert same_arrays(there_and_back(backend(name), fields, {"x": strided}), {"x": strided})
 
 

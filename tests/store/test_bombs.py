@@ -15,10 +15,12 @@ from typing import Any
 import numcodecs
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from store.forging import forge, forge_table
 from store.making import write_cache
 
+from kdcache.store.parquet_text import Page, page_head, read_page_head
 from kdcache.store.zip_file import ZipWriter
 
 READ = """
@@ -160,6 +162,35 @@ def arrow_claim(folder: Path) -> None:
     forge(folder)
 
 
+def of_page(change: Callable[[Page, bytes], tuple[int, bytes]], claim: int | None = None) -> Callable[[Path], None]:
+    """The page of the ids of a Parquet shard: how many slots it says, and what it holds."""
+
+    def put(folder: Path) -> None:
+        path = shard_of(folder)
+        data = path.read_bytes()
+        group = pq.read_metadata(path).row_group(0)
+        names = [group.column(i).path_in_schema for i in range(group.num_columns)]
+        at = group.column(names.index("ids.list.element.list.element")).data_page_offset
+        page = read_page_head(memoryview(data), at)
+        start = at + page.length
+        raw = pa.Codec("zstd").decompress(data[start : start + page.stored], page.decoded, asbytes=True)
+        count, raw = change(page, raw)
+        stored = pa.Codec("zstd", 9).compress(raw, asbytes=True)
+        head = page_head(page.kind, claim or len(raw), len(stored), count, page.encoding)
+        path.write_bytes(data[:at] + head + stored + data[start + page.stored :])
+        forge(folder)
+
+    return put
+
+
+def parquet_footer(folder: Path) -> None:
+    """A footer of 2 GB by its own length."""
+    path = shard_of(folder)
+    data = path.read_bytes()
+    path.write_bytes(data[:-8] + struct.pack("<I4s", (1 << 31) - 1, b"PAR1"))
+    forge(folder)
+
+
 ALL: dict[str, Callable[[Path], None]] = {
     "fifo-shard": fifo("shard"),
     "fifo-manifest": fifo("cache.json"),
@@ -179,6 +210,13 @@ OF: dict[str, dict[str, Callable[[Path], None]]] = {
         "metadata": of_members(lambda members: members | {"0/ids/zarr.json": b" " * (64 << 20)}),
     },
     "arrow": {"bomb": arrow_bomb, "claim": arrow_claim},
+    "parquet": {
+        "bomb": of_page(lambda page, raw: (page.slots, bytes(1 << 30))),
+        "slots": of_page(lambda page, raw: ((1 << 31) - 1, raw)),
+        "levels": of_page(lambda page, raw: (page.slots, b"\xff" * 8 + raw[8:])),
+        "claim": of_page(lambda page, raw: (page.slots, raw), claim=(1 << 31) - 1),
+        "footer": parquet_footer,
+    },
 }
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from store.making import same_arrays, tree, write_cache
+from store.making import BACKENDS, same_arrays, tree, write_cache
 
 from kdcache import open_cache
 from kdcache.errors import CacheError, ConfigError, DamagedShardError
@@ -16,7 +16,7 @@ from kdcache.targets.sampled import Sampled
 
 @pytest.mark.parametrize("spec", [Sampled(exact_top_k=5), None, Dense()])
 def test_there_and_back_gives_the_same_bytes(tmp_path: Path, backend_name: str, spec: RecordKind | None) -> None:
-    other = {"zarr": "arrow", "arrow": "zarr"}[backend_name]
+    other = BACKENDS[BACKENDS.index(backend_name) - 1]
     write_cache(tmp_path / "first", record=spec, backend=backend_name)
     done: list[int] = []
     manifest = convert(tmp_path / "first", tmp_path / "second", other, done.append)

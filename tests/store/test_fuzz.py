@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from store.fuzzing import MUTATIONS, outcome, whole
-from store.making import write_cache
+from store.making import BACKENDS, write_cache
 from store.test_basis_file import write as write_factored
 
 CACHES: dict[str, Callable[[Path], object]] = {
     f"{kind}-{backend}": make
-    for backend in ("zarr", "arrow")
+    for backend in BACKENDS
     for kind, make in {
         "sampled": lambda path, backend=backend: write_cache(path, backend=backend, block_examples=2),
         "factored": lambda path, backend=backend: write_factored(path, backend=backend),

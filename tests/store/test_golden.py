@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 from store.golden.make import CACHES, ROOT, decoded
-from store.making import tree
+from store.making import BACKENDS, tree
 
 from kdcache.store import manifest
 from kdcache.store.cache import open_cache
@@ -18,7 +18,7 @@ from kdcache.store.verify import verify
 from kdcache.targets.registry import RECORDS
 from kdcache.tasks.registry import TASKS
 
-FOLDERS = [ROOT / f"{kind}-{backend}" for kind in CACHES for backend in ("zarr", "arrow")]
+FOLDERS = [ROOT / f"{kind}-{backend}" for kind in CACHES for backend in BACKENDS]
 PLAIN = [
     folder
     for folder in FOLDERS

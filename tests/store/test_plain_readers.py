@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pandas as pd
+import polars
 import pyarrow as pa
 import pytest
 from store.making import CLASSES, tokens_and_logits, write_cache
@@ -12,7 +15,7 @@ from store.making import CLASSES, tokens_and_logits, write_cache
 from kdcache import CacheWriter, open_cache
 
 HERE = Path(__file__).parent
-SNIPPETS = {"zarr": "plain_zarr.py", "arrow": "plain_pandas.py"}
+SNIPPETS = {"zarr": "plain_zarr.py", "arrow": "plain_pandas.py", "parquet": "plain_duckdb.py"}
 SAVE = """
 import numpy as np
 assert not any(name.startswith("kdcache") for name in sys.modules)
@@ -67,6 +70,31 @@ def test_snippet_on_a_classification(tmp_path: Path, backend: str) -> None:
     read = plainly_read(tmp_path / "cache", backend, tmp_path / "out.npz")
     assert read["counts"].tolist() == [3] * 6
     np.testing.assert_allclose(read["logits"].reshape(6, 3), logits_NC, atol=5e-3)
+
+
+@pytest.mark.parametrize("record", [*RECORDS.values(), {"kind": "drawn", "keep": ["entropy", "label_loss"]}])
+def test_pandas_duckdb_and_polars_read_every_column_of_parquet(tmp_path: Path, record: dict) -> None:
+    """The numbers of open_cache, from all shards of a cache at once."""
+    write_cache(tmp_path / "cache", 10, backend="parquet", record=record)
+    shards, cache = tmp_path / "cache/shards/*/*.parquet", open_cache(tmp_path / "cache")
+    read = {
+        "pandas": pd.concat([pd.read_parquet(path) for path in sorted(tmp_path.glob("cache/shards/*/*.parquet"))]),
+        "duckdb": duckdb.sql(f"select * from '{shards}'").df(),
+        "polars": polars.read_parquet(shards).to_pandas(),
+    }
+    arrays = cache.read(0, 10).arrays
+    for library, examples in read.items():
+        assert [*examples] == [field.name for field in cache.manifest.header.fields]
+        for field in cache.manifest.header.fields:
+            flat = np.array(flattened(examples[field.name]), arrays[field.name].dtype)
+            assert np.array_equal(flat, arrays[field.name].reshape(-1)), (library, field.name)
+
+
+def flattened(values: object) -> list:
+    """What nested lists hold, one after the other."""
+    if isinstance(values, (list, np.ndarray, pd.Series)):
+        return [one for value in values for one in flattened(value)]
+    return [values]
 
 
 def test_arrow_columns_are_types_that_every_reader_knows(tmp_path: Path) -> None:

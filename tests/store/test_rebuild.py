@@ -1,4 +1,4 @@
-"""A lost commit record is made again of its shard and the table, for every kind of record and both backends."""
+"""A lost commit record is made again of its shard and the table, for every kind of record and backend."""
 
 import shutil
 from pathlib import Path

@@ -10,6 +10,7 @@ from store.making import CLASSES, write_cache
 
 from kdcache import open_cache
 from kdcache.errors import CacheError
+from kdcache.store.backend import backend
 from kdcache.store.builder import CacheBuilder
 from kdcache.store.verify import Fault, verify
 from kdcache.targets.dense import Dense
@@ -55,7 +56,7 @@ def append(path: Path) -> None:
 def test_each_fault_is_found_and_named(
     cache_folder: Path, backend_name: str, damage: Callable[[Path], None], name: str, what: str
 ) -> None:
-    name = name.format(".zarr.zip" if backend_name == "zarr" else ".arrow")
+    name = name.format(backend(backend_name).suffix)
     damage(cache_folder / name)
     (fault,) = verify(cache_folder)
     assert fault.shard == name

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT.parent.parent.parent))
 
 from kdcache import CacheWriter, open_cache  # noqa: E402
+from kdcache.store.backend import BACKENDS  # noqa: E402
 from kdcache.store.batch import Batch  # noqa: E402
 
 CLASSES, WIDTH = 24, 6
@@ -129,7 +130,7 @@ def _plain(values: Any) -> list[Any]:
 
 if __name__ == "__main__":
     for kind, settings in CACHES.items():
-        for backend in ("zarr", "arrow"):
+        for backend in BACKENDS.built_in:
             folder = ROOT / f"{kind}-{backend}"
             if not folder.exists():
                 make(folder, backend, settings)
