@@ -7,6 +7,7 @@ that standard output stays a command's result.
 import os
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,9 +17,17 @@ from rich.progress import Progress as Bar
 
 from kdcache.errors import printable
 
-__all__ = ["Progress", "counted", "say", "show", "spoken_duration"]
+__all__ = ["Listener", "Progress", "counted", "listen", "say", "show", "spoken_duration"]
 
 PLAIN_INTERVAL_S = 10.0
+Listener = Callable[[str, bool], None]
+"""Hears a line, and whether it belongs to a command's result."""
+_LISTENERS: list[Listener] = []
+
+
+def listen(listener: Listener) -> None:
+    """From now on hand the lines of this process to a listener: nobody sees its standard output and error."""
+    _LISTENERS[:] = [listener]
 
 
 def say(text: str) -> None:
@@ -29,7 +38,10 @@ def say(text: str) -> None:
 
 def show(text: str) -> None:
     """Lines of a command's result, to standard output."""
-    print(printable(text, lines=True), flush=True)
+    if _LISTENERS:
+        _LISTENERS[0](text, True)
+    else:
+        print(printable(text, lines=True), flush=True)
 
 
 def counted(count: int, noun: str) -> str:
@@ -112,4 +124,7 @@ class Progress:
 
 
 def _print(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    if _LISTENERS:
+        _LISTENERS[0](text, False)
+    else:
+        print(printable(text), file=sys.stderr, flush=True)

@@ -1,8 +1,11 @@
 """`kdcache dump-logits`: a teacher over a corpus, into a cache."""
 
+from typing import Any
+
 import click
 
 from kdcache.cli.options import LOCAL, with_force, with_overrides
+from kdcache.errors import ConfigError
 
 __all__ = ["dump_logits"]
 
@@ -27,6 +30,22 @@ __all__ = ["dump_logits"]
     metavar="FILE.json",
     help="Write when each stage worked on which unit, in Chrome's trace format.",
 )
+@click.option("--ray", "on_ray", is_flag=True, help="Hand the shards out to the workers of a Ray cluster.")
+@click.option(
+    "--num-workers",
+    type=click.IntRange(min=1),
+    help="Of Ray: how many; by default as many as there is room for. Those without a place join when there is one.",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(min=0),
+    help="Of Ray: by default as many as one copy of the teacher takes, and none where no machine has one.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="Of Ray: the head of the cluster; by default RAY_ADDRESS, or what runs here, or this machine alone.",
+)
 @with_force
 def dump_logits(
     config: str,
@@ -36,7 +55,9 @@ def dump_logits(
     world_size: int | None,
     check: bool,
     profile: str | None,
+    on_ray: bool,
     force: bool,
+    **of_ray: Any,
 ) -> None:
     """Run the teacher that the settings file CONFIG names over its corpus, and write its logits to a cache.
 
@@ -59,13 +80,25 @@ def dump_logits(
     torchrun --nproc-per-node 8 -m kdcache dump-logits dump.yaml
     srun kdcache dump-logits dump.yaml
     kdcache dump-logits dump.yaml --rank 3 --world-size 16
+
+    With --ray, a Ray cluster places and restarts workers, each of which is given a shard when it has room for one; what
+    a dead one held is made by others. Paths are the same on every machine. launch/CLUSTER.md has more, and recipes for
+    Slurm's arrays, SkyPilot and Spark:
+
+    \b
+    kdcache dump-logits dump.yaml --ray --num-workers 16 --gpus-per-worker 2 --ray-address 10.0.0.1:6379
     """
     from kdcache.config.file import load_config
     from kdcache.dump.settings import DumpConfig
     from kdcache.launcher import World, find_world
 
     settings, process = load_config(DumpConfig, config, overrides), find_world(rank, world_size) or World()
-    if not check:
+    _check_ray(on_ray, of_ray, process.rank, process.size)
+    if on_ray and not check:
+        from kdcache.dump.schedulers.ray import run_on_ray
+
+        run_on_ray(settings, **of_ray, force=force, profile=profile)
+    elif not check:
         from kdcache.dump.run import run_dump
 
         run_dump(settings, process, force=force, profile=profile)
@@ -73,3 +106,12 @@ def dump_logits(
         from kdcache.dump.check import check_corpus
 
         check_corpus(settings)
+
+
+def _check_ray(on_ray: bool, of_ray: dict[str, Any], rank: int, size: int) -> None:
+    """Raises ConfigError for options of Ray without it, and for Ray in a rank."""
+    named = [f"--{name.replace('_', '-')}" for name, value in of_ray.items() if value is not None]
+    if named and not on_ray:
+        raise ConfigError(f"got {' and '.join(named)} without --ray, expected both")
+    if on_ray and size > 1:
+        raise ConfigError(f"got --ray in rank {rank} of {size}, expected one command alone, which starts its workers")

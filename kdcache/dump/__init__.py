@@ -19,6 +19,7 @@ batches       which examples share a forward pass, limited by tokens
 compressing   blocks of a teacher's logits to records, in threads beside a GPU
 records       a unit's examples to the arrays of its shard
 handing       who gives a process its units: its rank's share, or a scheduler
+schedulers    Ray: units handed out one by one to workers anywhere
 background    work behind the main loop: shards are written
 stages        the four stages of a dump: their times, and the profile of them
 check         every row looked at before a teacher is loaded

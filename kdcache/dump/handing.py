@@ -20,10 +20,12 @@ class Handing(ABC):
 
     Attributes:
         name: Of the process, as it is spoken of.
+        speaks_as: What its lines about its own shards begin with.
         finishes: Whether this process finishes the cache when there is nothing more to take.
     """
 
     name: str
+    speaks_as = ""
     finishes = True
 
     @abstractmethod

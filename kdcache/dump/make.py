@@ -83,8 +83,8 @@ def make_shards(
             shards += 1
     elapsed = time.monotonic() - start
     in_all = f"{counted(shards, 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)}"
-    say(f"{in_all} ({tokens / elapsed:,.0f} tok/s)")
-    say(f"of this time, side by side: {stages.shares(elapsed)}")
+    say(f"{units.speaks_as}{in_all} ({tokens / elapsed:,.0f} tok/s)")
+    say(f"{units.speaks_as}of this time, side by side: {stages.shares(elapsed)}")
 
 
 def _encoder(builder: CacheBuilder, teacher: Engine | None) -> Encoder | None:
