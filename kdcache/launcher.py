@@ -1,32 +1,49 @@
 """Which process this is, among how many, and on which device: the one answer for every command.
 
 Ranks come from the command line, from deepspeed or torchrun (RANK, WORLD_SIZE), or from srun (SLURM_PROCID and its
-like). The ranks of a dump never talk to each other; those of a training run have the few collectives of World.
+like). The ranks of a dump never talk to each other, but where several of them hold one copy of the teacher; those of a
+training run have the few collectives of World.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kdcache.errors import ConfigError
 
-__all__ = ["World", "find_device", "find_world"]
+__all__ = ["World", "find_device", "find_world", "lost_a_peer"]
 
 # A batch script without srun sees SLURM_NTASKS too; only a job step has these.
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 )
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL", "Broken pipe")
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether it says that another rank is gone."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
 
 
 @dataclass(frozen=True)
 class World:
-    """rank: this process's number, from 0. size: how many there are. local_rank: its number on its machine."""
+    """rank: this process's number, from 0. size: how many there are. local_rank: its number on its machine.
+
+    replica: where several processes hold one copy of a teacher, those of this one; it is then the replicas that are
+    counted, and this process is the first of its own.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    replica: Any = field(default=None, compare=False)
+
+    @property
+    def word(self) -> str:
+        """What is counted: "rank" or "replica"."""
+        return "rank" if self.replica is None else "replica"
 
     @property
     def first(self) -> bool:

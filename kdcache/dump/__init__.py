@@ -8,6 +8,7 @@ material      what a dump knows before its first shard, as a check does too
 teacher_files the files it is loaded from: digests, and whether they are still the same
 hardware      what of a machine decides the bits of a logit
 engines       what runs a teacher: transformers, vLLM, one of your own
+placements    how a copy of a teacher lies on devices: one, several, or those of several ranks
 teacher       load the teacher, logits in blocks of positions
 classifier    a teacher that classifies: a row of logits for each position
 resume        what of a begun cache still stands

@@ -11,6 +11,7 @@ from kdcache.dump.hardware import machine_pins
 from kdcache.dump.lazy_teacher import LazyTeacher
 from kdcache.dump.material import Material
 from kdcache.dump.pins import build_header, pin_teacher
+from kdcache.dump.placements.placement import placement_of
 from kdcache.dump.prepare import features_width, made_of_corpus
 from kdcache.dump.resume import basis_fault
 from kdcache.dump.settings import DumpConfig
@@ -94,6 +95,7 @@ def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPi
             "device": device.type,
             "compression": None if folder is None else method_on(device.type),
             **machine_pins(config, device, threads),
+            **({} if config.teacher == "none" else placement_of(config.teacher).pins(config.teacher)),
             "batch_tokens": config.compute.batch_tokens_on(device.type),
             "block_positions": config.compute.block_positions_on(device.type),
         },

@@ -57,7 +57,7 @@ class OwnShare(Handing):
     """A rank's: every W-th unit, W being the world size."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.name = world, f"rank {world.rank} of {world.size}"
+        self.world, self.name = world, f"{world.word} {world.rank} of {world.size}"
 
     def share(self, num_units: int) -> range:
         return self.world.share(num_units)
@@ -66,7 +66,7 @@ class OwnShare(Handing):
     def opened(self, todo: Sequence[int], own: int) -> Iterator[None]:
         rank, several = self.world.rank, self.world.size > 1
         self._units, self._tokens, self._start = iter(todo), 0, time.monotonic()
-        title = f"rank {rank}" if several else "dump"
+        title = f"{self.world.word} {rank}" if several else "dump"
         with Progress(own, "shards", title, done=own - len(todo), quiet=rank > 0) as self._progress:
             yield
 

@@ -63,6 +63,9 @@ class LazyTeacher:
         loaded = load_engine(self._wanted(with_attention(teacher, self._begun or {})))
         if self.material.teacher_files is not None:
             self.material.teacher_files.check_unchanged()
+            if self.world.replica is not None:
+                self.world.replica.tell("compare", self.material.teacher_files.marks)
+                self.world.replica.wait_for_others()
         return loaded
 
     def _wanted(self, teacher: TeacherConfig) -> Wanted:

@@ -16,6 +16,9 @@ from kdcache.dump.hardware import use_threads
 from kdcache.dump.lazy_teacher import LazyTeacher, devices_of
 from kdcache.dump.make import make_shards
 from kdcache.dump.material import Material, gather
+from kdcache.dump.placements.following import follow
+from kdcache.dump.placements.placement import placement_of
+from kdcache.dump.placements.replica import join_replica
 from kdcache.dump.resume import standing
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.stages import Stages
@@ -52,6 +55,18 @@ def run_dump(
     Raises:
         ConfigError, CorpusError, TeacherError, CacheError, LockedError: Committed shards stay.
     """
+    teacher = config.teacher
+    if teacher == "none" or placement_of(teacher).ranks(teacher) == 1:
+        _dump(config, world, force, profile, units)
+        return
+    with join_replica(teacher, config.compute, world) as replica:
+        if replica.first:
+            _dump(config, replica.world, force, profile, units)
+        else:
+            follow(replica, config.compute)
+
+
+def _dump(config: DumpConfig, world: World, force: bool, profile: str | None, units: Handing | None) -> None:
     stages = Stages(profile and _of_rank(profile, world), world.rank)
     output = CacheOutput(config.output, "dump-logits", inputs_of(config), settings_to_keep(config), force)
     output.check()

@@ -29,8 +29,13 @@ class TeacherConfig(Config):
         tokenizer; by default task.max_length, or as many as the teacher can read.
     dtype: the precision in which the teacher computes. Records are computed in float32 from its logits.
     placement: "replicate" puts a whole copy on each rank's device; "device_map" spreads the layers over
-        gpus_per_replica devices, and the ranks of one node own disjoint groups of devices.
-    gpus_per_replica: how many GPUs one copy of the teacher takes.
+        gpus_per_replica devices, and the ranks of one node own disjoint groups of devices. "tensor_parallel" splits
+        each layer over ranks_per_replica ranks, by transformers' plan for the model; "zero3" splits every weight of
+        any model over them, by DeepSpeed's ZeRO-3, and gathers a layer's before it runs.
+    gpus_per_replica: how many GPUs a rank takes for its copy of the teacher under "device_map".
+    ranks_per_replica: how many ranks hold one copy of the teacher together under "tensor_parallel" and "zero3",
+        with one GPU each: with g, the ranks r·g to r·g + g − 1, and the world size is a multiple of g. Work is
+        shared out between replicas. A dump may go on with another number of replicas; g stays.
     attention_implementation: null leaves the choice to transformers, or to what a cache was begun with.
     engine: what runs it.
     trust_remote_code: whether code that comes with the model may run.
@@ -40,8 +45,9 @@ class TeacherConfig(Config):
     revision: str | None = None
     max_length: Annotated[int, Field(ge=3, le=2**24)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    placement: Literal["replicate", "device_map"] = "replicate"
+    placement: Literal["replicate", "device_map", "tensor_parallel", "zero3"] = "replicate"
     gpus_per_replica: Count = 1
+    ranks_per_replica: Count = 1
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     engine: EngineConfig
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdcache.dump.engines.engine import Rows, known_output_layer
 from kdcache.dump.engines.model_engine import ModelEngine
+from kdcache.dump.placements.placement import placement_of
 from kdcache.dump.settings import ComputeConfig, TeacherConfig
 from kdcache.errors import ConfigError, TeacherError, one_line
 from kdcache.launcher import World, find_device
@@ -23,7 +24,7 @@ from kdcache.models.feeding import Feeding
 from kdcache.models.head import Head
 from kdcache.models.hub import model_folder
 from kdcache.models.inputs import Attention, ModelInputs
-from kdcache.models.loading import auto_class, load_whole
+from kdcache.models.loading import auto_class
 from kdcache.models.wide_linear import HALF
 from kdcache.progress import say
 from kdcache.targets.host import to_device
@@ -84,15 +85,7 @@ def load_model(config: TeacherConfig, compute: ComputeConfig, world: World, task
     devices = own_devices(config, compute, world)
     folder = teacher_folder(config)
     try:
-        model = load_whole(
-            auto_class(task),
-            folder,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=config.attention_implementation,
-            trust_remote_code=config.trust_remote_code,
-            device_map=_device_map(config, devices),
-            max_memory=_max_memory(config, devices),
-        )
+        model = placement_of(config).load(auto_class(task), folder, config, devices, world.replica)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise TeacherError(f"the teacher {config.path} does not load: {one_line(error)}") from None
     return model.eval().requires_grad_(False), devices[0]
@@ -107,24 +100,10 @@ def own_devices(config: TeacherConfig, compute: ComputeConfig, world: World) -> 
     available = torch.cuda.device_count()
     if first + group > available:
         raise ConfigError(
-            f"rank {world.rank} needs GPUs {first} to {first + group - 1} of its node, which has {available}; "
+            f"{world.word} {world.rank} needs GPUs {first} to {first + group - 1} of its node, which has {available}; "
             f"expected ranks per node × {group}, the GPUs of one copy of the teacher, to be at most the GPUs of a node"
         )
     return [torch.device("cuda", first + i) for i in range(group)]
-
-
-def _device_map(config: TeacherConfig, devices: list[torch.device]) -> Any:
-    if config.placement == "device_map" and len(devices) > 1:
-        return "balanced"
-    return {"": devices[0]}
-
-
-def _max_memory(config: TeacherConfig, devices: list[torch.device]) -> dict[int | str, int] | None:
-    """Room for each device, so that layers are spread over this rank's devices alone."""
-    if config.placement != "device_map" or len(devices) == 1:
-        return None
-    free = {device.index: torch.cuda.mem_get_info(device)[0] for device in devices}
-    return {index: free.get(index, 0) for index in range(torch.cuda.device_count())}
 
 
 class Teacher(ModelEngine):

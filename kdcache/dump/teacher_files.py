@@ -11,12 +11,14 @@ place.
 
 import hashlib
 import os
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from kdcache.errors import TeacherError
 
-__all__ = ["TeacherFiles", "weights_digest"]
+__all__ = ["TeacherFiles", "check_copy", "weights_digest"]
 
 WEIGHTS = ".safetensors"
 OTHERS = ("config.json", "*.safetensors.index.json")
@@ -69,6 +71,11 @@ class TeacherFiles:
                 self._seen[name] = seen
         return self
 
+    @property
+    def marks(self) -> dict[str, tuple[Seen, str]]:
+        """File -> what the file system says of it, and its digest: for `check_copy`."""
+        return {name: (self._seen[name], sha256) for name, sha256 in self.sha256.items()}
+
     def _names(self) -> list[str]:
         patterns = (f"*{WEIGHTS}", *OTHERS, *([CODE] if self._code else []))
         found = {path for pattern in patterns for path in self._folder.glob(pattern) if path.is_file()}
@@ -84,16 +91,46 @@ class TeacherFiles:
 
     def _stat(self, name: str) -> Seen:
         try:
-            found = (self._folder / name).stat()
+            return _seen(self._folder / name)
         except FileNotFoundError:
             raise self._changed(name, "was removed") from None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _changed(self, name: str, how: str) -> TeacherError:
         return TeacherError(
             f"{self._folder / name} changed while the teacher was being used: it {how}; put it back as it was and run "
             "the same command again; finished shards are kept"
         )
+
+
+def _seen(path: Path) -> Seen:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def check_copy(folder: str | os.PathLike[str], marks: Mapping[str, tuple[Seen, str]]) -> None:
+    """Compare a folder, perhaps on another machine, with one that was digested.
+
+    Files that the file system calls the same ones are not read again.
+
+    Args:
+        folder: The teacher's here.
+        marks: Of the other.
+
+    Raises:
+        TeacherError: It holds other files.
+    """
+    for name, (seen, sha256) in marks.items():
+        path = Path(folder) / name
+        found = None if path.is_file() else "is not there"
+        if found is None and _seen(path) != tuple(seen):
+            with path.open("rb") as file:
+                here = hashlib.file_digest(file, "sha256").hexdigest()
+            found = None if here == sha256 else f"has sha256 {here[:12]}…, expected {sha256[:12]}…"
+        if found is not None:
+            raise TeacherError(
+                f"{path} on {socket.gethostname()} {found}: every rank reads its part of the teacher from its own "
+                "machine, expected the same files on all of them"
+            )
 
 
 def weights_digest(folder: str | os.PathLike[str]) -> str:

@@ -10,6 +10,7 @@ inputs        examples -> the arguments of a model's forward, the same for teach
 feeding       in which forward passes examples go through the model, documents packed or apart
 neighbours    whether a model's logits depend on an example's neighbours in a batch
 probes        the rows to try that with
+last_bit      input embeddings with their last bit changed: what rounding does
 head          Head: what a model's body hands over, and the logits made of it (bias, soft-cap, scale, final norm)
 head_parts    which module of a model is its head, how wide it is, what it reads
 head_probe    finds out what is true of a head

@@ -16,8 +16,7 @@ P positions, C classes, B examples, L tokens, D hidden width.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import KdcacheError, one_line
 from kdcache.models.feeding import Feeding
+from kdcache.models.last_bit import embeddings_of, last_bit_changed
 from kdcache.models.modes import evaluating
 from kdcache.models.probes import Probes, make_probes
 from kdcache.tasks import Example, task_of
@@ -108,7 +108,7 @@ class _Check:
         for row in probes.rows:  # one straight after the other: what a model has read may change it
             expected.append(self._log_probs(self.alone, [row]))
             self.seconds_alone += self.seconds
-            with _last_bit_changed(model):
+            with last_bit_changed(model):
                 changed.append(self._log_probs(self.alone, [row]))
         self.expected_PC, changed_PC = torch.cat(expected), torch.cat(changed)
         self.rounding = self._distances(changed_PC)
@@ -208,16 +208,8 @@ def _rms(found_PC: Tensor, expected_PC: Tensor) -> Tensor:
     return off_PC.nan_to_num(nan=torch.inf).square().mean(-1).sqrt()
 
 
-def _embeddings(model: Any) -> nn.Module | None:
-    try:
-        found: nn.Module | None = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
-    return found
-
-
 def _device(model: Any) -> torch.device:
-    first = _embeddings(model) or model
+    first = embeddings_of(model) or model
     device: torch.device = next(first.parameters()).device
     return device
 
@@ -240,19 +232,3 @@ def _at_positions(model: Any, arguments: dict[str, Tensor], flat_P: Tensor) -> T
     with head.register_forward_pre_hook(pick):
         logits = model(**arguments, use_cache=False).logits
     return logits[0] if logits.shape[:2] == (1, len(flat_P)) else logits.flatten(0, 1)[flat_P.to(logits.device)]
-
-
-@contextmanager
-def _last_bit_changed(model: Any) -> Iterator[None]:
-    """Input embeddings times 1 ± the dtype's epsilon, at random."""
-    generator = torch.Generator().manual_seed(0)
-
-    def change(_: nn.Module, given: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor):
-            return output
-        signs = torch.randint(0, 2, output.shape, generator=generator).to(output.device) * 2 - 1
-        return output * (1 + torch.finfo(output.dtype).eps * signs).to(output.dtype)
-
-    embeddings = _embeddings(model)
-    with nullcontext() if embeddings is None else embeddings.register_forward_hook(change):
-        yield

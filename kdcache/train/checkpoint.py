@@ -25,11 +25,11 @@ from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from torch import OutOfMemoryError, Tensor
 
 from kdcache.errors import TrainError, one_line
-from kdcache.launcher import World
+from kdcache.launcher import World, lost_a_peer
 from kdcache.owned.folder import scratch
 from kdcache.progress import say
 from kdcache.train.checkpoint_folder import LATEST, CheckpointFolder, name_of, to_drop
-from kdcache.train.distributed import lost_a_peer, quiet_deepspeed
+from kdcache.train.distributed import quiet_deepspeed
 from kdcache.train.engine import settings_of_groups
 from kdcache.train.sealed import FileSeal, Unsealed, faults, read_seal, seal, share_of
 from kdcache.train.settings import CheckpointConfig

@@ -23,7 +23,6 @@ __all__ = [
     "disconnect",
     "first_to_fail",
     "free_port",
-    "lost_a_peer",
     "on_first",
     "quiet_deepspeed",
     "status_of_first_failure",
@@ -31,7 +30,6 @@ __all__ = [
 
 FAILURES = "kdcache/failures"
 STATUS = "kdcache/status"
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL", "Broken pipe")
 
 
 def check_address(world: World, environment: Mapping[str, str] = os.environ) -> None:
@@ -106,11 +104,6 @@ def on_first(world: World, work: Callable[[], Any]) -> Any:
     if fault is not None:
         raise fault
     return found
-
-
-def lost_a_peer(error: Exception) -> bool:
-    """Whether it says that another rank is gone."""
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
 
 
 def default_store() -> Any:

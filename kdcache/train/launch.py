@@ -8,8 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kdcache.errors import ConfigError, KdcacheError, RunStoppedError, TrainError, one_line
-from kdcache.launcher import World, find_device, find_world
-from kdcache.train.distributed import lost_a_peer
+from kdcache.launcher import World, find_device, find_world, lost_a_peer
 from kdcache.train.leaving import Leaving, how_to_go_on
 from kdcache.train.local_ranks import start_ranks
 from kdcache.train.settings import TrainConfig

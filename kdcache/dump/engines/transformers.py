@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdcache.dump.engines.engine import Engine, EngineSettings, Wanted
 from kdcache.dump.engines.model_engine import ATTENTION
+from kdcache.dump.placements.placement import placement_of
 from kdcache.targets.records import features_at
+from kdcache.tasks import Task
 from kdcache.tasks.tokenizer import padding_id, vocabulary_size
 
 if TYPE_CHECKING:
@@ -14,14 +16,18 @@ __all__ = ["Transformers"]
 
 
 class Transformers(EngineSettings):
-    """A model of transformers in this process, on the devices that teacher.placement says."""
+    """A model of transformers in this process, on the devices and ranks that teacher.placement says."""
 
     kind: Literal["transformers"] = "transformers"
     pinned: ClassVar[tuple[str, ...]] = ("together", "apart", ATTENTION)
 
     def gpus(self, teacher: "TeacherConfig") -> int:
         """As EngineSettings says."""
-        return teacher.gpus_per_replica if teacher.placement == "device_map" else 1
+        return placement_of(teacher).gpus(teacher)
+
+    def check(self, teacher: "TeacherConfig", task: Task) -> None:
+        """As EngineSettings says."""
+        placement_of(teacher).check(teacher)
 
     def load(self, wanted: Wanted) -> Engine:
         """A causal language model or a classifier, as the task says."""

@@ -113,7 +113,8 @@ class Vllm(EngineSettings):
             raise ValueError(
                 f"got teacher.engine vllm for {task.name}, expected transformers: it runs language models only"
             )
-        for name, usual in (("placement", "replicate"), ("gpus_per_replica", 1), ("attention_implementation", None)):
+        of_transformers = {"gpus_per_replica": 1, "ranks_per_replica": 1, "attention_implementation": None}
+        for name, usual in {"placement": "replicate", **of_transformers}.items():
             if (got := getattr(teacher, name)) != usual:
                 raise ValueError(
                     f"got teacher.{name} {got} for engine vllm, expected it left out: engine.tensor_parallel_size and "
