@@ -71,18 +71,14 @@ def dump_logits(
     they run side by side. With --profile the file shows that on a time line (open it in ui.perfetto.dev); of several
     ranks each writes its own, FILE.RANK.json.
 
-    Ranks do not talk to each other, so they may be started by any launcher or by hand. Where several ranks hold one
-    copy of the teacher (teacher.placement: tensor_parallel or zero3, ranks_per_replica: 2), every two consecutive
-    ranks are one replica, the number of ranks is a multiple of 2, and a launcher starts them together; between the
-    runs the number of replicas may change.
+    Ranks do not talk to each other, so they may be started by any launcher or by hand. Where g of them hold one copy of
+    the teacher (teacher.ranks_per_replica: g), their number is a multiple of g, and a launcher starts them:
 
     \b
     kdcache dump-logits dump.yaml --check
     kdcache dump-logits dump.yaml
     deepspeed --num_gpus 8 --no_local_rank --module kdcache dump-logits dump.yaml
     torchrun --nproc-per-node 8 -m kdcache dump-logits dump.yaml
-    torchrun --nproc-per-node 8 -m kdcache dump-logits dump.yaml -o teacher.placement=tensor_parallel -o
-      teacher.ranks_per_replica=4
     srun kdcache dump-logits dump.yaml
     kdcache dump-logits dump.yaml --rank 3 --world-size 16
 
