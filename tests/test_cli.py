@@ -41,7 +41,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_teaches(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("dump-logits", "train", "eval", "inspect", "verify", "convert", "merge", "cut"):
+    for command in ("dump-logits", "train", "eval", "inspect", "verify", "convert", "merge", "filter", "cut"):
         assert command in out
     assert "torchrun" in run("dump-logits", "--help")[1]
 
@@ -276,6 +276,15 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
     refused(2, "which is CACHE 1", "merge", *[dumped / "cache"] * 2, "--out", dumped / "cache")
     refused(2, "is the same cache as", "merge", dumped / "cache", dumped / "cache", "--out", tmp_path / "both")
     refused(2, "expected two or more", "merge", dumped / "cache", "--out", tmp_path / "both")
+    for status, words, where in (
+        (2, "did you mean length?", "lenght < 3"),
+        (2, "is no expression", "length <"),
+        (2, "the cache was not merged of several", "source == 0"),
+        (2, "expected a file", f"number in ids('{tmp_path}/no')"),
+        (1, "is true of no example with a supervised position", "length > 10000"),
+    ):
+        refused(status, words, "filter", dumped / "cache", "--out", tmp_path / "some", "--where", where)
+    refused(2, "which is CACHE", "filter", dumped / "cache", "--out", dumped / "cache", "--where", "length > 3")
     refused(1, "expected a folder with config.json", "eval", tmp_path, "--cache", dumped / "cache")
     refused(2, "No such command 'destil'; see kdcache --help", "destil")
     refused(2, "Missing argument 'CONFIG'; see kdcache train --help", "train")
@@ -311,6 +320,7 @@ def test_a_path_that_is_not_there_is_always_2(run: Run, dumped: Path, tmp_path: 
         ("verify", no),
         ("convert", no, tmp_path / "y", "--to", "arrow"),
         ("merge", cache, no, "--out", tmp_path / "y"),
+        ("filter", no, "--out", tmp_path / "y", "--where", "length > 3"),
         ("cut", no, "--layers", "0", "--out", tmp_path / "z"),
     ]
     for command in commands:

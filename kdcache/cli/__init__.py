@@ -12,6 +12,7 @@ verify       `kdcache verify`
 plan         `kdcache plan`
 convert      `kdcache convert`
 merge        `kdcache merge`
+filter       `kdcache filter`
 cut          `kdcache cut`
 
 A new command is one file and a line in `commands`. A command imports its room inside its function, so that

@@ -7,6 +7,7 @@ from kdcache.cli.cut import cut
 from kdcache.cli.dump_logits import dump_logits
 from kdcache.cli.evaluate import evaluate
 from kdcache.cli.export import export
+from kdcache.cli.filter import filter_
 from kdcache.cli.inspect import inspect
 from kdcache.cli.merge import merge
 from kdcache.cli.plan import plan
@@ -31,5 +32,5 @@ def cli() -> None:
     """
 
 
-for _command in (dump_logits, train, export, evaluate, inspect, verify, plan, convert, merge, cut):
+for _command in (dump_logits, train, export, evaluate, inspect, verify, plan, convert, merge, filter_, cut):
     cli.add_command(_command)

@@ -1,4 +1,4 @@
-"""`kdcache convert` and `kdcache merge`: new caches of finished ones, with progress and what became of them."""
+"""`kdcache convert`, `merge` and `filter`: new caches of finished ones, with progress and what became of them."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,10 +6,11 @@ from kdcache.progress import Progress, counted, show
 from kdcache.store.cache import read_manifest
 from kdcache.store.convert import convert
 from kdcache.store.files import Root
+from kdcache.store.filter import filter_cache
 from kdcache.store.manifest import Manifest, Totals
 from kdcache.store.merge import merge
 
-__all__ = ["convert_cache", "merge_caches"]
+__all__ = ["convert_cache", "keep_examples", "merge_caches"]
 
 
 def convert_cache(source: str, target: str, backend: str, *, force: bool = False) -> None:
@@ -26,6 +27,20 @@ def merge_caches(sources: Sequence[str], target: str, *, allow: Collection[str] 
     with Progress(sum(totals.shards for totals in before.values()), "shards", "merge") as progress:
         manifest = merge(sources, target, progress.advance, allow=allow, force=force)
     _tell(target, manifest, before)
+
+
+def keep_examples(source: str, target: str, where: str, *, force: bool = False) -> None:
+    """Writes target and says how many examples stay. Raises KdcacheError as kdcache.store.filter does."""
+    before = read_manifest(Root(source)).totals
+    with Progress(before.shards, "shards", "filter") as progress:
+        manifest = filter_cache(source, target, where, progress.advance, force=force)
+    _tell(target, manifest, {source: before})
+    after = manifest.totals
+    share = after.examples / before.examples
+    show(
+        f"{after.examples:,} of {counted(before.examples, 'example')} stay ({share:.1%}), with {after.positions:,} of "
+        f"{counted(before.positions, 'position')}"
+    )
 
 
 def _tell(target: str, manifest: Manifest, before: dict[str, Totals]) -> None:

@@ -47,6 +47,9 @@ local_copies     shards of remote caches, kept on the local disk
 rewrite          a new cache of finished ones: what convert, merge and filter have in common
 convert          from one backend to another
 merge            several caches to one
+filter           the examples of which an expression is true
+where            the expression: its grammar
+asked            what it may ask of examples
 verify           every digest and count of a cache
 finished         the mark of a finished cache, which gives a lost cache.json back
 rebuild          a lost commit record, of its shard and the table

@@ -100,6 +100,11 @@ class Commits:
         texts = ((unit, self.besides[unit]) for unit in self.units.tolist() if unit in self.besides)
         return [(unit, SkippedRow(**row)) for unit, text in texts for row in json.loads(text).get("skipped", ())]
 
+    def taken(self) -> dict[int, list[str]]:
+        """Unit -> the lines of its commit record that say which examples were taken of its source."""
+        texts = {unit: json.loads(self.besides[unit]) for unit in self.units.tolist() if unit in self.besides}
+        return {unit: values["taken"] for unit, values in texts.items() if "taken" in values}
+
     def totals(self) -> Totals:
         """The sums over them. Raises TypeError, ValueError or ArithmeticError for what cannot be added up."""
         units = self.units.tolist()

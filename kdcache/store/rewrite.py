@@ -26,10 +26,11 @@ from kdcache.store.shard import decode_shard, fetch_shard
 from kdcache.store.skipped import read_skipped
 
 __all__ = [
+    "PlaceOf",
     "Progress",
-    "Where",
     "can_copy",
     "copy_shards",
+    "encoded_anew",
     "found_finished",
     "open_source",
     "output_of",
@@ -40,13 +41,13 @@ __all__ = [
 ]
 
 Progress = Callable[[int], object]
-Where = Callable[[int, int], str]
+PlaceOf = Callable[[int, int], str]
 
 
 def output_of(
     target: str | os.PathLike[str], doing: str, sources: dict[str, str | os.PathLike[str]], setting: str, *, force: bool
 ) -> CacheOutput:
-    """Where the new cache goes, checked: nothing is written.
+    """PlaceOf the new cache goes, checked: nothing is written.
 
     Args:
         target: Folder or URL.
@@ -108,13 +109,13 @@ def rewrite(
     units: Callable[[CacheBuilder], Iterator[int]],
     *,
     corpus: CorpusPin | None = None,
-    where: Where = lambda unit, row: "?",
+    where: PlaceOf = lambda unit, row: "?",
     progress: Progress | None = None,
 ) -> Manifest:
     """Make the new cache, or go on with it.
 
     Args:
-        output: Where it goes.
+        output: PlaceOf it goes.
         header: Its header, without what comes with a basis.
         source: Gives the tokenizer's files and the basis.
         units: Commits the units that are missing, and gives how many shards of sources are done with each.
@@ -166,6 +167,12 @@ def versions_of(sources: Sequence[Header], header: Header) -> dict[str, str]:
     return kept | backend_versions(header.backend)
 
 
+def encoded_anew(source: Header) -> Header:
+    """The settings of a cache whose shards are made of those of another, in the same backend."""
+    own = backend_versions(source.backend)
+    return source.settings.model_copy(update={"libraries": {**source.libraries, **own}})
+
+
 def copy_shards(caches: Sequence[Cache], builder: CacheBuilder) -> Iterator[int]:
     """Every shard of some caches, one cache after the other, as the next unit; gives 1 after each."""
     done = builder.committed()
@@ -199,7 +206,7 @@ def _copy(builder: CacheBuilder, unit: int, cache: Cache, shard: CommitRecord, d
     )
 
 
-def places_of(caches: Sequence[Cache]) -> Where:
+def places_of(caches: Sequence[Cache]) -> PlaceOf:
     """(unit, row) -> place of a row that was left out, of the shards of these caches one after the other."""
     known: dict[tuple[int, int], str] = {}
     first = 0

@@ -13,7 +13,7 @@ from kdcache.store.manifest import Header, Manifest
 from kdcache.tasks.registry import task_of
 from kdcache.tasks.score import Score, Verdict
 
-__all__ = ["teacher_verdict", "unit_score"]
+__all__ = ["parts_of", "teacher_verdict", "unit_score"]
 
 _VALUES = 1 << 24
 
@@ -26,7 +26,7 @@ def unit_score(header: Header, arrays: Mapping[str, np.ndarray]) -> Score | None
     batch = Batch(header.fields, dict(arrays), header.records, header.num_classes)
     try:
         width = kind.numbers_per_position(header.num_classes)
-        return task_of(header.task).score(_parts(batch, width), header.num_classes)
+        return task_of(header.task).score(parts_of(batch, width), header.num_classes)
     except (IndexError, ValueError):  # arrays made elsewhere that do not fit together: `verify` says how
         return None
 
@@ -39,7 +39,7 @@ def teacher_verdict(manifest: Manifest) -> Verdict | None:
     return task_of(header.task).verdict(score, header.class_names, header.num_classes)
 
 
-def _parts(batch: Batch, width: int) -> Iterator[Batch]:
+def parts_of(batch: Batch, width: int) -> Iterator[Batch]:
     """Some examples at a time, so that their records in memory take some 100 MB. width: numbers per position."""
     ends = batch.arrays["position_counts"].cumsum(dtype=np.int64)
     start = 0
