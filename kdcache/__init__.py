@@ -7,9 +7,9 @@ Train from it     Loader, of a cache or of a Mixture of several, Collator, make_
                   HeadLoss with a Head, the fused output layer and loss, in a loop of your own;
                   tests/examples has a plain loop, Accelerate, transformers' Trainer and TRL's SFTTrainer
 Score a student   evaluate_model
-Add kinds         register_backend, register_divergence, register_engine, register_record, register_student,
-                  register_task, register_term; RecordKind, SparseTargets, TailCurve and TeacherRows for a record kind
-                  of your own
+Add kinds         register_backend, register_divergence, register_engine, register_import, register_record,
+                  register_student, register_task, register_term; RecordKind, SparseTargets, TailCurve and TeacherRows
+                  for a record kind of your own
 Errors            KdcacheError and those below it
 
 The names load on first use, so that `import kdcache` stays cheap; none of them needs DeepSpeed.
@@ -31,6 +31,7 @@ The rooms, in the order in which they may import each other. Each room's own doc
     tasks        rows -> examples: what is supervised, labels, scores
     models       loading models of transformers, feeding them, their output heads, cutting and saving
     store        the cache on disk: shards, backends, manifest, reading and writing
+    imports      `kdcache import`: captures that other tools took -> cache
     stream       cache -> micro-batches: the order of examples
     losses       what a student's logits are compared with, and the gradient
     students     a student made, fed, its loss and its scores, for any trainer
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         TeacherError,
         TrainError,
     )
+    from kdcache.imports.registry import register_import
     from kdcache.losses.distillation import distillation_loss
     from kdcache.losses.registry import register_divergence, register_term
     from kdcache.losses.supervision import Supervision
@@ -145,6 +147,7 @@ __all__ = [
     "register_backend",
     "register_divergence",
     "register_engine",
+    "register_import",
     "register_record",
     "register_student",
     "register_task",
@@ -155,6 +158,7 @@ __all__ = [
 
 _HOMES = {
     "kdcache.dump.engines.registry": "register_engine",
+    "kdcache.imports.registry": "register_import",
     "kdcache.errors": "CacheError ConfigError CorpusError DamagedShardError KdcacheError LockedError "
     "RowError StudentError TeacherError TrainError",
     "kdcache.losses.distillation": "distillation_loss",

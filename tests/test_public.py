@@ -15,8 +15,8 @@ PUBLIC = """
     RecordKind RowError SparseTargets
     StudentConfig StudentError StudentWithLoss Supervision TailCurve TeacherError TeacherPin TeacherRows
     TeacherTargets TokenizerPin TrainError array_fields compress distillation_loss evaluate_model from_arrow
-    loss_terms make_student make_term open_cache register_backend register_divergence register_engine register_record
-    register_student
+    loss_terms make_student make_term open_cache register_backend register_divergence register_engine register_import
+    register_record register_student
     register_task register_term to_arrow with_loss
 """
 

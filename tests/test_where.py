@@ -17,7 +17,7 @@ def test_a_room_names_its_files_and_rooms(room: Path) -> None:
     assert sorted(inside - {"__init__", "__main__", *words}) == []
 
 
-@pytest.mark.parametrize("room", ["tasks", "targets", "losses", "store", "models", "dump/engines"])
+@pytest.mark.parametrize("room", ["tasks", "targets", "losses", "store", "models", "imports", "dump/engines"])
 def test_a_room_of_kinds_says_how_to_add_one(room: str) -> None:
     about = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
     assert "How to add" in about

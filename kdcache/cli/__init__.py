@@ -8,6 +8,7 @@ train        `kdcache train`
 export       `kdcache export`
 evaluate     `kdcache eval`
 inspect      `kdcache inspect`
+import_      `kdcache import`
 verify       `kdcache verify`
 plan         `kdcache plan`
 convert      `kdcache convert`

@@ -8,6 +8,7 @@ from kdcache.cli.dump_logits import dump_logits
 from kdcache.cli.evaluate import evaluate
 from kdcache.cli.export import export
 from kdcache.cli.filter import filter_
+from kdcache.cli.import_ import import_command
 from kdcache.cli.inspect import inspect
 from kdcache.cli.merge import merge
 from kdcache.cli.plan import plan
@@ -34,3 +35,4 @@ def cli() -> None:
 
 for _command in (dump_logits, train, export, evaluate, inspect, verify, plan, convert, merge, filter_, cut):
     cli.add_command(_command)
+cli.add_command(import_command)
