@@ -32,6 +32,7 @@ The rooms, in the order in which they may import each other. Each room's own doc
     models       loading models of transformers, feeding them, their output heads, cutting and saving
     store        the cache on disk: shards, backends, manifest, reading and writing
     imports      `kdcache import`: captures that other tools took -> cache
+    share        caches pushed to a store or the Hugging Face Hub, and fetched from there
     stream       cache -> micro-batches: the order of examples
     losses       what a student's logits are compared with, and the gradient
     students     a student made, fed, its loss and its scores, for any trainer

@@ -50,6 +50,14 @@ __all__ = [
 LONGEST_LINE = 4000
 HARMLESS_FORMATS = {"\u200c", "\u200d"}
 """Joiners, which Persian, the languages of India and emoji are written with."""
+SECRET = re.compile(
+    r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"
+    r"|(?<=\bhttps://)[^/\s@]+(?=@)"
+    r"|\b(?P<hub>hf_)[A-Za-z0-9]{16,}"
+    r"|(?P<key>[?&][\w.-]*(?:token|secret|signature|password|credential|api_?key|sig)=)[^&\s'\",;]+",
+    re.IGNORECASE,
+)
+"""What a URL may hold that opens a door, and tokens of the Hugging Face Hub."""
 PLAIN = re.compile(r"(?!www\.)(?:(?!\b_|_\b)[\w. -])+(?:/(?:(?!\b_|_\b)[\w. -])+)?", re.IGNORECASE)
 """Words of which Markdown makes neither a link nor emphasis."""
 
@@ -158,19 +166,23 @@ def printable(text: object, *, lines: bool = False, limit: int | None = None) ->
     """A text as a terminal may show it: whatever steers one is written as an escape, such as \\x1b or \\u202e.
 
     These are control characters, marks that change the direction of writing, separators of lines and halves of
-    surrogate pairs.
+    surrogate pairs. Passwords and tokens in URLs, and tokens of the Hugging Face Hub, become "…".
 
     Args:
         text: of anyone.
         lines: whether it is several lines, whose line breaks stay.
         limit: characters, after which it is cut.
     """
-    shown = str(text)
+    shown = SECRET.sub(_hidden, str(text))
     if limit is not None and len(shown) > limit:
         shown = f"{shown[: limit - 1]}…"
     if shown.isascii() and shown.isprintable():
         return shown
     return "".join(one if (lines and one == "\n") or not _steers(one) else _escape(one) for one in shown)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return f"{found['hub'] or found['key'] or ''}…"
 
 
 def _steers(one: str) -> bool:

@@ -16,8 +16,8 @@ from kdcache.tasks.registry import TASKS
 PACKAGE = Path(__file__).parent.parent / "kdcache"
 ROOMS = (
     *("errors", "near", "disk", "progress", "remote", "hub", "registry", "owned", "config", "launcher", "targets"),
-    *("corpus", "tasks", "models", "store", "imports", "stream", "losses", "students", "dump", "train", "report"),
-    "cli",
+    *("corpus", "tasks", "models", "store", "imports", "share", "stream", "losses", "students", "dump", "train"),
+    *("report", "cli"),
 )
 APART = {("dump", "train"), ("train", "dump")}
 """Rooms that know nothing of each other."""

@@ -41,7 +41,19 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_teaches(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("dump-logits", "train", "eval", "inspect", "verify", "convert", "merge", "filter", "cut"):
+    for command in (
+        "dump-logits",
+        "train",
+        "eval",
+        "inspect",
+        "verify",
+        "convert",
+        "merge",
+        "filter",
+        "cut",
+        "push",
+        "fetch",
+    ):
         assert command in out
     assert "torchrun" in run("dump-logits", "--help")[1]
 
@@ -285,6 +297,8 @@ def test_errors_are_one_line_with_their_status(run: Run, dumped: Path, tmp_path:
     ):
         refused(status, words, "filter", dumped / "cache", "--out", tmp_path / "some", "--where", where)
     refused(2, "which is CACHE", "filter", dumped / "cache", "--out", dumped / "cache", "--where", "length > 3")
+    refused(2, "which is CACHE", "push", dumped / "cache", dumped / "cache")
+    refused(2, "which is URL", "fetch", dumped / "cache", "--out", dumped / "cache")
     refused(1, "expected a folder with config.json", "eval", tmp_path, "--cache", dumped / "cache")
     refused(2, "No such command 'destil'; see kdcache --help", "destil")
     refused(2, "Missing argument 'CONFIG'; see kdcache train --help", "train")
@@ -321,6 +335,8 @@ def test_a_path_that_is_not_there_is_always_2(run: Run, dumped: Path, tmp_path: 
         ("convert", no, tmp_path / "y", "--to", "arrow"),
         ("merge", cache, no, "--out", tmp_path / "y"),
         ("filter", no, "--out", tmp_path / "y", "--where", "length > 3"),
+        ("push", no, tmp_path / "y"),
+        ("fetch", no, "--out", tmp_path / "y"),
         ("cut", no, "--layers", "0", "--out", tmp_path / "z"),
     ]
     for command in commands:

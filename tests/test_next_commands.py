@@ -29,6 +29,7 @@ TYPED = {
         f"{REPAIR}::test_what_nothing_else_repairs_comes_from_a_copy",
     "report.verify.verify_cache: verify": "store/test_unreadable.py::test_a_folder_in_place_of_a_shard",
     "report.verify.verify_cache: verify --repair": f"{REPAIR}::test_the_next_command_repairs",
+    "share.hub_push._Repository.ask: again": "share/test_push_hub.py::test_a_commit_of_somebody_else_meanwhile",
     "store.builder.CacheBuilder.commit: again": f"{REPAIR}::test_dump_makes_a_lost_shard_again_and_nothing_else",
     "store.builder.CacheBuilder.commit: verify --repair --from COPY":
         f"{REPAIR}::test_dump_makes_a_lost_shard_again_and_nothing_else",

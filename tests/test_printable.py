@@ -35,6 +35,25 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
     assert printable(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot read https://ann:pw@host/x: no", "cannot read https://…@host/x: no"),
+        ("https://ghp_secret@host/x", "https://…@host/x"),
+        ("sftp://ann:pw@host/x", "sftp://…@host/x"),
+        ("https://h/x?X-Amz-Signature=abc&partNumber=1", "https://h/x?X-Amz-Signature=…&partNumber=1"),
+        ("https://h/x?a=1&token=abc, try", "https://h/x?a=1&token=…, try"),
+        ("token hf_abcdefghijklmnopqrstuv is refused", "token hf_… is refused"),
+        ("hf://datasets/ann/logits@v1/x", "hf://datasets/ann/logits@v1/x"),
+        ("s3://bucket/key@2", "s3://bucket/key@2"),
+        ("hf_hub_download", "hf_hub_download"),
+    ],
+)
+def test_passwords_and_tokens_are_not_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert one_line(ValueError(text)) == shown
+
+
 def test_escapes_are_those_of_python() -> None:
     assert printable("\x1b[2J\u202e\n\ud800") == "\\x1b[2J\\u202e\\n\\ud800"
     assert printable("ab\ncd", lines=True) == "ab\ncd"

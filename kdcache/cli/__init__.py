@@ -15,6 +15,8 @@ convert      `kdcache convert`
 merge        `kdcache merge`
 filter       `kdcache filter`
 cut          `kdcache cut`
+push         `kdcache push`
+fetch        `kdcache fetch`
 
 A new command is one file and a line in `commands`. A command imports its room inside its function, so that
 `kdcache inspect` and `--help` start in under a second.

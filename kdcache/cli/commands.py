@@ -7,11 +7,13 @@ from kdcache.cli.cut import cut
 from kdcache.cli.dump_logits import dump_logits
 from kdcache.cli.evaluate import evaluate
 from kdcache.cli.export import export
+from kdcache.cli.fetch import fetch
 from kdcache.cli.filter import filter_
 from kdcache.cli.import_ import import_command
 from kdcache.cli.inspect import inspect
 from kdcache.cli.merge import merge
 from kdcache.cli.plan import plan
+from kdcache.cli.push import push
 from kdcache.cli.train import train
 from kdcache.cli.verify import verify
 
@@ -33,6 +35,20 @@ def cli() -> None:
     """
 
 
-for _command in (dump_logits, train, export, evaluate, inspect, verify, plan, convert, merge, filter_, cut):
+for _command in (
+    dump_logits,
+    train,
+    export,
+    evaluate,
+    inspect,
+    verify,
+    plan,
+    convert,
+    merge,
+    filter_,
+    cut,
+    push,
+    fetch,
+):
     cli.add_command(_command)
 cli.add_command(import_command)

@@ -22,7 +22,7 @@ from kdcache.store.batch import Batch, concat
 from kdcache.store.blocks import Place
 from kdcache.store.consistent import check_header, check_manifest, check_table
 from kdcache.store.files import Root
-from kdcache.store.finished import read_finished
+from kdcache.store.finished import read_copy_mark, read_finished
 from kdcache.store.limits import most_of
 from kdcache.store.local_copies import LocalCopies, default_folder
 from kdcache.store.manifest import CommitRecord, Header, Manifest, parse
@@ -279,6 +279,11 @@ def read_manifest(root: Root) -> Manifest:
     except FileNotFoundError:
         if read_finished(root) is not None:
             raise CacheError(f"{root.url}/cache.json is missing; {repair_command(root)}") from None
+        if (mark := read_copy_mark(root)) is not None:
+            raise CacheError(
+                f"{root.url} is a copy of the cache {mark.of[:12]}… that is not finished, expected a whole one: the "
+                "push or fetch that makes it goes on when it is started again"
+            ) from None
         if root.exists("header.json"):
             units = sum(RECORD.fullmatch(name) is not None for name in names_of_shards(root))
             raise CacheError(

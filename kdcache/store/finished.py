@@ -4,17 +4,22 @@
 
 With header.json and the commit records it gives a lost cache.json back, and proves that it is the same. It is written
 just before cache.json, and is no part of the cache: a copy without it is as good.
+
+Of a copy that is not finished, .kdcache/owner.json says which cache it is one of.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import NonNegativeInt
 
-from kdcache.errors import CacheError, UnreadableError
-from kdcache.owned.folder import HIDDEN
+from kdcache.errors import CacheError, ConfigError, UnreadableError
+from kdcache.owned.folder import HIDDEN, Owner, read_mark
 from kdcache.store.files import Root
 from kdcache.store.manifest import CorpusPin, Manifest, Model, Sha256, canonical, parse
 from kdcache.store.table import TABLE
 
-__all__ = ["Finished", "mark_finished", "read_finished", "unfinish"]
+__all__ = ["CopyMark", "Finished", "mark_finished", "read_copy_mark", "read_finished", "unfinish"]
 
 NAME = "finished.json"
 
@@ -47,3 +52,26 @@ def unfinish(root: Root) -> None:
     """Delete cache.json, its table and the mark: what is there becomes another cache."""
     root.delete(["cache.json", TABLE])
     Root(f"{root.url}/{HIDDEN}").delete(NAME)
+
+
+@dataclass(frozen=True)
+class CopyMark:
+    """Of a copy. of: the digest of the cache. replaces: whether another cache was there."""
+
+    of: str
+    replaces: bool = False
+
+    def to_json(self) -> bytes:
+        """The mark of the folder."""
+        return Owner("cache", config={"copy_of": self.of, "replaces": self.replaces}).to_json()
+
+
+def read_copy_mark(root: Root) -> CopyMark | None:
+    """What the mark of a folder says of the copy there; None where it is no copy's. Raises UnreadableError."""
+    try:
+        config: Any = read_mark(Root(f"{root.url}/{HIDDEN}").read("owner.json"), root.url).config
+    except (FileNotFoundError, ConfigError):
+        return None
+    if not isinstance(config, dict) or "copy_of" not in config:
+        return None
+    return CopyMark(str(config["copy_of"]), bool(config.get("replaces")))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import CacheError, ConfigError, UnreadableError
+from kdcache.hub import is_hub
 from kdcache.owned.folder import HIDDEN, Owner, check_output, claim, read_mark, refused
 from kdcache.owned.lock import Hold, hold
 from kdcache.progress import say
@@ -59,6 +60,11 @@ class CacheOutput:
 
     def check(self) -> None:
         """Raises ConfigError for a folder that is not ours; nothing is written."""
+        if is_hub(os.fspath(self.path)):
+            raise ConfigError(
+                f"got {self.setting} {self.path}, expected a folder or a store: on the Hub each file would be a commit "
+                "of its own; write the cache elsewhere, and kdcache push it"
+            )
         root = Root(self.path)
         if root.local is None:
             _check_remote(root, self)

@@ -33,7 +33,7 @@ from kdcache.store.table import TABLE
 from kdcache.store.tokenizer_files import read_tokenizer_file
 from kdcache.tasks.score import Score, total_score
 
-__all__ = ["Fault", "Known", "verify"]
+__all__ = ["Fault", "Known", "strangers", "verify"]
 
 LEFT_OVER = "is left over from a killed writer"
 STRANGE = "is not part of the cache"
@@ -109,10 +109,10 @@ def verify(
             progress(1)
     if recorded and units is None and not score.is_of(manifest.totals):
         faults.append(Fault("cache.json", "has a score that is not the sum of those of the commit records"))
-    return [*faults, *_besides_faults(root, manifest), *_strangers(root, manifest)]
+    return [*faults, *_besides_faults(root, manifest), *strangers(root, manifest)]
 
 
-def _strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
+def strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
     """Files that are none of the cache's: in the folders that are its own, and leftovers and old bases beside them."""
     header = manifest.header
     known = {f"tokenizer/{name}" for name in (header.tokenizer.files if header.tokenizer else ())}
