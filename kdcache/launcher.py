@@ -1,8 +1,8 @@
 """Which process this is, among how many, and on which device: the one answer for every command.
 
 Ranks come from the command line, from deepspeed or torchrun (RANK, WORLD_SIZE), or from srun (SLURM_PROCID and its
-like). The ranks of a dump never talk to each other, but where several of them hold one copy of the teacher; those of a
-training run have the few collectives of World.
+like). The tasks of a Slurm array are ranks where the command line says so. The ranks of a dump never talk to each
+other, but where several of them hold one copy of the teacher; those of a training run have the few collectives of World.
 """
 
 import os
@@ -91,18 +91,36 @@ def find_world(
 ) -> World | None:
     """The rank that was asked for, else the one that a launcher gave this process; None where neither did.
 
-    Raises ConfigError for half an answer or a rank outside the world.
+    Raises ConfigError for half an answer, a rank outside the world, or an array whose numbers are no ranks.
     """
     if (rank is None) != (world_size is None):
         raise ConfigError("got one of --rank and --world-size, expected both or neither")
     if rank is not None and world_size is not None:
-        return _checked(rank, world_size, int(environment.get("LOCAL_RANK", rank)))
+        of_array = _is_array(rank, world_size, environment)
+        return _checked(rank, world_size, int(environment.get("LOCAL_RANK", 0 if of_array else rank)))
     for rank_key, size_key, local_key in LAUNCHERS:
         if rank_key in environment and size_key in environment:
             found, size = int(environment[rank_key]), int(environment[size_key])
             alone_in_a_step = rank_key == "SLURM_PROCID" and size == 1
             return None if alone_in_a_step else _checked(found, size, int(environment.get(local_key, found)))
     return None
+
+
+def _is_array(rank: int, size: int, environment: Mapping[str, str]) -> bool:
+    """Whether --rank and --world-size are a task's number and the count of a Slurm array. Slurm shows such a task its
+    own GPUs alone.
+
+    Raises ConfigError where the array begins at 1 or has gaps: some ranks would be nobody's, and no task would see it.
+    """
+    number, count, first, last = (environment.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX"))
+    if number != str(rank) or count != str(size):
+        return False
+    if first != "0" or last != str(size - 1):
+        raise ConfigError(
+            f"got --rank {rank} and --world-size {size} of a Slurm array from {first} to {last}, which leaves some "
+            f"ranks to nobody, expected --array=0-{size - 1}, or launch/array.slurm, which counts an array's tasks"
+        )
+    return True
 
 
 def _checked(rank: int, size: int, local_rank: int) -> World:

@@ -34,3 +34,21 @@ def test_arguments_win_over_the_launcher() -> None:
 def test_bad_ranks(rank: int | None, world_size: int | None) -> None:
     with pytest.raises(ConfigError, match="expected"):
         find_world(rank, world_size, environment={})
+
+
+def array(task: int, tasks: list[int]) -> dict[str, str]:
+    said = {"ID": task, "COUNT": len(tasks), "MIN": min(tasks), "MAX": max(tasks)}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in said.items()}
+
+
+def test_the_tasks_of_an_array_have_devices_of_their_own() -> None:
+    assert find_world(3, 8, environment=array(3, [*range(8)])) == World(3, 8, 0)
+    assert find_world(3, 8, environment=array(3, [*range(8)]) | {"LOCAL_RANK": "1"}) == World(3, 8, 1)
+    assert find_world(environment=array(3, [*range(8)])) is None  # an array may be of other things
+
+
+@pytest.mark.parametrize("tasks", [[*range(1, 9)], [0, 2, 4, 6], [0, 1, 2, 7]])
+def test_an_array_whose_numbers_are_no_ranks_is_refused_by_each_of_its_tasks(tasks: list[int]) -> None:
+    for task in tasks:
+        with pytest.raises(ConfigError, match=f"expected --array=0-{len(tasks) - 1}|expected a rank"):
+            find_world(task, len(tasks), environment=array(task, tasks))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import make_tokenizer
+from helpers import files_of, make_tokenizer
 
 import kdcache
 from kdcache.train.distributed import free_port
@@ -110,3 +110,28 @@ def test_accelerate_with_fsdp2_on_two_processes(root: Path, first_loss: float, p
     losses = losses_of(root, "accelerate_fsdp2", *TWO_PROCESSES, str(free_port()))
     check(root, "accelerate_fsdp2", losses, first_loss)
     np.testing.assert_allclose(losses, plain_losses, rtol=1e-3)
+
+
+def test_a_map_over_partitions_gives_one_cache_whoever_maps(tmp_path: Path) -> None:
+    """A pool of two processes and one process in another order; run again it makes nothing. Spark calls the same."""
+    from examples.map_partitions import CLASSES, ROWS, cache_of, make
+
+    rows = [f"row {number} " + "of a text " * (number % 5) for number in range(5 * ROWS + 3)]
+    (tmp_path / "text.txt").write_text("\n".join(rows))
+    command = [sys.executable, HERE / "map_partitions.py", tmp_path / "text.txt", tmp_path / "pool"]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent)}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "6 partitions\n"), done.stderr
+
+    settings = {
+        "path": tmp_path / "alone",
+        "num_classes": CLASSES,
+        "teacher": "mine",
+        "examples_per_shard": ROWS,
+    }
+    for number in (5, 3, 4, 0, 1, 2, 3):
+        make((number, rows[number * ROWS : (number + 1) * ROWS]), settings)
+    with cache_of(settings) as builder:
+        builder.finalize(6)
+    assert files_of(tmp_path / "pool") == files_of(tmp_path / "alone")
+    assert kdcache.open_cache(tmp_path / "pool").manifest.totals.examples == len(rows)
