@@ -2,7 +2,8 @@
 
 Ranks come from the command line, from deepspeed or torchrun (RANK, WORLD_SIZE), or from srun (SLURM_PROCID and its
 like). The tasks of a Slurm array are ranks where the command line says so. The ranks of a dump never talk to each
-other, but where several of them hold one copy of the teacher; those of a training run have the few collectives of World.
+other, but where several of them hold one copy of the teacher; those of a training run have the few collectives of
+World.
 """
 
 import os

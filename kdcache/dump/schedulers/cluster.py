@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdcache.dump.placements.placement import placement_of
 from kdcache.dump.settings import DumpConfig
 from kdcache.errors import ConfigError, one_line
 from kdcache.progress import counted
@@ -92,8 +93,9 @@ def placed(config: DumpConfig, nodes: Sequence[Node], workers: int | None, gpus:
         gpus: --gpus-per-worker.
 
     Raises:
-        ConfigError: No machine has so many GPUs, or a teacher needs more.
+        ConfigError: No machine has so many GPUs, a teacher needs more, or several ranks hold it together.
     """
+    _check_whole(config)
     most = max((node.gpus for node in nodes), default=0.0)
     gpus = _gpus(config, most) if gpus is None else _asked(config, gpus)
     if gpus > most:
@@ -109,6 +111,16 @@ def placed(config: DumpConfig, nodes: Sequence[Node], workers: int | None, gpus:
     cpus = min(float(config.compute.threads or (1 if gpus else largest)), largest)
     room = sum(int(min(node.cpus / cpus, node.gpus / gpus if gpus else math.inf)) for node in nodes)
     return Place(cpus, gpus, workers or max(room, 1))
+
+
+def _check_whole(config: DumpConfig) -> None:
+    """Raises ConfigError for a teacher that no worker has for itself."""
+    teacher = config.teacher
+    if teacher != "none" and (ranks := placement_of(teacher).ranks(teacher)) > 1:
+        raise ConfigError(
+            f"got --ray and teacher.placement {teacher.placement}, where {ranks} ranks hold one copy of the teacher, "
+            "expected placement: replicate or device_map, of which each worker has one: start its ranks with torchrun"
+        )
 
 
 def _gpus(config: DumpConfig, most: float) -> float:

@@ -214,6 +214,8 @@ def test_room_for_workers(make_config: MakeConfig, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             place(nodes, gpus, teacher=two)
+    with pytest.raises(ConfigError, match="placement tensor_parallel, where 2 ranks hold one copy of the teacher"):
+        place([eight], teacher={"placement": "tensor_parallel", "ranks_per_replica": 2})
 
 
 def at_gate(gate: Path, count: int) -> set[int]:
