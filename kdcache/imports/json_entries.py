@@ -11,6 +11,8 @@ from kdcache.errors import CorpusError
 __all__ = ["Entries", "entries_of", "integers", "token_id"]
 
 Entries = tuple[list[int], list[float]]
+LARGEST = 1 << 62
+"""No id is as large, and all below fit 64 bits."""
 
 
 def entries_of(value: Any, where: str) -> Entries:
@@ -42,7 +44,7 @@ def _pair(one: Any, where: str) -> tuple[Any, Any]:
 
 def token_id(token: Any, where: str) -> int:
     """9 of 9, "9" and "token_id:9". Raises CorpusError for text, of which many classes may be."""
-    if isinstance(token, int) and not isinstance(token, bool):
+    if type(token) is int and abs(token) < LARGEST:
         return token
     if isinstance(token, str):
         digits = token.removeprefix("token_id:")
@@ -56,6 +58,6 @@ def token_id(token: Any, where: str) -> int:
 
 def integers(value: Any, name: str, where: str) -> list[int]:
     """A list of token ids. Raises CorpusError for another value."""
-    if not isinstance(value, list) or not all(type(one) is int and -(2**62) < one < 2**62 for one in value):
+    if not isinstance(value, list) or not all(type(one) is int and abs(one) < LARGEST for one in value):
         raise CorpusError(f"{where}: {name} is no list of integers, expected token ids")
     return value

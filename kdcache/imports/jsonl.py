@@ -29,7 +29,7 @@ axolotl (axolotl-ai-cloud/axolotl, src/axolotl/integrations/kd: README.md "Targe
   data sets of its plugin have them. Tokens with 0 in target_mask or −100 in `labels` are left out. Versions of 2025
   wrote row j for token j: give --shift -1, which the check of the alignment tells.
 
-Read at some 20 MB/s, one line in memory at a time and the bytes of a unit.
+Read at about 9 MB/s and 6,000 positions of 20 entries a second, by one CPU; the lines of a unit are in memory.
 
 P positions, E entries, flat.
 """
@@ -71,7 +71,7 @@ class Jsonl(CorpusCapture):
         return {"rounded": "as the file has them"}
 
     def texts(self, row: dict[str, Any], where: str) -> Iterator[Captured]:
-        fields = {name: json.loads(value.as_py()) for name, value in row.items()}
+        fields = {name: _parsed(value.as_py(), name, where) for name, value in row.items()}
         fields = {name: value for name, value in fields.items() if value is not None}
         if name := self.options.logprobs_field:
             if name not in fields:
@@ -180,7 +180,9 @@ def _generated(logprobs: Any, where: str) -> tuple[list[Any], list[int]]:
             raise CorpusError(f"{where}: logprobs.content has an item that is no object, expected those of a chat")
         return [one.get("top_logprobs") for one in content], [token_id(one.get("token"), where) for one in content]
     if isinstance(logprobs, dict) and isinstance(logprobs.get("top_logprobs"), list):
-        return logprobs["top_logprobs"], [token_id(one, where) for one in logprobs.get("tokens") or []]
+        return logprobs["top_logprobs"], [
+            token_id(one, where) for one in _list(logprobs.get("tokens") or [], "logprobs.tokens", where)
+        ]
     raise CorpusError(
         f"{where}: logprobs is neither a list nor an object with content or top_logprobs, expected one of these: ask "
         "the server for top_logprobs"
@@ -195,6 +197,14 @@ def _masked(fields: dict[str, Any], tokens: int, where: str) -> set[int]:
     if len(labels) != tokens:
         raise CorpusError(f"{where}: labels has {len(labels)} items, expected {tokens}, as many as input_ids")
     return {i for i, label in enumerate(labels) if label == -100}
+
+
+def _parsed(text: str, name: str, where: str) -> Any:
+    """The corpus gives a string as it is, and everything else as the JSON text of it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise CorpusError(f"{where}: {name} is text, expected a list or an object") from None
 
 
 def _list(value: Any, name: str, where: str) -> list[Any]:

@@ -37,6 +37,7 @@ def describe(path: str, temperatures: Sequence[float] = ()) -> dict[str, Any]:
         "labels": header.class_names or None,
         "records": [kind.model_dump(mode="json") for kind in header.records],
         "record_words": [kind.words for kind in header.records],
+        "import": header.compute.get("import"),
         "totals": totals.model_dump(exclude={"score"}),
         "score": None if verdict is None else {**verdict.figures, "line": verdict.line, "warnings": verdict.warnings},
         "entries_per_position": totals.entries / max(totals.positions, 1),
@@ -72,6 +73,7 @@ def render(facts: dict[str, Any]) -> str:
         ("task", _settings(facts["task"])),
         ("teacher", _teacher(teacher) if teacher else "not named" if records else "none: labels only"),
         *(("record", words) for words in records or ["none"]),
+        *([("imported", _imported(facts["import"]))] if facts["import"] else []),
         ("classes", ", ".join(facts["labels"]) if facts["labels"] else f"{facts['num_classes']:,}"),
         ("examples", f"{totals['examples']:,} in {counted(totals['shards'], 'shard')}"),
         ("tokens", f"{totals['tokens']:,}"),
@@ -133,6 +135,12 @@ def _source(source: dict[str, Any], examples: int, depth: int = 0) -> Iterator[s
     yield ", ".join(parts)
     for own in source.get("sources", ()):
         yield from _source(own, examples, depth + 1)
+
+
+def _imported(facts: dict[str, Any]) -> str:
+    answers = ", ".join(f"{temperature:g}" for temperature in facts["answers"]) or "none of 0.5, 1, 2 and 4"
+    missing = ", ".join(name.replace("_", " ") for name in facts["missing"])
+    return f"from {facts['format']}; answers temperature {answers}{f'; without {missing}' if missing else ''}"
 
 
 def _settings(settings: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from imports import capturing
 from imports.conftest import Import
 from store.making import tree
 
+from kdcache.imports.llama_cpp import LlamaCpp
+from kdcache.imports.options import ImportOptions
 from kdcache.imports.run import CacheBuilder
 from kdcache.report.inspect import describe, render
 from kdcache.store.cache import open_cache
@@ -75,7 +77,9 @@ def test_a_capture_of_the_likeliest_classes(name: str, importing: Import, tmp_pa
     assert header.compute["import"]["missing"] == ["entropy", "label_loss", "tail"]
     assert header.compute["import"]["answers"] == [1.0]
     assert cache.manifest.corpus is not None
-    assert "captured: k 5; temperature 1.0; tail ghost" in render(describe(str(tmp_path / "cache")))
+    lines = render(describe(str(tmp_path / "cache")))
+    assert "captured: k 5; temperature 1.0; tail ghost" in lines
+    assert f"from {format}; answers temperature 1; without entropy, label loss, tail" in lines
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -158,6 +162,27 @@ def test_a_llama_capture_is_for_temperature_1_unless_it_is_told(importing: Impor
     assert manifest.header.compute["import"]["rounded"].startswith("16 bits")
     assert not manifest.header.records[0].answers(2.0)
     assert torch.isfinite(open_cache(tmp_path / "cache").read(0, 1).targets().entropy(1.0)).all()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_beginning_of_text_stands_where_the_model_read_it(wanted: bool, tmp_path: Path) -> None:
+    """A file whose first token is the tokenizer's own beginning says that each chunk was read with it."""
+    tokens = np.concatenate(capturing.texts(LOGITS, 1, 64))
+    tokens[0] = 1 if wanted else 7
+    file = capturing.write_llama(tmp_path / "base.bin", LOGITS, tokens, n_ctx=16)
+    capture = LlamaCpp([str(file)], ImportOptions(tokenizer="", vocab_size=320, bos_token_id=1))
+    found = [text.tokens for text in capture.unit(0)]
+    expected = tokens.reshape(4, 16).copy()
+    if wanted:
+        expected[:, 0] = 1
+    assert np.array_equal(found, expected)
+
+
+def test_several_llama_files_are_one_capture(importing: Import, tmp_path: Path) -> None:
+    tokens = np.concatenate(capturing.texts(LOGITS, 1, 64))
+    files = [capturing.write_llama(tmp_path / f"{name}.bin", LOGITS, tokens, n_ctx=16) for name in "ab"]
+    manifest = importing("llama_cpp", files, tmp_path / "cache", rows_per_shard=3)
+    assert (manifest.totals.shards, manifest.totals.examples) == (4, 8)
 
 
 def test_what_top_p_left_out_is_in_the_tail(importing: Import, tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
 """One text in each form in which JSON has it comes to the same tokens, positions and entries."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from imports import capturing
 from imports.conftest import Import
 
+from kdcache.errors import CorpusError
+from kdcache.imports.jsonl import Jsonl
+from kdcache.imports.options import ImportOptions
+from kdcache.imports.rows import Rules, record_arrays
 from kdcache.store.batch import Batch
 from kdcache.store.cache import open_cache
 
@@ -103,6 +112,40 @@ def test_a_form(name: str, importing: Import, tmp_path: Path) -> None:
         log_p += [one for _, one in entries(tokens)[first:]]
     assert batch.targets().ids_PE.tolist() == ids
     np.testing.assert_allclose(batch.targets().log_probs(1.0), log_p, atol=2e-6)
+
+
+WEIRD = [None, True, "x", [], {}, [[]], {"a": 1}, -1, 10**30, 1.5, float("inf"), [1, 2], {"5": {}}, [{}], [[1]]]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Of every value inside, the first ones of a list."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from([*WHOLE, *PART]), draw=st.data())
+def test_a_value_that_cannot_be_is_refused_in_one_line(name: str, draw: st.DataObject) -> None:
+    row = form(name, OF[0])
+    *path, last = draw.draw(st.sampled_from([*places(row)]))
+    inner = row
+    for key in path:
+        inner = inner[key]
+    inner[last] = draw.draw(st.sampled_from(WEIRD))
+    reader = Jsonl.__new__(Jsonl)
+    reader.options = ImportOptions(tokenizer="")
+    scalars = {key: pa.scalar(one if isinstance(one, str) else json.dumps(one)) for key, one in row.items()}
+    said = "f.jsonl:1"
+    try:
+        for text in reader.texts(scalars, "f.jsonl:1"):
+            record_arrays(text, Rules(320, 5, 1, 1e-3))
+    except CorpusError as error:
+        said = str(error)
+    assert said.startswith("f.jsonl:1")
+    assert "\n" not in said
 
 
 def test_a_field_of_ones_own_name(importing: Import, tmp_path: Path) -> None:
