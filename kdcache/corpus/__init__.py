@@ -16,6 +16,7 @@ column         Column: a column that a task reads
 columns        the type that each kind of column comes in, and what is refused
 class_names    names of the integers in a column of labels
 split          finds the bad rows among many by halving
+cutting        how many rows a unit has
 corpus         open_corpus and Corpus: work units, their digests, places of rows for messages
 
 A new file format is a class of files in `lines` (or `columnar`), a parser in `parse`, and a word in `settings`.

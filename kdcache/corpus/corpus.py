@@ -27,6 +27,7 @@ from kdcache.corpus.columnar import feed, index_arrow, index_parquet, read_arrow
 from kdcache.corpus.columns import Names, check_columns, conform
 from kdcache.corpus.compressed import plain_copy
 from kdcache.corpus.conll import parse_conll
+from kdcache.corpus.cutting import auto_unit_rows
 from kdcache.corpus.files import CorpusFile, changed, find_files
 from kdcache.corpus.hub import DatasetFiles, resolved
 from kdcache.corpus.index import FileIndex, IndexFolder
@@ -38,9 +39,6 @@ from kdcache.errors import ConfigError, CorpusError, RowError, one_line
 
 __all__ = ["Corpus", "UnitRows", "open_corpus"]
 
-UNIT_BYTES = 2 << 20
-LEAST_UNIT_BYTES = 256 << 10
-UNITS = 64
 PAGE_BYTES = 256 << 20
 
 Progress = Callable[[int, int], None]
@@ -103,6 +101,7 @@ class Corpus:
         indices: Sequence[FileIndex],
     ) -> None:
         self.config, config = found.config, found.files
+        self._unit_rows = config.unit_rows
         self.columns = tuple(columns)
         self._format, self._card_names = config.format, found.class_names
         self._label_names = None if config.label_names is None else {str(i): n for i, n in config.label_names.items()}
@@ -112,9 +111,19 @@ class Corpus:
         self._lines: dict[int, tuple[int, int]] = {}
         self._ends = np.cumsum([index.rows for index in indices])
         self.num_rows = int(self._ends[-1])
-        text_bytes = sum(self._text_bytes(file, index) for file, index in zip(files, indices, strict=True))
-        self.unit_rows = _unit_rows(self.num_rows, text_bytes) if config.unit_rows == "auto" else config.unit_rows
+        self.cut()
+
+    def cut(self, shard_share: float | None = None) -> None:
+        """Cut it into units, where the settings leave their size open, before any is named by its number.
+
+        Args:
+            shard_share: How many bytes of shard a byte of corpus makes, as far as that is known.
+        """
+        text_bytes = sum(self._text_bytes(*one) for one in zip(self._files, self._indices, strict=True))
+        given = self._unit_rows
+        self.unit_rows = auto_unit_rows(self.num_rows, text_bytes, shard_share) if given == "auto" else given
         self.num_units = -(-self.num_rows // self.unit_rows)
+        self._digests.clear()
 
     def _text_bytes(self, file: CorpusFile, index: FileIndex) -> int:
         if index.column_bytes is None:
@@ -309,17 +318,6 @@ def _joined(pieces: Sequence[pa.Table], name: str, unit: int) -> pa.ChunkedArray
     except pa.ArrowException as error:
         words = one_line(error)
         raise CorpusError(f"{name} has different types in the files of unit {unit}: {words}") from error
-
-
-def _unit_rows(rows: int, size: int) -> int:
-    """2 MiB of corpus per unit, fewer where that would leave fewer than 64 units, but at least 256 KiB and a row.
-
-    A shard costs 16 kB beside its records, its last window is half empty: of 32 KiB of text, 80 units of two rows take
-    232 bytes per position, one unit 73. At 256 KiB that is below a hundredth.
-    """
-    size = max(size, 1)
-    most, least = UNIT_BYTES * rows // size, -(-LEAST_UNIT_BYTES * rows // size)
-    return max(1, min(rows, most, max(rows // UNITS, least)))
 
 
 def _index(files: Sequence[CorpusFile], folder: Path | None, progress: Progress | None) -> list[FileIndex]:

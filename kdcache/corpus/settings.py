@@ -70,8 +70,9 @@ class CorpusConfig(Config):
         {-1: bad, 1: good}. Parquet and Arrow files that Hugging Face's datasets wrote have the names in them. A row
         with -1 has no label, unless -1 has a name.
     unit_rows: corpus rows per work unit, and so per shard. "auto" aims at 64 units, each of 256 KiB to 2 MiB of
-        corpus, so that a small corpus is one unit. A dump that goes on keeps the units that it was begun with, however
-        much the corpus has grown.
+        corpus, so that a small corpus is one unit; above 2 GiB of corpus at 1,024 units or more, of up to 64 MB of
+        shard, and of a cache above 0.5 TB up to 256 MB (kdcache/corpus/cutting.py). A dump that goes on keeps the units
+        that it was begun with, however much the corpus has grown.
     """
 
     paths: tuple[PathText, ...]

@@ -12,6 +12,7 @@ placements    how a copy of a teacher lies on devices: one, several, or those of
 teacher       load the teacher, logits in blocks of positions
 classifier    a teacher that classifies: a row of logits for each position
 resume        what of a begun cache still stands
+unit_size     cuts a corpus into units whose shards have a good size
 units         a unit's rows to its examples, bad rows left out
 trial         how the teacher is fed, so that no record depends on the neighbours
 lazy_teacher  the teacher, loaded when it is first needed

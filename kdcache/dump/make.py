@@ -80,6 +80,7 @@ def make_shards(
                 builder.header, unit, made.examples, teacher, encoder, advance=advance, own=made.own, stages=stages
             )
             writing.submit(partial(_commit, material, builder, units, unit, made, arrays, recorded.get(unit), stages))
+            del arrays, made, taken  # else they stay while the next unit is made
             shards += 1
     elapsed = time.monotonic() - start
     in_all = f"{counted(shards, 'shard')}, {tokens:,} tokens in {spoken_duration(elapsed)}"

@@ -16,6 +16,7 @@ from kdcache.dump.teacher import teacher_folder
 from kdcache.dump.teacher_files import TeacherFiles
 from kdcache.dump.tokenizers import OwnTokens, find_tokenizers, own_tokens
 from kdcache.dump.trial import first_examples
+from kdcache.dump.unit_size import cut_into_units
 from kdcache.dump.units import UnitExamples, remedies, unit_examples
 from kdcache.models.registry import register_small_models
 from kdcache.store.files import Root
@@ -114,6 +115,7 @@ def gather(
     config = settled(config, tokenizers.cache, root)
     labels = find_labels(looking, corpus, folder)
     own = own_tokens(config, tokenizers, labels, folder)
+    cut_into_units(config, corpus, tokenizers.cache, labels, folder)
     task = task_of(config.task)
     reader = task.reader(tokenizers.cache, config.corpus, labels)
     check_labels(looking, corpus, reader)

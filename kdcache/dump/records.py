@@ -77,8 +77,8 @@ def unit_arrays(
         for _, arrays in compressed:
             unit.add_record(arrays)
     if not batches:
-        return unit.arrays()
-    shard = Batch(header.fields, unit.arrays(), header.records, header.num_classes)
+        return unit.arrays(last=True)
+    shard = Batch(header.fields, unit.arrays(last=True), header.records, header.num_classes)
     return shard.take(np.argsort(np.concatenate(batches))).arrays
 
 

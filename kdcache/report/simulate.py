@@ -70,7 +70,7 @@ CONSTANTS = (
         "a position when it is decoded",
     ),
     Constant("bus_bytes", 97, "bytes", "measured", "tests/bench/gpu.py", "a position from host to device"),
-    Constant("shard_bytes", 64e6, "bytes", "assumed", "set by corpus.unit_rows", "a shard on disk"),
+    Constant("shard_bytes", 64e6, "bytes", "assumed", "kdcache/corpus/cutting.py: 64 to 256 MB", "a shard on disk"),
     Constant("block_bytes", 2e6, "bytes", "assumed", "what block size auto aims at", "a block when it is decoded"),
     Constant("usual_lanes", 256, "", "assumed", "the most by default", "lanes of the stream, where ranks are fewer", 1),
     Constant(

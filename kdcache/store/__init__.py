@@ -22,6 +22,7 @@ blocks           the parts of a shard that are read at once, and their lines in 
 places           where shards and commit records lie
 shard            one shard file and its commit record
 content          what the arrays of a shard must be
+foretold         how large a shard will be, before anything is made
 limits           how large the files of a cache may be
 pinned           a file whose digest is known
 skipped          skipped.jsonl: the bad rows that were left out

@@ -97,12 +97,19 @@ class Unit:
             self._parts[name].append(array)
         self._records += len(next(array for name, array in arrays.items() if self._levels.get(name) == "position"))
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the shard. Raises CacheError unless there is one record for each position."""
+    def arrays(self, *, last: bool = False) -> dict[str, np.ndarray]:
+        """The arrays of the shard.
+
+        Args:
+            last: Whether nobody asks the unit again: then its parts go as they are joined, and are not held twice.
+
+        Raises:
+            CacheError: There is not one record for each position.
+        """
         expected = self._positions if self.header.records else 0
         if self._records != expected:
             raise CacheError(f"got {self._records} records in unit {self.index}, expected {expected}, one per position")
-        return {field.name: self._joined(field) for field in array_fields(self.header.fields)}
+        return {field.name: self._joined(field, last) for field in array_fields(self.header.fields)}
 
     def _rows(
         self, example: "Example", logits: Array | None, hidden: Array | None, features: Array | None
@@ -164,9 +171,10 @@ class Unit:
             layer.check(hidden_PD[:8], as_logits(logits, P, self.header.num_classes)[:8])
         return logits, hidden_PD
 
-    def _joined(self, field: Field) -> np.ndarray:
+    def _joined(self, field: Field, last: bool) -> np.ndarray:
         """Parts in their stored dtype; checked values fit it."""
-        parts = [part.astype(field.dtype, copy=False) for part in self._parts[field.name]]
+        found = self._parts.pop(field.name) if last else self._parts[field.name]
+        parts = [part.astype(field.dtype, copy=False) for part in found]
         return np.concatenate(parts) if parts else np.zeros((0, *field.shape), field.dtype)
 
 

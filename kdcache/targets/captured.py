@@ -98,5 +98,8 @@ class Captured(RecordKind):
     def answers(self, temperature: float) -> bool:
         return self.tail == "renormalise" or abs(temperature - self.temperature) <= 1e-6 * self.temperature
 
+    def entries_per_position(self, num_classes: int) -> int:
+        return min(num_classes, self.k)
+
     def misfit(self, *, few_classes: bool, whole_examples: bool) -> str | None:
         return f"got record.kind {self.kind}, expected dense, which holds every class" if few_classes else None

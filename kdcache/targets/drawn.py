@@ -126,6 +126,10 @@ class Drawn(RecordKind):
     def answers(self, temperature: float) -> bool:
         return abs(temperature - self.temperature) <= 1e-6 * self.temperature
 
+    def entries_per_position(self, num_classes: int) -> int:
+        """Half of the draws fall on classes that are certain or drawn already."""
+        return min(num_classes, self.samples // 2 + 1)
+
     def misfit(self, *, few_classes: bool, whole_examples: bool) -> str | None:
         return f"got record.kind {self.kind}, expected dense, which holds every class" if few_classes else None
 

@@ -109,6 +109,10 @@ class RecordKind(Config):
         """About how many numbers a decoded position takes: a reader takes so many positions at a time."""
         return 64
 
+    def entries_per_position(self, num_classes: int) -> int:
+        """About how many elements of level "entry" a position has: what a shard's size is foretold by."""
+        return min(num_classes, 32)
+
     def misfit(self, *, few_classes: bool, whole_examples: bool) -> str | None:
         """Why it cannot be of such a task, "got …, expected …"; None where it can.
 

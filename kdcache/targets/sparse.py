@@ -98,6 +98,10 @@ class Sparse(RecordKind):
     def answers(self, temperature: float) -> bool:
         return self.curve.interpolates or temperature in self.curve.at_temperatures
 
+    def entries_per_position(self, num_classes: int) -> int:
+        """Half of the draws fall on classes that are certain or drawn already, or on none."""
+        return min(num_classes, self.plan.exact_top_k + self.plan.samples // 2)
+
     def misfit(self, *, few_classes: bool, whole_examples: bool) -> str | None:
         return f"got record.kind {self.kind}, expected dense, which holds every class" if few_classes else None
 

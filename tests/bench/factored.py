@@ -114,7 +114,7 @@ def measured(
             error[temperature] += made_PV.sub_(exact_PV).square_().sum().item()
     fields = spec.fields(V, rank=basis.rank)
     arrays = {name: np.concatenate([part[name] for part in stored]) for name in stored[0]}
-    sizes, _ = shard_bytes(fields, arrays, LENGTH)
+    sizes, *_ = shard_bytes(fields, arrays, LENGTH)
     return {
         "rank": rank,
         "coefficients": sizes["coefficients"],

@@ -75,7 +75,7 @@ def run(quick: bool) -> Rows:
         header, arrays = shard(kind, classes, count)
         megabytes = sum(array.nbytes for array in arrays.values()) / 1e6
         rows += [{"name": f"{name}, {store}", "arrays": megabytes, **parts_of(header, arrays, store, rounds)}
-                 for store in ("zarr", "arrow")]  # fmt: skip
+                 for store in ("zarr", "arrow", "parquet")]  # fmt: skip
     return {"rows": rows}
 
 

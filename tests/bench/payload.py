@@ -1,4 +1,4 @@
-"""The same records in everybody's format: kdcache's two, and one blob of bytes for each example elsewhere.
+"""The same records in everybody's format: kdcache's three, and one blob of bytes for each example elsewhere.
 
 long    windows of 256 tokens with the default record of 4,096 classes, about 120 B per position
 short   texts of 5 to 40 tokens with four classes each
@@ -20,6 +20,7 @@ import kdcache
 __all__ = ["make_caches", "pack_all", "schema_of", "unpack"]
 
 CLASSES, LENGTH = 4096, 256
+OTHERS = ("arrow", "parquet")
 Schema = list[tuple[str, list[int]]]
 """dtype and further dimensions of each array."""
 
@@ -27,9 +28,10 @@ Schema = list[tuple[str, list[int]]]
 def make_caches(folder: Path, kind: str, examples: int) -> dict[str, kdcache.Cache]:
     """Backend -> the same cache."""
     (_long if kind == "long" else _short)(folder / "zarr", examples)
-    words = [sys.executable, "-m", "kdcache", "convert", str(folder / "zarr"), str(folder / "arrow"), "--to", "arrow"]
-    subprocess.run(words, check=True, capture_output=True)
-    return {name: kdcache.open_cache(folder / name) for name in ("zarr", "arrow")}
+    for name in OTHERS:
+        words = [sys.executable, "-m", "kdcache", "convert", str(folder / "zarr"), str(folder / name), "--to", name]
+        subprocess.run(words, check=True, capture_output=True)
+    return {name: kdcache.open_cache(folder / name) for name in ("zarr", *OTHERS)}
 
 
 def _long(folder: Path, examples: int) -> None:

@@ -287,7 +287,7 @@ def record_bytes(setting: Setting, measured: list[Arrays]) -> float:
     if not measured:
         return 0.0
     arrays = {name: np.concatenate([batch[name] for batch in measured]) for name in measured[0]}
-    zarr, _ = shard_bytes(setting.fields, arrays, LENGTH)
+    zarr, *_ = shard_bytes(setting.fields, arrays, LENGTH)
     return sum(size for name, size in zarr.items() if name in arrays)
 
 

@@ -167,6 +167,17 @@ def _plain_arrow(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
                     yield batch.num_rows, batch.nbytes
 
 
+def _plain_parquet(folder: Path, schema: Any, skip: int) -> Iterator[Counted]:
+    import pyarrow.parquet as pq
+
+    while True:
+        for path in sorted(folder.rglob("*.parquet")):
+            file = pq.ParquetFile(path)
+            for index in range(file.num_row_groups):
+                group = file.read_row_group(index, use_threads=False)
+                yield group.num_rows, group.nbytes
+
+
 # others
 
 
@@ -312,8 +323,10 @@ def _importing(name: str) -> Callable[[], Any]:
 READERS = {
     "kdcache, Zarr": Reader(_load_kdcache, None, _read_kdcache, "every byte checked"),
     "kdcache, Arrow": Reader(_load_kdcache, None, _read_kdcache, "every byte checked"),
+    "kdcache, Parquet": Reader(_load_kdcache, None, _read_kdcache, "every byte checked"),
     "plain decoding, Zarr": Reader(_load_kdcache, None, _plain_zarr, "the codec alone, in the order of the files"),
     "plain decoding, Arrow": Reader(_load_kdcache, None, _plain_arrow, "pyarrow alone, in the order of the files"),
+    "plain decoding, Parquet": Reader(_load_kdcache, None, _plain_parquet, "pyarrow alone, in the order of the files"),
     "litdata, zstd": Reader(_importing("litdata"), _write_litdata, _read_litdata),
     "mosaicml-streaming, zstd": Reader(_load_streaming, _write_mds("zstd"), _read_mds(True), "unpacked to disk first"),
     "mosaicml-streaming": Reader(_load_streaming, _write_mds(None), _read_mds(False), "no compression"),

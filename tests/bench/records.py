@@ -216,14 +216,14 @@ def gradient(student_V: Tensor, targets: TeacherTargets, temperature: float, est
 
 
 def report(found: list[Record], dense: dict[float, float], length: int) -> None:
-    sizes: dict[str, tuple[Bytes, Bytes]] = {}
+    sizes: dict[str, tuple[Bytes, Bytes, Bytes]] = {}
     header = "".join(f"{f'noise T = {temperature:g}':>14}{'bias':>10}" for temperature in TEMPERATURES)
-    print(f"{'record':<30}{'entries':>9}{'Zarr B':>9}{'Arrow B':>9}{header}")
+    print(f"{'record':<30}{'entries':>9}{'Zarr B':>9}{'Arrow B':>9}{'Parquet B':>11}{header}")
     for record in found:
         arrays = record.arrays()
         entries = arrays["entry_counts"].mean() if "entry_counts" in arrays else arrays["ids"].shape[1]
         positions = len(arrays[record.fields[0].name]) if "entry_counts" not in arrays else len(arrays["entry_counts"])
-        zarr, arrow = sizes[record.name] = shard_bytes(record.fields, arrays, length)
+        zarr, arrow, parquet = sizes[record.name] = shard_bytes(record.fields, arrays, length)
         for estimator in record.estimators:
             errors = "".join(
                 f"{record.noise[estimator, temperature] / dense[temperature]:14.3g}"
@@ -233,13 +233,15 @@ def report(found: list[Record], dense: dict[float, float], length: int) -> None:
                 for temperature in TEMPERATURES
             )
             name = record.name if estimator == "normalised" else "  horvitz_thompson"
-            numbers = f"{entries:9.1f}{sum(zarr.values()):9.1f}{sum(arrow.values()):9.1f}"
-            print(f"{name:<30}{numbers if estimator == 'normalised' else ' ' * 27}{errors}")
-    print(f"\n{positions} positions in one shard; bytes per position by array, Zarr / Arrow")
-    for name, (zarr, arrow) in sizes.items():
+            numbers = f"{entries:9.1f}{sum(zarr.values()):9.1f}{sum(arrow.values()):9.1f}{sum(parquet.values()):11.1f}"
+            print(f"{name:<30}{numbers if estimator == 'normalised' else ' ' * 38}{errors}")
+    print(f"\n{positions} positions in one shard; bytes per position by array, Zarr / Arrow / Parquet")
+    for name, (zarr, arrow, parquet) in sizes.items():
         print(f"\n{name}")
-        for array in zarr | arrow:
-            print(f"    {array:<18}{zarr.get(array, 0.0):7.2f}{arrow.get(array, 0.0):7.2f}")
+        for array in zarr | arrow | parquet:
+            print(
+                f"    {array:<18}{zarr.get(array, 0.0):7.2f}{arrow.get(array, 0.0):7.2f}{parquet.get(array, 0.0):7.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from kdcache.store.backend import backend
 from kdcache.targets.fields import Field
@@ -20,8 +21,8 @@ Bytes = dict[str, float]
 _LAYOUT = [Field("document_lengths", "document", "uint32"), Field("positions", "position", "uint32")]
 
 
-def shard_bytes(fields: Sequence[Field], record: Mapping[str, np.ndarray], length: int) -> tuple[Bytes, Bytes]:
-    """(Zarr, Arrow) for the records of consecutive windows of `length` positions, each one document.
+def shard_bytes(fields: Sequence[Field], record: Mapping[str, np.ndarray], length: int) -> tuple[Bytes, Bytes, Bytes]:
+    """(Zarr, Arrow, Parquet) for the records of consecutive windows of `length` positions, each one document.
 
     record: arrays of `fields`, and entry_counts where some are of entries.
     """
@@ -37,6 +38,7 @@ def shard_bytes(fields: Sequence[Field], record: Mapping[str, np.ndarray], lengt
     return (
         {name: size / positions for name, size in _zarr(fields, arrays).items()},
         {name: size / positions for name, size in _arrow(fields, arrays).items()},
+        {name: size / positions for name, size in _parquet(fields, arrays).items()},
     )
 
 
@@ -57,3 +59,12 @@ def _arrow(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> dict[st
     whole = len(encode(fields, [arrays], {}))
     sizes = {field.name: whole - len(encode([f for f in fields if f is not field], [arrays], {})) for field in fields}
     return sizes | {"structure": whole - sum(sizes.values())}
+
+
+def _parquet(fields: Sequence[Field], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """A column has its lists' levels in it."""
+    data = backend("parquet").encode(fields, [arrays], {})
+    group = pq.read_metadata(io.BytesIO(data)).row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    sizes = {one.path_in_schema.partition(".")[0]: one.total_compressed_size for one in columns}
+    return sizes | {"structure": len(data) - sum(sizes.values())}

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from one_column import open_corpus
 
-from kdcache.corpus import Corpus
-from kdcache.corpus import corpus as corpus_module
+from kdcache.corpus import Corpus, cutting
 from kdcache.corpus import index as index_module
 from kdcache.corpus import lines as lines_module
 from kdcache.corpus.settings import CorpusConfig
@@ -189,10 +188,10 @@ def test_auto_unit_rows_follow_the_corpus(tmp_path):
     assert units(6400, 10) == (6400, 1)
     assert units(3, 300_000) == (1, 3)
     assert units(10_000, 87) == (2622, 4), "256 KiB a unit"
-    with mock.patch.object(corpus_module, "LEAST_UNIT_BYTES", 1000):
+    with mock.patch.object(cutting, "LEAST_UNIT_BYTES", 1000):
         assert units(5, 10) == (5, 1)
         assert units(6400, 87) == (100, 64)
-    with mock.patch.multiple(corpus_module, LEAST_UNIT_BYTES=500, UNIT_BYTES=1000):
+    with mock.patch.multiple(cutting, LEAST_UNIT_BYTES=500, UNIT_BYTES=1000):
         assert units(6400, 87) == (10, 640)
         assert units(100, 5000) == (1, 100)
 
@@ -201,7 +200,7 @@ def test_parquet_units_count_the_wanted_column_only(tmp_path):
     rows = 6400
     wide = pa.table({"text": ["x" * 90] * rows, "embedding": pa.array([b"e" * 900] * rows)})
     pq.write_table(wide, tmp_path / "a.parquet", use_dictionary=False)
-    with mock.patch.multiple(corpus_module, LEAST_UNIT_BYTES=500, UNIT_BYTES=1000):
+    with mock.patch.multiple(cutting, LEAST_UNIT_BYTES=500, UNIT_BYTES=1000):
         corpus = open_corpus(CorpusConfig(paths=str(tmp_path), format="parquet"))
     assert 9 <= corpus.unit_rows <= 11
 

@@ -15,6 +15,7 @@ import pytest
 from classes import moods
 from helpers import files_of, fork_rank, kdcache, sentences
 
+from kdcache.corpus import cutting
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError, CorpusError, KdcacheError, RowError
@@ -147,6 +148,25 @@ def test_units_keep_their_size_when_the_corpus_grows(make: MakeConfig, tmp_path:
     assert (tmp_path / "cache" / "header.json").read_bytes() == header
     assert remade(before, tmp_path / "cache") == set()
     assert len(times(tmp_path / "cache")) == 2 * len(before)
+
+
+def test_units_are_cut_for_the_shards_that_are_foretold(
+    make: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shard is to be larger than the largest, however much a record keeps of a token; what is begun goes on so."""
+    auto, rows = {"corpus": {"unit_rows": "auto"}, "record": {"kind": "dense"}}, lines(texts(60))
+    dump(make("whole", rows, **auto))
+    assert len(read_manifest(Root(tmp_path / "whole")).shards) == 1
+    monkeypatch.setattr(cutting, "MOST_SHARD_BYTES", 200_000)
+    dump(make("cache", rows, **auto))
+    sizes = [path.stat().st_size for path in (tmp_path / "cache").glob("shards/*/*.zip")]
+    assert len(sizes) > 3
+    assert all(size < 400_000 for size in sizes)
+    monkeypatch.setattr(cutting, "MOST_SHARD_BYTES", 10**9)
+    before = times(tmp_path / "cache")
+    (tmp_path / "cache" / "cache.json").unlink()
+    dump(make("cache", rows, **auto))
+    assert remade(before, tmp_path / "cache") == set()
 
 
 def test_settings_for_overlong_rows_touch_only_units_that_have_some(
