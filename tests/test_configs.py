@@ -101,7 +101,7 @@ def test_a_training_run_starts(
     monkeypatch.chdir(REPO)
     run = plan(load_config(TrainConfig, path, train_overrides(path, home, caches, tmp_path / "run")))
     assert not finished_early(run, 1)
-    cache = open_cache(run.cache)
+    cache = open_cache(run.caches[0][0])
     student = make_student(run.student, cache, run.seed, batch_examples=run.most_in_a_batch, device="cpu")
     assert sum(parameter.numel() for parameter in student.parameters()) > 0
 

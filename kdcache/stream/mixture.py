@@ -139,6 +139,12 @@ def check_together(first: Cache, other: Cache) -> None:
     names = f"{other.root.url} cannot be mixed with {first.root.url}"
     if _task(ours) != _task(theirs):
         raise CacheError(f"{names}: it is of {_task(theirs)}, expected {_task(ours)}: one student learns one task")
+    task = task_of(ours.task)
+    for key in () if task.generates else (task.length_setting, "overlong"):
+        if (here := ours.task.get(key)) != (there := theirs.task.get(key)):
+            raise CacheError(
+                f"{names}: its task.{key} is {there}, expected {here}: a student cuts all texts alike; dump one again"
+            )
     if ours.num_classes != theirs.num_classes:
         raise CacheError(
             f"{names}: it has {theirs.num_classes} classes, expected {ours.num_classes}: dump both with one tokenizer "

@@ -17,6 +17,7 @@ from kdcache.errors import ConfigError, TrainError, next_command
 from kdcache.owned.model import digests
 from kdcache.progress import counted, say
 from kdcache.store.cache import Cache
+from kdcache.stream.mixture import Mixture
 from kdcache.train.pinned import check_unchanged
 from kdcache.train.plan import Run
 
@@ -75,7 +76,7 @@ def read_done(output: Path) -> Done | None:
 
 
 def is_finished(
-    run: Run, cache: Cache, held_out: Cache | None, pinned: Mapping[str, Any], *, aloud: bool = True
+    run: Run, mixture: Mixture, held_out: Cache | None, pinned: Mapping[str, Any], *, aloud: bool = True
 ) -> bool:
     """Whether OUTPUT holds this very run, done and whole; says so, or what is wanting.
 
@@ -85,7 +86,7 @@ def is_finished(
     if done is None:
         return False
     check_unchanged(done.settings, dict(pinned), run.output, run.allow_change)
-    total = run.pace(len(cache)).total_steps
+    total = run.pace(mixture).total_steps
     check_steps(total, done.steps, run.output)
     if total > done.steps:
         return False

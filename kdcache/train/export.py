@@ -25,7 +25,7 @@ from kdcache.launcher import World
 from kdcache.models.saving import write_model
 from kdcache.owned.folder import Owner, scratch
 from kdcache.owned.model import swap_in
-from kdcache.store.cache import Cache
+from kdcache.stream.mixture import Mixture
 from kdcache.students.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.students.making import student_folder
 from kdcache.students.settings import StudentConfig
@@ -54,7 +54,7 @@ class Told:
 
 
 def export_student(
-    engine: Any, run: Run, cache: Cache, world: World, told: Told, progress: Callable[[], None] = lambda: None
+    engine: Any, run: Run, mixture: Mixture, world: World, told: Told, progress: Callable[[], None] = lambda: None
 ) -> Path:
     """Write OUTPUT/student; every rank calls it. progress: called after each weight that is gathered."""
     folder = run.output / "student"
@@ -64,7 +64,7 @@ def export_student(
         made = scratch(run.output, "student")
         shutil.rmtree(made, ignore_errors=True)
         student = engine.module.student
-        write_student(made, run, cache, student, weights, told)
+        write_student(made, run, mixture, student, weights, told)
         if run.export_modules:
             with whole_file(run.output / MODULES_FILE) as file:
                 file.write(save(of_modules))
@@ -73,11 +73,14 @@ def export_student(
     return folder
 
 
-def write_student(folder: Path, run: Run, cache: Cache, student: Any, weights: dict[str, Tensor], told: Told) -> None:
+def write_student(
+    folder: Path, run: Run, mixture: Mixture, student: Any, weights: dict[str, Tensor], told: Told
+) -> None:
     """Model, tokenizer and card, so that transformers' pipelines feed the model as this run did.
 
     student: the model that was trained, whose weights are these.
     """
+    cache = mixture.caches[0]
     parameters = write_model(student.config, weights, folder, dtype=getattr(torch, run.student.dtype), like=student)
     if cache.manifest.header.tokenizer is not None:
         cache.save_tokenizer(folder)
@@ -85,7 +88,7 @@ def write_student(folder: Path, run: Run, cache: Cache, student: Any, weights: d
         _copy_tokenizer(source, folder)
     if has_tokenizer(folder):
         set_in_folder(folder, **deployed_tokenizer(student, cache, load_tokenizer(folder)))
-    card = model_card(run, cache, parameters=parameters, told=told)
+    card = model_card(run, mixture, parameters=parameters, told=told)
     (folder / "README.md").write_text(card + usage(student, cache), encoding="utf-8")
 
 
@@ -123,14 +126,14 @@ def made_from(config: StudentConfig) -> str:
     return f"{as_code(config.path)}, revision {in_markdown(student_folder(config).name)}"
 
 
-def model_card(run: Run, cache: Cache, *, parameters: int, told: Told) -> str:
+def model_card(run: Run, mixture: Mixture, *, parameters: int, told: Told) -> str:
     """Where the student comes from, in Markdown with the front matter of the Hugging Face hub."""
-    header, corpus = cache.manifest.header, cache.manifest.corpus
+    cache = mixture.caches[0]
+    header = cache.manifest.header
     rows = {
         "parameters": f"{parameters:,}",
         "made from": made_from(run.student),
-        "cache": f"{as_code(cache.digest)} ({len(cache):,} examples, {cache.num_positions:,} positions)",
-        "corpus": as_code(corpus.sha256) if corpus else "not recorded",
+        **_told_of_caches(run, mixture, told.steps),
         "tokenizer": as_code(header.tokenizer.behaviour_sha256) if header.tokenizer else "not recorded",
         "record": ", ".join(as_code(kind.model_dump_json(exclude_none=True)) for kind in header.records)
         or "labels only",
@@ -141,12 +144,8 @@ def model_card(run: Run, cache: Cache, *, parameters: int, told: Told) -> str:
         **({"changed on the way": _spoken_changes(told.changes)} if told.changes else {}),
         "seed": str(run.seed),
         "kdcache": __version__,
+        **_told_of_teachers(mixture),
     }
-    if header.teacher is not None:
-        teacher = header.teacher
-        revision = in_markdown(teacher.revision or "not recorded")
-        rows["teacher"] = f"{in_markdown(teacher.name)}, revision {revision}, {in_markdown(teacher.dtype or '')}"
-        rows["teacher weights"] = as_code(teacher.weights_sha256) if teacher.weights_sha256 else "not recorded"
     title = "A distilled student" if header.records else "A student of labels"
     if header.teacher is not None:
         title = f"A student of {in_markdown(header.teacher.name)}"
@@ -161,6 +160,33 @@ def model_card(run: Run, cache: Cache, *, parameters: int, told: Told) -> str:
         f"# {title}\n\nTrained by kdcache from a cache; no teacher took part in the training.\n\n"
         f"## Provenance\n\n| what | value |\n|---|---|\n{provenance}{evaluation}"
     )
+
+
+def _told_of_caches(run: Run, mixture: Mixture, steps: int) -> dict[str, str]:
+    """Rows of the card: each cache with its corpus, and in a mixture its weight and how often it was gone through."""
+    rows = {}
+    passes = mixture.passes(steps * run.batches.global_batch)
+    for number, (cache, weight, count) in enumerate(zip(mixture.caches, mixture.weights, passes, strict=True), 1):
+        of, corpus = "" if mixture.alone else f" {number}", cache.manifest.corpus
+        how = "" if mixture.alone else f", weight {weight:g}, gone through {count:.3g} times"
+        rows[f"cache{of}"] = (
+            f"{as_code(cache.digest)} ({len(cache):,} examples, {cache.num_positions:,} positions{how})"
+        )
+        rows[f"corpus{of}"] = as_code(corpus.sha256) if corpus else "not recorded"
+    return rows
+
+
+def _told_of_teachers(mixture: Mixture) -> dict[str, str]:
+    rows = {}
+    for number, cache in enumerate(mixture.caches, 1):
+        of, teacher = "" if mixture.alone else f" {number}", cache.manifest.header.teacher
+        if teacher is not None:
+            revision = in_markdown(teacher.revision or "not recorded")
+            rows[f"teacher{of}"] = (
+                f"{in_markdown(teacher.name)}, revision {revision}, {in_markdown(teacher.dtype or '')}"
+            )
+            rows[f"teacher{of} weights"] = as_code(teacher.weights_sha256) if teacher.weights_sha256 else "not recorded"
+    return rows
 
 
 def _spoken_changes(changes: Sequence[dict[str, Any]]) -> str:

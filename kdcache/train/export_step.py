@@ -21,6 +21,7 @@ from kdcache.owned.folder import Owner, abandon, check_output, claim, read_owner
 from kdcache.owned.lock import hold
 from kdcache.owned.model import move_into
 from kdcache.store.cache import open_cache
+from kdcache.stream.mixture import Mixture
 from kdcache.students.making import make_student
 from kdcache.train.checkpoint import Checkpoints, Saved
 from kdcache.train.export import STUDENT, Told, write_student
@@ -57,9 +58,9 @@ def export_step(
     saved = checkpoints.latest() if step is None else checkpoints.at(step)
     if saved is None:
         raise TrainError(f"{folder} has no checkpoint yet, expected one to export")
-    cache = open_cache(run.cache)
-    check_unchanged(saved.settings, run.pinned_with(cache), folder, CHANGEABLE)
-    student = make_student(run.student, cache, run.seed)
+    mixture = Mixture([(open_cache(path), weight) for path, weight in run.caches])
+    check_unchanged(saved.settings, run.pinned_with(mixture), folder, CHANGEABLE)
+    student = make_student(run.student, mixture.caches[0], run.seed)
     weights = {
         name.removeprefix(STUDENT): weight
         for name, weight in master_weights(checkpoints.folder, saved).items()
@@ -71,7 +72,7 @@ def export_step(
     try:
         claim(target, "student", setting="--out", inputs={"RUN": [folder]}, force=force)
         shutil.rmtree(made, ignore_errors=True)
-        write_student(made, run, cache, student, weights, told)
+        write_student(made, run, mixture, student, weights, told)
         move_into(made, target, Owner("student", config=run.settings))
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)

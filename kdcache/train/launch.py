@@ -57,13 +57,13 @@ def finished_early(run: "Run", world_size: int) -> bool:
     from kdcache.train.run import open_caches
 
     check_run_output(run)
-    cache, held_out = open_caches(run)
+    mixture, held_out = open_caches(run)
     if run.student.path is not None:
         student_folder(run.student)
-    run.batches.loader(cache, World(0, world_size)).close()
+    run.batches.loader(mixture, World(0, world_size)).close()
     if not (run.output / DONE).is_file():
         return False
-    return is_finished(run, cache, held_out, run.pinned_with(cache), aloud=False)
+    return is_finished(run, mixture, held_out, run.pinned_with(mixture), aloud=False)
 
 
 def _train_as(world: World, wanted: str, planned: "Callable[[], Run]", watch: Watch) -> int:

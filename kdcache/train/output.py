@@ -37,5 +37,7 @@ def take_output(run: Run, world: World) -> Hold | None:
 
 
 def _inputs(run: Run) -> dict[str, list[str]]:
-    found = {"cache": run.cache, "student.path": run.student.path, "eval.cache": run.eval and run.eval.cache}
+    names = ["cache"] if len(run.caches) == 1 else [f"caches.{number}" for number in range(len(run.caches))]
+    found: dict[str, str | None] = {name: path for name, (path, _) in zip(names, run.caches, strict=True)}
+    found |= {"student.path": run.student.path, "eval.cache": None if run.eval is None else run.eval.cache}
     return {name: [path] for name, path in found.items() if path}

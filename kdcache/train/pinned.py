@@ -1,9 +1,9 @@
 """Which settings a resumed run may not change: all of them, but for the two lists here.
 
 A run is what its config says, so every setting is pinned under its dotted name, also one that a later version brings.
-What a setting names is pinned by content: the cache by its digest, the student's folder by the digests of the files
-that are loaded from it, a module of the user's by the digest of its source. So a folder that was moved, or fetched
-from the hub again, goes on as long as its contents are the same.
+What a setting names is pinned by content: the cache by its digest, those of a mixture by theirs, with their weights,
+the student's folder by the digests of the files that are loaded from it, a module of the user's by the digest of its
+source. So a folder that was moved, or fetched from the hub again, goes on as long as its contents are the same.
 
 FREE may change between two starts of a run: none of it changes what a step is, beyond the rounding of sums in another
 order. Steps may become more, and fewer as long as those were not reached yet. CHANGEABLE changes the result on
@@ -26,7 +26,7 @@ from kdcache.train.settings import TrainConfig
 __all__ = ["CHANGES", "FREE", "check_unchanged", "files_of_student", "pinned_settings"]
 
 FREE = (
-    *("cache", "student.path", "student.revision", "module"),  # pinned by content
+    *("cache", "caches", "student.path", "student.revision", "module"),  # pinned by content
     *("output", "device", "eval", "log_every", "checkpoint", "export_modules", "allow_change", "hang_minutes"),
     *("steps", "epochs", "micro_batch", "loss_chunk", "stream.memory_gb"),
     *("student.attention_implementation", "student.gradient_checkpointing", "student.trust_remote_code"),

@@ -12,10 +12,8 @@ from kdcache.errors import as_code
 from kdcache.launcher import World
 from kdcache.losses.term import Term
 from kdcache.progress import counted
-from kdcache.store.cache import Cache
-from kdcache.stream.fitting import check_sizes, usual_lanes
 from kdcache.stream.loader import Loader
-from kdcache.stream.order import steps_per_epoch
+from kdcache.stream.mixture import Mixture
 from kdcache.stream.settings import StreamConfig
 from kdcache.students.making import student_folder
 from kdcache.students.settings import StudentConfig
@@ -36,41 +34,42 @@ class Batches:
     seed: int
     stream: StreamConfig
 
-    def lanes(self, examples: int) -> int:
-        """Of a cache of so many examples."""
-        return self.stream.lanes or usual_lanes(self.global_batch, examples, self.stream.stretch)
+    def lanes(self, mixture: Mixture) -> int:
+        return self.stream.lanes or mixture.usual_lanes(self.global_batch, self.stream.stretch)
 
-    def check(self, examples: int, world_size: int) -> None:
-        """Raises ConfigError where a cache of so many examples cannot be shared out so."""
-        check_sizes(
-            examples,
+    def check(self, mixture: Mixture, world_size: int) -> None:
+        """Raises ConfigError where these caches cannot be shared out so."""
+        mixture.check_sizes(
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
-            lanes=self.lanes(examples),
+            lanes=self.lanes(mixture),
             world_size=world_size,
         )
 
-    def steps_per_epoch(self, examples: int) -> int:
-        return steps_per_epoch(examples, lanes=self.lanes(examples), global_batch=self.global_batch)
+    def steps_per_epoch(self, mixture: Mixture) -> int:
+        return mixture.steps_per_epoch(self.global_batch, self.lanes(mixture))
 
-    def left_out(self, examples: int, total_steps: int) -> str:
-        """What to say of the examples that fill no step, if an epoch has some and the run has an epoch."""
-        steps = self.steps_per_epoch(examples)
-        left = examples - steps * self.global_batch
+    def spoken(self, mixture: Mixture, total_steps: int) -> str:
+        """What to say of the epochs of a run: how often each cache of a mixture is gone through, or which examples
+        fill no step, where an epoch has some and the run has an epoch."""
+        steps = self.steps_per_epoch(mixture)
+        epoch = f"an epoch is {counted(steps, 'step')} of {self.global_batch} examples"
+        if not mixture.alone:
+            passes = mixture.passes(total_steps * self.global_batch)
+            times = (f"{cache.root.url} {n:.3g} times" for cache, n in zip(mixture.caches, passes, strict=True))
+            return f"{epoch}, as many as all caches have; {counted(total_steps, 'step')} go through {', '.join(times)}"
+        left = len(mixture) - steps * self.global_batch
         if not left or total_steps < steps:
             return ""
-        return (
-            f"an epoch is {counted(steps, 'step')} of {self.global_batch} examples: {left:,} of {examples:,} are left "
-            "out of it, others in each epoch"
-        )
+        return f"{epoch}: {left:,} of {len(mixture):,} are left out of it, others in each epoch"
 
-    def loader(self, cache: Cache, world: World) -> Loader:
+    def loader(self, mixture: Mixture, world: World) -> Loader:
         """This rank's part of every step."""
         return Loader(
-            cache,
+            mixture,
             global_batch=self.global_batch,
             micro_batch=self.micro_batch,
-            lanes=self.lanes(len(cache)),
+            lanes=self.lanes(mixture),
             length_groups=self.stream.length_groups,
             length_blocks=self.stream.length_blocks,
             seed=self.seed,
@@ -96,11 +95,12 @@ class Run:
     """One training run. engine: what decides DeepSpeed's engine. pinned: what a resumed run may not change,
     but for allow_change.
 
-    told: what the student's card says of the settings, by name. settings: all of them, as JSON. force: take the output
+    caches: paths to learn from, each with its weight; one alone has 1. told: what the student's card says of the
+    settings, by name. settings: all of them, as JSON. force: take the output
     over, whoever has it.
     """
 
-    cache: str
+    caches: tuple[tuple[str, float], ...]
     output: Path
     student: StudentConfig
     terms: tuple[Term, ...]
@@ -125,18 +125,18 @@ class Run:
         """Examples of a forward pass of a rank, in training and in evaluations."""
         return max(self.batches.micro_batch, 1 if self.eval is None else self.eval.batch_examples)
 
-    def pace(self, examples: int) -> Pace:
-        """Of a run over a cache of so many examples."""
+    def pace(self, mixture: Mixture) -> Pace:
+        """Of a run over these caches."""
         length = self.length
-        epoch = self.batches.steps_per_epoch(examples)
+        epoch = self.batches.steps_per_epoch(mixture)
         total = length.steps or math.ceil((length.epochs or 0) * epoch)
         return Pace(total, epoch, length.peak, length.schedule, self.seed, length.log_every)
 
-    def pinned_with(self, cache: Cache) -> dict[str, Any]:
+    def pinned_with(self, mixture: Mixture) -> dict[str, Any]:
         """What a checkpoint and a finished run keep to be compared with. Reads the whole folder of the student."""
         path = self.student.path
         files = {} if path is None else files_of_student(student_folder(self.student))
-        return {"cache": cache.digest, **files, **self.pinned}
+        return {**_pinned_caches(mixture), **files, **self.pinned}
 
 
 def plan(config: TrainConfig, *, force: bool = False) -> Run:
@@ -147,7 +147,7 @@ def plan(config: TrainConfig, *, force: bool = False) -> Run:
     own = read_deepspeed(config.deepspeed, config.student.dtype)
     engine = EngineSettings(own, config.optimizer, config.global_batch, config.micro_batch)
     return Run(
-        cache=config.cache,
+        caches=_caches(config),
         output=Path(config.output),
         student=config.student,
         terms=config.terms,
@@ -167,6 +167,23 @@ def plan(config: TrainConfig, *, force: bool = False) -> Run:
         settings=config.model_dump(mode="json"),
         force=force,
     )
+
+
+def _caches(config: TrainConfig) -> tuple[tuple[str, float], ...]:
+    if config.caches is None:
+        assert config.cache is not None
+        return ((config.cache, 1.0),)
+    return tuple((part.path, part.weight) for part in config.caches)
+
+
+def _pinned_caches(mixture: Mixture) -> dict[str, Any]:
+    """The cache by its digest; of a mixture each, and its weight."""
+    if mixture.alone:
+        return {"cache": mixture.caches[0].digest}
+    pinned: dict[str, Any] = {}
+    for number, (cache, weight) in enumerate(zip(mixture.caches, mixture.weights, strict=True)):
+        pinned |= {f"caches.{number}": cache.digest, f"caches.{number}.weight": weight}
+    return pinned
 
 
 def _told(config: TrainConfig) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The story of a training run, as every rank tells it.
 
 OUTPUT/checkpoints/   to go on from
-OUTPUT/log.jsonl      the cache's digest, and a line each log_every steps and for each evaluation
+OUTPUT/log.jsonl      the digest of each cache, and a line each log_every steps and for each evaluation
 OUTPUT/tensorboard/   the same for TensorBoard
 OUTPUT/student/       the finished student
 OUTPUT/done.json      steps, held-out figures, precision and pinned settings; written last
@@ -19,10 +19,11 @@ from kdcache.losses.term import Term
 from kdcache.owned.folder import read_owner
 from kdcache.progress import say
 from kdcache.store.cache import Cache, open_cache
+from kdcache.stream.mixture import Mixture
 from kdcache.students.balance import terms_of_student, warn_unbalanced
 from kdcache.students.collate import Collator
 from kdcache.students.loss import head_width, with_loss
-from kdcache.students.making import make_student
+from kdcache.students.making import check_fits, make_student
 from kdcache.students.prefetch import Prefetcher
 from kdcache.students.scoring import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
 from kdcache.students.terms import loss_terms
@@ -52,42 +53,47 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
     phases: is told what this rank does.
     """
     phases = phases or Phases()
-    cache, held_out = open_caches(run)
-    run.batches.check(len(cache), world.size)
-    pinned = on_first(world, lambda: run.pinned_with(cache))
-    if on_first(world, lambda: is_finished(run, cache, held_out, pinned)):
+    mixture, held_out = open_caches(run)
+    cache = mixture.caches[0]
+    run.batches.check(mixture, world.size)
+    pinned = on_first(world, lambda: run.pinned_with(mixture))
+    if on_first(world, lambda: is_finished(run, mixture, held_out, pinned)):
         return
     held = take_output(run, world)
-    pace = run.pace(len(cache))
+    pace = run.pace(mixture)
     leaving = leaving or Leaving(run.checkpoint, world)
     checkpoints = Checkpoints(run.output, run.checkpoint, world)
     with phases.of("load", 0):
         saved = checkpoints.latest(sweep=True)
     changes = compare(saved, run, pinned, pace.total_steps)
     if saved is None and world.first:
-        warn(run.terms, cache, held_out)
-    if left_out := run.batches.left_out(len(cache), pace.total_steps):
-        say(left_out)
+        for one in mixture.caches:
+            warn(run.terms, one, held_out)
+    if words := run.batches.spoken(mixture, pace.total_steps):
+        say(words)
 
-    with run.batches.loader(cache, world) as loader:
+    with run.batches.loader(mixture, world) as loader:
         student = make_student(run.student, cache, run.seed, batch_examples=run.most_in_a_batch, device=device)
+        for other in mixture.caches[1:]:
+            check_fits(student, other)
         warn_unbalanced(student)
         model = with_loss(student, chunk=run.loss_chunk, modules=modules_of(run.terms, run.seed, student, cache))
         convert = checkpoints.needs_conversion(saved, run.engine.stage)
         engine = make_engine(model, run.engine, world.size, universal=convert)
         precision = precision_in_use(engine, run.student.dtype)
-        say(f"cache: {run.cache}, sha256 {cache.digest}")
+        for (path, weight), one in zip(run.caches, mixture.caches, strict=True):
+            say(f"cache: {path}, sha256 {one.digest}{'' if mixture.alone else f', weight {weight:g}'}")
         say(f"precision: {spoken_precision(precision)}")
         if saved is not None:
             with phases.of("load", 0):
                 checkpoints.load(engine, saved, convert=convert)
             loader.load_state_dict(saved.loader)
             say(f"going on from step {saved.step} of {pace.total_steps}")
-        terms = loss_terms(run.terms, cache, beside=terms_of_student(student))
+        terms = loss_terms(run.terms, mixture, beside=terms_of_student(student))
         step = 0 if saved is None else saved.step
         trainer = Trainer(engine, pace, terms, world, device=device, step=step, leaving=leaving, phases=phases)
         feed = Prefetcher(loader, Collator(student, cache), trainer.device)
-        log = open_log(run, world, pace, step, changes, cache.digest)
+        log = open_log(run, world, pace, step, changes, mixture)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 
         def after(step: int) -> None:
@@ -111,7 +117,7 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
         held.check()
     told = Told(trainer.step, figures, precision, changes)
     with phases.of("export", trainer.step):
-        folder = export_student(engine, run, cache, world, told, phases.got_on)
+        folder = export_student(engine, run, mixture, world, told, phases.got_on)
     if world.first:
         owner, settings = read_owner(folder), {**pinned, CHANGES: changes}
         files = {} if owner is None else dict(owner.files)
@@ -119,13 +125,16 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
         say(f"wrote {folder}{spoken(figures)}")
 
 
-def open_log(run: Run, world: World, pace: Pace, step: int, changes: list[dict[str, Any]], digest: str) -> Log:
-    """The log of a run that goes on from a step, with what was changed just now, and first with the cache's digest."""
+def open_log(run: Run, world: World, pace: Pace, step: int, changes: list[dict[str, Any]], mixture: Mixture) -> Log:
+    """The log of a run that goes on from a step, with what was changed just now, and first with the caches' digests."""
     monitor = make_monitor(run.engine.for_monitors(run.output))
     again = ("eval",) if step == pace.total_steps else ()
     log = Log(run.output, monitor, world, step, steps_per_epoch=pace.steps_per_epoch, again=again)
     if step == 0:
-        log.write(0, "cache", {"cache_sha256": digest})
+        passes = mixture.passes(pace.total_steps * run.batches.global_batch)
+        for (path, weight), cache, count in zip(run.caches, mixture.caches, passes, strict=True):
+            of_mixture = {} if mixture.alone else {"path": path, "weight": weight, "passes": round(count, 4)}
+            log.write(0, "cache", {"cache_sha256": cache.digest, **of_mixture})
     for change in changes:
         if change["step"] == step:
             say(f"going on with {change['key']} {change['to']}, which was {change['from']}")
@@ -181,12 +190,27 @@ class Evaluation:
         return figures
 
 
-def open_caches(run: Run) -> tuple[Cache, Cache | None]:
-    """The training cache and the held-out one. Raises CacheError or ConfigError for one that cannot be used."""
-    cache = open_cache(run.cache)
+def open_caches(run: Run) -> tuple[Mixture, Cache | None]:
+    """The training caches and the held-out one. Raises CacheError or ConfigError for one that cannot be used."""
+    opened = [(open_cache(path), weight) for path, weight in run.caches]
+    for (path, _), (cache, _) in zip(run.caches, opened, strict=True):
+        check_trainable(run, path, cache)
+    mixture = Mixture(opened)
+    loss_terms(run.terms, mixture)
+    if run.eval is None:
+        return mixture, None
+    held_out = open_cache(run.eval.cache)
+    check_held_out(held_out, mixture.caches[0])
+    if held_out.manifest.header.distribution is not None:
+        first_targets(held_out).log_partition(EVALUATION_TEMPERATURE)
+    return mixture, held_out
+
+
+def check_trainable(run: Run, path: str, cache: Cache) -> None:
+    """Raises CacheError or ConfigError for a cache that the terms of a run cannot learn from."""
     if cache.num_positions == 0:
         raise CacheError(
-            f"{run.cache} has no supervised position in its {len(cache)} examples, expected at least one: "
+            f"{path} has no supervised position in its {len(cache)} examples, expected at least one: "
             "look at the loss mask of its task"
         )
     if cache.manifest.header.tokenizer is not None:
@@ -194,7 +218,7 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
     unlabelled = cache.manifest.totals.notes.get("unlabelled", 0)
     if unlabelled == cache.num_positions and all(term.needs_labels for term in run.terms):
         raise CacheError(
-            f"{run.cache} has no label, expected some for {run.terms[0].spoken} term: dump it with "
+            f"{path} has no label, expected some for {run.terms[0].spoken} term: dump it with "
             "corpus.label_field or corpus.tags_field"
         )
     header = cache.manifest.header
@@ -202,20 +226,13 @@ def open_caches(run: Run) -> tuple[Cache, Cache | None]:
     of_features = asking is not None and asking.needs_features and bool(header.records)
     if header.distribution is None and asking is not None and not of_features:
         raise CacheError(
-            f"{run.cache} holds labels and no teacher, expected one for {asking.spoken} term: "
+            f"{path} holds labels and no teacher, expected one for {asking.spoken} term: "
             "use terms: [{name: cross_entropy}], or dump with a teacher"
         )
     terms = loss_terms(run.terms, cache)
     feature_width(run.terms, cache)
     if header.distribution is not None:
         terms.check(first_targets(cache))
-    if run.eval is None:
-        return cache, None
-    held_out = open_cache(run.eval.cache)
-    check_held_out(held_out, cache)
-    if held_out.manifest.header.distribution is not None:
-        first_targets(held_out).log_partition(EVALUATION_TEMPERATURE)
-    return cache, held_out
 
 
 def modules_of(terms: Sequence[Term], seed: int, student: Any, cache: Cache) -> dict[int, torch.nn.Module]:

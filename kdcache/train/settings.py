@@ -8,7 +8,7 @@ from kdcache.config.base import Config, Count, LocalText, PathText, Run
 from kdcache.losses.divergence_term import DivergenceTerm
 from kdcache.losses.term import AnyTerm
 from kdcache.stream.fitting import groups_fault, lanes_fault
-from kdcache.stream.settings import StreamConfig
+from kdcache.stream.settings import MixedCache, StreamConfig
 from kdcache.students.settings import StudentConfig
 
 __all__ = [
@@ -101,9 +101,13 @@ class EvalConfig(Config):
 
 
 class TrainConfig(Run):
-    """The settings of a training run. Exactly one of steps and epochs says how long it is.
+    """The settings of a training run. Exactly one of steps and epochs says how long it is, and one of cache and caches
+    what the student learns from.
 
     cache: the folder or URL of the cache to learn from.
+    caches: two or more caches to learn from, each with a weight. Each global batch has its share of each, whatever
+        their sizes, so that a small cache is gone through more often than a large one; an epoch is as many examples as
+        all of them have. They have one task, tokenizer, set of classes and record.
     output: the folder of the run: logs, checkpoints, and at the end student/, a Hugging Face folder.
     student: what the student is made from.
     deepspeed: the path of a DeepSpeed JSON file, or its settings here. What the other keys of this file say is not
@@ -112,7 +116,8 @@ class TrainConfig(Run):
     global_batch: examples per step, over all ranks.
     micro_batch: examples per forward pass of a rank.
     steps: the length of the run in steps.
-    epochs: the length of the run in passes over the cache; it may be a fraction.
+    epochs: the length of the run in passes over the cache, or over as many examples as all caches have; it may be a
+        fraction.
     optimizer: AdamW and its settings.
     schedule: how the learning rate changes.
     stream: the order of examples.
@@ -132,7 +137,8 @@ class TrainConfig(Run):
     device: "auto" takes a GPU where there is one.
     """
 
-    cache: PathText
+    cache: PathText | None = None
+    caches: tuple[MixedCache, ...] | None = None
     output: LocalText
     student: StudentConfig
     deepspeed: LocalText | dict[str, Any] = Field({"zero_optimization": {"stage": 1}})
@@ -160,6 +166,16 @@ class TrainConfig(Run):
             raise ValueError("got export_modules without a term that trains one, expected such as bottleneck in terms")
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("expected exactly one of steps and epochs")
+        if (self.cache is None) == (self.caches is None):
+            got = "neither cache nor caches" if self.cache is None else "both cache and caches"
+            raise ValueError(f"got {got}, expected exactly one of them")
+        if self.caches is not None and len(self.caches) < 2:
+            raise ValueError(f"got {len(self.caches)} in caches, expected two or more; for one cache use cache")
+        paths = [part.path for part in self.caches or ()]
+        if twice := next((path for path in paths if paths.count(path) > 1), None):
+            raise ValueError(
+                f"got {twice} twice in caches, expected different ones; give it one weight, the sum of the two"
+            )
         if not self.terms or all(term.weight == 0 for term in self.terms):
             raise ValueError("got no loss term with a weight above 0, expected at least one in terms")
         if fault := lanes_fault(self.global_batch, self.stream.lanes or self.global_batch):

@@ -20,6 +20,7 @@ from kdcache.losses.terms import LossTerms
 from kdcache.models.cut import cut
 from kdcache.report.evaluate import evaluate_students
 from kdcache.store.cache import Cache, open_cache
+from kdcache.stream.mixture import Mixture
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
@@ -79,7 +80,7 @@ def finished(folder: Path, cache: Cache, student: dict[str, Any] | Path) -> Path
         optimizer.zero_grad()
     precision = dict.fromkeys(("parameters", "gradients", "master_weights", "student"), "float32")
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    write_student(folder, plan(config), cache, model, weights, Told(steps=6, precision=precision))
+    write_student(folder, plan(config), Mixture.of(cache), model, weights, Told(steps=6, precision=precision))
     return folder
 
 

@@ -43,19 +43,20 @@ class Run:
     def __init__(self, root: Path, stage: int) -> None:
         self.output = root / f"stage{stage}"
         self.run = plan(train_config(root / "cache", self.output, stage=stage, steps=40))
-        self.cache, _ = open_caches(self.run)
+        mixture, _ = open_caches(self.run)
+        self.cache = mixture.caches[0]
         self.engine = self.make_engine()
         student = self.engine.module.student
         self.trainer = Trainer(
             self.engine,
-            self.run.pace(len(self.cache)),
+            self.run.pace(mixture),
             loss_terms(self.run.terms, self.cache),
             World(),
             device="cpu",
             step=0,
             leaving=Leaving(self.run.checkpoint, World()),
         )
-        self.loader = self.run.batches.loader(self.cache, World())
+        self.loader = self.run.batches.loader(mixture, World())
         with Prefetcher(self.loader, Collator(student, self.cache), "cpu") as feed:
             for step in (1, 2):
                 self.trainer.take_step(feed)

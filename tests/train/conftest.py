@@ -37,7 +37,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("launched")
     write_cache(root / "cache")
     write_cache(root / "held-out", seed=1, examples=11)
+    write_cache(root / "small", seed=3, examples=10)
     write_cache(root / "sparse", seed=2, examples=64, unsupervised=0.8)
-    launch(2, root, "stages", "long", "half", "mixture", "reading", "gradients", "resume")
-    launch(1, root, "reading", "gradients", "alone", "again", "sources", "resume", "failures")
+    launch(2, root, "stages", "long", "half", "mixture", "reading", "gradients", "resume", "several")
+    launch(1, root, "reading", "gradients", "alone", "again", "sources", "resume", "several", "failures")
     return root

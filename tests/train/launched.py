@@ -19,6 +19,7 @@ from kdcache.launcher import World, find_world
 from kdcache.losses.terms import LossTerms
 from kdcache.store.cache import Cache
 from kdcache.stream.loader import Loader
+from kdcache.stream.mixture import Mixture
 from kdcache.students.collate import Collator
 from kdcache.students.loss import with_loss
 from kdcache.students.making import make_student
@@ -96,9 +97,9 @@ def again(root: Path, world: World) -> None:
 def sources(root: Path, world: World) -> None:
     """One student with dropout from a config and from a folder, evaluated in between and not, and resumed."""
     folder = root / "student"
-    cache, _ = open_caches(plan(train_config(root / "cache", root / "unused")))
+    mixture, _ = open_caches(plan(train_config(root / "cache", root / "unused")))
     config = train_config(root / "cache", root / "unused", student=dropping_student())
-    make_student(config.student, cache, config.seed).save_pretrained(folder)
+    make_student(config.student, mixture.caches[0], config.seed).save_pretrained(folder)
     never = {"cache": str(root / "held-out"), "every": 0, "batch_examples": 4}
     for name, student in (("config", dropping_student()), ("folder", {"path": str(folder)})):
         train(ten_steps(root, f"of-{name}", 1, student=student), world, "cpu")
@@ -132,6 +133,21 @@ def resume(root: Path, world: World) -> None:
         train(ten_steps(root, output, int(source.name[5])), world, "cpu")
 
 
+def several(root: Path, world: World) -> None:
+    """A mixture of two caches, resumed from step 5, and what two ranks began by one."""
+
+    def run(name: str) -> None:
+        parts = [{"path": str(root / "cache"), "weight": 3}, {"path": str(root / "small")}]
+        train(ten_steps(root, name, 1, cache=None, caches=parts), world, "cpu")
+
+    run(f"several-by{world.size}")
+    world.barrier()
+    for source in sorted(root.glob("several-by?")):
+        output = f"{source.name}-then{world.size}"
+        back_to_step_5(source, root / output, world)
+        run(output)
+
+
 def half(root: Path, world: World) -> None:
     """The shipped bf16 settings, with float32 and with bf16 output, and gradient checkpointing.
 
@@ -161,7 +177,7 @@ def trainer_of(run: Run, cache: Cache, world: World, *, total_steps: int) -> Tra
     student = make_student(run.student, cache, 0)
     return Trainer(
         make_engine(with_loss(student, chunk=3), run.engine, world.size),
-        replace(run.pace(len(cache)), total_steps=total_steps),
+        replace(run.pace(Mixture.of(cache)), total_steps=total_steps),
         LossTerms(run.terms, 300),
         world,
         device="cpu",
@@ -179,9 +195,10 @@ def reading(root: Path, world: World) -> None:
     found = {}
     for stage in STAGES:
         run = plan(train_config(root / "cache", root / "unused", stage=stage))
-        cache, _ = open_caches(run)
+        mixture, _ = open_caches(run)
+        cache = mixture.caches[0]
         trainer = trainer_of(run, cache, world, total_steps=9)
-        with run.batches.loader(cache, world) as loader, feed_of(trainer, loader, cache) as feed:
+        with run.batches.loader(mixture, world) as loader, feed_of(trainer, loader, cache) as feed:
             for _ in range(2):
                 trainer.take_step(feed)
             with reads() as found[str(stage)]:
@@ -199,7 +216,8 @@ def gradients(root: Path, world: World) -> None:
             root / "sparse", root / "unused", stage=0, micro_batch=micro_batch, optimizer={"clip_norm": 0}
         )
         run = plan(config)
-        cache, _ = open_caches(run)
+        mixture, _ = open_caches(run)
+        cache = mixture.caches[0]
         trainer = trainer_of(run, cache, world, total_steps=3)
         engine = trainer.engine
         found: list[dict[str, torch.Tensor]] = []
@@ -212,9 +230,9 @@ def gradients(root: Path, world: World) -> None:
 
         engine.step = look
         fewest = 1 << 30
-        with run.batches.loader(cache, world) as loader:
+        with run.batches.loader(mixture, world) as loader:
             owns = [sum(batch.num_positions for batch in next(loader)) for _ in range(3)]
-        with run.batches.loader(cache, world) as loader, feed_of(trainer, loader, cache) as feed:
+        with run.batches.loader(mixture, world) as loader, feed_of(trainer, loader, cache) as feed:
             for own in owns:
                 _, positions, _ = trainer.take_step(feed)
                 fewest = min(fewest, own) if positions else fewest
@@ -262,7 +280,8 @@ def failures(root: Path, world: World) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, World], None]] = {
-    f.__name__: f for f in (stages, long, alone, again, sources, resume, half, mixture, reading, gradients, failures)
+    f.__name__: f
+    for f in (stages, long, alone, again, sources, resume, several, half, mixture, reading, gradients, failures)
 }
 
 if __name__ == "__main__":

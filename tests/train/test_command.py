@@ -22,6 +22,7 @@ from kdcache.config.file import load_config
 from kdcache.errors import KdcacheError
 from kdcache.store.cache import open_cache
 from kdcache.store.manifest import CorpusPin
+from kdcache.stream.mixture import Mixture
 from kdcache.stream.settings import StreamConfig
 from kdcache.targets.curve_spec import CurveSpec
 from kdcache.targets.sampled import Sampled
@@ -30,6 +31,7 @@ from kdcache.train.cautions import warn
 from kdcache.train.distributed import free_port
 from kdcache.train.launch import run_train
 from kdcache.train.plan import plan
+from kdcache.train.run import open_caches
 from kdcache.train.settings import TrainConfig
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -185,6 +187,23 @@ def without_its_tokenizer(path: Path) -> Path:
     return path / "cache"
 
 
+def mixed(*folders: Path, weight: float = 1.0) -> dict[str, Any]:
+    """caches in place of cache, all with one weight."""
+    return {"cache": None, "caches": [{"path": str(folder), "weight": weight} for folder in folders]}
+
+
+def of_tokenizer(path: Path, *, swapped: bool) -> Path:
+    """A cache of a tokenizer, two of whose tokens may have changed places."""
+    make_tokenizer(path / "from")
+    if swapped:
+        file = path / "from" / "tokenizer.json"
+        whole = json.loads(file.read_text())
+        vocab = whole["model"]["vocab"]
+        vocab["x"], vocab["z"] = vocab["z"], vocab["x"]
+        file.write_text(json.dumps(whole))
+    return write_cache(path / "cache", examples=16, seed=swapped, classes=320, tokenizer=path / "from")
+
+
 WARM = TopK(k=8, curve=CurveSpec(temperatures=(2.0,)))
 MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str]] = {
     "unfinished cache": (
@@ -289,6 +308,74 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], int | None, int, str
         "cache.json is a file; expected a new folder",
     ),
     "unknown key": (lambda p: {"sead": 3}, None, 2, "unknown key sead; did you mean seed?"),
+    "cache and caches": (
+        lambda p: mixed(p / "a", p / "b") | {"cache": str(p / "a")},
+        None,
+        2,
+        "got both cache and caches, expected exactly one of them",
+    ),
+    "no cache named": (lambda p: {"cache": None}, None, 2, "got neither cache nor caches"),
+    "a mixture of one": (
+        lambda p: mixed(p / "cache"),
+        None,
+        2,
+        "got 1 in caches, expected two or more; for one cache use cache",
+    ),
+    "weight of nothing": (
+        lambda p: mixed(p / "a", p / "b", weight=0),
+        None,
+        2,
+        "caches.0.weight: got 0: input should be greater than 0",
+    ),
+    "a path twice": (lambda p: mixed(p / "cache", p / "cache"), None, 2, "cache twice in caches, expected different"),
+    "a cache twice": (
+        lambda p: mixed(p / "cache", Path(shutil.copytree(p / "cache", p / "copy"))),
+        None,
+        2,
+        "which is the same cache twice, expected different ones",
+    ),
+    "caches of two tasks": (
+        lambda p: mixed(p / "cache", write_cache(p / "other", examples=16, seed=1, task={"attention": "causal"})),
+        None,
+        1,
+        "it is of causal_lm with attention causal, expected causal_lm with attention document",
+    ),
+    "caches of two sets of classes": (
+        lambda p: mixed(p / "cache", write_cache(p / "other", examples=16, seed=1, classes=301)),
+        None,
+        1,
+        "it has 301 classes, expected 300",
+    ),
+    "caches of two tokenizers": (
+        lambda p: mixed(of_tokenizer(p / "one", swapped=False), of_tokenizer(p / "two", swapped=True)),
+        None,
+        1,
+        "its tokens are of another tokenizer (",
+    ),
+    "caches of two kinds of records": (
+        lambda p: mixed(p / "cache", write_cache(p / "other", examples=16, seed=1, record=TopK(k=8))),
+        None,
+        1,
+        "it holds top_k, expected sampled",
+    ),
+    "caches of other settings of records": (
+        lambda p: mixed(p / "cache", write_cache(p / "other", examples=16, seed=1, record=Sampled(exact_top_k=4))),
+        None,
+        1,
+        "its record.exact_top_k is 4, expected 8",
+    ),
+    "a cache of a mixture without a teacher": (
+        lambda p: mixed(p / "cache", write_cache(p / "other", examples=16, seed=1, record=None)),
+        None,
+        1,
+        "other holds labels and no teacher, expected one for a divergence term",
+    ),
+    "a cache of a mixture smaller than the lanes": (
+        lambda p: mixed(p / "cache", write_cache(p / "other", examples=3, seed=1)),
+        None,
+        2,
+        "other with 3 examples, expected one at least for each lane of a mixture; set stream.lanes to 2",
+    ),
     "cache too small": (
         lambda p: {"global_batch": 64, "stream": {"lanes": 64}},
         None,
@@ -377,8 +464,23 @@ def test_examples_that_an_epoch_leaves_out_are_counted(tmp_path: Path) -> None:
     settings = {"global_batch": 20, "micro_batch": 2, "stream": {"lanes": 20}, "steps": None}
     config = train_config(Path(cache.root.url), tmp_path / "out", **settings, epochs=1)
     run = plan(config)
-    words = run.batches.left_out(len(cache), run.pace(len(cache)).total_steps)
+    mixture = Mixture.of(cache)
+    words = run.batches.spoken(mixture, run.pace(mixture).total_steps)
     assert words == "an epoch is 1 step of 20 examples: 18 of 38 are left out of it, others in each epoch"
     whole = config.model_copy(update={"global_batch": 19, "stream": StreamConfig(lanes=19)})
-    assert plan(whole).batches.left_out(len(cache), 2) == ""
-    assert run.batches.left_out(len(cache), 0) == ""
+    assert plan(whole).batches.spoken(mixture, 2) == ""
+    assert run.batches.spoken(mixture, 0) == ""
+
+
+def test_the_passes_through_each_cache_of_a_mixture_are_told(tmp_path: Path) -> None:
+    """An epoch is as many examples as all have."""
+    parts = [{"path": str(write_cache(tmp_path / "a", examples=30)), "weight": 1}]
+    parts += [{"path": str(write_cache(tmp_path / "b", examples=10, seed=1)), "weight": 1}]
+    config = train_config(tmp_path, tmp_path / "out", cache=None, caches=parts, steps=None, epochs=2)
+    run = plan(config)
+    mixture, _ = open_caches(run)
+    assert run.pace(mixture).total_steps == 10
+    assert run.batches.spoken(mixture, 10) == (
+        f"an epoch is 5 steps of 8 examples, as many as all caches have; 10 steps go through {tmp_path}/a 1.33 times, "
+        f"{tmp_path}/b 4 times"
+    )

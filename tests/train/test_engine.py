@@ -11,6 +11,7 @@ from train.tiny import train_config, write_cache
 
 from kdcache import open_cache
 from kdcache.errors import ConfigError
+from kdcache.stream.mixture import Mixture
 from kdcache.train.engine import EngineSettings, read_deepspeed
 from kdcache.train.pinned import FREE, check_unchanged, files_of_student
 from kdcache.train.plan import plan
@@ -208,9 +209,10 @@ def test_a_changed_setting_that_matters_is_named(change: dict[str, Any], key: st
 
 def test_another_cache_is_named(tmp_path: Path) -> None:
     run, held = plan(config()), [open_cache(write_cache(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
-    check_unchanged(run.pinned_with(held[0]), run.pinned_with(held[0]), "out")
+    pinned = [run.pinned_with(Mixture.of(one)) for one in held]
+    check_unchanged(pinned[0], pinned[0], "out")
     with pytest.raises(ConfigError, match=f"got cache {held[1].digest}, expected {held[0].digest}"):
-        check_unchanged(run.pinned_with(held[0]), run.pinned_with(held[1]), "out")
+        check_unchanged(pinned[0], pinned[1], "out")
 
 
 def test_settings_that_do_not_decide_a_step_may_change() -> None:

@@ -16,6 +16,7 @@ from kdcache.errors import ConfigError, TrainError
 from kdcache.launcher import World
 from kdcache.losses.distillation import distillation_loss
 from kdcache.store.cache import open_cache
+from kdcache.stream.mixture import Mixture
 from kdcache.students.collate import Collator
 from kdcache.students.making import make_student
 from kdcache.students.scoring import evaluate_model
@@ -65,7 +66,7 @@ def plain_training(config: TrainConfig) -> tuple[dict[str, Tensor], list[dict[st
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
     lines = []
     collate = Collator(student, cache)
-    with plan(config).batches.loader(cache, World()) as loader:
+    with plan(config).batches.loader(Mixture.of(cache), World()) as loader:
         for step in range(10):
             loss, positions = torch.zeros(()), 0
             for batch in next(loader):
@@ -110,6 +111,31 @@ def test_ten_steps_are_five_and_five_bit_for_bit(root: Path, name: str) -> None:
     assert all(torch.equal(once[key], again[key]) for key in once)
     assert [line["step"] for line in log(root, name)] == list(range(1, 11))
     assert not list((root / name / "checkpoints" / ".kdcache").iterdir())
+
+
+@pytest.mark.parametrize("name", ["several-by2-then2", "several-by1-then1"])
+def test_a_mixture_of_caches_goes_on_bit_for_bit(root: Path, name: str) -> None:
+    once, again = weights(root, name.rpartition("-")[0]), weights(root, name)
+    assert all(torch.equal(once[key], again[key]) for key in once)
+    assert [line["step"] for line in log(root, name)] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("name", ["several-by1", "several-by2-then1"])
+def test_a_mixture_of_caches_is_the_same_at_any_world_size(root: Path, name: str) -> None:
+    """And other than its larger cache alone; the log and the card name both caches and how often each was read."""
+    for line, expected in zip(log(root, name), log(root, "several-by2"), strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert largest_difference(weights(root, name), weights(root, "several-by2")) < 1e-5
+    assert largest_difference(weights(root, name), weights(root, "stage1-by2")) > 1e-3
+    lines = [json.loads(line) for line in (root / name / "log.jsonl").read_text().splitlines()]
+    digests = [open_cache(root / folder).digest for folder in ("cache", "small")]
+    found = [(line["cache_sha256"], line["weight"], line["passes"]) for line in lines if line["group"] == "cache"]
+    assert found == [(digests[0], 3, 1.25), (digests[1], 1, 2.0)]
+    card = (root / name / "student" / "README.md").read_text()
+    assert f"| cache 2 | {digests[1]} (10 examples" in card.replace("`", "")
+    assert "weight 1, gone through 2 times" in card
+    saved = json.loads((root / name / "done.json").read_text())["settings"]
+    assert (saved["caches.1"], saved["caches.1.weight"]) == (digests[1], 1)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -54,7 +54,7 @@ def stream_of(stage: int) -> dict[str, int]:
     return {"lanes": 4, "length_groups": 2, "length_blocks": 2} if stage == 2 else {"lanes": 4}
 
 
-def train_settings(cache: Path, output: Path, *, stage: int = 1, **changes: Any) -> dict[str, Any]:
+def train_settings(cache: Path, output: Path, /, *, stage: int = 1, **changes: Any) -> dict[str, Any]:
     """Settings of a run. A large eps, so that a gradient of a wrong scale makes a wrong step."""
     return {
         "cache": str(cache),
@@ -74,5 +74,5 @@ def train_settings(cache: Path, output: Path, *, stage: int = 1, **changes: Any)
     } | changes
 
 
-def train_config(cache: Path, output: Path, *, stage: int = 1, **changes: Any) -> TrainConfig:
+def train_config(cache: Path, output: Path, /, *, stage: int = 1, **changes: Any) -> TrainConfig:
     return TrainConfig.model_validate(train_settings(cache, output, stage=stage, **changes))
