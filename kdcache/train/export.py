@@ -133,7 +133,7 @@ def model_card(run: Run, mixture: Mixture, *, parameters: int, told: Told) -> st
     rows = {
         "parameters": f"{parameters:,}",
         "made from": made_from(run.student),
-        **_told_of_caches(run, mixture, told.steps),
+        **_told_of_caches(mixture, told.steps * run.batches.global_batch),
         "tokenizer": as_code(header.tokenizer.behaviour_sha256) if header.tokenizer else "not recorded",
         "record": ", ".join(as_code(kind.model_dump_json(exclude_none=True)) for kind in header.records)
         or "labels only",
@@ -162,10 +162,10 @@ def model_card(run: Run, mixture: Mixture, *, parameters: int, told: Told) -> st
     )
 
 
-def _told_of_caches(run: Run, mixture: Mixture, steps: int) -> dict[str, str]:
+def _told_of_caches(mixture: Mixture, samples: int) -> dict[str, str]:
     """Rows of the card: each cache with its corpus, and in a mixture its weight and how often it was gone through."""
     rows = {}
-    passes = mixture.passes(steps * run.batches.global_batch)
+    passes = mixture.passes(samples)
     for number, (cache, weight, count) in enumerate(zip(mixture.caches, mixture.weights, passes, strict=True), 1):
         of, corpus = "" if mixture.alone else f" {number}", cache.manifest.corpus
         how = "" if mixture.alone else f", weight {weight:g}, gone through {count:.3g} times"

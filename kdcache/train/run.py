@@ -9,6 +9,7 @@ OUTPUT/done.json      steps, held-out figures, precision and pinned settings; wr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from kdcache.store.cache import Cache, open_cache
 from kdcache.stream.mixture import Mixture
 from kdcache.students.balance import terms_of_student, warn_unbalanced
 from kdcache.students.collate import Collator
-from kdcache.students.loss import head_width, with_loss
+from kdcache.students.loss import StudentWithLoss, head_width, with_loss
 from kdcache.students.making import check_fits, make_student
 from kdcache.students.prefetch import Prefetcher
 from kdcache.students.scoring import EVALUATION_TEMPERATURE, check_held_out, evaluate_engine
@@ -54,45 +55,35 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
     """
     phases = phases or Phases()
     mixture, held_out = open_caches(run)
-    cache = mixture.caches[0]
     run.batches.check(mixture, world.size)
     pinned = on_first(world, lambda: run.pinned_with(mixture))
     if on_first(world, lambda: is_finished(run, mixture, held_out, pinned)):
         return
     held = take_output(run, world)
+    check_held = (lambda: None) if held is None else held.check
     pace = run.pace(mixture)
     leaving = leaving or Leaving(run.checkpoint, world)
     checkpoints = Checkpoints(run.output, run.checkpoint, world)
     with phases.of("load", 0):
         saved = checkpoints.latest(sweep=True)
     changes = compare(saved, run, pinned, pace.total_steps)
-    if saved is None and world.first:
-        for one in mixture.caches:
-            warn(run.terms, one, held_out)
-    if words := run.batches.spoken(mixture, pace.total_steps):
-        say(words)
-
+    say_before(run, mixture, held_out, pace, anew=saved is None and world.first)
     with run.batches.loader(mixture, world) as loader:
-        student = make_student(run.student, cache, run.seed, batch_examples=run.most_in_a_batch, device=device)
-        for other in mixture.caches[1:]:
-            check_fits(student, other)
-        warn_unbalanced(student)
-        model = with_loss(student, chunk=run.loss_chunk, modules=modules_of(run.terms, run.seed, student, cache))
+        cache, most = mixture.caches[0], run.most_in_a_batch
+        student = make_student(run.student, cache, run.seed, batch_examples=most, device=device)
+        model = model_of(run, mixture, student)
         convert = checkpoints.needs_conversion(saved, run.engine.stage)
         engine = make_engine(model, run.engine, world.size, universal=convert)
         precision = precision_in_use(engine, run.student.dtype)
-        for (path, weight), one in zip(run.caches, mixture.caches, strict=True):
-            say(f"cache: {path}, sha256 {one.digest}{'' if mixture.alone else f', weight {weight:g}'}")
         say(f"precision: {spoken_precision(precision)}")
+        step = 0 if saved is None else saved.step
         if saved is not None:
             with phases.of("load", 0):
                 checkpoints.load(engine, saved, convert=convert)
             loader.load_state_dict(saved.loader)
-            say(f"going on from step {saved.step} of {pace.total_steps}")
+            say(f"going on from step {step} of {pace.total_steps}")
         terms = loss_terms(run.terms, mixture, beside=terms_of_student(student))
-        step = 0 if saved is None else saved.step
         trainer = Trainer(engine, pace, terms, world, device=device, step=step, leaving=leaving, phases=phases)
-        feed = Prefetcher(loader, Collator(student, cache), trainer.device)
         log = open_log(run, world, pace, step, changes, mixture)
         evaluation = None if held_out is None or run.eval is None else Evaluation(trainer, held_out, run.eval, log)
 
@@ -102,27 +93,49 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
                 evaluation.take()
             if leaving.is_due(step, pace.total_steps):
                 trainer.settle()
-                if held is not None:
-                    held.check()
+                check_held()
                 log.sync()
                 with phases.of("save", step):
                     checkpoints.save(engine, step, feed.state_dict(), {**pinned, CHANGES: changes})
                 leaving.saved()
             leaving.check(step, pace.total_steps)
 
-        with feed:
+        with Prefetcher(loader, Collator(student, cache), trainer.device) as feed:
             trainer.run(feed, log, after)
     figures = None if evaluation is None else evaluation.take()
-    if held is not None:
-        held.check()
+    check_held()
     told = Told(trainer.step, figures, precision, changes)
     with phases.of("export", trainer.step):
         folder = export_student(engine, run, mixture, world, told, phases.got_on)
     if world.first:
-        owner, settings = read_owner(folder), {**pinned, CHANGES: changes}
-        files = {} if owner is None else dict(owner.files)
-        write_done(run.output, Done(trainer.step, figures, precision, settings, results_of(run, held_out), files))
-        say(f"wrote {folder}{spoken(figures)}")
+        finish(run, held_out, folder, told, {**pinned, CHANGES: changes})
+
+
+def say_before(run: Run, mixture: Mixture, held_out: Cache | None, pace: Pace, *, anew: bool) -> None:
+    """What a run reads, and what a new one had better know."""
+    for (path, weight), cache in zip(run.caches, mixture.caches, strict=True):
+        if anew:
+            warn(run.terms, cache, held_out)
+        say(f"cache: {path}, sha256 {cache.digest}{'' if mixture.alone else f', weight {weight:g}'}")
+    if words := run.batches.spoken(mixture, pace.total_steps):
+        say(words)
+
+
+def model_of(run: Run, mixture: Mixture, student: Any) -> StudentWithLoss:
+    """A student of the first cache with its loss. Raises StudentError where it does not fit the others."""
+    first, *others = mixture.caches
+    for other in others:
+        check_fits(student, other)
+    warn_unbalanced(student)
+    return with_loss(student, chunk=run.loss_chunk, modules=modules_of(run.terms, run.seed, student, first))
+
+
+def finish(run: Run, held_out: Cache | None, folder: Path, told: Told, settings: dict[str, Any]) -> None:
+    """Write what a finished run came to. folder: of the student. settings: those that are pinned."""
+    owner, precision = read_owner(folder), dict(told.precision or {})
+    files = {} if owner is None else dict(owner.files)
+    write_done(run.output, Done(told.steps, told.figures, precision, settings, results_of(run, held_out), files))
+    say(f"wrote {folder}{spoken(told.figures)}")
 
 
 def open_log(run: Run, world: World, pace: Pace, step: int, changes: list[dict[str, Any]], mixture: Mixture) -> Log:
