@@ -126,7 +126,7 @@ def kdcache(*arguments: object, timeout: float = 300, **options: object) -> subp
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload]
 
 
-def fork_rank(config: Any, rank: Any) -> int:
+def fork_rank(config: Any, rank: Any, **named: Any) -> int:
     """Start a rank of a dump as a child process, which need not import anything; its pid."""
     from kdcache.dump.run import run_dump
 
@@ -134,7 +134,7 @@ def fork_rank(config: Any, rank: Any) -> int:
     if pid == 0:
         status = 1
         try:
-            run_dump(config, rank)
+            run_dump(config, rank, **named)
             status = 0
         finally:
             os._exit(status)

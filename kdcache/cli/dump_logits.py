@@ -1,11 +1,15 @@
 """`kdcache dump-logits`: a teacher over a corpus, into a cache."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdcache.cli.options import LOCAL, with_force, with_overrides
 from kdcache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kdcache.dump.settings import DumpConfig
+    from kdcache.launcher import World
 
 __all__ = ["dump_logits"]
 
@@ -23,6 +27,11 @@ __all__ = ["dump_logits"]
 )
 @click.option(
     "--check", is_flag=True, help="Look at every row of the corpus without loading the teacher; write nothing."
+)
+@click.option(
+    "--append",
+    is_flag=True,
+    help="The corpus of a finished cache got more rows at its end: keep every shard, and dump the new rows.",
 )
 @click.option(
     "--profile",
@@ -54,6 +63,7 @@ def dump_logits(
     rank: int | None,
     world_size: int | None,
     check: bool,
+    append: bool,
     profile: str | None,
     on_ray: bool,
     force: bool,
@@ -63,6 +73,7 @@ def dump_logits(
 
     You may interrupt it at any time and run it again: finished shards are kept. The number of ranks may change between
     the runs, and so may the corpus: only shards whose rows changed are made again.
+    With --append, a finished cache stays readable while rows that came after the old ones are dumped: old shards stay.
 
     With --check it looks at every row of the corpus before the teacher is loaded, names bad rows and the settings that
     would help, and writes nothing. The exit status is 1 if the bad rows would end the dump.
@@ -94,25 +105,33 @@ def dump_logits(
     from kdcache.launcher import World, find_world
 
     settings, process = load_config(DumpConfig, config, overrides), find_world(rank, world_size) or World()
-    _check_ray(on_ray, of_ray, process.rank, process.size)
-    if on_ray and not check:
+    _check_options(append, check, on_ray, of_ray, process)
+    if check:
+        _check(settings, process)
+    elif on_ray:
         from kdcache.dump.schedulers.ray import run_on_ray
 
         run_on_ray(settings, **of_ray, force=force, profile=profile)
-    elif not check:
+    else:
         from kdcache.dump.run import run_dump
 
-        run_dump(settings, process, force=force, profile=profile)
-    elif process.rank == 0:
-        from kdcache.dump.check import check_corpus
+        run_dump(settings, process, force=force, profile=profile, append=append)
 
+
+def _check(settings: "DumpConfig", process: "World") -> None:
+    from kdcache.dump.check import check_corpus
+
+    if process.rank == 0:
         check_corpus(settings)
 
 
-def _check_ray(on_ray: bool, of_ray: dict[str, Any], rank: int, size: int) -> None:
-    """Raises ConfigError for options of Ray without it, and for Ray in a rank."""
+def _check_options(append: bool, check: bool, on_ray: bool, of_ray: dict[str, Any], process: "World") -> None:
+    """Raises ConfigError for options that exclude each other, for options of Ray without it, and for Ray in a rank."""
+    if append and (on_ray or check):
+        raise ConfigError(f"got --append and {'--ray' if on_ray else '--check'}, expected one of them")
     named = [f"--{name.replace('_', '-')}" for name, value in of_ray.items() if value is not None]
     if named and not on_ray:
         raise ConfigError(f"got {' and '.join(named)} without --ray, expected both")
-    if on_ray and size > 1:
-        raise ConfigError(f"got --ray in rank {rank} of {size}, expected one command alone, which starts its workers")
+    if on_ray and process.size > 1:
+        rank = f"rank {process.rank} of {process.size}"
+        raise ConfigError(f"got --ray in {rank}, expected one command alone, which starts its workers")

@@ -1,7 +1,8 @@
 """open_corpus: columns of files as rows, cut into work units that depend on the corpus alone.
 
 The rows of all files, in sorted order of the files' names, are one sequence. Unit i is the unit_rows rows of it from
-row i · unit_rows on, so a unit may end in the next file. Opening reads every file once (index and sha256, 0.3 to 0.5
+row i · unit_rows on, so a unit may end in the next file; where a corpus grew under a finished cache, units begin anew
+(`grow`). Opening reads every file once (index and sha256, 0.3 to 0.5
 GB/s per core, CSV 0.15) unless `index_folder` knows it; ranks that open the same corpus at once take the files in
 different orders and share what they find there.
 """
@@ -122,8 +123,26 @@ class Corpus:
         text_bytes = sum(self._text_bytes(*one) for one in zip(self._files, self._indices, strict=True))
         given = self._unit_rows
         self.unit_rows = auto_unit_rows(self.num_rows, text_bytes, shard_share) if given == "auto" else given
-        self.num_units = -(-self.num_rows // self.unit_rows)
+        self.grow(())
+
+    def grow(self, ends: Sequence[int]) -> None:
+        """Let units begin anew at these rows, where the corpus ended before it grew; before any is named by its number.
+
+        Rows at which a unit begins anyway, and those beyond the end, say nothing and are left out.
+        """
+        first, starts = 0, list[np.ndarray]()
+        self.grown_at: tuple[int, ...] = ()
+        for end in ends:
+            if first < end < self.num_rows and (end - first) % self.unit_rows:
+                starts.append(np.arange(first, end, self.unit_rows))
+                self.grown_at, first = (*self.grown_at, end), end
+        self._starts = np.concatenate([*starts, np.arange(first, self.num_rows, self.unit_rows)]).astype(np.int64)
+        self.num_units = len(self._starts)
         self._digests.clear()
+
+    def rows_before(self, unit: int) -> int:
+        """How many rows the units before this one have."""
+        return int(self._starts[unit]) if unit < self.num_units else self.num_rows
 
     def _text_bytes(self, file: CorpusFile, index: FileIndex) -> int:
         if index.column_bytes is None:
@@ -131,7 +150,7 @@ class Corpus:
         return sum(index.column_bytes.get(column.name, 0) for column in self.columns)
 
     @property
-    def pin(self) -> dict[str, int | str]:
+    def pin(self) -> dict[str, Any]:
         """What a manifest says of the corpus: sha256 of every file's size and content in order, and totals."""
         digest = hashlib.sha256()
         for file, index in zip(self._files, self._indices, strict=True):
@@ -141,6 +160,7 @@ class Corpus:
             "files": len(self._files),
             "rows": self.num_rows,
             "bytes": sum(file.size for file in self._files),
+            **({"grown_at": self.grown_at} if self.grown_at else {}),
         }
 
     def unit(self, unit: int) -> pa.Table:
@@ -205,7 +225,7 @@ class Corpus:
 
     def where(self, unit: int, row: int) -> str:
         """ "file.jsonl:123" for a row of a unit, for messages."""
-        rows = unit * self.unit_rows + row
+        rows = self.rows_before(unit) + row
         number = int(np.searchsorted(self._ends, rows, side="right"))
         return self._place(number, rows - self._first_row(number))
 
@@ -242,7 +262,7 @@ class Corpus:
 
     def _pieces(self, unit: int) -> list[tuple[int, int, int]]:
         """(file number, first row, stop row) of each file the unit has rows of."""
-        begin, end = unit * self.unit_rows, min((unit + 1) * self.unit_rows, self.num_rows)
+        begin, end = self.rows_before(unit), self.rows_before(unit + 1)
         number = int(np.searchsorted(self._ends, begin, side="right"))
         pieces = []
         while begin < end:

@@ -72,7 +72,7 @@ def begin(material: Material, teacher: LazyTeacher, threads: int, output: CacheO
             copy,
             make_basis=make_basis,
             basis_fault=partial(basis_fault, corpus=corpus, settings=material.remedies),
-            from_corpus=made_of_corpus(config),
+            from_corpus=() if material.kept else made_of_corpus(config),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdcache.corpus import Corpus, open_corpus
 from kdcache.dump.prepare import check_labels, find_labels, settled
-from kdcache.dump.resume import as_begun
+from kdcache.dump.resume import as_begun, lay_out
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.teacher import teacher_folder
 from kdcache.dump.teacher_files import TeacherFiles
@@ -32,6 +32,7 @@ class Material:
     """config: with what the task had to decide. root: of the cache. folder: the teacher's, None without one.
 
     own: what makes tokens for a teacher that reads others than the cache's. reader: rows to examples of the cache.
+    kept: how many shards of a finished cache have to stay, to which more are appended.
     """
 
     config: DumpConfig
@@ -43,6 +44,7 @@ class Material:
     own: OwnTokens | None
     task: Task
     reader: Reader
+    kept: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -88,7 +90,12 @@ class Material:
 
 
 def gather(
-    config: DumpConfig, *, weights: bool = True, work: Path | None = None, skip_bad_rows: bool = False
+    config: DumpConfig,
+    *,
+    weights: bool = True,
+    work: Path | None = None,
+    skip_bad_rows: bool = False,
+    append: bool = False,
 ) -> Material:
     """Open what a dump is made of.
 
@@ -97,6 +104,7 @@ def gather(
         weights: whether a teacher on the hub is fetched with its weights.
         work: where a cache's scratch files may lie.
         skip_bad_rows: whatever config.on_bad_row says, as a check does that is to see them all.
+        append: keep every shard of the finished cache, and cut what the corpus has beyond it into units of its own.
 
     Raises:
         ConfigError, CorpusError, TeacherError: the settings, the corpus or the teacher's folder cannot be used.
@@ -116,7 +124,8 @@ def gather(
     labels = find_labels(looking, corpus, folder)
     own = own_tokens(config, tokenizers, labels, folder)
     cut_into_units(config, corpus, tokenizers.cache, labels, folder)
+    kept = lay_out(corpus, root, append=append)
     task = task_of(config.task)
     reader = task.reader(tokenizers.cache, config.corpus, labels)
     check_labels(looking, corpus, reader)
-    return Material(config, root, folder, corpus, tokenizers.cache, labels, own, task, reader)
+    return Material(config, root, folder, corpus, tokenizers.cache, labels, own, task, reader, kept)

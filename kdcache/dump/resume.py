@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from kdcache.corpus import Corpus
 from kdcache.corpus.hub import is_commit
 from kdcache.corpus.settings import CorpusConfig
-from kdcache.store.cache import begun_header
+from kdcache.errors import CacheError
+from kdcache.store.cache import begun_header, read_cache_json
 from kdcache.store.commits import Committed
 from kdcache.store.files import Root
-from kdcache.store.manifest import BasisPin, CalibrationPin
+from kdcache.store.finished import read_finished
+from kdcache.store.manifest import BasisPin, CalibrationPin, CorpusPin
 from kdcache.store.places import has_shards
 
-__all__ = ["as_begun", "basis_fault", "calibration_pin", "standing"]
+__all__ = ["as_begun", "basis_fault", "calibration_pin", "lay_out", "standing"]
 
 
 def as_begun(config: CorpusConfig, root: Root) -> CorpusConfig:
@@ -35,6 +37,47 @@ def as_begun(config: CorpusConfig, root: Root) -> CorpusConfig:
         open_here.add("revision")
     known = {name: begun.compute[name] for name in open_here if begun.compute.get(name)}
     return config.model_copy(update=known)
+
+
+def lay_out(corpus: Corpus, root: Root, *, append: bool) -> int:
+    """Cut a corpus into units as the finished cache of it is cut.
+
+    Args:
+        corpus: As it is now.
+        root: The cache.
+        append: Whether it is to keep every shard: then the rows that it was not made of yet begin a new unit.
+
+    Returns:
+        How many shards have to stay, 0 without append.
+
+    Raises:
+        CacheError: There is nothing to append to.
+    """
+    finished = _finished(root)
+    pin = None if finished is None else finished[0]
+    if not append:
+        if pin is not None and pin.grown_at and pin.sha256 == corpus.pin["sha256"]:
+            corpus.grow(pin.grown_at)
+        return 0
+    if finished is None or pin is None:
+        raise CacheError(f"{root.url} holds no finished dump, expected one for --append: run the command without it")
+    if corpus.num_rows < pin.rows:
+        raise CacheError(
+            f"got a corpus of {corpus.num_rows:,} rows, expected the {pin.rows:,} that {root.url} was made of, and "
+            "more rows after them; without --append the shards of rows that are gone are deleted"
+        )
+    corpus.grow([*(pin.grown_at or ()), pin.rows])
+    return finished[1]
+
+
+def _finished(root: Root) -> tuple[CorpusPin | None, int] | None:
+    """What a finished cache was made of, and how many shards it has; its mark says so too."""
+    try:
+        manifest = read_cache_json(root)
+    except (FileNotFoundError, CacheError):
+        mark = read_finished(root)
+        return None if mark is None else (mark.corpus, mark.shards)
+    return manifest.corpus, manifest.totals.shards
 
 
 def standing(commits: Iterable[Committed], corpus: Corpus, settings: dict[str, str]) -> tuple[set[int], Counter[str]]:
@@ -63,7 +106,7 @@ def basis_fault(pin: BasisPin, corpus: Corpus, settings: dict[str, str]) -> str 
     made = pin.calibration
     if made is None:
         return None
-    rows = f"the first {min(made.units * corpus.unit_rows, corpus.num_rows):,} rows, on which its record was calibrated"
+    rows = f"the first {corpus.rows_before(made.units):,} rows, on which its record was calibrated"
     sources = {
         _source(corpus, min(made.units, corpus.num_units), whole) for whole in (False, made.units == corpus.num_units)
     }

@@ -5,6 +5,7 @@ size.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from kdcache.dump.placements.replica import join_replica
 from kdcache.dump.resume import standing
 from kdcache.dump.settings import DumpConfig
 from kdcache.dump.stages import Stages
-from kdcache.errors import next_command
+from kdcache.errors import CacheError, next_command
 from kdcache.launcher import World
 from kdcache.owned.folder import scratch
 from kdcache.progress import counted, say
@@ -30,6 +31,7 @@ from kdcache.store.builder import CacheBuilder
 from kdcache.store.files import Root
 from kdcache.store.finished import unfinish
 from kdcache.store.output import CacheOutput
+from kdcache.store.places import record_name
 
 __all__ = ["run_dump"]
 
@@ -41,6 +43,7 @@ def run_dump(
     force: bool = False,
     profile: str | None = None,
     units: Handing | None = None,
+    append: bool = False,
 ) -> None:
     """Make this process' shards, and the manifest if no unit is missing then.
 
@@ -51,22 +54,25 @@ def run_dump(
         profile: A file for the stages' times, in Chrome's trace format; of several ranks each writes its own, with
             its number before the ending.
         units: Who gives units to this process; by default it makes its rank's share.
+        append: Keep every shard of the finished cache, which can be read until its corpus' new rows are dumped too.
 
     Raises:
         ConfigError, CorpusError, TeacherError, CacheError, LockedError: Committed shards stay.
     """
     teacher = config.teacher
     if teacher == "none" or placement_of(teacher).ranks(teacher) == 1:
-        _dump(config, world, force, profile, units)
+        _dump(config, world, force, profile, units, append)
         return
     with join_replica(teacher, config.compute, world) as replica:
         if replica.first:
-            _dump(config, replica.world, force, profile, units)
+            _dump(config, replica.world, force, profile, units, append)
         else:
             follow(replica, config.compute)
 
 
-def _dump(config: DumpConfig, world: World, force: bool, profile: str | None, units: Handing | None) -> None:
+def _dump(
+    config: DumpConfig, world: World, force: bool, profile: str | None, units: Handing | None, append: bool
+) -> None:
     stages = Stages(profile and _of_rank(profile, world), world.rank)
     output = CacheOutput(config.output, "dump-logits", inputs_of(config), settings_to_keep(config), force)
     output.check()
@@ -74,7 +80,7 @@ def _dump(config: DumpConfig, world: World, force: bool, profile: str | None, un
     devices = devices_of(config.teacher, config.compute, world)
     folder = Root(config.output).local
     work = None if folder is None else scratch(folder, "index")
-    material = gather(config, work=work)
+    material = gather(config, work=work, append=append)
     teacher = LazyTeacher(material, devices, world)
     with begin(material, teacher, threads, output) as builder, stages:
         _make(material, teacher, builder, units or OwnShare(world), work, stages)
@@ -96,7 +102,8 @@ def _make(
     commits, mine = builder.commits(), set(units.share(corpus.num_units))
     # Each process compares its own shards, and who finishes all of them; a cache that seems done is read whole.
     own = commits.among(lambda found: np.isin(found, [*mine]) | (found >= corpus.num_units))
-    stand, reasons = standing(commits if root.exists("cache.json") else own, corpus, settings)
+    stand, reasons = standing(commits if material.kept or root.exists("cache.json") else own, corpus, settings)
+    _check_kept(material, builder, stand, reasons)
     if not reasons and len(stand) == corpus.num_units and is_finished(root, builder, commits, corpus):
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
@@ -109,10 +116,22 @@ def _make(
         say(f"{counted(count, 'shard')} of {len(commits):,} cannot stay: {reason}")
     todo = [unit for unit in sorted(mine) if unit not in stand]
     recorded = {} if reasons else recorded_of(root, builder, corpus, todo)
-    if reasons or (todo and not recorded):
+    if not material.kept and (reasons or (todo and not recorded)):
         unfinish(root)
     if todo:
         skipped = [(unit, row) for unit, row in commits.skipped() if unit in stand]
         make_shards(material, units, builder, teacher.ready(), todo, skipped, recorded, stages)
     if units.finishes:
         finish(material, units, builder, work)
+
+
+def _check_kept(material: Material, builder: CacheBuilder, stand: set[int], reasons: Mapping[str, int]) -> None:
+    """Raises CacheError where a shard of the cache that is appended to does not stand."""
+    lost = [unit for unit in range(material.kept) if unit not in stand]
+    if lost:
+        why = f": {next(iter(reasons))}" if reasons else f": {record_name(lost[0])} {builder.why_not(lost[0])}"
+        raise CacheError(
+            f"{counted(len(lost), 'shard')} of {material.kept:,} of {material.config.output} cannot stay{why}; "
+            "expected for --append the rows that they were made of, unchanged, and new rows after the last of them "
+            "(files are read in the order of their names)"
+        )

@@ -294,7 +294,14 @@ def read_manifest(root: Root) -> Manifest:
             f"{root.url} is not a cache: it has no cache.json; expected a folder made by kdcache dump-logits",
             missing_path=not root.is_there(),
         ) from None
-    return with_shards(manifest, Shards(root, manifest.header, _read_table(root, manifest)))
+    try:
+        table = _read_table(root, manifest)
+    except CacheError:
+        again = read_cache_json(root)  # a dump that appends may have written both between the two reads
+        if again.digest() == manifest.digest():
+            raise
+        manifest, table = again, _read_table(root, again)
+    return with_shards(manifest, Shards(root, manifest.header, table))
 
 
 def read_cache_json(root: Root) -> Manifest:

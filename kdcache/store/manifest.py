@@ -151,10 +151,20 @@ class TeacherPin(Model):
 
 
 class CorpusPin(Model):
+    """What is pinned of the corpus.
+
+    Attributes:
+        sha256: Of every file's size and content, in order.
+        files, rows, bytes: How many there are.
+        grown_at: Rows at which it ended when more were appended, where these are not what ends a unit anyway: the units
+            begin anew there.
+    """
+
     sha256: Sha256
     files: NonNegativeInt
     rows: NonNegativeInt
     bytes: NonNegativeInt
+    grown_at: tuple[Count, ...] | None = None
 
 
 class CalibrationPin(Model):
