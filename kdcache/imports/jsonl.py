@@ -125,6 +125,11 @@ def _placed(fields: dict[str, Any], where: str) -> tuple[list[int], Placed]:
         if rows and rows[0] is None:  # with echo the prompt is among them, and nothing foretells its first token
             tokens = named or prompt
             return tokens, [(i - 1, entries_of(one, f"{where}, token {i}")) for i, one in enumerate(rows) if one]
+        if not prompt and not named and not generated:
+            raise CorpusError(
+                f"{where} has log-probabilities and no token ids, expected input_ids, prompt_token_ids or token_ids: "
+                "of conversations write the ids of tokenizer.apply_chat_template as input_ids"
+            )
         if generated is None and not named:
             begin = len(prompt) - len(rows)  # they belong to the last of the tokens
             generated, prompt = (prompt[begin:], prompt[:begin]) if begin >= 0 else ([], prompt)

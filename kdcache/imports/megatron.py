@@ -71,6 +71,8 @@ class Megatron(Capture):
         self.sum_tolerance = TOLERANCES.get(str(self._saver.get("save_dtype")), 5e-3)
         self._check_complete()
         self._tokens = _tokens(options)
+        self._tokens_file = BinaryFile(Path(str(options.tokens)))
+        self._tokens_sha256 = self._tokens_file.digest(0, self._tokens_file.size)
         self._digests: dict[int, str] = {}
 
     @property
@@ -83,7 +85,11 @@ class Megatron(Capture):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"rounded": str(self._saver.get("save_dtype", "unknown")), "top_p": self._saver.get("p")}
+        return {
+            "rounded": str(self._saver.get("save_dtype", "unknown")),
+            "top_p": self._saver.get("p"),
+            "tokens_sha256": self._tokens_sha256,
+        }
 
     def unit_sha256(self, index: int) -> str:
         if index not in self._digests:
@@ -94,14 +100,13 @@ class Megatron(Capture):
         return self._digests[index]
 
     def check_unchanged(self) -> None:
-        for file in self._files:
+        for file in (*self._files, self._tokens_file):
             file.check_unchanged()
 
     @property
     def pin(self) -> dict[str, Any]:
         units = [self.unit_sha256(unit) for unit in range(self.num_units)]
-        tokens = hashlib.sha256(Path(str(self.options.tokens)).read_bytes()).hexdigest()
-        return pin_of(self._files, [*units, tokens], len(self._tokens))
+        return pin_of(self._files, [*units, self._tokens_sha256], len(self._tokens))
 
     def unit(self, index: int) -> Iterator[Captured]:
         (start, end), ranks = self._iterations[index]

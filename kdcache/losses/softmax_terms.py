@@ -72,8 +72,12 @@ class SoftmaxTerms:
         for temperature, by_form in self._groups(targets).items():
             if set(by_form) - {"labels", "one_hot"}:
                 targets.log_partition(temperature)
+            if "entropy" in by_form and not targets.knows_entropy:
+                targets.entropy(temperature)
         for temperature in self._entropy_temperatures.values():
             targets.log_partition(temperature)
+            if not targets.knows_entropy:
+                targets.entropy(temperature)
 
     def gradient_size(self, k: int) -> float:
         """How large a term's gradient by the logits is, roughly."""

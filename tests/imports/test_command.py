@@ -15,6 +15,7 @@ from kdcache.errors import ConfigError
 from kdcache.losses.supervision import Supervision
 from kdcache.losses.term import make_term
 from kdcache.losses.terms import LossTerms
+from kdcache.train.cautions import first_targets
 
 LOGITS = capturing.table()
 TESTS = Path(__file__).parent.parent
@@ -80,5 +81,11 @@ def test_a_student_learns_from_it(importing: Import, tmp_path: Path) -> None:
     p_PE = np.take_along_axis(np.exp(exact_PV), targets.ids_PE.numpy(), 1)
     q_PE = np.take_along_axis(np.exp(found_PV), targets.ids_PE.numpy(), 1)
     assert np.abs(p_PE - q_PE).max() < 0.05
-    with pytest.raises(ConfigError, match="temperature 2 is not in the cache"):
-        LossTerms([make_term("divergence", temperature=2.0)], 320).value_and_gradient_(gradient_PV, supervision)
+    first = first_targets(cache)
+    LossTerms([make_term("divergence")], 320).check(first)
+    for term, message in (
+        (make_term("divergence", temperature=2.0), "temperature 2 is not in the cache"),
+        (make_term("entropy"), "do not know the teacher's entropy"),
+    ):
+        with pytest.raises(ConfigError, match=message):  # what `kdcache train` asks before a run
+            LossTerms([term], 320).check(first)

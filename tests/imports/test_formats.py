@@ -11,6 +11,7 @@ from imports import capturing
 from imports.conftest import Import
 from store.making import tree
 
+from kdcache.errors import ConfigError
 from kdcache.imports.llama_cpp import LlamaCpp
 from kdcache.imports.options import ImportOptions
 from kdcache.imports.run import CacheBuilder
@@ -183,6 +184,21 @@ def test_several_llama_files_are_one_capture(importing: Import, tmp_path: Path) 
     files = [capturing.write_llama(tmp_path / f"{name}.bin", LOGITS, tokens, n_ctx=16) for name in "ab"]
     manifest = importing("llama_cpp", files, tmp_path / "cache", rows_per_shard=3)
     assert (manifest.totals.shards, manifest.totals.examples) == (4, 8)
+
+
+def test_a_capture_of_another_temperature(importing: Import, tmp_path: Path) -> None:
+    rows = capturing.vllm_rows(LOGITS / 2, OF, 5)
+    file = capturing.write_jsonl(tmp_path / "scored.jsonl", rows)
+    manifest = importing("jsonl", [file], tmp_path / "cache", temperature=2.0)
+    assert manifest.header.compute["import"]["answers"] == [2.0]
+    targets = open_cache(tmp_path / "cache").read(0, 1).targets()
+    ids, log_p = capturing.likeliest(capturing.log_softmax(LOGITS[OF[0][:-1]] / 2), 5)
+    assert targets.ids_PE.tolist() == ids.tolist()
+    np.testing.assert_allclose(targets.log_probs(2.0), log_p, atol=2e-6)
+    with pytest.raises(
+        ConfigError, match="temperature 1 is not in the cache: its records were captured elsewhere at 2"
+    ):
+        targets.log_probs(1.0)
 
 
 def test_what_top_p_left_out_is_in_the_tail(importing: Import, tmp_path: Path) -> None:

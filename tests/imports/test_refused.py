@@ -72,6 +72,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda row: row["prompt_token_ids"].__setitem__(0, 999),
         "scored.jsonl:4: got token ids .* expected 0 to",
     ),
+    "no ids": (
+        lambda row: row.update({"prompt_token_ids": None, "logprobs": row.pop("prompt_logprobs")[1:]}),
+        "scored.jsonl:4 has log-probabilities and no token ids, expected input_ids",
+    ),
     "none": (
         lambda row: row.pop("prompt_logprobs"),
         "scored.jsonl:4 has no log-probabilities, expected prompt_logprobs",
@@ -228,6 +232,15 @@ def test_options_that_do_not_fit(importing: Import, tmp_path: Path) -> None:
         importing(format, paths, tmp_path / "cache", record={"kind": "dense"})
     with pytest.raises(ConfigError, match="got format of captures 'jsnl', which is not known; did you mean jsonl"):
         importing("jsnl", paths, tmp_path / "cache")
+
+
+def test_other_tokens_for_the_same_shards(importing: Import, tmp_path: Path) -> None:
+    format, paths, options = megatron(tmp_path)
+    importing(format, paths[1:], tmp_path / "cache", **options)
+    tokens = np.load(options["tokens"])
+    np.save(options["tokens"], np.where(tokens == tokens[0, 0], 5, tokens))
+    with pytest.raises(KdcacheError, match=r"was begun with compute.import.tokens_sha256"):
+        importing(format, paths[1:], tmp_path / "cache", **options)
 
 
 def test_a_capture_that_changed_is_not_gone_on_with(importing: Import, tmp_path: Path) -> None:

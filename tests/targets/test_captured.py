@@ -85,6 +85,10 @@ def test_the_loss_of_a_student_is_that_of_entries_and_the_rest() -> None:
         ({"name": "divergence", "temperature": 2.0}, "temperature 2 is not in the cache.*captured elsewhere at 1"),
         ({"name": "divergence", "kind": "jsd", "temperature": 2.0}, "temperature 2 is not in the cache"),
         ({"name": "entropy"}, "do not know the teacher's entropy"),
+        (
+            {"name": "divergence", "weighting": "entropy", "entropy_temperature": 1.0},
+            "do not know the teacher's entropy",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused(term: dict, message: str) -> None:
@@ -93,6 +97,8 @@ def test_what_is_not_known_is_refused(term: dict, message: str) -> None:
     supervision = Supervision(torch.zeros(6, dtype=torch.int64), targets)
     with pytest.raises(ConfigError, match=message):
         terms.value_and_gradient_(torch.randn(6, 200), supervision)
+    with pytest.raises(ConfigError, match=message):  # what `kdcache train` asks before a run
+        terms.check(targets)
 
 
 def test_classes_that_are_never_given_are_no_entries() -> None:
