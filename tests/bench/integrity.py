@@ -1,6 +1,6 @@
 """What checking a shard costs beside loading it: sha256, decoding, and the checks of content.
 
-Sampled records of a language model with 32 entries at a position, and dense records of 2,000 classes, on both backends;
+Sampled records of a language model with 32 entries at a position, and dense records of 2,000 classes, on all backends;
 medians of rounds, alternating.
 
 Against the state before these checks (2026-11-26, alternated twice, processor time) whole loading takes .96 times as
