@@ -80,16 +80,8 @@ def written(make_config: MakeConfig, tmp_path: Path) -> Callable[..., Path]:
 def test_killed_workers_and_a_killed_driver_give_the_bytes_of_an_unlaunched_dump(
     written: Callable[..., Path], run: Run, address: str, tmp_path: Path
 ) -> None:
-    gate = tmp_path / "gate"
-    gate.mkdir()
-    config = written("ray")
-    command = [sys.executable, "-m", "kdcache", "dump-logits", config, "--ray", "--ray-address", address]
-    driver = subprocess.Popen(
-        [*map(str, command), "--num-workers", "2"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"KDCACHE_GATE": str(gate), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    config, gate = written("ray"), tmp_path / "gate"
+    driver = started(config, gate, address, workers=2)
     first, second = sorted(at_gate(gate, 2))
     os.kill(first, signal.SIGKILL)
     again = (at_gate(gate, 3) - {first, second}).pop()
@@ -113,6 +105,16 @@ def test_killed_workers_and_a_killed_driver_give_the_bytes_of_an_unlaunched_dump
     for place in said.splitlines():
         if place.startswith("worker ") and " is process " in place:
             assert not alive(int(place.split(" is process ")[1].split()[0]))
+
+
+def test_an_interrupted_driver_ends_its_workers(written: Callable[..., Path], address: str, tmp_path: Path) -> None:
+    driver = started(written("ray"), tmp_path / "gate", address, workers=1)
+    (worker,) = at_gate(tmp_path / "gate", 1)
+    driver.send_signal(signal.SIGINT)
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130
+    assert said.splitlines()[-1] == "kdcache: interrupted; run the same command again to go on"
+    wait_for(lambda: not alive(worker))
 
 
 def test_a_unit_that_kills_its_worker_is_named(
@@ -216,6 +218,18 @@ def test_room_for_workers(make_config: MakeConfig, tmp_path: Path) -> None:
             place(nodes, gpus, teacher=two)
     with pytest.raises(ConfigError, match="placement tensor_parallel, where 2 ranks hold one copy of the teacher"):
         place([eight], teacher={"placement": "tensor_parallel", "ranks_per_replica": 2})
+
+
+def started(config: Path, gate: Path, address: str, *, workers: int) -> subprocess.Popen[str]:
+    """A driver in a process of its own, whose workers wait at a gate."""
+    gate.mkdir()
+    command = [sys.executable, "-m", "kdcache", "dump-logits", config, "--ray", "--ray-address", address]
+    return subprocess.Popen(
+        [*map(str, command), "--num-workers", str(workers)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"KDCACHE_GATE": str(gate), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
 
 
 def at_gate(gate: Path, count: int) -> set[int]:
