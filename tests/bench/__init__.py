@@ -24,6 +24,7 @@ records      bytes, noise and bias of records; with multinomial (RS-KD) and poly
 shares       what students of each record learned, as a table
 gpu          a part for one GPU (launch/bench_gpu.sh), with gpu_scene, gpu_sides and cuda_timing
 
+engines      vLLM beside transformers, in the engines' environment
 printed      parts that show what an older script prints: records.py, compression.py
 
 How to add a part

@@ -13,6 +13,7 @@ Rows = dict[str, Any]
 PARTS = (
     "dump",
     "compression_cost",
+    "engines",
     "step",
     "loss",
     "loaders",
