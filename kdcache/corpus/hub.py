@@ -4,7 +4,7 @@
 as it reads any others. So rows are read by ranges where they lie: a Parquet file on the hub is streamed, a row group at
 a time, and nothing is converted or copied (but compressed files are decompressed, as everywhere). There is no second,
 streaming mode, because an IterableDataset can neither be entered at a row nor cut into units of a known number of rows.
-No rank writes into the cache folder of `datasets`, so none waits for another's lock.
+But for the card, nothing is written into the cache folders of `datasets`, so that no rank waits for another's lock.
 
 A folder of `save_to_disk` holds Arrow files, which its state.json lists. A name on the hub is resolved to a commit.
 """
@@ -163,7 +163,7 @@ def _commit(name: str, revision: str | None) -> str:
     except Exception as error:  # of huggingface_hub, of the library below it, or of the network
         raise CorpusError(
             f"cannot find the dataset {name}{f' at revision {revision}' if revision else ''} on the hub: "
-            f"{one_line(error)}; without a network give a folder that holds it"
+            f"{one_line(error).rstrip('.')}; without a network give a folder that holds it"
         ) from None
     assert found is not None
     return found

@@ -1,18 +1,21 @@
 """A dump of a dataset: what of it the header pins, and what a restart notices."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import sentences, write_jsonl
+from helpers import kdcache, make_tokenizer, sentences, write_jsonl
+from hub_server import NAME, Hub
 
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError
 from kdcache.launcher import World
 from kdcache.store.cache import open_cache
+from kdcache.tasks.tokenizer import load_tokenizer
 
 pytest.importorskip("datasets")
 
@@ -67,3 +70,45 @@ def test_another_split_in_a_begun_cache_is_refused(of_dataset: Callable[..., Dum
     run_dump(of_dataset(tmp_path / "cache"), World())
     with pytest.raises(CacheError, match="split"):
         run_dump(of_dataset(tmp_path / "cache", split="dev"), World())
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    yield server
+    server.close()
+
+
+def test_a_dump_of_a_dataset_on_a_hub_stays_at_its_commit(hub: Hub, tmp_path: Path) -> None:
+    """Against a stand-in: the branch moves while a dump is half done."""
+    for name, texts in (("first", sentences(40)), ("second", sentences(80)[40:])):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "train.jsonl", texts)
+    first = hub.commit("main", tmp_path / "first")
+    config = tmp_path / "dump.yaml"
+    config.write_text(
+        f"output: {tmp_path}/cache\ncorpus: {{paths: {NAME}, format: datasets, unit_rows: 10}}\n"
+        f"teacher: none\ntokenizer: {tmp_path}/tokenizer\ntask: {{sequence_length: 64}}\n"
+    )
+    make_tokenizer(tmp_path / "tokenizer")
+    environment = {**os.environ, **hub.environment(tmp_path / "home")}
+
+    def dump(*arguments: str) -> str:
+        return kdcache("dump-logits", config, *arguments, env=environment).stderr
+
+    dump("--rank", "0", "--world-size", "2")
+    second = hub.commit("main", tmp_path / "second")
+    assert second != first
+    refused = dump("-o", f"corpus.revision={second}")
+    assert refused.count("\n") == 1, refused
+    assert "revision" in refused
+    dump()
+    cache = open_cache(tmp_path / "cache")
+    assert cache.manifest.header.compute["revision"] == first
+    tokens = np.concatenate([cache.read(i, i + 1).tokens(0) for i in range(len(cache))])
+    read = load_tokenizer(tmp_path / "tokenizer").decode(tokens)
+    assert [text for text in read.split("<|end|>") if text] == sentences(40)
+    assert hub.ranges == {"train.jsonl"}
+    lost = dump("-o", "corpus.revision=nowhere", "-o", f"output={tmp_path}/other")
+    assert lost.count("\n") == 1, lost
+    assert "cannot find the dataset owner/name at revision nowhere on the hub" in lost
