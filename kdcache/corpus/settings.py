@@ -49,6 +49,9 @@ class CorpusConfig(Config):
     text_field: the column of the text, where the task reads texts.
     text_pair_field: the column of the second text, where the task reads pairs of texts.
     messages_field: the column of the conversation, where the task reads chats.
+    teacher_messages_field: the column of the conversation that the teacher is told in place of messages_field: one with
+        more in it, that ends in the same words of the assistant's. Records stand at the student's tokens, and a row
+        is refused where what is learnt are not the same tokens in both. For chats.
     label_field: the column of a row's label. Rows without a label may stand beside others.
     tokens_field: the column of the words, where the task reads sentences of words; for a language model the column of
         the token ids of a corpus that is tokenised already, which are taken as they are. In a conll file it is a number
@@ -83,6 +86,7 @@ class CorpusConfig(Config):
     text_field: str = "text"
     text_pair_field: str | None = None
     messages_field: str | None = None
+    teacher_messages_field: str | None = None
     label_field: str | None = None
     tokens_field: Name | None = None
     loss_mask_field: str | None = None

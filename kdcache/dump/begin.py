@@ -62,7 +62,7 @@ def begin(material: Material, teacher: LazyTeacher, threads: int, output: CacheO
         assert loaded is not None
         kind = calibrated_of(config.record)
         assert kind is not None
-        return calibrate(config, kind, corpus, material.reader, loaded)
+        return calibrate(config, kind, corpus, material.reader, loaded, material.own.reader if material.own else None)
 
     with tempfile.TemporaryDirectory() as copy:
         save_tokenizer(material.tokenizer, copy)
@@ -80,8 +80,8 @@ def made_header(material: Material, teacher: LazyTeacher, tokenizer: TokenizerPi
     """What decides the bytes of every shard."""
     config, folder, device, of_teacher = material.config, material.folder, teacher.devices[0], None
     if config.teacher != "none" and folder is not None and material.teacher_files is not None:
-        own = material.own.pins if material.own else {}
-        of_teacher = pin_teacher(config.teacher, folder, material.teacher_files, **own)
+        own = material.own.pins if material.own else None
+        of_teacher = pin_teacher(config.teacher, folder, material.teacher_files, own)
     header = build_header(
         config,
         corpus=material.corpus,

@@ -27,9 +27,16 @@ __all__ = ["calibrate"]
 
 
 def calibrate(
-    config: DumpConfig, kind: RecordKind, corpus: Corpus, reader: Reader, teacher: Engine
+    config: DumpConfig,
+    kind: RecordKind,
+    corpus: Corpus,
+    reader: Reader,
+    teacher: Engine,
+    own: Reader | None = None,
 ) -> tuple[Basis, CalibrationPin]:
     """The basis of a calibrated kind of record, and what it was made of.
+
+    own: what makes the teacher's own examples, where they are others than the cache's.
 
     Raises TeacherError for a teacher without an output layer of its own, ConfigError for too high a rank."""
     layer = teacher.output_layer()
@@ -37,7 +44,7 @@ def calibrate(
     say(f"calibrating the record on {wanted:,} positions")
     units, made_under = 0, dict[str, str]()
     batch_tokens = config.compute.batch_tokens_on(teacher.device.type)
-    for unit, batch, settings in _batches(config, corpus, reader, batch_tokens):
+    for unit, batch, settings in _batches(config, corpus, reader, batch_tokens, own):
         units, made_under = unit + 1, made_under | settings
         if not batch:
             continue
@@ -53,16 +60,16 @@ def calibrate(
 
 
 def _batches(
-    config: DumpConfig, corpus: Corpus, reader: Reader, batch_tokens: int
+    config: DumpConfig, corpus: Corpus, reader: Reader, batch_tokens: int, own: Reader | None
 ) -> Iterator[tuple[int, list[Example], dict[str, str]]]:
     """(unit, examples with supervised positions, settings that mattered to the unit), in the order of the corpus.
 
     No batch is of two units; the last one of a unit is empty.
     """
     for unit in range(corpus.num_units):
-        made = unit_examples(corpus, reader, unit, skip=config.on_bad_row == "skip")
+        made = unit_examples(corpus, reader, unit, skip=config.on_bad_row == "skip", own=own)
         settings = remedies(config, made.notes)
-        supervised = [example for example in made.examples if len(example.positions)]
+        supervised = [example for example in made.read if len(example.positions)]
         for batch in in_order([len(example.tokens) for example in supervised], batch_tokens):
             yield unit, [supervised[i] for i in batch], settings
         yield unit, [], settings

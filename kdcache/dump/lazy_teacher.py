@@ -75,7 +75,7 @@ class LazyTeacher:
             material.config.compute,
             self.world,
             self.devices,
-            material.task,
+            material.asked,
             material.num_classes,
             material.config.record,
             material.fed_with,

@@ -63,7 +63,12 @@ class Material:
     @property
     def longest(self) -> int:
         """Tokens of an example of the teacher's, at most."""
-        return self.own.length if self.own else self.task.longest
+        return self.asked.longest
+
+    @property
+    def asked(self) -> Task:
+        """The task as the teacher is asked it."""
+        return self.own.task if self.own else self.task
 
     @cached_property
     def teacher_files(self) -> TeacherFiles | None:

@@ -6,6 +6,7 @@ the corpus and the settings for bad and overlong rows in it, which each shard pi
 """
 
 import math
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from kdcache.tasks.labels import Labels
 __all__ = ["OF_THE_CORPUS", "build_header", "check_length", "longest_input", "pin_teacher", "read_model_config"]
 
 OPTIONAL_FIELDS = {
-    *("text_pair_field", "label_field", "tokens_field", "loss_mask_field", "tags_field"),
+    *("text_pair_field", "teacher_messages_field", "label_field", "tokens_field", "loss_mask_field", "tags_field"),
     *("delimiter", "comment", "columns", "quotes", "label_names", "split", "subset", "revision"),
 }
 """What else of the corpus decides what its rows say, in the header where it is set."""
@@ -81,12 +82,11 @@ def pin_teacher(
     config: TeacherConfig,
     folder: str,
     files: TeacherFiles,
-    tokenizer_sha256: str | None = None,
-    length: int | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> TeacherPin:
     """Name, revision, dtype, size and the digests of its files.
 
-    tokenizer_sha256, length: of the tokens that it is fed with, where they are not the cache's.
+    own: what else is pinned of tokens that it reads and the cache does not have.
     """
     model_config = read_model_config(config, folder)
     local = Path(config.path).is_dir()
@@ -98,8 +98,7 @@ def pin_teacher(
         dtype=config.dtype,
         parameters=count_parameters(folder),
         architecture=(model_config.architectures or [model_config.model_type])[0],
-        tokenizer_sha256=tokenizer_sha256,
-        max_length=length,
+        **(own or {}),
     )
 
 

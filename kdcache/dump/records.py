@@ -58,8 +58,8 @@ def unit_arrays(
         teacher: None for a label-only cache.
         encoder: Of calibrated records.
         advance: Told of tokens that are done.
-        own: The same positions in the teacher's tokens, where they are others; then its records, dense ones, go to the
-            positions in order.
+        own: The same positions in the teacher's tokens, where they are others; then its records go to the positions
+            in order.
         stages: Where the time is counted.
 
     Raises:
@@ -67,7 +67,7 @@ def unit_arrays(
     """
     stages = stages or Stages()
     if own is not None:
-        return _attached(header, index, examples, own, teacher, advance, stages)
+        return _attached(header, index, examples, own, teacher, encoder, advance, stages)
     unit = Unit(header, index)
     batches = longest_first([len(e.tokens) for e in examples], int(header.compute["batch_tokens"]))
     compressing = Compressing(Recorder(header.records, encoder), index, stages)
@@ -88,13 +88,14 @@ def _attached(
     examples: Sequence[Example],
     own: Sequence[Example],
     teacher: Engine | None,
+    encoder: Encoder | None,
     advance: Callable[[int], None],
     stages: Stages,
 ) -> dict[str, np.ndarray]:
     """The records of the teacher's own examples, at the positions of the cache's."""
     wide = tuple(replace(field, dtype="uint32") if field.name == "tokens" else field for field in header.fields)
     read = header.model_copy(update={"fields": wide, "tokenizer": None})
-    records = unit_arrays(read, index, own, teacher, advance=advance, stages=stages)
+    records = unit_arrays(read, index, own, teacher, encoder, advance=advance, stages=stages)
     plain = task_fields(
         task_of(header.task),
         header.tokenizer.vocab_size if header.tokenizer else 1,
@@ -162,11 +163,19 @@ def rows_of(
         TeacherError: The task cannot have such outputs.
     """
     features = features_at(header.records)
-    task, positions = task_of(header.task), [e.positions for e in examples]
+    task = task_of(header.task)
     labels_P = np.concatenate([e.labels for e in examples])
-    numbers_P = np.repeat(numbers, [len(p) for p in positions])
-    keys_P3 = np.stack([np.full(len(numbers_P), header.seed), numbers_P, np.concatenate(positions)], 1)
+    stands_P2 = np.concatenate([_stands(e, int(number)) for e, number in zip(examples, numbers, strict=True)])
+    keys_P3 = np.concatenate([np.full((len(stands_P2), 1), header.seed), stands_P2], 1)
     for part, logits_PV, hidden_PD in teacher.rows_of(examples, transient=transient):
         task.check_outputs(logits_PV)
         of_features = None if features is None else hidden_PD
         yield part, TeacherRows(logits_PV, labels_P[part], keys_P3[part], hidden_PD, of_features)
+
+
+def _stands(example: Example, number: int) -> np.ndarray:
+    """The number of the cache's example, and the position in it, where each record of an example stands, [P, 2]."""
+    if example.stands is None:
+        return np.stack([np.full(len(example.positions), number), example.positions], 1)
+    stands_P2: np.ndarray = example.stands + np.array([number - number % EXAMPLES_PER_UNIT, 0])
+    return stands_P2

@@ -164,7 +164,8 @@ class Remaker:
         assert pin is not None
         assert kind is not None
         assert loaded is not None
-        basis, _ = calibrate(self.config, kind, self.corpus, self.material.reader, loaded)
+        own = self.material.own.reader if self.material.own else None
+        basis, _ = calibrate(self.config, kind, self.corpus, self.material.reader, loaded, own)
         data = encode_basis(self.header.settings, basis)
         if hashlib.sha256(data).hexdigest() != pin.sha256:
             return f"made again it is another one{self._versions()}"

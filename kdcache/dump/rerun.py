@@ -41,7 +41,9 @@ from kdcache.tasks.tokenizer import load_tokenizer
 
 __all__ = ["Block", "Rerun", "Sample"]
 
-PLACE = {"name": "", "revision": None, "max_length": None, "tokenizer_sha256": None}
+OWN = {"max_length": None, "tokenizer_sha256": None, "prefix_sha256": None, "messages_field": None}
+"""What of a teacher's pin is of what it read, where that is not in the cache."""
+PLACE = {"name": "", "revision": None, **OWN}
 """What of a teacher's pin may be another, or does not depend on its files."""
 
 
@@ -198,8 +200,9 @@ class Rerun:
 
     def _gathered(self, settings: DumpConfig | None) -> Material | None:
         """Where the teacher reads other tokens than the cache's: what it was made of."""
-        assert self.header.teacher is not None
-        if self.header.teacher.tokenizer_sha256 is None:
+        pin = self.header.teacher
+        assert pin is not None
+        if not pin.reads_its_own:
             return None
         if settings is None:
             raise CacheError(
@@ -207,9 +210,17 @@ class Rerun:
                 "give the settings file of its dump, --config dump.yaml"
             )
         corpus = settings.corpus.model_copy(update={"unit_rows": self.header.compute["unit_rows"]})
-        return gather(
+        material = gather(
             settings.model_copy(update={"output": self.cache.root.url, "corpus": corpus, "teacher": self.config})
         )
+        found = difference(pin, pin.model_copy(update=OWN | (material.own.pins if material.own else {})))
+        if found is not None:
+            key, there, here = found
+            raise CacheError(
+                f"by these settings the teacher of {self.cache.root.url} would read other tokens: its {key} is "
+                f"{_short(here)}, expected {_short(there)}; give the settings file of its dump, --config dump.yaml"
+            )
+        return material
 
     def _load(self) -> Engine:
         pinned = self.header.compute
@@ -227,7 +238,7 @@ class Rerun:
                 compute,
                 World(),
                 devices,
-                self.task,
+                self.task if self._material is None else self._material.asked,
                 self.header.num_classes,
                 self.header.records,
                 self._fed_with(),

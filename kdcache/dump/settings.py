@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from kdcache.config.base import Config, Count, LocalText, PathText, Run, import_module_of
 from kdcache.corpus.settings import LABEL_SETTINGS, CorpusConfig
@@ -20,13 +20,27 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 BLOCK_POSITIONS = {"cpu": 512, "cuda": 2048}
 
 
+def _message(value: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(value.get("role"), str) or not isinstance(value.get("content"), str):
+        raise ValueError(f"got a message with {', '.join(value) or 'nothing'}, expected role and content, both text")
+    return value
+
+
+Message = Annotated[dict[str, Any], AfterValidator(_message)]
+
+
 class TeacherConfig(Config):
     """The model whose logits are recorded.
 
     path: a folder, or a name on the Hugging Face hub, of a transformers model.
     revision: the branch, tag or commit of a model on the hub.
-    max_length: how many tokens of an example the teacher reads, in a classification whose students have another
-        tokenizer; by default task.max_length, or as many as the teacher can read.
+    max_length: how many tokens of an example the teacher reads. In a classification whose students have another
+        tokenizer, by default task.max_length, or as many as the teacher can read. Where a language model sees more
+        than its students, by default task.sequence_length with the prefix, or of chats twice task.sequence_length; a
+        longer input is a bad row.
+    prefix: what the teacher of a language model sees before each text or chat, and the student does not: text, or of
+        chats also a list of {role, content}. Text before a chat is a system message, or the beginning of the one that
+        is there. Records stand at the student's tokens; a row whose tokens are others behind it is refused.
     dtype: the precision in which the teacher computes. Records are computed in float32 from its logits.
     placement: "replicate" puts a whole copy on each rank's device; "device_map" spreads the layers over
         gpus_per_replica devices, and the ranks of one node own disjoint groups of devices. "tensor_parallel" splits
@@ -44,6 +58,7 @@ class TeacherConfig(Config):
     path: LocalText
     revision: str | None = None
     max_length: Annotated[int, Field(ge=3, le=2**24)] | None = None
+    prefix: Annotated[str, Field(min_length=1)] | tuple[Message, ...] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     placement: Literal["replicate", "device_map", "tensor_parallel", "zero3"] = "replicate"
     gpus_per_replica: Count = 1
@@ -155,6 +170,9 @@ class DumpConfig(Run):
         if self.corpus.label_names is not None and (fitting is None or getattr(self.corpus, fitting) is None):
             raise ValueError(f"got corpus.label_names without corpus.{fitting or 'label_field'}, expected both or none")
         task.check_corpus(self.corpus)
+        task.check_view(self.corpus, None if self.teacher == "none" else self.teacher.prefix)
+        if self.teacher == "none" and self.corpus.teacher_messages_field is not None:
+            raise ValueError("got corpus.teacher_messages_field with teacher: none, expected a teacher that reads it")
         unread = self.corpus.columns_named - {column.setting for column in task.columns(self.corpus)}
         for field in sorted(unread):
             instead = (fitting or "no labels") if field in LABEL_SETTINGS else "no such column, which it would not read"

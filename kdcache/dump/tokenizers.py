@@ -18,9 +18,10 @@ from kdcache.dump.pins import check_length, longest_input, read_model_config
 from kdcache.dump.settings import DumpConfig, TeacherConfig
 from kdcache.errors import ConfigError, CorpusError
 from kdcache.progress import say
-from kdcache.tasks import Example, Reader, task_of
+from kdcache.tasks import Example, Reader, Task, task_of
 from kdcache.tasks.characters import CHARACTERS, character_tokenizer
 from kdcache.tasks.labels import Labels
+from kdcache.tasks.sees_more import prefix_digest
 from kdcache.tasks.task import Where
 from kdcache.tasks.tokenizer import has_tokenizer, load_tokenizer, tokenizer_difference, tokenizer_digest
 
@@ -70,16 +71,13 @@ def find_tokenizers(config: DumpConfig, corpus: Corpus, folder: str | None) -> T
 class OwnTokens:
     """What makes tokens of the same rows for a teacher that reads others than the cache's.
 
-    length: tokens of its examples, at most. pins: what the header says of it.
+    task: as the teacher is asked it. pins: what the pin of the teacher in the header says of it.
     """
 
     tokenizer: Any
     reader: Reader
-    length: int
-
-    @property
-    def pins(self) -> dict[str, Any]:
-        return {"tokenizer_sha256": tokenizer_digest(self.tokenizer), "length": self.length}
+    task: Task
+    pins: dict[str, Any]
 
 
 def own_tokens(
@@ -93,11 +91,13 @@ def own_tokens(
         return None
     task = task_of(config.task)
     longest, wanted = longest_input(config.teacher, folder), config.teacher.max_length
+    if (seeing := _seeing_more(config, config.teacher, tokenizers.cache, longest)) is not None:
+        return seeing
     if tokenizers.teacher is None or task.generates:
         if wanted is not None:
             raise ConfigError(
                 f"got teacher.max_length {wanted} for a teacher that reads the cache's tokens, expected it only beside "
-                "a tokenizer that is not the teacher's: set the length in task"
+                "a tokenizer that is not the teacher's, or what the teacher alone sees: set the length in task"
             )
         check_length(task, config.teacher, longest)
         return None
@@ -112,8 +112,42 @@ def own_tokens(
             f"got teacher.max_length {length}, expected at most {longest}, the most positions that the teacher "
             f"{config.teacher.path} has"
         )
-    reader = task.with_length(length).reader(tokenizers.teacher, config.corpus, labels)
-    return OwnTokens(tokenizers.teacher, reader, length)
+    asked = task.with_length(length)
+    pins = {"tokenizer_sha256": tokenizer_digest(tokenizers.teacher), "max_length": length}
+    return OwnTokens(tokenizers.teacher, asked.reader(tokenizers.teacher, config.corpus, labels), asked, pins)
+
+
+def _seeing_more(config: DumpConfig, teacher: TeacherConfig, tokenizer: Any, reads: int | None) -> OwnTokens | None:
+    """Of a teacher that sees more than the cache's tokens; None for another one. reads: tokens at most."""
+
+    def length(needed: int) -> int:
+        chats = config.corpus.messages_field is not None
+        chats = config.corpus.messages_field is not None
+        longest = teacher.max_length or (min(needed, reads or needed) if chats else needed)
+        if not chats and longest < needed:
+            raise ConfigError(
+                f"got teacher.max_length {longest}, expected at least the {needed} tokens of teacher.prefix and "
+                f"task.{task.length_setting}, or none"
+            )
+        if reads is not None and longest > reads:
+            raise ConfigError(
+                f"got a teacher that is to read {longest} tokens with what it alone sees, expected at most {reads}, "
+                f"the most positions that {teacher.path} has: shorten teacher.prefix, task.{task.length_setting} or "
+                "teacher.max_length"
+            )
+        return longest
+
+    task = task_of(config.task)
+    view = task.view(tokenizer, config.corpus, teacher.prefix, length)
+    if view is None:
+        return None
+    asked, reader = view
+    pins = {
+        "max_length": asked.longest,
+        "prefix_sha256": None if teacher.prefix is None else prefix_digest(teacher.prefix),
+        "messages_field": config.corpus.teacher_messages_field,
+    }
+    return OwnTokens(tokenizer, reader, asked, pins)
 
 
 def own_examples(
@@ -124,7 +158,7 @@ def own_examples(
     What was cut for the teacher is added to notes. Raises CorpusError where a row is left out by one tokenizer alone.
     """
     found, cut = own.examples(table, where)
-    labels, theirs = ([label for e in some for label in e.labels] for some in (examples, found))
+    labels, theirs = (np.concatenate([e.labels for e in some] or [np.zeros(0)]) for some in (examples, found))
     if not np.array_equal(labels, theirs, equal_nan=True):
         raise CorpusError(
             f"{where(0)} and the rows after it are {len(labels):,} positions to the tokenizer of the cache and "

@@ -43,6 +43,11 @@ class UnitExamples:
     bad: dict[int, RowError]
 
     @property
+    def read(self) -> list[Example]:
+        """The examples in the tokens that the teacher reads."""
+        return self.examples if self.own is None else self.own
+
+    @property
     def skipped(self) -> list[SkippedRow]:
         return [SkippedRow(row=row, why=error.why) for row, error in self.bad.items()]
 

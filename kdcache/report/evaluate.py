@@ -92,7 +92,7 @@ def evaluate_students(
         if teacher is not None:
             timed = not _reads_other_tokens(held_out)
             if not timed:
-                say(f"the teacher {teacher} is not timed: {cache} holds another tokenizer's tokens than it reads")
+                say(f"the teacher {teacher} is not timed: {cache} holds other tokens than it reads")
             loaded = _load(teacher, device, False, held_out, trust_remote_code)
             of_teacher |= _cost(loaded, teacher, held_out, batch_examples, timed=timed)
         rows.insert(0, of_teacher)
@@ -131,9 +131,9 @@ def cautions(folder: Path, held_out: Cache) -> Iterator[str]:
 
 
 def _reads_other_tokens(held_out: Cache) -> bool:
-    """Whether the cache's tokens are those of the students alone."""
+    """Whether what the teacher read is not in the cache."""
     pin = held_out.manifest.header.teacher
-    return pin is not None and pin.tokenizer_sha256 is not None
+    return pin is not None and pin.reads_its_own
 
 
 def _name(folder: str) -> str:

@@ -119,6 +119,10 @@ def _teacher(teacher: dict[str, Any]) -> str:
     parts += [str(teacher[key]) for key in ("architecture", "dtype", "revision") if teacher[key]]
     if teacher["weights_sha256"]:
         parts.append(f"sha256 {teacher['weights_sha256'][:12]}")
+    if teacher.get("prefix_sha256"):
+        parts.append(f"it alone saw a prefix of sha256 {teacher['prefix_sha256'][:12]}")
+    if teacher.get("messages_field"):
+        parts.append(f"it was told the chats of the column {teacher['messages_field']}")
     return ", ".join(parts)
 
 

@@ -136,7 +136,9 @@ class TeacherPin(Model):
         parameters: How many it has.
         architecture: Its class in transformers.
         tokenizer_sha256: The identity of its own tokenizer, where its tokens are not the cache's.
-        max_length: How many tokens of an example it read, where its tokens are not the cache's.
+        prefix_sha256: A digest of what it alone saw before each text or chat.
+        messages_field: The column of the conversations that it alone saw.
+        max_length: How many tokens of an example it read at most, where its tokens are not the cache's.
     """
 
     name: str
@@ -147,7 +149,19 @@ class TeacherPin(Model):
     parameters: NonNegativeInt | None = None
     architecture: str | None = None
     tokenizer_sha256: Sha256 | None = None
+    prefix_sha256: Sha256 | None = None
+    messages_field: str | None = None
     max_length: PositiveInt | None = None
+
+    @property
+    def sees_more(self) -> bool:
+        """Whether it saw more than the cache's tokens."""
+        return self.prefix_sha256 is not None or self.messages_field is not None
+
+    @property
+    def reads_its_own(self) -> bool:
+        """Whether what it read is not in the cache."""
+        return self.tokenizer_sha256 is not None or self.sees_more
 
 
 class CorpusPin(Model):

@@ -14,6 +14,8 @@ settings                 settings that several tasks share
 
 packing                  documents as token streams -> windows
 chat                     conversations -> tokens, and which of them are supervised
+sees_more                what a teacher reads that sees more than its student
+contexts                 what a document is to it, and whether both have the same tokens to learn
 messages                 rows -> messages whose parts are text
 template                 messages -> text, the same on every day and machine
 clock                    the day that a chat template reads

@@ -9,6 +9,7 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -21,13 +22,15 @@ from kdcache.errors import CacheError, ConfigError, RowError
 from kdcache.targets.fields import Field as Stored
 from kdcache.tasks.chat import Chats
 from kdcache.tasks.clock import reads_clock
+from kdcache.tasks.contexts import prefix_tokens
 from kdcache.tasks.example import Example
 from kdcache.tasks.labels import Labels
 from kdcache.tasks.language_score import language_score, language_verdict
 from kdcache.tasks.measures import AGREEMENT, KL, LABEL_NLL, Measure, Usage
 from kdcache.tasks.metrics import Predictions
-from kdcache.tasks.packing import Document, one_each, windows
+from kdcache.tasks.packing import Document, Placed, placed_each, placed_windows
 from kdcache.tasks.score import Records, Score, Verdict
+from kdcache.tasks.sees_more import Prefix, TeacherReader, in_front, told_apart
 from kdcache.tasks.stored import as_integers, check_classes
 from kdcache.tasks.task import Reader, Task, Where, strings
 from kdcache.tasks.token_ids import id_columns, id_documents
@@ -48,6 +51,8 @@ def _iso_date(value: object) -> object:
         raise ValueError(f"got {value}, expected a day such as 2025-01-31") from None
 
 
+Kept = tuple[tuple[int, int], Document]
+"""A document, with its row and its number among those of the row."""
 Day = Annotated[datetime.date, BeforeValidator(_iso_date)]
 
 
@@ -142,7 +147,9 @@ class CausalLM(Task):
             return id_columns(corpus)
         if corpus.messages_field is None:
             return (Column(corpus.text_field, "text_field"),)
-        return (Column(corpus.messages_field, "messages_field", kind="json"),)
+        names = ("messages_field", "teacher_messages_field")
+        given = [(setting, getattr(corpus, setting)) for setting in names]
+        return tuple(Column(name, setting, kind="json") for setting, name in given if name is not None)
 
     def texts(self, table: "pa.Table", corpus: CorpusConfig) -> Iterator[str]:
         if corpus.tokens_field is not None:
@@ -151,6 +158,28 @@ class CausalLM(Task):
 
     def reader(self, tokenizer: Any, corpus: CorpusConfig, labels: Labels | None = None) -> "TokenReader":
         return TokenReader(self.settings, tokenizer, corpus)
+
+    def check_view(self, corpus: CorpusConfig, prefix: Prefix | None) -> None:
+        if why := told_apart(self.settings, corpus, prefix):
+            raise ValueError(why)
+
+    def view(
+        self, tokenizer: Any, corpus: CorpusConfig, prefix: Prefix | None, length: Callable[[int], int]
+    ) -> tuple["CausalLM", Reader] | None:
+        field = corpus.teacher_messages_field
+        if field is None and prefix is None:
+            return None
+        settings, chats, least = self.settings, None, 2 * self.settings.sequence_length
+        if corpus.messages_field is not None:
+            change = partial(in_front, prefix)
+            named = field or corpus.messages_field
+            chats = Chats(tokenizer, named, settings.loss_on, settings.turns, settings.date, change)
+        elif isinstance(prefix, str):
+            least = settings.sequence_length + len(prefix_tokens(tokenizer, prefix))
+        longest = length(least)
+        asked = settings.model_copy(update={"sequence_length": longest, "packing": "documents"})
+        student = self.reader(tokenizer, corpus)
+        return type(self)(asked), TeacherReader(student, tokenizer, corpus, prefix, longest, chats)
 
     def num_classes(self, vocab_size: int, labels: Labels | None) -> int:
         return self.settings.num_classes or vocab_size
@@ -224,6 +253,15 @@ class TokenReader(Reader):
                 )
 
     def examples(self, table: "pa.Table", where: Where) -> tuple[list[Example], dict[str, int]]:
+        by_row, notes = self.by_row(table, where)
+        kept, left_out = self.kept(by_row, where)
+        placed = self.placed([document for _, document in kept])
+        examples = [example for _, example in placed if len(example.positions)]
+        notes |= left_out | {"unsupervised": len(placed) - len(examples)}
+        return examples, {name: count for name, count in notes.items() if count}
+
+    def by_row(self, table: "pa.Table", where: Where) -> tuple[list[list[Document]], Counter[str]]:
+        """The documents of each row, whole, and counts of what was done to them."""
         notes: Counter[str] = Counter()
         if self._corpus.tokens_field is not None:
             ids = id_documents(table, self._corpus, vocabulary_size(self._tokenizer), where)
@@ -233,22 +271,33 @@ class TokenReader(Reader):
         else:
             by_row, notes = self._chats.by_row(table, where)
         self._check_classes(by_row, where)
+        return by_row, notes
+
+    def kept(self, by_row: list[list[Document]], where: Where) -> tuple[list[Kept], Counter[str]]:
+        """The documents that examples are made of, and counts of those that are left out or cut."""
+        notes: Counter[str] = Counter()
+        kept = []
+        for row, documents in enumerate(by_row):
+            for number, document in enumerate(documents):
+                fitting = document if self._config.packing == "windows" else self._fitting(document, notes, row, where)
+                if fitting is not None and not len(fitting[0]):
+                    notes["empty"] += 1
+                elif fitting is not None:
+                    kept.append(((row, number), fitting))
+        return kept, notes
+
+    def placed(self, documents: Sequence[Document]) -> list[Placed]:
+        """The examples that documents make, also those without a supervised position."""
         if self._config.packing == "windows":
-            documents = [document for documents in by_row for document in documents]
-            kept = [document for document in documents if len(document[0])]
-            notes["empty"] = len(documents) - len(kept)
-            examples, left_out = windows(kept, self._config.sequence_length, self._config.attention)
-        else:
-            examples, left_out = one_each(self._fitting(by_row, notes, where))
-        notes["unsupervised"] = left_out
-        return examples, {name: count for name, count in notes.items() if count}
+            return placed_windows(documents, self._config.sequence_length, self._config.attention)
+        return placed_each(documents)
 
     def _texts(self, table: "pa.Table", where: Where) -> list[Document]:
         """A document of no tokens stands for a text of none."""
         texts = strings(table[self._corpus.text_field], self._corpus.text_field, where)
         full = [text for text in texts if text]
         found = iter(self._tokenizer(full, return_attention_mask=False, verbose=False)["input_ids"] if full else [])
-        return [_learnable(self._ended(next(found)) if text else []) for text in texts]
+        return [_learnable(self.ended(next(found)) if text else []) for text in texts]
 
     def _check_classes(self, by_row: list[list[Document]], where: Where) -> None:
         """Raises RowError for a row with a token that the teacher has no row of logits for."""
@@ -266,34 +315,27 @@ class TokenReader(Reader):
                     "teacher knows no other; leave such rows out",
                 )
 
-    def _ended(self, ids: list[int]) -> list[int]:
+    def ended(self, ids: list[int]) -> list[int]:
+        """With the end-of-text token behind them, where the settings want one and it is not there."""
         return ids if self._end is None or ids[-1:] in ([], [self._end]) else [*ids, self._end]
 
-    def _fitting(self, by_row: list[list[Document]], notes: Counter[str], where: Where) -> list[Document]:
-        """Documents of at most sequence_length tokens, as `overlong` says."""
+    def _fitting(self, document: Document, notes: Counter[str], row: int, where: Where) -> Document | None:
+        """A document of at most sequence_length tokens, as `overlong` says; None for one that is dropped."""
         length, overlong = self._config.sequence_length, self._config.overlong
-        kept = []
-        documents = [(row, *document) for row, documents in enumerate(by_row) for document in documents]
-        for row, tokens, learnable in documents:
-            if not len(tokens):
-                notes["empty"] += 1
-            elif len(tokens) <= length:
-                kept.append((tokens, learnable))
-            elif overlong == "error":
-                ended = "" if self._end is None else " with its end of text"
-                raise RowError(
-                    where,
-                    row,
-                    f" has {len(tokens)} tokens{ended}, expected at most task.sequence_length {length}; set "
-                    "task.overlong: truncate or drop, or task.packing: windows",
-                    settings=["task.overlong: truncate or drop", "task.packing: windows"],
-                )
-            elif overlong == "truncate":
-                notes["truncated"] += 1
-                kept.append((tokens[:length], learnable[:length]))
-            else:
-                notes["dropped"] += 1
-        return kept
+        tokens, learnable = document
+        if len(tokens) <= length:
+            return document
+        if overlong == "error":
+            ended = "" if self._end is None else " with its end of text"
+            raise RowError(
+                where,
+                row,
+                f" has {len(tokens)} tokens{ended}, expected at most task.sequence_length {length}; set "
+                "task.overlong: truncate or drop, or task.packing: windows",
+                settings=["task.overlong: truncate or drop", "task.packing: windows"],
+            )
+        notes["truncated" if overlong == "truncate" else "dropped"] += 1
+        return (tokens[:length], learnable[:length]) if overlong == "truncate" else None
 
 
 def _learnable(ids: list[int]) -> Document:

@@ -7,13 +7,14 @@ follows the end-of-turn mark is not.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from kdcache.errors import ConfigError
-from kdcache.tasks.messages import read_messages
+from kdcache.tasks.messages import Messages, read_messages
 from kdcache.tasks.packing import Document
 from kdcache.tasks.task import Where
 from kdcache.tasks.template import ChatTemplate, Span
@@ -29,6 +30,7 @@ class Chats:
     """Conversations of one column, rendered by the tokenizer's chat template.
 
     turns: which of the assistant's turns are supervised, and in how many examples. day: today, for the template.
+    change: what a conversation becomes before it is rendered.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Chats:
         loss_on: Literal["assistant", "all"],
         turns: Turns = "all",
         day: date | None = None,
+        change: Callable[[Messages], Messages] = lambda messages: messages,
     ) -> None:
         if tokenizer.chat_template is None:
             raise ConfigError(
@@ -51,7 +54,7 @@ class Chats:
             )
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, day)
-        self._field = field
+        self._field, self._change = field, change
         self._all = loss_on == "all"
         self._turns = turns
         self._special = np.array(sorted({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}), np.int64)
@@ -68,7 +71,8 @@ class Chats:
         lengths = []
         notes: Counter[str] = Counter()
         for row, value in enumerate(table[self._field].to_pylist()):
-            messages = self._template.settle(read_messages(value, self._field, row, where), row, where)
+            messages = self._change(read_messages(value, self._field, row, where))
+            messages = self._template.settle(messages, row, where)
             found: list[Supervised]
             if self._all:
                 found = [(self._template.render(messages, row, where), [])]

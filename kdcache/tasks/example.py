@@ -13,7 +13,8 @@ class Example:
 
     documents: int64, token counts of the documents packed into the example, in order; they sum to L. continues:
     whether this is a further window of the row of the example before. types: int64 [L], the token types that the
-    tokenizer gives of its own; None where it gives none.
+    tokenizer gives of its own; None where it gives none. stands: int64 [P, 2], of an input of the teacher's that is
+    none of the cache's examples: the number of the example in its unit and the position in it where each record stands.
     """
 
     tokens: np.ndarray
@@ -22,3 +23,4 @@ class Example:
     documents: np.ndarray
     continues: bool = False
     types: np.ndarray | None = None
+    stands: np.ndarray | None = None

@@ -195,6 +195,38 @@ class Task(ABC):
             ConfigError: The tokenizer cannot do what the settings ask for.
         """
 
+    # What a teacher reads that sees more than its students
+
+    def check_view(self, corpus: CorpusConfig, prefix: Any | None) -> None:
+        """Compare what a teacher is to see beyond the cache's tokens with the task's settings.
+
+        Args:
+            corpus: The settings of the corpus; they may name a column that the teacher alone reads.
+            prefix: What it sees before each text, or None.
+
+        Raises:
+            ValueError: They do not go together; the message says what was got and what is expected.
+        """
+        if prefix is not None:
+            raise ValueError(f"got teacher.prefix for {self.name}, expected it for language models only")
+
+    def view(
+        self, tokenizer: Any, corpus: CorpusConfig, prefix: Any | None, length: Callable[[int], int]
+    ) -> "tuple[Task, Reader] | None":
+        """What makes the inputs of a teacher that sees more than the cache's tokens.
+
+        Args:
+            tokenizer: Of both.
+            corpus: The settings of the corpus.
+            prefix: What it sees before each text, or None.
+            length: Gives the most tokens of an input, of those that it needs or may need.
+
+        Returns:
+            The task as the teacher is asked it, and rows to its inputs, `Example.stands` with them; None for a teacher
+            that sees what its students see.
+        """
+        return None
+
     # What a cache keeps
 
     def num_classes(self, vocab_size: int, labels: Labels | None) -> int:

@@ -25,6 +25,7 @@ from kdcache.launcher import World
 from kdcache.models.saving import write_model
 from kdcache.owned.folder import Owner, scratch
 from kdcache.owned.model import swap_in
+from kdcache.store.manifest import TeacherPin
 from kdcache.stream.mixture import Mixture
 from kdcache.students.deployed import deployed_tokenizer, pipeline_of, usage
 from kdcache.students.making import student_folder
@@ -186,7 +187,17 @@ def _told_of_teachers(mixture: Mixture) -> dict[str, str]:
                 f"{in_markdown(teacher.name)}, revision {revision}, {in_markdown(teacher.dtype or '')}"
             )
             rows[f"teacher{of} weights"] = as_code(teacher.weights_sha256) if teacher.weights_sha256 else "not recorded"
+            if teacher.sees_more:
+                rows[f"teacher{of} saw"] = _spoken_view(teacher)
     return rows
+
+
+def _spoken_view(teacher: TeacherPin) -> str:
+    """What the teacher saw that its student did not."""
+    parts = [f"a prefix of sha256 {as_code(teacher.prefix_sha256)}"] if teacher.prefix_sha256 else []
+    if teacher.messages_field:
+        parts.append(f"the conversations of the column {in_markdown(teacher.messages_field)}")
+    return "more than the student: " + " before ".join(parts)
 
 
 def _spoken_changes(changes: Sequence[dict[str, Any]]) -> str:
