@@ -14,6 +14,7 @@ plan         `kdcache plan`
 convert      `kdcache convert`
 merge        `kdcache merge`
 filter       `kdcache filter`
+ensemble     `kdcache ensemble`
 cut          `kdcache cut`
 push         `kdcache push`
 fetch        `kdcache fetch`

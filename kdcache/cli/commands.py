@@ -5,6 +5,7 @@ import click
 from kdcache.cli.convert import convert
 from kdcache.cli.cut import cut
 from kdcache.cli.dump_logits import dump_logits
+from kdcache.cli.ensemble import ensemble
 from kdcache.cli.evaluate import evaluate
 from kdcache.cli.export import export
 from kdcache.cli.fetch import fetch
@@ -45,6 +46,7 @@ for _command in (
     plan,
     convert,
     merge,
+    ensemble,
     filter_,
     cut,
     push,

@@ -145,6 +145,11 @@ class Rerun:
         sources, where = [*_dumped(self.header.sources or ())], self.cache.root.url
         if not sources or not self.header.records:
             return
+        if any(pin.weight is not None for pin in sources):
+            raise CacheError(
+                f"{where} holds the mean of {len(sources)} teachers, which no single one gives, expected the records "
+                "of one: check each of the caches that it was made of"
+            )
         filtered = next((pin for pin in sources if pin.where is not None), None)
         if filtered is not None:
             raise CacheError(

@@ -9,7 +9,7 @@ repair     `kdcache verify --repair`: makes damaged files what they were, or say
 teacher_check  `kdcache verify --teacher`: runs the teacher again and compares
 comparison     the sums of that comparison
 dump_settings  what a cache was dumped with, where somebody knows it
-rewrite    `kdcache convert`, `merge` and `filter`: new caches of finished ones
+rewrite    `kdcache convert`, `merge`, `filter` and `ensemble`: new caches of finished ones
 evaluate   `kdcache eval`: students and teacher in one table. The scores themselves are computed in `kdcache.students`
            (scoring), `kdcache.losses` (metrics) and `kdcache.tasks` (scores of a task and their columns)
 """

@@ -136,6 +136,7 @@ def _source(source: dict[str, Any], examples: int, depth: int = 0) -> Iterator[s
     parts += [f"corpus of {counted(corpus['rows'], 'row')}, sha256 {corpus['sha256'][:12]}"] if corpus else []
     kept = f"{examples:,} of them" if depth == 0 else "those"
     parts += [f"{kept} where {where}"] if where is not None else []
+    parts += [f"weight {source['weight']:.4g}"] if "weight" in source else []
     yield ", ".join(parts)
     for own in source.get("sources", ()):
         yield from _source(own, examples, depth + 1)

@@ -1,16 +1,18 @@
-"""`kdcache convert`, `merge` and `filter`: new caches of finished ones, with progress and what became of them."""
+"""`kdcache convert`, `merge`, `filter` and `ensemble`: new caches of finished ones, with progress and their sizes."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from kdcache.progress import Progress, counted, show
 from kdcache.store.cache import read_manifest
 from kdcache.store.convert import convert
+from kdcache.store.ensemble import ensemble
 from kdcache.store.files import Root
 from kdcache.store.filter import filter_cache
 from kdcache.store.manifest import Manifest, Totals
 from kdcache.store.merge import merge
 
-__all__ = ["convert_cache", "keep_examples", "merge_caches"]
+__all__ = ["convert_cache", "ensemble_caches", "keep_examples", "merge_caches"]
 
 
 def convert_cache(source: str, target: str, backend: str, *, force: bool = False) -> None:
@@ -41,6 +43,21 @@ def keep_examples(source: str, target: str, where: str, *, force: bool = False) 
         f"{after.examples:,} of {counted(before.examples, 'example')} stay ({share:.1%}), with {after.positions:,} of "
         f"{counted(before.positions, 'position')}"
     )
+
+
+def ensemble_caches(
+    sources: Sequence[str],
+    target: str,
+    *,
+    weights: Sequence[float] | None = None,
+    record: Any = None,
+    force: bool = False,
+) -> None:
+    """Writes target and says how its size compares. Raises KdcacheError as kdcache.store.ensemble does."""
+    before = {source: read_manifest(Root(source)).totals for source in sources}
+    with Progress(before[sources[0]].shards if sources else 0, "shards", "ensemble") as progress:
+        manifest = ensemble(sources, target, weights, record, progress.advance, force=force)
+    _tell(target, manifest, before)
 
 
 def _tell(target: str, manifest: Manifest, before: dict[str, Totals]) -> None:

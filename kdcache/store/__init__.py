@@ -28,6 +28,8 @@ pinned           a file whose digest is known
 skipped          skipped.jsonl: the bad rows that were left out
 taken            which examples of a shard were taken, as a line of text
 score            what the teacher's own records score on the labels
+ensemble         the weighted mean of several teachers, as one cache
+alike            whether two caches are of one task, one set of classes and one tokenizer
 same_tokenizer   whether two caches hold tokens of one tokenizer
 tokenizer_files  pins a tokenizer: what it is, and the digests of its files
 basis_file       the basis of calibrated records, one file of the cache

@@ -204,7 +204,7 @@ class BasisPin(Model):
 
 
 class SourcePin(Model):
-    """A finished cache that another one was made of, by `kdcache merge` or `kdcache filter`.
+    """A finished cache that another one was made of, by `kdcache merge`, `kdcache filter` or `kdcache ensemble`.
 
     Attributes:
         cache_sha256: Its digest.
@@ -216,6 +216,7 @@ class SourcePin(Model):
         compute: As in its header.
         libraries: As in its header.
         where: Which of its examples were taken; None for all of them.
+        weight: Of an ensemble, how much its teacher counts in the mean; the weights of all sources sum to 1.
         sources: What it was made of itself.
     """
 
@@ -228,6 +229,7 @@ class SourcePin(Model):
     compute: dict[str, Any] = {}
     libraries: dict[str, str] = {}
     where: str | None = None
+    weight: Annotated[float, Limits(gt=0, le=1)] | None = None
     sources: "tuple[SourcePin, ...] | None" = None
 
 

@@ -90,10 +90,10 @@ def origin(header: Header, unit: int) -> tuple[SourcePin | None, int]:
 
     Returns:
         The cache that it was dumped to, None for this one, and its number there; of a shard of a filtered cache the
-        source that was filtered, and a number that means nothing.
+        source that was filtered, and a number that means nothing. The shards of an ensemble are its own.
     """
     found, sources = None, header.sources
-    while sources:
+    while sources and sources[0].weight is None:
         for found in sources:
             if unit < found.shards or found.where is not None:
                 break

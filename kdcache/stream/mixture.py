@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdcache.errors import CacheError, ConfigError
+from kdcache.store.alike import check_alike
 from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header, difference
-from kdcache.store.same_tokenizer import difference_of_tokenizers
 from kdcache.stream.fitting import check_sizes, lanes_for_all, usual_lanes
 from kdcache.stream.mixing import LEAST_SHARE
 from kdcache.stream.order import steps_per_epoch
@@ -137,21 +137,13 @@ def check_together(first: Cache, other: Cache) -> None:
     """Raises CacheError, naming what differs, for caches that no batch, student or loss can have together."""
     ours, theirs = first.manifest.header, other.manifest.header
     names = f"{other.root.url} cannot be mixed with {first.root.url}"
-    if _task(ours) != _task(theirs):
-        raise CacheError(f"{names}: it is of {_task(theirs)}, expected {_task(ours)}: one student learns one task")
+    check_alike(first, other, names)
     task = task_of(ours.task)
     for key in () if task.generates else (task.length_setting, "overlong"):
         if (here := ours.task.get(key)) != (there := theirs.task.get(key)):
             raise CacheError(
                 f"{names}: its task.{key} is {there}, expected {here}: a student cuts all texts alike; dump one again"
             )
-    if ours.num_classes != theirs.num_classes:
-        raise CacheError(
-            f"{names}: it has {theirs.num_classes} classes, expected {ours.num_classes}: dump both with one tokenizer "
-            "and one task.num_classes"
-        )
-    if why := difference_of_tokenizers(first, other):
-        raise CacheError(f"{names}: its tokens are of another tokenizer ({why}), expected the same: dump it again")
     kinds, other_kinds = _kinds(ours), _kinds(theirs)
     if kinds != other_kinds:
         raise CacheError(f"{names}: it holds {other_kinds}, expected {kinds}: one loss reads the records of both")
@@ -173,13 +165,6 @@ def check_together(first: Cache, other: Cache) -> None:
             f"{names}: their arrays of {', '.join(sorted(apart)) or 'all kinds'} differ, expected the same dtypes and "
             "shapes in the same order: dump both with one tokenizer and one task"
         )
-
-
-def _task(header: Header) -> str:
-    """What of a task a student and a loss depend on, in words."""
-    classes = ", ".join(header.class_names)
-    words = f"{header.task['name']} ({classes})" if classes else str(header.task["name"])
-    return f"{words} with attention {task_of(header.task).attention}"
 
 
 def _kinds(header: Header) -> str:

@@ -123,6 +123,14 @@ class MultilabelClassification(TextTask, Classification):
     def teacher_outputs(self, targets: "TeacherTargets") -> "Tensor":
         return self.outputs(targets.logits_PE)
 
+    def mean_of_teachers(self, outputs_KPC: "Tensor", shares_K: Sequence[float]) -> "Tensor":
+        """Of each class the logit of yes: log p − log (1 − p), each a mean of its own, so that neither is rounded."""
+        import torch
+
+        log_shares_K11 = outputs_KPC.new_tensor(shares_K).log()[:, None, None]
+        log_no_KPC = torch.log(-torch.expm1(outputs_KPC))
+        return (outputs_KPC + log_shares_K11).logsumexp(0) - (log_no_KPC + log_shares_K11).logsumexp(0)
+
     def check_teacher(self, config: Any, num_classes: int) -> None:
         Task.check_teacher(self, config, num_classes)
 

@@ -132,6 +132,10 @@ class Regression(TextTask):
     def teacher_outputs(self, targets: "TeacherTargets") -> "Tensor":
         return targets.logits_PE
 
+    def mean_of_teachers(self, outputs_KPC: "Tensor", shares_K: Sequence[float]) -> "Tensor":
+        """The weighted mean of the scores."""
+        return (outputs_KPC * outputs_KPC.new_tensor(shares_K)[:, None, None]).sum(0)
+
     def score(self, parts: Iterable[Records], num_classes: int) -> Score | None:
         """labelled, and for each score the sums that its errors and its spread are made of, in millionths."""
         sums: dict[str, dict[str, int]] = {str(c): {} for c in range(num_classes)}

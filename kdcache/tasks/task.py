@@ -6,6 +6,7 @@ rows into examples, which needs a tokenizer, is its Reader.
 P positions, L tokens of an example, C classes.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -348,6 +349,22 @@ class Task(ABC):
     def teacher_outputs(self, targets: "TeacherTargets") -> "Tensor":
         """The same of the teacher's records, float32 [P, C]."""
         return targets.dense_log_probs(1.0)
+
+    def mean_of_teachers(self, outputs_KPC: "Tensor", shares_K: Sequence[float]) -> "Tensor":
+        """What is recorded of several teachers together.
+
+        Args:
+            outputs_KPC: What `teacher_outputs` gives of each, float64 [K, P, C].
+            shares_K: How much each counts; they sum to 1.
+
+        Returns:
+            Logits of the weighted mean of their probabilities, float64 [P, C]; −inf of a class that none ever gives.
+        """
+        from kdcache.targets.never import LOG_NEVER
+
+        log_p_PC = (outputs_KPC + outputs_KPC.new_tensor(shares_K).log()[:, None, None]).logsumexp(0)
+        never_PC = (outputs_KPC <= LOG_NEVER).all(0)
+        return log_p_PC.masked_fill(never_PC, -math.inf)
 
     @abstractmethod
     def figures(
