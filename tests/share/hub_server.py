@@ -245,13 +245,13 @@ class HubServer:
         data = files.get(unquote(path))
         if data is None:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range") or ""):
-            first, last = int(asked[1]), int(asked[2] or len(data) - 1)
-            if first >= len(data):
-                return 416, {}, b""
-            part = data[first : last + 1]
-            return 206, {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}, part
-        return 200, {}, data
+        if path.endswith(LARGE):
+            return 302, {"Location": f"/cdn/{repo}/{found.branches.get(revision, revision)}/{path}"}, b""
+        return ranged(data, headers)
+
+    def cdn(self, query: Any, headers: Any, body: bytes, repo: str, revision: str, path: str) -> Answer:
+        """Where large files lie; whoever was sent there may read them."""
+        return ranged((self.repos[repo].files(revision) or {})[unquote(path)], headers)
 
     def validate(self, query: Any, headers: Any, body: bytes) -> Answer:
         return of_json({"errors": [], "warnings": []})
@@ -269,9 +269,21 @@ ROUTES = (
     (rf"POST /datasets/{REPO}\.git/info/lfs/objects/batch", "batch"),
     (r"PUT /objects/(?P<oid>\w+)", "put"),
     (rf"POST /api/datasets/{REPO}/commit/(?P<revision>[^/]+)", "commit"),
+    (rf"GET /cdn/{REPO}/(?P<revision>[^/]+)/(?P<path>.+)", "cdn"),
     (rf"GET /datasets/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
 )
 NO_REVISION: Answer = (404, {"X-Error-Code": "RevisionNotFound"}, b"{}")
+
+
+def ranged(data: bytes, headers: Any) -> Answer:
+    """The bytes that are asked for."""
+    if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range") or ""):
+        first, last = int(asked[1]), int(asked[2] or len(data) - 1)
+        if first >= len(data):
+            return 416, {}, b""
+        part = data[first : last + 1]
+        return 206, {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}, part
+    return 200, {}, data
 
 
 def of_json(values: Any) -> Answer:

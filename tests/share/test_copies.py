@@ -1,6 +1,10 @@
 """Copies of a cache between folders and stores: checked, resumable, and never over another cache."""
 
+import resource
 import shutil
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,6 +129,18 @@ def test_what_differs_is_sent_again(cache: Path, tmp_path: Path, run: Run) -> No
     shard.write_bytes(data)
     assert "1 file sent" in run("push", cache, tmp_path / "copy")[1]
     assert verify(tmp_path / "copy") == []
+
+
+def test_a_full_disk(cache: Path, tmp_path: Path) -> None:
+    """No file may have more than 8 kB: one line, and the fetch goes on when there is room."""
+    largest = max(len(data) for name, data in files_of(cache).items() if name.endswith(".zip"))
+    assert largest > 8192
+    command = [sys.executable, "-m", "kdcache", "fetch", str(cache), "--out", str(tmp_path / "out")]
+    small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (8192, 8192))
+    found = subprocess.run(command, preexec_fn=small, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr.count("\n"), "no room for" in found.stderr) == (1, 1, True), found.stderr
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert verify(tmp_path / "out") == []
 
 
 def test_bad_input(cache: Path, place: str, tmp_path: Path, run: Run) -> None:

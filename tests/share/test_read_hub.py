@@ -11,6 +11,7 @@ from kdcache.errors import CacheError, UnreadableError
 from kdcache.hub import HubPlace
 from kdcache.store.cache import open_cache
 from kdcache.store.verify import verify
+from kdcache.stream.loader import Loader
 
 URL = "hf://datasets/ann/cache"
 
@@ -59,7 +60,7 @@ def test_a_block_is_one_request_for_its_bytes(hub: HubServer, tmp_path: Path) ->
     cache.read_block(0, 0)
     hub.log.clear()
     cache.read_block(0, 1)
-    assert [path.rpartition("/")[2] for _, path in hub.log] == ["000000.zarr.zip"]
+    assert [path.rpartition("/")[2] for _, path in hub.log] == ["000000.zarr.zip"] * 2  # the Hub, and where it sends to
     hub.log.clear()
     cache.read_block(0, 1)  # from the local copy
     assert hub.log == []
@@ -70,12 +71,32 @@ def test_bad_answers(hub: HubServer, tmp_path: Path) -> None:
     write_cache(tmp_path / "cache")
     publish(hub, tmp_path / "cache")
     cache, faults = open_cache(URL, local_cache_gb=0), iter(["flip", "half", 503, "close"])
-    hub.fault = lambda method, path: next(faults, None) if path.endswith(".zip") else None
+    hub.fault = lambda method, path: next(faults, None) if path.startswith("/cdn/") else None
     assert (
         cache.read(0, 10).arrays["tokens"].tobytes()
         == open_cache(tmp_path / "cache").read(0, 10).arrays["tokens"].tobytes()
     )
     assert next(faults, None) is None
+
+
+def test_training_reads_it(hub: HubServer, tmp_path: Path) -> None:
+    """The same batches as from the folder, over two epochs, with and without copies on the disk."""
+    write_cache(tmp_path / "cache", 40)
+    publish(hub, tmp_path / "cache")
+
+    def batches(path: object, **settings: object) -> list[bytes]:
+        with Loader(open_cache(str(path), **settings), global_batch=8, lanes=4) as loader:  # type: ignore[arg-type]
+            return [
+                b"".join(array.tobytes() for _, array in sorted(batch.arrays.items()))
+                for _ in range(2 * loader.steps_per_epoch)
+                for batch in next(loader)
+            ]
+
+    expected = batches(tmp_path / "cache")
+    assert batches(URL, local_cache=tmp_path / "copies") == expected
+    hub.log.clear()
+    assert batches(URL, local_cache=tmp_path / "copies") == expected
+    assert not [path for _, path in hub.log if path.startswith("/cdn/") and path.endswith(".zip")]
 
 
 def test_what_is_not_there(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
