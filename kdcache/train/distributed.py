@@ -8,16 +8,17 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kdcache.errors import ConfigError, KdcacheError
+from kdcache.errors import ConfigError, KdcacheError, TrainError
 from kdcache.launcher import World
 
 __all__ = [
     "STATUS",
     "check_address",
+    "check_same_caches",
     "connect",
     "default_store",
     "disconnect",
@@ -104,6 +105,21 @@ def on_first(world: World, work: Callable[[], Any]) -> Any:
     if fault is not None:
         raise fault
     return found
+
+
+def check_same_caches(world: World, digests: Sequence[str]) -> None:
+    """That all ranks have opened the same caches: one in a store or on the Hub may be replaced while they start.
+
+    Raises TrainError on every rank where they have not.
+    """
+    of_ranks = world.all([*digests])
+    for rank, theirs in enumerate(of_ranks):
+        for first, other in zip(of_ranks[0], theirs, strict=True):
+            if first != other:
+                raise TrainError(
+                    f"rank 0 has opened the cache {first[:12]}… and rank {rank} {other[:12]}…, expected one: somebody "
+                    "replaced it just now; start the run when they are done, or give a revision of the Hub (@COMMIT)"
+                )
 
 
 def default_store() -> Any:

@@ -30,7 +30,7 @@ from kdcache.students.scoring import EVALUATION_TEMPERATURE, check_held_out, eva
 from kdcache.students.terms import loss_terms
 from kdcache.train.cautions import first_targets, warn
 from kdcache.train.checkpoint import Checkpoints, Saved
-from kdcache.train.distributed import on_first
+from kdcache.train.distributed import check_same_caches, on_first
 from kdcache.train.done import DONE, Done, check_steps, is_finished, results_of, write_done
 from kdcache.train.engine import make_engine, make_monitor
 from kdcache.train.export import Told, export_student
@@ -55,6 +55,7 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
     """
     phases = phases or Phases()
     mixture, held_out = open_caches(run)
+    check_same_caches(world, [cache.digest for cache in mixture.caches])
     run.batches.check(mixture, world.size)
     pinned = on_first(world, lambda: run.pinned_with(mixture))
     if on_first(world, lambda: is_finished(run, mixture, held_out, pinned)):
