@@ -58,9 +58,8 @@ class Moved:
             self.files += files
             self.bytes += size
             rate = self.bytes / 1e6 / max(time.monotonic() - self._begin, 1e-3)
-            self.progress.set(
-                sent=f"{self.bytes / 1e6:,.1f} of {self._total / 1e6:,.1f} MB", **{"MB/s": f"{rate:,.1f}"}
-            )
+            done = f"{self.bytes / 1e6:,.1f} of {self._total / 1e6:,.1f}"
+            self.progress.set(MB=done, **{"MB/s": f"{rate:,.1f}"})
             self.progress.advance(files)
 
 
