@@ -46,6 +46,7 @@ from kdcache.store.shards import manifest_of
 from kdcache.store.skipped import write_skipped
 from kdcache.store.unit import Unit
 from kdcache.targets.records import calibrated_of
+from kdcache.tasks.score import Score
 
 if TYPE_CHECKING:
     from kdcache.targets.basis import Basis
@@ -238,10 +239,12 @@ class CacheBuilder:
         skipped: Sequence[SkippedRow] = (),
         made_under: Mapping[str, str] | None = None,
         taken: Sequence[str] = (),
+        score: Score | None = None,
         expected: tuple[str, str] | None = None,
     ) -> CommitRecord:
         """Write the arrays of a unit, {field.name: flat array} and counts, and then its commit record.
 
+        score: of these arrays, where it is known. taken: of which examples of a source they are.
         expected: the digests that a finished cache has of this shard, which was lost, and of its commit record.
         Raises CacheError where it cannot be written or is another than was expected, LockedError where somebody took
         the folder over.
@@ -256,6 +259,7 @@ class CacheBuilder:
             skipped=skipped,
             made_under=made_under,
             taken=taken,
+            score=score,
         )
         if expected is not None and (made[1].sha256, made[1].digest()) != expected:
             raise CacheError(

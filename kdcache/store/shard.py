@@ -27,6 +27,7 @@ from kdcache.store.manifest import OF_THE_FILE, CommitRecord, Header, SkippedRow
 from kdcache.store.places import record_name, shard_name
 from kdcache.store.score import unit_score
 from kdcache.targets.fields import Level
+from kdcache.tasks.score import Score
 
 __all__ = [
     "commit_shard",
@@ -192,8 +193,12 @@ def make_shard(
     skipped: Sequence[SkippedRow] = (),
     made_under: Mapping[str, str] | None = None,
     taken: Sequence[str] = (),
+    score: Score | None = None,
 ) -> tuple[bytes, CommitRecord]:
-    """The bytes of a shard, and the commit record that belongs to them; nothing is written."""
+    """The bytes of a shard, and the commit record that belongs to them; nothing is written.
+
+    score: of these arrays, where it is known; computing it takes longer than all the rest.
+    """
     check_arrays(header.fields, arrays)
     counts, store = _counts(header, arrays), backend(header.backend)
     size = examples_of_a_block(header.block_examples, header.fields, arrays)
@@ -205,7 +210,7 @@ def make_shard(
         "source_sha256": source_sha256,
         "header_sha256": header.digest(),
         "notes": dict(notes or {}),
-        "score": unit_score(header, arrays),
+        "score": unit_score(header, arrays) if score is None else score,
         "skipped": tuple(skipped) or None,
         "made_under": dict(made_under) if made_under else None,
         "taken": tuple(taken) or None,
