@@ -162,6 +162,7 @@ def render(rows: Rows) -> str:
         f"{rows['positions_compared']:,} positions with every class kept, the KL from transformers' records to vLLM's "
         f"is {rows['kl_mean']:.2g} nats on the mean and {rows['kl_most']:.2g} at most; of the default records, "
         f"{rows['certain_equal']:.2%} of the positions have the same certain entries in the same order."
+        + (f" {rows['note']}" if "note" in rows else "")
     )  # fmt: skip
 
 
