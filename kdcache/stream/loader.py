@@ -240,7 +240,9 @@ class Loader(Iterator[list[Batch]]):
         course = Course(number, self._mixing, self._rota, each)
         plan = lru_cache(4)(lambda epoch: self._plan(course, epoch))
         needs = course.needs(plan, self._owned, begin, reading.offsets)
-        return _Source(course, BlocksInUse(cache, needs, reading, readers))
+        lanes_L = np.arange(self._owned.start, self._owned.stop)
+        numbers = lru_cache(2)(lambda step: course.number(lanes_L, step))  # an end is the next beginning
+        return _Source(numbers, BlocksInUse(cache, needs, reading, readers))
 
     def _stretches(self) -> Iterator[tuple[int, int, int]]:
         """(epoch, first step, number of steps) of what is assembled at once; few steps at first, to begin soon."""
@@ -278,7 +280,7 @@ class Loader(Iterator[list[Batch]]):
         counts_L = stops_L - starts_L
         lanes_N = np.repeat(lanes_L, counts_L)
         offsets_N = np.arange(len(lanes_N)) + np.repeat(starts_L - np.cumsum(counts_L) + counts_L, counts_L)
-        numbers = [(source.course.number(lanes_L, begin), source.course.number(lanes_L, end)) for source in sources]
+        numbers = [(source.numbers(begin), source.numbers(end)) for source in sources]
         found = self._found(sources, numbers, lanes_N, offsets_N)
         in_order = np.empty(len(found), np.int64)
         in_order[self._rota.sample(lanes_N, offsets_N, self._owned) - begin * self._share] = np.arange(len(found))
@@ -329,9 +331,9 @@ class Loader(Iterator[list[Batch]]):
 
 @dataclass(frozen=True)
 class _Source:
-    """A cache that is read: when its examples are taken, and its blocks."""
+    """A cache that is read: the number of each lane's first sample from a step on, and its blocks."""
 
-    course: Course
+    numbers: Callable[[int], np.ndarray]
     blocks: BlocksInUse
 
 
