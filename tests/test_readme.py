@@ -23,6 +23,7 @@ PAGES = {
         "configs/README.md",
         "configs/SETTINGS.md",
         "configs/TASKS.md",
+        "kdcache/imports/IMPORTS.md",
         "kdcache/store/FORMAT.md",
         "kdcache/store/READING.md",
         "kdcache/targets/RECORDS.md",
@@ -74,7 +75,7 @@ def test_commands_and_options_on_a_page_exist(page: str) -> None:
         if name not in cli.commands:
             assert not arguments.startswith(" -"), f"kdcache {name}{arguments}"
             continue
-        known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        known = {"--help", *(option for parameter in cli.commands[name].params for option in parameter.opts)}
         used = {word.rstrip(",.];:") for word in re.findall(r"(?<!\S)\[?(-{1,2}[a-z][a-z-]*)", arguments)}
         assert used <= known, f"kdcache {name}{arguments}"
 
@@ -116,7 +117,7 @@ def test_a_table_that_stands_twice_says_the_same() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(PAGES["README.md"].splitlines()) <= 213
+    assert len(PAGES["README.md"].splitlines()) <= 230
 
 
 @pytest.mark.launch
