@@ -12,7 +12,11 @@ TYPED = {
     "disk.what_to_do: again": "faults/test_full_disk.py::test_dump",
     "dump.finish._check_own: again": "dump/test_writers.py::test_a_rank_whose_own_shard_does_not_stand_says_why",
     "dump.finish.finish: again": "dump/test_kill.py",
+    "dump.placements.replica.Replica._fail: again":
+        "dump/test_placements.py::test_a_killed_rank_ends_the_other_and_twice_as_many_go_on",
     "dump.run._make: verify": f"{REPAIR}::test_dump_makes_a_lost_shard_again_and_nothing_else",
+    "dump.schedulers.ray._Dispatcher._lost: again":
+        "dump/schedulers/test_ray.py::test_a_unit_that_kills_its_worker_is_named",
     "dump.teacher_files.TeacherFiles._changed: again":
         "dump/test_pinned_inputs.py::test_what_is_replaced_while_a_dump_runs_ends_it",
     "dump.units.check_share: again": "dump/test_resume.py::test_bad_rows_are_skipped_counted_and_listed",

@@ -32,7 +32,11 @@ __all__ = ["import_command"]
 @click.option("--logprobs-field", metavar="NAME", help="jsonl: the field of the log-probabilities.")
 @click.option("--compression-config", type=PATH, help="distillkit: compression_config.yaml, if it lies elsewhere.")
 @click.option("--tokens", type=PATH, help="megatron: a .npy file of the tokens, [samples, tokens].")
-@click.option("--record", metavar="YAML", help="llama_cpp: what is kept, such as '{kind: dense}'.")
+@click.option(
+    "--record",
+    metavar="YAML",
+    help="llama_cpp: what is kept, such as '{kind: drawn, samples: 50}'.",
+)
 @click.option("--rows-per-shard", type=int, default=32, show_default=True, help="Rows or chunks of a shard.")
 @click.option("--backend", default="zarr", show_default=True, help="How shards are written.")
 @with_module
@@ -91,5 +95,5 @@ def _record(text: str) -> dict[str, Any]:
     except yaml.YAMLError:
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"got --record {text}, expected a mapping such as '{{kind: dense}}'")
+        raise ConfigError(f"got --record {text}, expected a mapping such as '{{kind: drawn, samples: 50}}'")
     return found

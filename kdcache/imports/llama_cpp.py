@@ -17,7 +17,7 @@ token of the file is that token, which says that the model wants one.
 What is lost: scale is at most 16 / 65535, so that a log-probability is off by 1.2e-4 nats at most. Classes more than
 16 nats below the likeliest all have code 0, as if they lay 16 below. They get what the others leave of the
 probability, in equal parts: right in sum to some 1e-4, and nothing that a higher temperature could be asked. So records
-are made for T = 1 unless --record says otherwise.
+are made for T = 1, or for temperatures up to 1 that --record names.
 
 A chunk is in memory at a time, n_ctx / 2 · n_vocab numbers.
 

@@ -38,6 +38,8 @@ from kdcache.tasks.registry import DEFAULT, task_of
 
 __all__ = ["import_capture"]
 
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
+"""Of which the header says whether they are answered."""
 LOOKED_AT = 2000
 """Positions at the beginning that are looked at before anything is written."""
 RENORMALISED = 1e-3
@@ -79,7 +81,7 @@ def import_capture(
     if options.num_classes is None and (own := capture.num_classes) is not None and own < options.vocab_size:
         options = replace(options, num_classes=own)
     texts = _first_texts(capture, options)
-    record = _dense_record(options) if capture.knows_every_class else _captured_record(capture, options, texts)
+    record = _dense_record(capture, options) if capture.knows_every_class else _captured_record(capture, options, texts)
     if options.check_alignment and (warning := check_alignment(texts, options.shift)):
         say(f"warning: {warning}")
     task = task_of({"name": DEFAULT})
@@ -177,7 +179,7 @@ def _first_texts(capture: Capture, options: ImportOptions) -> list[Captured]:
     return texts
 
 
-def _dense_record(options: ImportOptions) -> RecordKind:
+def _dense_record(capture: Capture, options: ImportOptions) -> RecordKind:
     if options.record is None:
         return Sampled(curve=CurveSpec(temperatures=(1.0,)))
     if options.temperature != 1 or options.top_k is not None or options.tail is not None:
@@ -185,6 +187,13 @@ def _dense_record(options: ImportOptions) -> RecordKind:
     (kind, *others) = record_kinds(options.record)
     if others or not kind.distribution or kind.calibrated:
         raise ConfigError(f"got record {kind.kind}, expected one distribution that needs no hidden states")
+    cut, above = capture.facts.get("cut_below_top_nats"), [T for T in TEMPERATURES if T > 1 and kind.answers(T)]
+    if cut is not None and above:
+        raise ConfigError(
+            f"got record {kind.kind}, which answers temperature {above[0]:g}, expected one for temperatures up to 1, "
+            f"such as '{{kind: drawn}}': of classes {cut:g} nats below the "
+            "likeliest the capture knows the sum alone, and a higher temperature would make much of them"
+        )
     return kind
 
 
@@ -235,7 +244,7 @@ def _facts(format: str, capture: Capture, options: ImportOptions, record: Record
     return {
         "format": format,
         "missing": missing,
-        "answers": sorted({T for T in (0.5, 1.0, 2.0, 4.0, options.temperature) if record.answers(T)}),
+        "answers": sorted({T for T in (*TEMPERATURES, options.temperature) if record.answers(T)}),
         "shift": options.shift,
         "short_rows": options.short_rows or capture.short_rows,
         **capture.facts,

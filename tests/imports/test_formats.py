@@ -135,27 +135,39 @@ def test_llama_cpp(classes: int, importing: Import, tmp_path: Path) -> None:
     logits[:, 5] -= 30  # beyond what the codes reach
     tokens = np.concatenate(capturing.texts(logits, 1, 64)) % classes
     file = capturing.write_llama(tmp_path / "base.bin", logits, tokens, n_ctx=16)
-    importing(
-        "llama_cpp", [file], tmp_path / "cache", num_classes=classes, record={"kind": "dense", "logit_dtype": "float32"}
-    )
+    record = {"kind": "sampled", "exact_top_k": 256, "logit_dtype": "float32", "curve": {"temperatures": [1.0]}}
+    importing("llama_cpp", [file], tmp_path / "cache", num_classes=classes, record=record)
     assert verify(tmp_path / "cache") == []
     cache = open_cache(tmp_path / "cache")
     batch = cache.read(0, len(cache))
     assert len(batch) == 4
+    texts = LlamaCpp([str(file)], ImportOptions(tokenizer="", vocab_size=classes)).unit(0)
     targets, at = batch.targets(), 0
-    for chunk in range(4):
+    kept, ids = targets.log_probs(1.0), targets.ids_PE
+    for chunk, text in enumerate(texts):
         assert batch.positions(chunk).tolist() == [*range(8, 15)]
         for p in range(8, 15):
             exact = capturing.log_softmax(logits[tokens[16 * chunk + p]].astype(np.float64))
-            found = targets.dense_log_probs(1.0)[at].double().numpy()
+            found = text.dense[p - 8]
             reached = exact > exact.max() - 15.9
             assert np.abs(found - exact)[reached].max() < 2e-4
-            assert np.exp(found).sum() == pytest.approx(1, abs=1e-5)
+            assert np.exp(found).sum() == pytest.approx(1, abs=1.3e-4)
+            found -= np.log(np.exp(found).sum())
             assert np.abs(np.exp(found) - np.exp(exact)).max() < 2e-4
+            np.testing.assert_allclose(kept[at][:256], found[ids[at][:256]], atol=1e-5)
             at += 1
 
 
-def test_a_llama_capture_is_for_temperature_1_unless_it_is_told(importing: Import, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dense", "sampled"])
+def test_a_llama_capture_is_no_record_of_a_higher_temperature(kind: str, importing: Import, tmp_path: Path) -> None:
+    tokens = np.concatenate(capturing.texts(LOGITS, 1, 64))
+    file = capturing.write_llama(tmp_path / "base.bin", LOGITS, tokens, n_ctx=16)
+    with pytest.raises(ConfigError, match=f"got record {kind}, which answers temperature 2, expected one for temperat"):
+        importing("llama_cpp", [file], tmp_path / "cache", record={"kind": kind})
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_llama_capture_is_for_temperature_1(importing: Import, tmp_path: Path) -> None:
     tokens = np.concatenate(capturing.texts(LOGITS, 1, 64))
     file = capturing.write_llama(tmp_path / "base.bin", LOGITS, tokens, n_ctx=16)
     manifest = importing("llama_cpp", [file], tmp_path / "cache")
