@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kdcache.errors import CacheError, ConfigError, StudentError, TeacherError, one_line, printable
 from kdcache.progress import Progress, say
 from kdcache.store.cache import Cache, open_cache
+from kdcache.store.lineage import lineage
 from kdcache.tasks import Task, task_of
 from kdcache.tasks.measures import Measure
 
@@ -120,11 +121,13 @@ def cautions(folder: Path, held_out: Cache) -> Iterator[str]:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if "Trained by kdcache" not in text:
         return
-    header, corpus = held_out.manifest.header, held_out.manifest.corpus
+    header, origin = held_out.manifest.header, lineage(held_out)
     if held_out.digest in text:
         yield f"{folder} was trained on the cache {held_out.root.url} itself: its figures are of text it has seen"
-    elif corpus is not None and corpus.sha256 in text:
-        yield f"{folder} was trained on the corpus of {held_out.root.url}: its figures are of text it has seen"
+    elif any(digest in text for digest in origin.caches):
+        yield f"{folder} was trained on what {held_out.root.url} was made of: its figures may be of text it has seen"
+    elif any(digest in text for digest in origin.corpora):
+        yield f"{folder} was trained on the corpus of {held_out.root.url}: its figures may be of text it has seen"
     pin = header.teacher
     if pin and pin.weights_sha256 and "| teacher weights | `" in text and pin.weights_sha256 not in text:
         yield f"{folder} had another teacher than {held_out.root.url} ({pin.name}): KL and agreement are with that one"

@@ -27,6 +27,7 @@ limits           how large the files of a cache may be
 pinned           a file whose digest is known
 skipped          skipped.jsonl: the bad rows that were left out
 taken            which examples of a shard were taken, as a line of text
+lineage          of which caches and corpora a cache's examples are
 score            what the teacher's own records score on the labels
 ensemble         the weighted mean of several teachers, as one cache
 alike            whether two caches are of one task, one set of classes and one tokenizer

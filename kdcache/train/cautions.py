@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from kdcache.losses.term import Term
 from kdcache.progress import say
 from kdcache.store.cache import Cache
+from kdcache.store.lineage import shared
 from kdcache.store.table import hexadecimal
 from kdcache.targets.noise import advice, worth_at
 from kdcache.targets.record import TeacherTargets
@@ -60,7 +61,7 @@ def _empty_classes(cache: Cache) -> Iterator[str]:
 
 
 def _not_held_out(cache: Cache, held_out: Cache | None) -> Iterator[str]:
-    """The training cache itself, a copy of it, or another dump of its corpus."""
+    """The training cache itself, a copy of it, or what was made of the same cache or corpus."""
     if held_out is None:
         return
     ours, theirs = cache.manifest, held_out.manifest
@@ -70,11 +71,8 @@ def _not_held_out(cache: Cache, held_out: Cache | None) -> Iterator[str]:
             f"eval.cache {held_out.root.url} holds shards of the training cache itself: its figures are of text that "
             "the student has seen"
         )
-    elif ours.corpus is not None and ours.corpus == theirs.corpus:
-        yield (
-            f"eval.cache {held_out.root.url} is made of the training cache's corpus: its figures are of text that the "
-            "student has seen"
-        )
+    elif how := shared(cache, held_out):
+        yield f"eval.cache {held_out.root.url} {how} as the training cache: the student may have seen its text"
 
 
 def _another_teacher(cache: Cache, held_out: Cache | None) -> Iterator[str]:

@@ -25,6 +25,7 @@ from kdcache.launcher import World
 from kdcache.models.saving import write_model
 from kdcache.owned.folder import Owner, scratch
 from kdcache.owned.model import swap_in
+from kdcache.store.lineage import lineage
 from kdcache.store.manifest import TeacherPin
 from kdcache.stream.mixture import Mixture
 from kdcache.students.deployed import deployed_tokenizer, pipeline_of, usage
@@ -168,12 +169,14 @@ def _told_of_caches(mixture: Mixture, samples: int) -> dict[str, str]:
     rows = {}
     passes = mixture.passes(samples)
     for number, (cache, weight, count) in enumerate(zip(mixture.caches, mixture.weights, passes, strict=True), 1):
-        of, corpus = "" if mixture.alone else f" {number}", cache.manifest.corpus
+        of, origin = "" if mixture.alone else f" {number}", lineage(cache)
         how = "" if mixture.alone else f", weight {weight:g}, gone through {count:.3g} times"
         rows[f"cache{of}"] = (
             f"{as_code(cache.digest)} ({len(cache):,} examples, {cache.num_positions:,} positions{how})"
         )
-        rows[f"corpus{of}"] = as_code(corpus.sha256) if corpus else "not recorded"
+        if sources := [digest for digest in origin.caches if digest != cache.digest]:
+            rows[f"cache{of} was made of"] = ", ".join(map(as_code, sources))
+        rows[f"corpus{of}"] = ", ".join(map(as_code, origin.corpora)) or "not recorded"
     return rows
 
 

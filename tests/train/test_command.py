@@ -456,7 +456,9 @@ def test_a_held_out_cache_that_is_none_is_named(tmp_path: Path, capsys: pytest.C
     pin = CorpusPin(sha256="a" * 64, files=1, rows=1, bytes=1)
     ours = write_cache(tmp_path / "ours", examples=16, corpus=pin)
     theirs = write_cache(tmp_path / "theirs", examples=16, seed=1, corpus=pin)
-    assert "is made of the training cache's corpus" in said_of(tmp_path, capsys, ours, theirs)
+    assert "holds examples of the same corpus (aaaaaaaaaaaa) as the training cache" in said_of(
+        tmp_path, capsys, ours, theirs
+    )
 
 
 def test_examples_that_an_epoch_leaves_out_are_counted(tmp_path: Path) -> None:
