@@ -17,6 +17,7 @@ from kdcache.store.finished import mark_finished
 from kdcache.store.limits import most_of
 from kdcache.store.manifest import Manifest, canonical
 from kdcache.store.parallel import in_order
+from kdcache.store.places import sweep_leftovers
 
 __all__ = ["Moved", "copy_cache", "finish"]
 
@@ -126,7 +127,8 @@ def copy_cache(source: Root, target: Root, manifest: Manifest, moved: Moved, rem
 
 
 def finish(target: Root, manifest: Manifest, moved: Moved) -> None:
-    """Write cache.json, and so make the copy a cache."""
+    """Write cache.json, and so make the copy a cache; what killed copies left behind goes."""
+    sweep_leftovers(target)
     data = canonical(manifest)
     mark_finished(target, manifest)
     if target.exists(CACHE_JSON) and target.read(CACHE_JSON) == data:

@@ -40,7 +40,7 @@ from kdcache.store.manifest import (
 )
 from kdcache.store.output import CacheOutput
 from kdcache.store.pinned import read_pinned
-from kdcache.store.places import has_shards, names_of_shards, shard_folders
+from kdcache.store.places import has_shards, names_of_shards, sweep_leftovers
 from kdcache.store.shard import commit_shard, make_shard, repair_command, with_another_stamp
 from kdcache.store.shards import manifest_of
 from kdcache.store.skipped import write_skipped
@@ -330,8 +330,7 @@ class CacheBuilder:
         write_skipped(self.root, manifest, commits.skipped(), where)
         mark_finished(self.root, manifest)
         self.root.write("cache.json", canonical(manifest))
-        for sub in ("", *shard_folders(self.root), "tokenizer"):
-            self.root.sweep(sub)
+        sweep_leftovers(self.root)
         return manifest
 
     def commits(self) -> Commits:

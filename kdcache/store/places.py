@@ -21,6 +21,7 @@ __all__ = [
     "record_name",
     "shard_folders",
     "shard_name",
+    "sweep_leftovers",
     "unit_of",
 ]
 
@@ -54,6 +55,12 @@ def unit_of(header: Header, name: str) -> int | None:
 def shard_folders(root: Root) -> list[str]:
     """The folders that shards lie in, and the one above them, by their names in the cache."""
     return [SHARDS, *(f"{SHARDS}/{name}" for name in root.folders(SHARDS))]
+
+
+def sweep_leftovers(root: Root) -> None:
+    """Delete what killed writers left behind, wherever a cache has files."""
+    for sub in ("", *shard_folders(root), "tokenizer"):
+        root.sweep(sub)
 
 
 def names_of_shards(root: Root) -> list[str]:

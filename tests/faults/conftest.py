@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import yaml
 from helpers import make_model, make_tokenizer, sentences, write_jsonl
+from imports import capturing
 from train.tiny import student_config, train_settings
 
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
 from kdcache.launcher import World
+from kdcache.store.filter import filter_cache
 
 
 def dump_settings(home: Path, output: Path) -> dict[str, Any]:
@@ -38,6 +40,33 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "corpus.jsonl").write_text("\n".join(rows) + "\n")
     run_dump(DumpConfig.model_validate(dump_settings(home, home / "cache")), World())
     return home
+
+
+@pytest.fixture(scope="session")
+def sources(home: Path) -> Path:
+    """home, and in it of what else caches are made: a part of the cache, and a capture of another tool."""
+    filter_cache(home / "cache", home / "part", "length > 8")
+    logits = capturing.table()
+    capturing.write_jsonl(home / "captured.jsonl", capturing.vllm_rows(logits, capturing.texts(logits, 8), 4))
+    return home
+
+
+MADE_OF_OTHERS = ("convert", "filter", "merge", "import", "fetch")
+"""Commands that make a cache of what others made."""
+
+
+def making(command: str, home: Path, folder: Path) -> list[object]:
+    """One of these commands, whose cache goes into this folder."""
+    return {
+        "convert": ["convert", home / "cache", folder, "--to", "arrow"],
+        "filter": ["filter", home / "cache", "--where", "length > 8", "--out", folder],
+        "merge": ["merge", home / "cache", home / "part", "--out", folder],
+        "import": [
+            *("import", "jsonl", home / "captured.jsonl", "--tokenizer", home / "teacher", "--out", folder),
+            *("--rows-per-shard", "3"),
+        ],
+        "fetch": ["fetch", home / "cache", "--out", folder],
+    }[command]
 
 
 class Starter:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.conftest import Starter, dump_settings, train_settings_of, written
+from faults.conftest import MADE_OF_OTHERS, Starter, dump_settings, making, train_settings_of, written
 from faults.failing import Counts, Fault, forked, small_disk, sweep
 from helpers import files_of
 
@@ -56,16 +56,17 @@ def test_dump(home: Path, start: Starter, extent: str) -> None:
 
 
 @pytest.mark.parametrize("extent", EXTENT)
-def test_convert(home: Path, start: Starter, extent: str) -> None:
+@pytest.mark.parametrize("command", MADE_OF_OTHERS)
+def test_a_cache_of_others(sources: Path, start: Starter, command: str, extent: str) -> None:
     made = start()
-    assert forked(["convert", home / "cache", made, "--to", "arrow"], made).status == 0
+    assert forked(making(command, sources, made), made).status == 0
     counts = sweep(
         start,
-        lambda folder: ["convert", home / "cache", folder, "--to", "arrow"],
+        lambda folder: making(command, sources, folder),
         files_of(made),
         every if extent == "long" else some(3),
     )
-    told("convert", counts)
+    told(command, counts)
 
 
 @pytest.mark.parametrize("extent", EXTENT)
@@ -143,7 +144,7 @@ def test_a_disk_that_is_really_full(home: Path, tmp_path: Path, kilobytes: int) 
     """Dump, convert and cut on a small disk, and the same with room."""
     commands: dict[str, Callable[[Path], list[object]]] = {
         "dump": lambda folder: ["dump-logits", written(tmp_path / "dump", dump_settings(home, folder))],
-        "arrow": lambda folder: ["convert", home / "cache", folder, "--to", "arrow"],
+        "arrow": lambda folder: making("convert", home, folder),
         "model": lambda folder: ["cut", home / "teacher", "--layers", "0", "--out", folder],
     }
     for name, command in commands.items():

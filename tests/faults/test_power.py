@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults.conftest import Starter, dump_settings, train_settings_of, written
+from faults.conftest import MADE_OF_OTHERS, Starter, dump_settings, making, train_settings_of, written
 from faults.failing import forked
 from faults.power import Recorder
 from helpers import files_of
@@ -44,12 +44,12 @@ def spread(states: list[dict[str, bytes]], count: int) -> list[dict[str, bytes]]
 
 
 @pytest.mark.parametrize("count", EXTENT)
-@pytest.mark.parametrize("command", ["dump-logits", "convert"])
-def test_a_cache(home: Path, start: Starter, command: str, count: int) -> None:
+@pytest.mark.parametrize("command", ["dump-logits", *MADE_OF_OTHERS])
+def test_a_cache(sources: Path, start: Starter, command: str, count: int) -> None:
     def arguments(folder: Path) -> list[object]:
-        if command == "convert":
-            return ["convert", home / "cache", folder, "--to", "arrow"]
-        return ["dump-logits", written(folder, dump_settings(home, folder))]
+        if command in MADE_OF_OTHERS:
+            return making(command, sources, folder)
+        return ["dump-logits", written(folder, dump_settings(sources, folder))]
 
     folder = start()
     states = recorded(arguments(folder), folder)
