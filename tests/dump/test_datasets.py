@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import kdcache, make_tokenizer, sentences, write_jsonl
-from hub_server import NAME, Hub
+from hub_server import HubServer
 
 from kdcache.dump.run import run_dump
 from kdcache.dump.settings import DumpConfig
@@ -73,31 +73,32 @@ def test_another_split_in_a_begun_cache_is_refused(of_dataset: Callable[..., Dum
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    server = Hub()
+def hub() -> Iterator[HubServer]:
+    server = HubServer()
+    server.start()
     yield server
-    server.close()
+    server.stop()
 
 
-def test_a_dump_of_a_dataset_on_a_hub_stays_at_its_commit(hub: Hub, tmp_path: Path) -> None:
+def test_a_dump_of_a_dataset_on_a_hub_stays_at_its_commit(hub: HubServer, tmp_path: Path) -> None:
     """Against a stand-in: the branch moves while a dump is half done."""
     for name, texts in (("first", sentences(40)), ("second", sentences(80)[40:])):
         (tmp_path / name).mkdir()
         write_jsonl(tmp_path / name / "train.jsonl", texts)
-    first = hub.commit("main", tmp_path / "first")
+    first = hub.commit_folder("ann/texts", tmp_path / "first")
     config = tmp_path / "dump.yaml"
     config.write_text(
-        f"output: {tmp_path}/cache\ncorpus: {{paths: {NAME}, format: datasets, unit_rows: 10}}\n"
+        f"output: {tmp_path}/cache\ncorpus: {{paths: ann/texts, format: datasets, unit_rows: 10}}\n"
         f"teacher: none\ntokenizer: {tmp_path}/tokenizer\ntask: {{sequence_length: 64}}\n"
     )
     make_tokenizer(tmp_path / "tokenizer")
-    environment = {**os.environ, **hub.environment(tmp_path / "home")}
+    environment = {**os.environ, **hub.environment(tmp_path)}
 
     def dump(*arguments: str) -> str:
         return kdcache("dump-logits", config, *arguments, env=environment).stderr
 
     dump("--rank", "0", "--world-size", "2")
-    second = hub.commit("main", tmp_path / "second")
+    second = hub.commit_folder("ann/texts", tmp_path / "second")
     assert second != first
     refused = dump("-o", f"corpus.revision={second}")
     assert refused.count("\n") == 1, refused
@@ -111,4 +112,4 @@ def test_a_dump_of_a_dataset_on_a_hub_stays_at_its_commit(hub: Hub, tmp_path: Pa
     assert hub.ranges == {"train.jsonl"}
     lost = dump("-o", "corpus.revision=nowhere", "-o", f"output={tmp_path}/other")
     assert lost.count("\n") == 1, lost
-    assert "cannot find the dataset owner/name at revision nowhere on the hub" in lost
+    assert "cannot find the dataset ann/texts at revision nowhere on the hub" in lost

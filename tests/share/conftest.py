@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from share.hub_server import HubServer
+from hub_server import HubServer
 
 
 @pytest.fixture
@@ -14,16 +14,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
     server = HubServer()
     server.start()
-    for name, value in {
-        "HF_ENDPOINT": server.url,
-        "HF_TOKEN": server.token,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HOME": str(tmp_path / "hf"),
-        "XDG_CACHE_HOME": str(tmp_path / "xdg"),
-        "KDCACHE_RETRY_SECONDS": "5",
-    }.items():
+    for name, value in server.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import Run, files_of
-from share.hub_server import HubServer
+from hub_server import HubServer
 from share.test_copies import ended
 from store.making import write_cache
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import files_of
-from share.hub_server import HubServer, Repo
+from hub_server import HubServer, Repo
 from store.making import write_cache
 
 from kdcache.errors import CacheError, UnreadableError
