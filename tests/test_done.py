@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from helpers import Run, make_model, make_tokenizer, sentences, write_jsonl
+from imports import capturing
 from train.tiny import train_settings, write_cache
 
 from kdcache.cli import cli
@@ -52,6 +53,14 @@ def torn(room: Path) -> str:
     folder = shutil.copytree(room / "sound", room / "torn")
     (folder / "shards/000/000000.zarr.zip").unlink()
     return str(folder)
+
+
+def cut_short(room: Path) -> str:
+    """A capture of another tool, whose last line ends in its middle."""
+    logits = capturing.table()
+    path = capturing.write_jsonl(room / "captured.jsonl", capturing.vllm_rows(logits, capturing.texts(logits, 4), 3))
+    path.write_text(path.read_text()[:-40])
+    return str(path)
 
 
 def overflowing(room: Path) -> str:
@@ -146,6 +155,10 @@ LEFT: list[tuple[str, str, Given, int, str]] = [
     ("filter", "a cache that lost a shard", lambda r: [torn(r), "--out", "to", "--where", "length > 1"], 1,
      "is missing"),
     ("filter", "nothing", lambda r: ["sound", "--out", "to", "--where", "length > 10000"], 1, "is true of no example"),
+    ("ensemble", "an unfinished cache", lambda r: ["sound", unfinished(r), "--out", "to"], 1, "is not finished"),
+    ("ensemble", "records that have no mean", lambda r: ["sound", "sound", "--out", "to"], 1, "sampled"),
+    ("import", "a file that was cut short", lambda r: ["jsonl", cut_short(r), "--tokenizer", "teacher", "--out", "to"],
+     1, "captured.jsonl:4 is not JSON"),
     ("push", "an unfinished cache", lambda r: [unfinished(r), "to"], 1, "is not finished"),
     ("push", "a cache that lost a shard", lambda r: [torn(r), "to"], 1, "is missing"),
     ("fetch", "an unfinished cache", lambda r: [unfinished(r), "--out", "to"], 1, "is not finished"),

@@ -1,5 +1,6 @@
 """Few file descriptors, a full or unwritable folder for temporary files, and files that one may not read."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -39,8 +40,11 @@ def test_too_few_descriptors_are_told_in_one_line(home: Path, start: Starter) ->
     held: list[int] = []
 
     def none_left() -> None:
-        few_files(40)()
-        held.extend(os.dup(0) for _ in range(40 - len(os.listdir("/proc/self/fd"))))
+        few_files(max(40, 1 + max(map(int, os.listdir("/proc/self/fd")))))()
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        os.close(held.pop())
 
     outcome = forked(["dump-logits", config], folder, prepare=none_left)
     assert outcome.status in (1, 2), outcome.out
