@@ -1,4 +1,4 @@
-"""Whether two caches are of one task, one set of classes and one tokenizer."""
+"""Whether two caches are of one task, one set of classes and one tokenizer, and what to call their records."""
 
 from kdcache.errors import CacheError
 from kdcache.store.cache import Cache
@@ -6,7 +6,7 @@ from kdcache.store.manifest import Header
 from kdcache.store.same_tokenizer import difference_of_tokenizers
 from kdcache.tasks.registry import task_of
 
-__all__ = ["check_alike"]
+__all__ = ["check_alike", "kinds_in_words"]
 
 
 def check_alike(first: Cache, other: Cache, names: str) -> None:
@@ -37,3 +37,8 @@ def _task(header: Header) -> str:
     classes = ", ".join(header.class_names)
     words = f"{header.task['name']} ({classes})" if classes else str(header.task["name"])
     return f"{words} with attention {task_of(header.task).attention}"
+
+
+def kinds_in_words(header: Header) -> str:
+    """What a cache keeps of its teacher."""
+    return " and ".join(kind.kind for kind in header.records) or "labels only"

@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Sequence
 
 from kdcache.errors import CacheError, ConfigError
+from kdcache.store.alike import kinds_in_words
 from kdcache.store.backend import backend
 from kdcache.store.cache import Cache
 from kdcache.store.manifest import Header, Manifest, SourcePin, difference
@@ -113,6 +114,12 @@ def _check_fit(caches: Sequence[Cache], allow: Collection[str]) -> None:
             )
         known[cache.digest] = cache
     for cache in caches[1:]:
+        kinds, expected = kinds_in_words(cache.manifest.header), kinds_in_words(first.manifest.header)
+        if kinds != expected:
+            raise CacheError(
+                f"{cache.root.url} does not fit {first.root.url}: it holds {kinds}, expected {expected}; caches that "
+                "are merged have the same records, so dump one of them again"
+            )
         if found := difference(first.manifest.header, cache.manifest.header, SCHEMA):
             key, here, there = found
             raise CacheError(

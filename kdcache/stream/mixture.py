@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdcache.errors import CacheError, ConfigError
-from kdcache.store.alike import check_alike
+from kdcache.store.alike import check_alike, kinds_in_words
 from kdcache.store.cache import Cache
-from kdcache.store.manifest import Header, difference
+from kdcache.store.manifest import difference
 from kdcache.stream.fitting import check_sizes, lanes_for_all, usual_lanes
 from kdcache.stream.mixing import LEAST_SHARE
 from kdcache.stream.order import steps_per_epoch
@@ -144,7 +144,7 @@ def check_together(first: Cache, other: Cache) -> None:
             raise CacheError(
                 f"{names}: its task.{key} is {there}, expected {here}: a student cuts all texts alike; dump one again"
             )
-    kinds, other_kinds = _kinds(ours), _kinds(theirs)
+    kinds, other_kinds = kinds_in_words(ours), kinds_in_words(theirs)
     if kinds != other_kinds:
         raise CacheError(f"{names}: it holds {other_kinds}, expected {kinds}: one loss reads the records of both")
     for kind, other_kind in zip(ours.records, theirs.records, strict=True):
@@ -165,7 +165,3 @@ def check_together(first: Cache, other: Cache) -> None:
             f"{names}: their arrays of {', '.join(sorted(apart)) or 'all kinds'} differ, expected the same dtypes and "
             "shapes in the same order: dump both with one tokenizer and one task"
         )
-
-
-def _kinds(header: Header) -> str:
-    return " and ".join(kind.kind for kind in header.records) or "labels only"

@@ -101,13 +101,14 @@ def test_caches_of_both_backends_become_one_of_the_first(tmp_path: Path) -> None
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     write_cache(tmp_path / "a")
     other = {
-        "records": {"record": Dense()},
-        "task": {"task": {"attention": "causal"}},
+        "records": ({"record": Dense()}, "it holds dense, expected sampled; .* the same records"),
+        "settings": ({"record": Sampled(exact_top_k=6)}, "its records.* is 6, expected 5; .* record settings"),
+        "task": ({"task": {"attention": "causal"}}, "its task.* is .*, expected .*same task"),
     }
-    for key, settings in other.items():
-        write_cache(tmp_path / key, **settings)
-        with pytest.raises(CacheError, match=rf"{key} does not fit .*/a: its {key}.* is .*, expected .*same task"):
-            merge([tmp_path / "a", tmp_path / key], tmp_path / "out")
+    for name, (settings, words) in other.items():
+        write_cache(tmp_path / name, **settings)
+        with pytest.raises(CacheError, match=rf"{name} does not fit .*/a: {words}"):
+            merge([tmp_path / "a", tmp_path / name], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"got 1 cache to merge, expected two or more"):
         merge([tmp_path / "a"], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"is the same cache as .*: expected each of them once"):
