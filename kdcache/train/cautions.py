@@ -16,8 +16,9 @@ from kdcache.tasks import task_of
 __all__ = ["first_targets", "warn"]
 
 
-def warn(terms: Sequence[Term], cache: Cache, held_out: Cache | None) -> None:
-    """Say a line for each thing; nothing stops the run."""
+def warn(terms: Sequence[Term], cache: Cache, held_out: Cache | None, *, alone: bool = True) -> None:
+    """Say a line for each thing; nothing stops the run. alone: there is no other cache, so it needs no name."""
+    of = "" if alone else f"{cache.root.url}: "
     for caution in (
         *_noise(terms, cache),
         *_empty_classes(cache),
@@ -25,7 +26,7 @@ def warn(terms: Sequence[Term], cache: Cache, held_out: Cache | None) -> None:
         *_another_teacher(cache, held_out),
         *_shared_rows(cache, held_out),
     ):
-        say(f"warning: {caution}")
+        say(f"warning: {of}{caution}")
 
 
 def first_targets(cache: Cache) -> TeacherTargets:

@@ -116,7 +116,7 @@ def say_before(run: Run, mixture: Mixture, held_out: Cache | None, pace: Pace, *
     """What a run reads, and what a new one had better know."""
     for (path, weight), cache in zip(run.caches, mixture.caches, strict=True):
         if anew:
-            warn(run.terms, cache, held_out)
+            warn(run.terms, cache, held_out, alone=mixture.alone)
         say(f"cache: {path}, sha256 {cache.digest}{'' if mixture.alone else f', weight {weight:g}'}")
     if words := run.batches.spoken(mixture, pace.total_steps):
         say(words)

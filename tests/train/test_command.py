@@ -453,6 +453,8 @@ def test_a_held_out_cache_that_is_none_is_named(tmp_path: Path, capsys: pytest.C
         assert "holds shards of the training cache itself" in said_of(tmp_path, capsys, cache, same)
     assert "another teacher's records (two) than the training cache (one)" in said_of(tmp_path, capsys, cache, other)
     assert said_of(tmp_path, capsys, cache, fine) == ""
+    warn([], open_cache(cache), open_cache(other), alone=False)
+    assert f"warning: {cache}: eval.cache {other}" in capsys.readouterr().err
     pin = CorpusPin(sha256="a" * 64, files=1, rows=1, bytes=1)
     ours = write_cache(tmp_path / "ours", examples=16, corpus=pin)
     theirs = write_cache(tmp_path / "theirs", examples=16, seed=1, corpus=pin)
