@@ -18,6 +18,7 @@ from kdcache.dump.settings import DumpConfig
 from kdcache.errors import CacheError
 from kdcache.launcher import World
 from kdcache.report.teacher_check import check_teacher
+from kdcache.store.builder import CacheBuilder
 from kdcache.store.verify import verify
 
 MakeConfig = Callable[..., DumpConfig]
@@ -89,14 +90,18 @@ def test_old_shards_stay_whatever_their_rows_and_new_ones_begin_a_unit(
     assert check_teacher(str(cache), None, sample=14)["stored"]["differing"] == 0
 
 
-def test_the_finished_cache_is_readable_until_the_new_one_is_whole(make: MakeConfig, tmp_path: Path) -> None:
-    """Killed in the middle, it is still the old one; gone on with, by another number of ranks, the same bytes."""
+def test_the_finished_cache_is_readable_until_the_new_one_is_whole(
+    make: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it finishes, it is still the old one; gone on with, by another number of ranks, the same bytes."""
     rows = [*lines(6, 1), *lines(40, 2)]
     run_dump(make("cache", rows[:6]), World())
     cache = tmp_path / "cache"
     digest, config = open_cache(cache).digest, make("cache", rows)
 
-    process = fork_rank(config, World(), append=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(CacheBuilder, "finalize", lambda *_: time.sleep(600))
+        process = fork_rank(config, World(), append=True)
     while not (cache / "shards/000/000004.json").exists():
         assert open_cache(cache).digest == digest
         time.sleep(0.01)
