@@ -6,6 +6,7 @@ A command is spelt by `errors.next_command`; what is to be run again is called "
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from kdcache.cli import cli
@@ -16,6 +17,7 @@ SPELT = re.compile(rf"(run|[:;,])\s+kdcache ({'|'.join(cli.commands)})")
 """A command that is written out, where a path with a space in it would make two words."""
 
 
+@cache
 def told() -> dict[str, str]:
     """Place -> what is typed there. A place: module and function, and the words of a command that are known."""
     return {place: what for path in sorted(PACKAGE.rglob("*.py")) for place, what in _told_in(path)}

@@ -76,7 +76,7 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
         convert = checkpoints.needs_conversion(saved, run.engine.stage)
         engine = make_engine(model, run.engine, world.size, universal=convert)
         precision = precision_in_use(engine, run.student.dtype)
-        say(f"precision: {spoken_precision(precision)}")
+        say_in_use(run, mixture, spoken_precision(precision))
         step = 0 if saved is None else saved.step
         if saved is not None:
             with phases.of("load", 0):
@@ -113,13 +113,18 @@ def train(run: Run, world: World, device: str, leaving: Leaving | None = None, p
 
 
 def say_before(run: Run, mixture: Mixture, held_out: Cache | None, pace: Pace, *, anew: bool) -> None:
-    """What a run reads, and what a new one had better know."""
-    for (path, weight), cache in zip(run.caches, mixture.caches, strict=True):
-        if anew:
-            warn(run.terms, cache, held_out, alone=mixture.alone)
-        say(f"cache: {path}, sha256 {cache.digest}{'' if mixture.alone else f', weight {weight:g}'}")
+    """What had better be known of a run, and of a new one's caches."""
+    for cache in mixture.caches if anew else ():
+        warn(run.terms, cache, held_out, alone=mixture.alone)
     if words := run.batches.spoken(mixture, pace.total_steps):
         say(words)
+
+
+def say_in_use(run: Run, mixture: Mixture, precision: str) -> None:
+    """What a run that could be started reads, and how it computes."""
+    for (path, weight), cache in zip(run.caches, mixture.caches, strict=True):
+        say(f"cache: {path}, sha256 {cache.digest}{'' if mixture.alone else f', weight {weight:g}'}")
+    say(f"precision: {precision}")
 
 
 def model_of(run: Run, mixture: Mixture, student: Any) -> StudentWithLoss:
