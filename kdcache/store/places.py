@@ -18,6 +18,7 @@ __all__ = [
     "UNITS_PER_FOLDER",
     "has_shards",
     "names_of_shards",
+    "own_folders",
     "record_name",
     "shard_folders",
     "shard_name",
@@ -57,9 +58,14 @@ def shard_folders(root: Root) -> list[str]:
     return [SHARDS, *(f"{SHARDS}/{name}" for name in root.folders(SHARDS))]
 
 
+def own_folders(root: Root) -> list[str]:
+    """Every folder in which a cache has files, by its name in the cache; the cache itself is ""."""
+    return ["", *shard_folders(root), "tokenizer"]
+
+
 def sweep_leftovers(root: Root) -> None:
-    """Delete what killed writers left behind, wherever a cache has files."""
-    for sub in ("", *shard_folders(root), "tokenizer"):
+    """Delete what killed writers left behind."""
+    for sub in own_folders(root):
         root.sweep(sub)
 
 

@@ -18,7 +18,7 @@ from kdcache.store.commits import Commits
 from kdcache.store.files import Root, is_name
 from kdcache.store.limits import most_of
 from kdcache.store.manifest import CommitRecord, CorpusPin, Header, Manifest, canonical, parse
-from kdcache.store.places import record_name, shard_folders, unit_of
+from kdcache.store.places import own_folders, record_name, sweep_leftovers, unit_of
 from kdcache.store.rebuild import rebuilt_record
 from kdcache.store.shards import manifest_of
 from kdcache.store.skipped import read_skipped, write_skipped
@@ -142,10 +142,9 @@ def rebuild_records(root: Root, manifest: Manifest, names: Collection[str]) -> l
 
 def sweep(root: Root, strangers: Collection[str], *, force: bool) -> list[str]:
     """Delete what killed writers left behind; with force, files that are not the cache's too. Which files are gone."""
-    folders = ("", *shard_folders(root), "tokenizer")
+    folders = own_folders(root)
     before = {sub: root.leftovers(sub) for sub in folders}
-    for sub in folders:
-        root.sweep(sub)
+    sweep_leftovers(root)
     gone = {f"{sub}/{name}".lstrip("/") for sub in folders for name in {*before[sub]} - {*root.leftovers(sub)}}
     if force:
         others = {name for name in strangers if name not in gone and is_name(name)}

@@ -26,7 +26,7 @@ from kdcache.store.files import Root, UnexpectedFile
 from kdcache.store.limits import check_room
 from kdcache.store.manifest import Header, Manifest, Totals, canonical
 from kdcache.store.parallel import in_order
-from kdcache.store.places import record_name, shard_folders, unit_of
+from kdcache.store.places import own_folders, record_name, unit_of
 from kdcache.store.shard import fetch_shard, repair_command, shard_faults
 from kdcache.store.skipped import SKIPPED, read_skipped
 from kdcache.store.table import TABLE
@@ -116,11 +116,11 @@ def strangers(root: Root, manifest: Manifest) -> Iterator[Fault]:
     """Files that are none of the cache's: in the folders that are its own, and leftovers and old bases beside them."""
     header = manifest.header
     known = {f"tokenizer/{name}" for name in (header.tokenizer.files if header.tokenizer else ())}
-    folders = shard_folders(root)
-    for sub in ("", *folders, "tokenizer"):
+    folders = own_folders(root)
+    for sub in folders:
         yield from (Fault(f"{sub}/{name}".lstrip("/"), LEFT_OVER) for name in root.leftovers(sub))
     bases = {name for name in root.list() if is_basis(name)} - ({header.basis.file} if header.basis else set())
-    found = {f"{sub}/{name}" for sub in (*folders, "tokenizer") for name in root.list(sub)} - known
+    found = {f"{sub}/{name}" for sub in folders if sub for name in root.list(sub)} - known
     units = ((name, unit_of(header, name)) for name in found)
     strange = {name for name, unit in units if unit is None or unit >= manifest.totals.shards}
     yield from (Fault(name, STRANGE) for name in sorted(bases | strange))
