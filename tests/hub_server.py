@@ -24,6 +24,10 @@ LARGE = (".zip", ".arrow", ".parquet")
 Answer = tuple[int, dict[str, str], bytes]
 
 
+class Refused(Exception):
+    """args: an Answer."""
+
+
 @dataclass
 class Repo:
     """private; branches: name -> commit; commits: commit -> files; heads: commits in order."""
@@ -42,6 +46,13 @@ class Repo:
 
     def files(self, revision: str) -> dict[str, bytes] | None:
         return self.commits.get(self.branches.get(revision, revision))
+
+    def at(self, revision: str) -> dict[str, bytes]:
+        """Its files. Raises Refused for an unknown revision."""
+        files = self.files(revision)
+        if files is None:
+            raise Refused(404, {"X-Error-Code": "RevisionNotFound"}, b"{}")
+        return files
 
 
 @dataclass
@@ -119,7 +130,10 @@ class HubServer:
     def answer(self, method: str, path: str, query: dict[str, list[str]], headers: Any, body: bytes) -> Answer:
         for pattern, name in ROUTES:
             if found := re.fullmatch(pattern, f"{method} {path}"):
-                answer: Answer = getattr(self, name)(query, headers, body, **found.groupdict())
+                try:
+                    answer: Answer = getattr(self, name)(query, headers, body, **found.groupdict())
+                except Refused as refused:
+                    answer = refused.args  # type: ignore[assignment]
                 return answer
         return 404, {}, b"no such route"
 
@@ -127,18 +141,21 @@ class HubServer:
         given = (headers.get("authorization") or "").removeprefix("Bearer ")
         return {self.token: "ann", self.reader: "reader"}.get(given, "nobody" if given else None)
 
-    def seen(self, repo: str, headers: Any) -> "Repo | Answer":
+    def seen(self, repo: str, headers: Any) -> Repo:
+        """Raises Refused."""
         found, who = self.repos.get(repo), self.who(headers)
         if who == "nobody":
-            return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b"{}"
+            raise Refused(401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b"{}")
         if found is None or (found.private and who != "ann"):
-            return 401 if who is None else 404, {"X-Error-Code": "RepoNotFound"}, b'{"error":"Repository not found"}'
+            status = 401 if who is None else 404
+            raise Refused(status, {"X-Error-Code": "RepoNotFound"}, b'{"error":"Repository not found"}')
         return found
 
-    def writable(self, repo: str, headers: Any) -> "Repo | Answer":
+    def writable(self, repo: str, headers: Any) -> Repo:
+        """Raises Refused."""
         found = self.seen(repo, headers)
-        if isinstance(found, Repo) and self.who(headers) != "ann":
-            return 403, {"X-Error-Message": "You don't have the required permissions"}, b"{}"
+        if self.who(headers) != "ann":
+            raise Refused(403, {"X-Error-Message": "You don't have the required permissions"}, b"{}")
         return found
 
     def create(self, query: Any, headers: Any, body: bytes) -> Answer:
@@ -154,12 +171,8 @@ class HubServer:
 
     def info(self, query: Any, headers: Any, body: bytes, repo: str, revision: str | None = None) -> Answer:
         found = self.seen(repo, headers)
-        if not isinstance(found, Repo):
-            return found
         revision = unquote(revision or "main")
-        files = found.files(revision)
-        if files is None:
-            return NO_REVISION
+        files = found.at(revision)
         facts = {"id": repo, "sha": found.branches.get(revision, revision), "private": found.private, "tags": []}
         return of_json(
             {**facts, "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in sorted(files)]}
@@ -167,18 +180,12 @@ class HubServer:
 
     def paths(self, query: Any, headers: Any, body: bytes, repo: str, revision: str) -> Answer:
         found = self.seen(repo, headers)
-        if not isinstance(found, Repo):
-            return found
-        files = found.files(unquote(revision))
-        if files is None:
-            return NO_REVISION
+        files = found.at(unquote(revision))
         asked = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
         return of_json([of_file(name, files[name]) for name in asked if name in files])
 
     def branch(self, query: Any, headers: Any, body: bytes, repo: str, name: str) -> Answer:
         found = self.writable(repo, headers)
-        if not isinstance(found, Repo):
-            return found
         found.branches[unquote(name)] = found.branches["main"]
         return of_json({})
 
@@ -186,11 +193,7 @@ class HubServer:
         self, query: dict[str, list[str]], headers: Any, body: bytes, repo: str, revision: str, path: str | None = None
     ) -> Answer:
         found = self.seen(repo, headers)
-        if not isinstance(found, Repo):
-            return found
-        files = found.files(unquote(revision))
-        if files is None:
-            return NO_REVISION
+        files = found.at(unquote(revision))
         prefix = f"{unquote(path)}/" if path else ""
         entries: dict[str, dict[str, Any]] = {}
         for name, data in sorted(files.items()):
@@ -216,11 +219,7 @@ class HubServer:
 
     def preupload(self, query: Any, headers: Any, body: bytes, repo: str, revision: str) -> Answer:
         found = self.writable(repo, headers)
-        if not isinstance(found, Repo):
-            return found
-        files = found.files(unquote(revision))
-        if files is None:
-            return NO_REVISION
+        files = found.at(unquote(revision))
         told = [
             {
                 "path": one["path"],
@@ -233,9 +232,7 @@ class HubServer:
         return of_json({"files": told})
 
     def batch(self, query: Any, headers: Any, body: bytes, repo: str) -> Answer:
-        found = self.writable(repo, headers)
-        if not isinstance(found, Repo):
-            return found
+        self.writable(repo, headers)
         objects = []
         for one in json.loads(body)["objects"]:
             told = {"oid": one["oid"], "size": one["size"]}
@@ -253,8 +250,6 @@ class HubServer:
 
     def commit(self, query: Any, headers: Any, body: bytes, repo: str, revision: str) -> Answer:
         found = self.writable(repo, headers)
-        if not isinstance(found, Repo):
-            return found
         revision, lines = unquote(revision), [json.loads(line) for line in body.splitlines()]
         parent = lines[0]["value"].get("parentCommit")
         if parent not in (None, found.branches[revision]):
@@ -273,11 +268,7 @@ class HubServer:
 
     def resolve(self, query: Any, headers: Any, body: bytes, repo: str, revision: str, path: str) -> Answer:
         found = self.seen(repo, headers)
-        if not isinstance(found, Repo):
-            return found
-        files = found.files(unquote(revision))
-        if files is None:
-            return NO_REVISION
+        files = found.at(unquote(revision))
         data = files.get(unquote(path))
         if data is None:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
@@ -313,7 +304,6 @@ ROUTES = (
     (rf"GET /cdn/{REPO}/(?P<revision>[^/]+)/(?P<path>.+)", "cdn"),
     (rf"GET /datasets/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
 )
-NO_REVISION: Answer = (404, {"X-Error-Code": "RevisionNotFound"}, b"{}")
 
 
 def ranged(data: bytes, headers: Any) -> Answer:
